@@ -1,0 +1,231 @@
+"""The nouns of spatio-temporal video grounding, shared by every other file.
+
+Shape legend, used in all docstrings:
+    B  clips in a batch            T  sampled frames of a clip       L  tokens of a query
+    N  tokens of a frame           D  width of a feature             K  nullity or rank
+    S  decoder stages (layers)     H, W  height and width in pixels  h, w  of a feature map
+
+Conventions: spans are half-open ``[start, stop)`` in native frame indices; sizes are ``(H, W)``; boxes of a
+:class:`Tube` are ``xyxy`` in native pixels; boxes inside the network are ``cxcywh`` in units of the frame's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+SentenceType = Literal["declarative", "interrogative"]
+SENTENCE_TYPES: tuple[SentenceType, ...] = get_args(SentenceType)
+
+
+class Quality(IntEnum):
+    """The quality label ``y_q`` of a clip, eqs. (6) and (7): 0 for high quality, 1 for low quality."""
+
+    HQ = 0
+    LQ = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tube:
+    """A grounded object: a half-open span of native frames and one box on each of them.
+
+    Args:
+        start: first native frame index.
+        stop: one past the last native frame index.
+        boxes: (stop - start, 4), xyxy, native pixels.
+
+    Raises:
+        ValueError: the span is empty or negative, or there is not one box per frame.
+    """
+
+    start: int
+    stop: int
+    boxes: Tensor
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"a tube needs 0 <= start < stop, got start {self.start} and stop {self.stop}")
+        expected = (self.stop - self.start, 4)
+        if tuple(self.boxes.shape) != expected:
+            raise ValueError(f"a tube over [{self.start}, {self.stop}) needs boxes {expected}, got {tuple(self.boxes.shape)}")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """One draw of the degradation pipeline: what is done to a clip, how strongly, and with which random numbers.
+
+    Args:
+        kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``.
+        severity: 1 (mild) to 5 (severe).
+        seed: fixes every parameter that the severity leaves open (angles, sigmas), once for the whole clip.
+    """
+
+    kind: str
+    severity: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.severity}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFeatures:
+    """What the frozen visual encoders say of a batch of clips, before any trainable projection.
+
+    Args:
+        appearance: (B, T, C_a, h, w), from the image encoder, frame by frame.
+        motion: (B, T, C_m, h, w), from the video encoder.
+        cell_mask: (B, h, w) bool, True on cells that belong to the clip and not to the batch's padding.
+    """
+
+    appearance: Tensor
+    motion: Tensor
+    cell_mask: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
+        return BackboneFeatures(
+            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
+        )
+
+    def pin_memory(self) -> BackboneFeatures:
+        return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInfo:
+    """What is known of a sample besides its pixels.
+
+    Args:
+        item_id: identifies the sentence-and-clip pair; its HQ and its LQ version share it.
+        query: the sentence.
+        sentence_type: declarative or interrogative.
+        quality: HQ or LQ.
+        degradation: what made the clip LQ, ``None`` for HQ.
+        frame_ids: T native indices of the sampled frames, strictly increasing.
+        target: the true tube.
+        native_size: (H, W) of the video file.
+        native_length: number of frames of the video file.
+        fps: native frames per second.
+        video: path of the video file.
+    """
+
+    item_id: str
+    query: str
+    sentence_type: SentenceType
+    quality: Quality
+    degradation: Degradation | None
+    frame_ids: tuple[int, ...]
+    target: Tube
+    native_size: tuple[int, int]
+    native_length: int
+    fps: float
+    video: str
+
+    def __post_init__(self) -> None:
+        if (self.quality is Quality.LQ) != (self.degradation is not None):
+            raise ValueError(f"clip '{self.item_id}' is {self.quality.name} but its degradation is {self.degradation}")
+        if any(b <= a for a, b in zip(self.frame_ids, self.frame_ids[1:], strict=False)):
+            raise ValueError(f"frame ids of clip '{self.item_id}' must increase strictly, got {self.frame_ids}")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One grounding sample as the network sees it, with its answer.
+
+    Exactly one of ``frames`` and ``features`` is set: features stand in for the frames where a cache holds them.
+
+    Args:
+        info: everything but tensors.
+        frames: (T, 3, H, W) float32, normalised.
+        features: cached backbone features of those frames, with B = 1.
+        boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside.
+        inside: (T,) bool, True on sampled frames that the target covers.
+    """
+
+    info: ClipInfo
+    frames: Tensor | None
+    features: BackboneFeatures | None
+    boxes: Tensor
+    inside: Tensor
+
+    def __post_init__(self) -> None:
+        name, length = self.info.item_id, len(self.info.frame_ids)
+        if (self.frames is None) == (self.features is None):
+            raise ValueError(f"clip '{name}' needs frames or cached features, and not both")
+        if self.boxes.shape != (length, 4) or self.inside.shape != (length,):
+            raise ValueError(
+                f"clip '{name}' has {length} sampled frames, but boxes {tuple(self.boxes.shape)} "
+                f"and inside {tuple(self.inside.shape)}"
+            )
+        if self.frames is not None and (self.frames.ndim != 4 or self.frames.shape[:2] != (length, 3)):
+            raise ValueError(f"frames of clip '{name}' must be ({length}, 3, H, W), got {tuple(self.frames.shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips of possibly different lengths and sizes, padded at the end of time and at the right and bottom.
+
+    Args:
+        clips: what is known of each clip besides tensors.
+        frames: (B, T, 3, H, W) float32, or ``None`` where features come from a cache.
+        features: cached backbone features, or ``None``.
+        frame_mask: (B, T) bool, True on real frames.
+        frame_sizes: (H, W) of each clip in network pixels before padding; empty with cached features.
+        boxes: (B, T, 4) float32, cxcywh in units of the frame; zeros outside the target and on padding.
+        inside: (B, T) bool.
+        qualities: (B,) int64, values of :class:`Quality`.
+    """
+
+    clips: tuple[ClipInfo, ...]
+    frames: Tensor | None
+    features: BackboneFeatures | None
+    frame_mask: Tensor
+    frame_sizes: tuple[tuple[int, int], ...]
+    boxes: Tensor
+    inside: Tensor
+    qualities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        return tuple(clip.query for clip in self.clips)
+
+    # Lightning moves a batch through its own `.to()`; it refuses to look inside a frozen dataclass.
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        return self._with_tensors(lambda value: value.pin_memory())
+
+    def _with_tensors(self, move: Callable[[Any], Any]) -> Batch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: move(v) if isinstance(v, Tensor | BackboneFeatures) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class GroundingOutput:
+    """The network's answer after each of its S decoder stages; the last stage is the prediction.
+
+    Args:
+        boxes: (S, B, T, 4), cxcywh in units of the frame, in [0, 1].
+        confidence: (S, B, T), in (0, 2): the sum of an appearance and a motion score of the box.
+        start_end: (S, B, T, 2), logits of each frame being the first, and the last, of the tube.
+        actioness: (S, B, T), logits of each frame lying inside the tube.
+        frame_mask: (B, T) bool, True on real frames.
+    """
+
+    boxes: Tensor
+    confidence: Tensor
+    start_end: Tensor
+    actioness: Tensor
+    frame_mask: Tensor
