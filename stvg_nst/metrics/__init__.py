@@ -1,0 +1,8 @@
+"""How well tubes fit, and how well tuning keeps what was known."""
+
+from __future__ import annotations
+
+from stvg_nst.metrics.functional import tube_iou, weighted_adaptation_score
+from stvg_nst.metrics.grounding import GroundingMetrics
+
+__all__ = ["GroundingMetrics", "tube_iou", "weighted_adaptation_score"]

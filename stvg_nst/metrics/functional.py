@@ -1,0 +1,36 @@
+"""Metrics as plain functions of their arguments."""
+
+from __future__ import annotations
+
+from stvg_nst.adaptation import weighted_adaptation_score
+from stvg_nst.boxes import paired_iou
+from stvg_nst.types import Tube
+
+__all__ = ["tube_iou", "weighted_adaptation_score"]
+
+
+def tube_iou(pred: Tube, target: Tube) -> tuple[float, float]:
+    """Temporal and spatio-temporal overlap of two tubes (tIoU, vIoU).
+
+    vIoU sums the per-frame box IoU over the frames both tubes cover and divides by the frames either covers, so a
+    perfect box outside the target's span costs as much as a wrong one.
+
+    Args:
+        pred, target: half-open spans in native frame indices; boxes (stop - start, 4), xyxy, native pixels, on one
+            device.
+
+    Returns:
+        ``(tIoU, vIoU)``, each in [0, 1], with vIoU <= tIoU.
+
+    Source: VidSTG (Zhang et al., CVPR 2020).
+    """
+    start, stop = max(pred.start, target.start), min(pred.stop, target.stop)
+    shared = stop - start
+    if shared <= 0:
+        return 0.0, 0.0
+    covered = len(pred) + len(target) - shared
+    overlap = paired_iou(
+        pred.boxes[start - pred.start : stop - pred.start].double(),
+        target.boxes[start - target.start : stop - target.start].double(),
+    )
+    return shared / covered, overlap.sum().item() / covered
