@@ -1,0 +1,18 @@
+"""Tables out of ``results.json`` files. Never imports torch, so that a report takes no time to start."""
+
+from __future__ import annotations
+
+from stvg_nst.report.folder import print_report, report_folder
+from stvg_nst.report.results import ResultsFileError, RunResults, load_results
+from stvg_nst.report.table import BaselineError, results_table, to_markdown
+
+__all__ = [
+    "BaselineError",
+    "ResultsFileError",
+    "RunResults",
+    "load_results",
+    "print_report",
+    "report_folder",
+    "results_table",
+    "to_markdown",
+]

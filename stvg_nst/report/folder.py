@@ -1,0 +1,127 @@
+"""The report on a folder of runs: one table per benchmark, and what was left out of it and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stvg_nst.report.results import ResultsFileError, RunResults, load_results
+from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
+
+PIPE_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One benchmark's tables, and what their reader must know."""
+
+    tables: tuple[Table, ...]
+    markdown: str
+    notes: tuple[str, ...]
+
+
+def report_folder(folder: Path, markdown: Path | None = None) -> int:
+    """Reports every ``results.json`` below ``folder`` on the terminal, and as Markdown where asked to.
+
+    Returns:
+        Exit status: 0 where at least one run is shown, 1 otherwise.
+    """
+    console = _console()
+    if not folder.is_dir():
+        console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
+        return 1
+    paths = sorted(folder.rglob("results.json"))
+    if not paths:
+        console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
+        return 1
+    parts, left_out = _read(paths)
+    _print(console, parts, left_out)
+    if markdown is not None:
+        markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
+    return 0 if parts else 1
+
+
+def print_report(paths: Iterable[Path]) -> None:
+    """Prints one table per data set, split and benchmark seed, and the files that were left out with the reason."""
+    _print(_console(), *_read(paths))
+
+
+def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
+    benchmarks: defaultdict[tuple[str, str, int], list[RunResults]] = defaultdict(list)
+    left_out = []
+    for path in paths:
+        try:
+            run = load_results(path)
+        except ResultsFileError as error:
+            left_out.append(str(error))
+        else:
+            benchmarks[run.dataset, run.split, run.benchmark_seed].append(run)
+    return [_part(benchmarks[key]) for key in sorted(benchmarks)], left_out
+
+
+def _part(runs: Sequence[RunResults]) -> _Part:
+    runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
+    kinds = (None, *_sentence_types(runs))
+    notes = list(_notes(runs))
+    baseline: str | None = ZERO_SHOT
+    try:
+        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
+    except BaselineError as error:
+        notes.append(f"without differences and WAS: {error}")
+        baseline = None
+        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
+    markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind) for kind in kinds)
+    return _Part(tables, markdown, tuple(notes))
+
+
+def _sentence_types(runs: Sequence[RunResults]) -> tuple[str, ...]:
+    """The sentence types of the runs; none where there is one, whose table would repeat the table of all sentences."""
+    found = sorted({key.split("/")[1] for run in runs for key in run.metrics if key.count("/") == 2})
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
+    reference = runs[0]
+    for run in runs:
+        if run.skipped:
+            yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+        if run.sample_keys != reference.sample_keys:
+            yield (
+                f"{run.path}: {len(run.sample_keys)} samples, not the {len(reference.sample_keys)} of "
+                f"{reference.path}; the two do not compare"
+            )
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
+        console.width = PIPE_WIDTH
+    return console
+
+
+def _print(console: Console, parts: Sequence[_Part], left_out: Sequence[str]) -> None:
+    for part in parts:
+        for table in part.tables:
+            console.print(table)
+        for note in part.notes:
+            console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    if left_out:
+        console.print(f"left out {len(left_out)} of the files:", style="yellow")
+        for reason in left_out:
+            console.print(f"  {reason}", markup=False, soft_wrap=True)
+
+
+def _markdown(parts: Sequence[_Part], left_out: Sequence[str]) -> str:
+    sections = []
+    for part in parts:
+        sections.append(part.markdown)
+        if part.notes:
+            sections.append("".join(f"- note: {note}\n" for note in part.notes))
+    if left_out:
+        sections.append("Left out:\n\n" + "".join(f"- {reason}\n" for reason in left_out))
+    return "\n".join(sections)

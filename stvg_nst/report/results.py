@@ -1,0 +1,131 @@
+"""``results.json``: what one evaluated run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+class ResultsFileError(ValueError):
+    """A file that is not a complete ``results.json``; the message names the file and the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResults:
+    """One evaluated run.
+
+    Args:
+        path: the file.
+        method: the tuner, such as ``NullSpaceTuning``.
+        dataset, split: what it was evaluated on.
+        metrics: percent points, keyed like ``HQ/m_vIoU`` or ``LQ/declarative/vIoU@0.5``.
+        samples: per sample at least ``item_id`` and ``quality``, as ``GroundingMetrics.samples()`` gives them.
+        seed: of the run.
+        benchmark_seed: fixes the degradations; runs with different ones saw different LQ clips.
+        trainable_parameters, total_parameters: numbers of scalars.
+        versions: library name to version.
+        git_commit: ``None`` outside a repository.
+        config_hash: of the resolved configuration.
+        wall_seconds: the evaluation's duration.
+        skipped: samples that could not be evaluated.
+    """
+
+    path: Path
+    method: str
+    dataset: str
+    split: str
+    metrics: Mapping[str, float]
+    samples: tuple[Mapping[str, Any], ...]
+    seed: int
+    benchmark_seed: int
+    trainable_parameters: int
+    total_parameters: int
+    versions: Mapping[str, str]
+    git_commit: str | None
+    config_hash: str
+    wall_seconds: float
+    skipped: int
+
+    @property
+    def sample_keys(self) -> frozenset[tuple[str, str]]:
+        """(item id, quality) of every sample: equal for runs that may be compared."""
+        return frozenset((sample["item_id"], sample["quality"]) for sample in self.samples)
+
+
+_JSON_TYPES: Mapping[str, tuple[type, ...]] = {
+    "method": (str,),
+    "dataset": (str,),
+    "split": (str,),
+    "metrics": (dict,),
+    "samples": (list,),
+    "seed": (int,),
+    "benchmark_seed": (int,),
+    "trainable_parameters": (int,),
+    "total_parameters": (int,),
+    "versions": (dict,),
+    "git_commit": (str, type(None)),
+    "config_hash": (str,),
+    "wall_seconds": (float, int),
+    "skipped": (int,),
+}
+
+
+def load_results(path: Path | str) -> RunResults:
+    """Reads and checks one ``results.json``.
+
+    Raises:
+        ResultsFileError: the file is missing or unreadable, is no JSON (a run was cut off), was written by something
+            else or in another schema, or lacks a field.
+    """
+    path = Path(path)
+    content = _read_object(path)
+    if content.get("schema") != SCHEMA:
+        found = repr(content["schema"]) if "schema" in content else "no such field"
+        raise ResultsFileError(f"{path}: field 'schema' must be {SCHEMA}, got {found}; evaluate the run again")
+    for name, types in _JSON_TYPES.items():
+        if name not in content:
+            raise ResultsFileError(f"{path}: field '{name}' is missing; evaluate the run again")
+        _check(path, name, content[name], types)
+    _check_metrics(path, content["metrics"])
+    for index, sample in enumerate(content["samples"]):
+        _check(path, f"samples[{index}]", sample, (dict,))
+        for name in ("item_id", "quality"):
+            _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
+    values = {field.name: content[field.name] for field in fields(RunResults) if field.name != "path"}
+    return RunResults(path=path, **values | {"samples": tuple(content["samples"])})
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ResultsFileError(f"{path}: is not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise ResultsFileError(f"{path}: is not JSON ({error}); was the run cut off?") from error
+    if not isinstance(content, dict):
+        raise ResultsFileError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _check_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    if not metrics:
+        raise ResultsFileError(f"{path}: field 'metrics' is empty; was anything evaluated?")
+    for name, value in metrics.items():
+        _check(path, f"metrics.{name}", value, (float, int))
+        if not math.isfinite(value):
+            raise ResultsFileError(f"{path}: field 'metrics.{name}' must be finite, got {value}")
+
+
+def _check(path: Path, name: str, value: Any, types: tuple[type, ...]) -> None:
+    # JSON's true is an int to isinstance.
+    if not isinstance(value, types) or isinstance(value, bool):
+        expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+        raise ResultsFileError(f"{path}: field '{name}' must be {expected}, got {value!r}")

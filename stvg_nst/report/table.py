@@ -1,0 +1,181 @@
+"""Runs side by side: every quality, differences to the baseline, and the WAS, after Tables I and II of the paper."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.report.results import RunResults
+
+VIEWS = ("HQ", "LQ", "MQ", "WAS")
+ZERO_SHOT = "ZeroShot"
+
+
+class BaselineError(ValueError):
+    """Runs have no baseline to be compared with, or more than one, or one that lacks their metrics."""
+
+
+def results_table(
+    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
+) -> Table:
+    """One line per quality and run: each metric, its difference to the baseline, the best of each column in bold.
+
+    The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
+
+    Args:
+        runs: evaluated on one data set, split and benchmark seed.
+        baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
+        sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
+
+    Raises:
+        ValueError: the runs were evaluated on different data.
+        BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric.
+    """
+    table = Table(title=_title(runs, sentence_type), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("Method", overflow="fold", min_width=12)
+    table.add_column("Trainable", justify="right", no_wrap=True)
+    names = _metric_names(runs)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    view = None
+    for line in _lines(runs, baseline, sentence_type, names):
+        if view is not None and view != line.view:
+            table.add_section()
+        cells = [Text(cell.value, style="bold" if cell.best else "").append_text(_tinted(cell)) for cell in line.cells]
+        table.add_row("" if view == line.view else line.view, Text(line.method), line.trainable, *cells)
+        view = line.view
+    return table
+
+
+def to_markdown(
+    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
+) -> str:
+    """The same table, by the same arguments and with the same errors, as a Markdown section."""
+    names = _metric_names(runs)
+    rows = [
+        f"### {_title(runs, sentence_type)}",
+        "",
+        "| | " + " | ".join(("Method", "Trainable", *names)) + " |",
+        "|---|---|" + "---:|" * (1 + len(names)),
+    ]
+    for line in _lines(runs, baseline, sentence_type, names):
+        cells = [(f"**{cell.value}**" if cell.best else cell.value) + cell.change for cell in line.cells]
+        rows.append("| " + " | ".join((line.view, line.method.replace("|", "\\|"), line.trainable, *cells)) + " |")
+    return "\n".join(rows) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A number as it is shown: ``value`` in points, ``change`` like `` (+0.88)``."""
+
+    value: str
+    change: str
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    view: str
+    method: str
+    trainable: str
+    cells: tuple[_Cell, ...]
+
+
+def _lines(
+    runs: Sequence[RunResults], baseline: str | None, sentence_type: str | None, names: Sequence[str]
+) -> list[_Line]:
+    base = None if baseline is None else _baseline_run(runs, baseline)
+    labels, points = _labels(runs), [_points(run, base) for run in runs]
+    lines = []
+    for view in VIEWS:
+        keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
+        for run, label, own in zip(runs, labels, points, strict=True):
+            if own.keys().isdisjoint(keys):
+                continue
+            reference = {} if base is None or run.method == base.method else base.metrics
+            cells = tuple(_cell(key, own, reference, points) for key in keys)
+            lines.append(_Line(view, label, _trainable(run), cells))
+    return lines
+
+
+def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
+    """The run's metrics, with the WAS relative to ``base``; the baseline itself has none."""
+    points = {key: value for key, value in run.metrics.items() if not key.startswith("WAS/")}
+    if base is None or run.method == base.method:
+        return points
+    try:
+        return points | adaptation_scores(points, base.metrics)
+    except ValueError as error:
+        raise BaselineError(f"{run.path} cannot be compared with {base.path}: {error}") from error
+
+
+def _cell(
+    key: str, own: Mapping[str, float], reference: Mapping[str, float], everyone: Sequence[Mapping[str, float]]
+) -> _Cell:
+    if key not in own:
+        return _Cell("-", "", best=False)
+    rivals = [points[key] for points in everyone if key in points]
+    is_score = key.startswith("WAS/")
+    # The WAS is a difference already, and a baseline's own WAS/ metrics are relative to something else.
+    change = f" ({_signed(own[key] - reference[key])})" if key in reference and not is_score else ""
+    value = _signed(own[key]) if is_score else f"{own[key]:.2f}"
+    return _Cell(value, change, best=len(rivals) > 1 and own[key] == max(rivals))
+
+
+def _signed(points: float) -> str:
+    return f"{round(points, 2) + 0.0:+.2f}"  # adding zero turns -0.00 into +0.00
+
+
+def _tinted(cell: _Cell) -> Text:
+    if cell.change == " (+0.00)":
+        return Text(cell.change, style="dim")
+    return Text(cell.change, style="green" if "+" in cell.change else "red")
+
+
+def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
+    candidates = [run for run in runs if run.method == baseline]
+    if not candidates:
+        methods = ", ".join(sorted({run.method for run in runs}))
+        raise BaselineError(f"no run of the baseline {baseline} among {methods}; evaluate one on the same data")
+    if any(run.metrics != candidates[0].metrics for run in candidates):
+        paths = ", ".join(str(run.path) for run in candidates)
+        raise BaselineError(f"{len(candidates)} runs of the baseline {baseline} differ: {paths}; keep one")
+    return candidates[0]
+
+
+def _labels(runs: Sequence[RunResults]) -> list[str]:
+    """The method, and the run's folder where a method has several runs (seeds, ablations)."""
+    count = Counter(run.method for run in runs)
+    return [run.method if count[run.method] == 1 else f"{run.method} ({run.path.parent.name})" for run in runs]
+
+
+def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
+    """Every metric's name without its view, in the order of first appearance."""
+    keys = (key for run in runs for key in run.metrics if key.startswith(tuple(f"{view}/" for view in VIEWS)))
+    return tuple(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys))
+
+
+def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
+    conditions = {(run.dataset, run.split, run.benchmark_seed) for run in runs}
+    if len(conditions) != 1:
+        raise ValueError(
+            f"a table holds runs on one data set, split and benchmark seed, got {sorted(conditions) or 'no run'}; "
+            "make one table of each"
+        )
+    dataset, split, benchmark_seed = conditions.pop()
+    sentences = f"{sentence_type} sentences, " if sentence_type else ""
+    return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}"
+
+
+def _trainable(run: RunResults) -> str:
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if run.trainable_parameters >= size:
+            return f"{run.trainable_parameters / size:.2f} {unit}"
+    return str(run.trainable_parameters)

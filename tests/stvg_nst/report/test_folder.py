@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stvg_nst.report import print_report, report_folder
+
+
+def write_run(folder: Path, method: str, points: float, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    content: dict[str, object] = {
+        "schema": 1,
+        "method": method,
+        "dataset": "MiniSTVG",
+        "split": "test",
+        "metrics": {f"{view}/m_vIoU": points for view in ("HQ", "LQ", "MQ")},
+        "samples": [{"item_id": "a", "quality": "HQ"}, {"item_id": "a", "quality": "LQ"}],
+        "seed": 0,
+        "benchmark_seed": 0,
+        "trainable_parameters": 5,
+        "total_parameters": 10,
+        "versions": {},
+        "git_commit": None,
+        "config_hash": "",
+        "wall_seconds": 1.0,
+        "skipped": 0,
+    }
+    path = folder / "results.json"
+    path.write_text(json.dumps(content | changes))
+    return path
+
+
+def test_every_run_below_the_folder_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a", "LoRA", 42)
+    write_run(tmp_path / "deep" / "er", "ZeroShot", 40)
+    assert report_folder(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert text.count("42.00 (+2.00)") == 3 and "+4.00" in text
+    assert text.index("ZeroShot") < text.index("LoRA")
+    assert "note" not in text and "left out" not in text
+
+
+def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_run(tmp_path / "good", "ZeroShot", 40)
+    cut, missing = tmp_path / "cut.json", tmp_path / "missing.json"
+    cut.write_text(good.read_text()[:50])
+    print_report([good, cut, missing])
+    text = capsys.readouterr().out
+    assert "left out 2 of the files:" in text
+    assert f"{cut}: is not JSON" in text and f"{missing}: cannot be read" in text
+    assert "ZeroShot" in text
+
+
+def test_each_benchmark_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "0", "ZeroShot", 40)
+    write_run(tmp_path / "1", "ZeroShot", 40, benchmark_seed=1)
+    assert report_folder(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "MiniSTVG test, benchmark seed 0" in text and "MiniSTVG test, benchmark seed 1" in text
+
+
+def test_sentence_types_have_tables_where_there_are_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = {"HQ/m_vIoU": 40.0, "HQ/declarative/m_vIoU": 40.0}
+    write_run(tmp_path / "one" / "run", "ZeroShot", 0, metrics=points)
+    report_folder(tmp_path / "one")
+    assert "sentences" not in capsys.readouterr().out
+    write_run(tmp_path / "two" / "run", "ZeroShot", 0, metrics=points | {"HQ/interrogative/m_vIoU": 30.0})
+    report_folder(tmp_path / "two")
+    text = " ".join(capsys.readouterr().out.split())  # a title is folded to the width of its table
+    assert "declarative sentences" in text and "interrogative sentences" in text and "30.00" in text
+
+
+def test_what_a_reader_must_know_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "base", "ZeroShot", 40)
+    write_run(tmp_path / "lora", "LoRA", 42, skipped=3)
+    write_run(tmp_path / "dora", "DoRA", 42, samples=[{"item_id": "a", "quality": "HQ"}])
+    assert report_folder(tmp_path, tmp_path / "report.md") == 0
+    for text in (capsys.readouterr().out, (tmp_path / "report.md").read_text()):
+        assert f"note: {tmp_path / 'lora' / 'results.json'}: 3 samples were skipped" in text
+        assert f"note: {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text
+
+
+def test_without_a_baseline_the_table_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "lora", "LoRA", 42)
+    assert report_folder(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "42.00" in text and "note: without differences and WAS: no run of the baseline ZeroShot" in text
+
+
+def test_markdown_holds_table_and_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "base", "ZeroShot", 40)
+    write_run(tmp_path / "other", "LoRA", 40, schema=7)
+    report_folder(tmp_path, tmp_path / "report.md")
+    text = (tmp_path / "report.md").read_text()
+    assert "| HQ | ZeroShot | 5 | 40.00 |" in text
+    assert "Left out:" in text and "field 'schema' must be 1, got 7" in text
+
+
+def test_a_folder_without_results_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report_folder(tmp_path) == 1
+    assert f"no results.json below {tmp_path}" in capsys.readouterr().out
+    assert report_folder(tmp_path / "absent") == 1
+    assert "absent is not a folder" in capsys.readouterr().out
+    write_run(tmp_path / "run", "ZeroShot", 40, schema=0)
+    assert report_folder(tmp_path) == 1
+
+
+def test_the_report_does_not_load_torch() -> None:
+    script = (
+        "import sys, stvg_nst.report; heavy = {'torch', 'lightning', 'torchmetrics', 'numpy'} & set(sys.modules); "
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stvg_nst.report import ResultsFileError, load_results
+
+COMPLETE: dict[str, Any] = {
+    "schema": 1,
+    "method": "LoRA",
+    "dataset": "MiniSTVG",
+    "split": "test",
+    "metrics": {"HQ/m_tIoU": 90.1, "HQ/m_vIoU": 80},
+    "samples": [{"item_id": "a", "quality": "HQ"}, {"item_id": "a", "quality": "LQ"}],
+    "seed": 3,
+    "benchmark_seed": 0,
+    "trainable_parameters": 123,
+    "total_parameters": 456,
+    "versions": {"torch": "2.14.1"},
+    "git_commit": "abc",
+    "config_hash": "def",
+    "wall_seconds": 12.3,
+    "skipped": 0,
+}
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "results.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_reads_every_field(tmp_path: Path) -> None:
+    path = written(tmp_path, COMPLETE | {"a later field": 1})
+    run = load_results(path)
+    assert run.path == path
+    assert run.samples == tuple(COMPLETE["samples"])
+    assert run.sample_keys == {("a", "HQ"), ("a", "LQ")}
+    for name in COMPLETE.keys() - {"schema", "samples"}:
+        assert getattr(run, name) == COMPLETE[name]
+    assert load_results(written(tmp_path, COMPLETE | {"git_commit": None})).git_commit is None
+
+
+@pytest.mark.parametrize("name", sorted(COMPLETE))
+def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, {key: value for key, value in COMPLETE.items() if key != name})
+    with pytest.raises(ResultsFileError, match=f"^{path}: field '{name}'"):
+        load_results(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "'schema' must be 1, got 2"),
+        ({"seed": "0"}, "'seed' must be int, got '0'"),
+        ({"seed": True}, "'seed' must be int, got True"),
+        ({"git_commit": 1}, "'git_commit' must be str or null, got 1"),
+        ({"metrics": {}}, "'metrics' is empty"),
+        ({"metrics": {"HQ/m_tIoU": None}}, "'metrics.HQ/m_tIoU' must be float or int, got None"),
+        ({"metrics": {"HQ/m_tIoU": float("nan")}}, "'metrics.HQ/m_tIoU' must be finite, got nan"),
+        ({"samples": [{"item_id": "a", "quality": "HQ"}, 7]}, r"'samples\[1\]' must be dict, got 7"),
+        ({"samples": [{"item_id": "a"}]}, r"'samples\[0\]\.quality' must be str, got None"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = written(tmp_path, COMPLETE | change)
+    with pytest.raises(ResultsFileError, match=f"^{path}: field {message}"):
+        load_results(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"schema": 1, "met', "was the run cut off"), ("[1]", "expected a JSON object, got list"), ("", "is not JSON")],
+)
+def test_what_is_no_results_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ResultsFileError, match=message):
+        load_results(written(tmp_path, content))
+
+
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultsFileError, match="cannot be read: No such file"):
+        load_results(tmp_path / "results.json")
+    (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ResultsFileError, match="is not UTF-8"):
+        load_results(tmp_path / "results.json")
