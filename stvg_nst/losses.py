@@ -1,0 +1,121 @@
+"""The grounding objective of CG-STVG: L_ground of eq. (6)."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stvg_nst.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
+from stvg_nst.types import Batch, GroundingOutput
+
+
+class GroundingLoss(nn.Module):
+    """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
+
+    Box terms are means over all true boxes of the step (over all processes); the others are means over a clip, then
+    over the batch, so that a batch of one gives the original's values.
+
+    Args:
+        boxes, giou, confidence, start_end, actioness: weight of each term.
+        outside_weight: weight of frames outside the tube in the actioness term.
+        boundary_sigma: standard deviation, in sampled frames, of the target around the true start and end.
+        detach_confidence_target: keep the confidence term from moving the boxes. The original does not: its IoU
+            target carries a gradient.
+
+    Source: CG-STVG (Gu et al., CVPR 2024).
+    """
+
+    def __init__(
+        self,
+        *,
+        boxes: float = 5.0,
+        giou: float = 4.0,
+        confidence: float = 1.0,
+        start_end: float = 10.0,
+        actioness: float = 2.0,
+        outside_weight: float = 0.3,
+        boundary_sigma: float = 2.0,
+        detach_confidence_target: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weights = {
+            "boxes": boxes,
+            "giou": giou,
+            "confidence": confidence,
+            "start_end": start_end,
+            "actioness": actioness,
+        }
+        self.outside_weight = outside_weight
+        self.boundary_sigma = boundary_sigma
+        self.detach_confidence_target = detach_confidence_target
+
+    def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
+        inside = batch.inside
+        num_boxes = _mean_over_processes(inside.sum().float()).clamp(min=1)
+        predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
+        in_tube = inside.expand(output.boxes.shape[:-1])
+
+        predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
+        overlap = paired_iou(predicted_xyxy, true_xyxy)
+        if self.detach_confidence_target:
+            overlap = overlap.detach()
+        giou = paired_giou(predicted_xyxy, true_xyxy)
+        # Confidence is a sum of two sigmoids and yet read as a logit here, as in the original.
+        confidence = F.binary_cross_entropy_with_logits(output.confidence.float(), overlap, reduction="none")
+        return {
+            "boxes": _sum_over_frames((predicted - true).abs().sum(-1), in_tube) * len(batch) / num_boxes,
+            "giou": _sum_over_frames(1 - giou, in_tube) * len(batch) / num_boxes,
+            "confidence": _mean_over_frames(confidence, in_tube),
+            "start_end": self._start_end(output, inside),
+            "actioness": self._actioness(output, inside),
+        }
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum over terms and stages of the means over clips."""
+        return torch.stack([self.weights[name] * term.mean(1).sum() for name, term in terms.items()]).sum()
+
+    def _actioness(self, output: GroundingOutput, inside: Tensor) -> Tensor:
+        logits = output.actioness.float()
+        weight = torch.where(inside, 1.0, self.outside_weight)
+        loss = F.binary_cross_entropy_with_logits(logits, inside.float().expand_as(logits), reduction="none") * weight
+        return _mean_over_frames(loss, output.frame_mask.expand_as(logits))
+
+    def _start_end(self, output: GroundingOutput, inside: Tensor) -> Tensor:
+        """Divergence of the softmax over time from a Gaussian around the true boundary, for start and end."""
+        length = inside.shape[1]
+        time = torch.arange(length, device=inside.device)
+        first = torch.where(inside, time, length).amin(1)
+        last = torch.where(inside, time, -1).amax(1)
+        boundary = torch.stack((first, last), dim=-1)[:, None]  # (B, 1, 2)
+        real = output.frame_mask[:, :, None]
+
+        distance = (time[None, :, None] - boundary).float()
+        target = torch.exp(-(distance**2) / (2 * self.boundary_sigma**2)) + 1e-6
+        target = target * real / (target * real).sum(1, keepdim=True)
+        logits = output.start_end.float().masked_fill(~real, float("-inf"))
+        probability = logits.softmax(dim=2)
+        # The clamp touches padding only, where the probability is zero and the target is too.
+        loss = probability * torch.log((probability + 1e-6) / target.clamp(min=1e-12))
+        grounded = inside.any(1)[:, None] & output.frame_mask
+        return _mean_over_frames(loss.sum(-1) * real[..., 0], grounded.expand(loss.shape[:-1]))
+
+
+def _sum_over_frames(values: Tensor, mask: Tensor) -> Tensor:
+    """(S, B, T) -> (S, B). Masked by selection, so that a NaN outside the mask stays outside."""
+    return torch.where(mask, values, 0.0).sum(2)
+
+
+def _mean_over_frames(values: Tensor, mask: Tensor) -> Tensor:
+    """(S, B, T) -> (S, B); zero where the mask is empty."""
+    return _sum_over_frames(values, mask) / mask.sum(2).clamp(min=1)
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value

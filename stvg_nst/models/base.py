@@ -1,0 +1,115 @@
+"""What every grounding model offers to the rest of the suite, and the one place where a tuner may look inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stvg_nst.types import BackboneFeatures, GroundingOutput
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The clip and the sentence as the grounding model sees them before its first tunable layer.
+
+    ``memory`` is what the model's frame-wise layers work on: the M tokens of each frame, visual and textual together.
+
+    Args:
+        visual: (B, T, N, D), D being the grounding model's width.
+        visual_mask: (B, T, N) bool, True on real tokens.
+        text: (B, L, D).
+        text_mask: (B, L) bool, True on real tokens.
+        frame_mask: (B, T) bool, True on real frames.
+        memory_mask: (B, T, M) bool, True on real tokens of the memory.
+
+    Raises:
+        ValueError: the shapes disagree.
+    """
+
+    visual: Tensor
+    visual_mask: Tensor
+    text: Tensor
+    text_mask: Tensor
+    frame_mask: Tensor
+    memory_mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.visual.ndim != 4 or self.text.ndim != 3:
+            raise ValueError(
+                f"a reference needs visual tokens (B, T, N, D) and text tokens (B, L, D), "
+                f"got {tuple(self.visual.shape)} and {tuple(self.text.shape)}"
+            )
+        batch, frames, tokens, width = self.visual.shape
+        expected = {
+            "visual_mask": (batch, frames, tokens),
+            "text": (batch, self.text.shape[1], width),
+            "text_mask": (batch, self.text.shape[1]),
+            "frame_mask": (batch, frames),
+            "memory_mask": (batch, frames, self.memory_mask.shape[-1]),
+        }
+        for name, shape in expected.items():
+            if (got := tuple(getattr(self, name).shape)) != shape:
+                raise ValueError(f"visual tokens {tuple(self.visual.shape)} need {name} {shape}, got {got}")
+
+
+class ReferencePoint(nn.Module):
+    """An identity that a grounding model calls once per :meth:`Grounder.ground`, before any tunable layer runs.
+
+    It computes nothing: it exists so that a tuner can register a forward hook on it, and thereby read the tokens of
+    the model's width without the model knowing of any tuner.
+    """
+
+    def forward(
+        self,
+        visual: Tensor,
+        visual_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        frame_mask: Tensor,
+        memory_mask: Tensor,
+    ) -> Reference:
+        """Bundle the tokens; shapes as in :class:`Reference`."""
+        return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask)
+
+
+class Grounder(nn.Module, ABC):
+    """A model that finds the tube of a sentence in a clip; it never sees a target, a label or a data set's name.
+
+    Contract with the tuners: every ``nn.Linear`` that may be tuned is called through its forward (nothing reads its
+    ``.weight``) on an input whose first axis is the clip, and exactly one :class:`ReferencePoint` is called per
+    :meth:`ground`, ahead of them. Null-space tuning moreover reads which positions of that input are real from
+    its shape: it takes (B, T, d), one token a frame, and (B, T, M, d), the memory, and refuses any other.
+    """
+
+    width: int
+    """D, the width of the tokens at the reference point."""
+
+    @abstractmethod
+    def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
+        """Run the frozen visual backbones; the result depends on no tunable weight and may be cached.
+
+        Args:
+            frames: (B, T, 3, H, W), normalised, padded at the end of time and at the right and bottom.
+            frame_mask: (B, T) bool, True on real frames.
+            frame_sizes: (H, W) of each clip in network pixels before padding.
+        """
+
+    @abstractmethod
+    def ground(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> GroundingOutput:
+        """Find the tubes of ``queries`` (one a clip) from the backbones' features; frame_mask is (B, T) bool."""
+
+    def forward(
+        self,
+        frames: Tensor,
+        frame_mask: Tensor,
+        queries: Sequence[str],
+        frame_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> GroundingOutput:
+        """From pixels to tubes; without ``frame_sizes`` every clip fills its frames."""
+        if frame_sizes is None:
+            height, width = frames.shape[-2:]
+            frame_sizes = [(height, width)] * len(frames)
+        return self.ground(self.encode(frames, frame_mask, frame_sizes), frame_mask, queries)

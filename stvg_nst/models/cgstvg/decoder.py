@@ -1,0 +1,223 @@
+"""The two decoders: one query a frame, first over time (when), then over boxes with mined instance context (where)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, attend, box_positions
+from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
+
+ContextRule = Callable[[Tensor, Tensor], Tensor]
+"""Chooses context frames: boxes (B, T, 4) cxcywh and confidence (B, T) of a stage -> (B, T) bool."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the decoders attend to.
+
+    Args:
+        tokens: (B, T, M, D), the encoder's output: appearance cells, text tokens, motion cells.
+        positions: (B, 1, M, D), non-zero on appearance cells only, as in the original.
+        token_mask: (B, 1, M) bool, True on real tokens.
+        frame_mask: (B, T) bool, True on real frames.
+        grid: rows and columns of the padded feature map.
+        grid_sizes: (B, 2) rows and columns of each clip's own feature map.
+        times: (T, D), the code of each sampled frame's position.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    token_mask: Tensor
+    frame_mask: Tensor
+    grid: tuple[int, int]
+    grid_sizes: Tensor
+    times: Tensor
+
+    def feature_maps(self) -> tuple[Tensor, Tensor]:
+        """Appearance and motion cells as maps, each (B, T, h, w, D)."""
+        cells = self.grid[0] * self.grid[1]
+        maps = self.tokens[:, :, :cells], self.tokens[:, :, -cells:]
+        return maps[0].unflatten(2, self.grid), maps[1].unflatten(2, self.grid)
+
+
+class TimeDecoderLayer(nn.Module):
+    """Queries attend to each other over time, then each to its own frame's memory."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, num_heads, dropout)
+        self.self_norm = nn.LayerNorm(width)
+        self.cross_attn = Attention(width, num_heads, dropout)
+        self.cross_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.ffn = FeedForward(width, hidden, dropout)
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        placed = x + memory.times
+        x = self.self_norm(x + self.dropout(self.self_attn(placed, placed, x, memory.frame_mask)))
+        keys = memory.tokens + memory.positions
+        seen = self.cross_attn(x.unsqueeze(2), keys, memory.tokens, memory.token_mask).squeeze(2)
+        x = self.cross_norm(x + self.dropout(seen))
+        return self.ffn(x)
+
+
+class TimeDecoder(nn.Module):
+    """Finds when: a state for each sampled frame after each layer."""
+
+    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TimeDecoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, memory: Memory) -> Tensor:
+        """(S, B, T, D): the normed state after each layer."""
+        x = memory.tokens.new_zeros(memory.tokens.shape[:2] + memory.tokens.shape[3:])
+        states = []
+        for layer in self.layers:
+            x = layer(x, memory)
+            states.append(self.norm(x))
+        return torch.stack(states)
+
+
+class ContextAttention(nn.Module):
+    """Refines the queries by the mined instance context: cross-attention and a square perceptron, both post-norm."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, num_heads, dropout)
+        self.attn_norm = nn.LayerNorm(width, eps=1e-12)
+        self.linear1 = nn.Linear(width, width)
+        self.linear2 = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """Queries (B, T, D), context (B, R, D), mask (B, R) True on context; a clip without any is left unchanged."""
+        has_context = mask.any(-1)
+        # A row without keys would be NaN, and so would its gradient; such rows see everything and are dropped below.
+        visible = mask | ~has_context[:, None]
+        y = self.attn_norm(x + self.dropout(self.attn(x, context, context, visible)))
+        y = self.norm(y + self.dropout(self.linear2(F.gelu(self.linear1(y)))))
+        return torch.where(has_context[:, None, None], y, x)
+
+
+class BoxDecoderLayer(nn.Module):
+    """One round of box refinement: self-attention over time, context, conditional cross-attention, perceptron."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float, *, first: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.first = first
+
+        def projection() -> nn.Linear:
+            return nn.Linear(width, width)
+
+        self.sa_q_content_proj, self.sa_q_position_proj, self.sa_q_time_proj = projection(), projection(), projection()
+        self.sa_k_content_proj, self.sa_k_position_proj, self.sa_k_time_proj = projection(), projection(), projection()
+        self.sa_v_proj = projection()
+        self.self_attn = Attention(width, num_heads, dropout)
+        self.self_norm = nn.LayerNorm(width)
+
+        if not first:
+            self.context_attn = ContextAttention(width, num_heads, dropout)
+
+        self.ca_q_content_proj, self.ca_q_sine_proj = projection(), projection()
+        self.ca_k_content_proj, self.ca_k_position_proj = projection(), projection()
+        self.ca_v_proj, self.ca_out_proj = projection(), projection()
+        if first:
+            self.ca_q_position_proj = projection()
+        self.cross_norm = nn.LayerNorm(width)
+
+        self.dropout = nn.Dropout(dropout)
+        self.ffn = FeedForward(width, hidden, dropout)
+
+    def forward(
+        self, x: Tensor, query_position: Tensor, query_sine: Tensor, memory: Memory, context: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """States, positions and sine codes (B, T, D); context tokens and mask (B, R, D), (B, R)."""
+        x = self.self_norm(x + self.dropout(self._attend_over_time(x, query_position, memory)))
+        if context is not None:
+            x = self.context_attn(x, *context)
+        x = self.cross_norm(x + self.dropout(self._attend_to_frame(x, query_position, query_sine, memory)))
+        return self.ffn(x)
+
+    def _attend_over_time(self, x: Tensor, query_position: Tensor, memory: Memory) -> Tensor:
+        times = memory.times.expand_as(x)
+        query = self.sa_q_content_proj(x) + self.sa_q_time_proj(times) + self.sa_q_position_proj(query_position)
+        key = self.sa_k_content_proj(x) + self.sa_k_time_proj(times) + self.sa_k_position_proj(query_position)
+        return self.self_attn(query, key, self.sa_v_proj(x), memory.frame_mask)
+
+    def _attend_to_frame(self, x: Tensor, query_position: Tensor, query_sine: Tensor, memory: Memory) -> Tensor:
+        query = self.ca_q_content_proj(x)
+        key = self.ca_k_content_proj(memory.tokens)
+        key_position = self.ca_k_position_proj(memory.positions)
+        if self.first:
+            query = query + self.ca_q_position_proj(query_position)
+            key = key + key_position
+        mixed = attend(
+            self._pair_heads(query, self.ca_q_sine_proj(query_sine)).unsqueeze(2),
+            self._pair_heads(key, key_position.expand_as(key)),
+            self.ca_v_proj(memory.tokens),
+            num_heads=self.num_heads,
+            mask=memory.token_mask,
+            dropout=self.dropout.p if self.training else 0.0,
+        )
+        return self.ca_out_proj(mixed.squeeze(2))
+
+    def _pair_heads(self, content: Tensor, position: Tensor) -> Tensor:
+        """Each head's content features followed by its position features: (..., D), (..., D) -> (..., 2 D)."""
+        pair = [x.unflatten(-1, (self.num_heads, -1)) for x in (content, position)]
+        return torch.cat(pair, dim=-1).flatten(-2)
+
+
+class BoxDecoder(nn.Module):
+    """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts."""
+
+    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, head_dropout: float) -> None:
+        super().__init__()
+        self.width = width
+        self.layers = nn.ModuleList(
+            BoxDecoderLayer(width, num_heads, hidden, dropout, first=index == 0) for index in range(depth)
+        )
+        self.query_scale = MLP((width, width, width))
+        self.position_head = MLP((2 * width, width, width))
+        self.box_head = MLP((width, width, width, 4))
+        self.appearance_confidence = MLP((width, width, 1), head_dropout)
+        self.motion_confidence = MLP((width, width, 1), head_dropout)
+        self.appearance_context = MLP((width, width, width))
+        self.motion_context = MLP((width, width, width))
+
+    def forward(self, anchors: Tensor, memory: Memory, select_context: ContextRule) -> tuple[Tensor, Tensor]:
+        """Anchors (B, T, 4) cxcywh -> boxes (S, B, T, 4) cxcywh and confidence (S, B, T) in (0, 2)."""
+        appearance_map, motion_map = memory.feature_maps()
+        x = torch.zeros_like(memory.tokens[:, :, 0])
+        context: tuple[Tensor, Tensor] | None = None
+        all_boxes, all_confidences = [], []
+        for layer in self.layers:
+            sine = box_positions(anchors, self.width)
+            query_sine = sine[..., : self.width]
+            if not layer.first:
+                query_sine = query_sine * self.query_scale(x)
+            x = layer(x, self.position_head(sine), query_sine, memory, context)
+            boxes = self.box_head(x).sigmoid()
+            anchors = boxes.detach()
+
+            bounds = region_bounds(anchors, memory.grid_sizes)
+            appearance, motion = pool_regions(appearance_map, bounds), pool_regions(motion_map, bounds)
+            confidence = (
+                self.appearance_confidence(appearance).sigmoid() + self.motion_confidence(motion).sigmoid()
+            ).squeeze(-1)
+            chosen = select_context(anchors, confidence.detach()) & memory.frame_mask
+            context = (
+                torch.cat((self.appearance_context(appearance), self.motion_context(motion)), dim=1),
+                torch.cat((chosen, chosen), dim=1),
+            )
+            all_boxes.append(boxes)
+            all_confidences.append(confidence)
+        return torch.stack(all_boxes), torch.stack(all_confidences)

@@ -1,0 +1,38 @@
+"""The cross-modal encoder: image, text and motion tokens of one frame attend to each other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from stvg_nst.models.cgstvg.layers import Attention, FeedForward
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among the tokens of a frame and a feed-forward layer, both post-norm."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, num_heads, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.ffn = FeedForward(width, hidden, dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (B, T, M, D), positions (B, 1, M, D), mask (B, 1 or T, M) True on real tokens."""
+        placed = tokens + positions
+        tokens = self.norm(tokens + self.dropout(self.self_attn(placed, placed, tokens, mask)))
+        return self.ffn(tokens)
+
+
+class CrossModalEncoder(nn.Module):
+    """A stack of encoder layers; frames do not see each other here."""
+
+    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens, positions, mask)
+        return self.norm(tokens)

@@ -1,0 +1,202 @@
+"""CG-STVG (Gu et al., CVPR 2024): context-guided spatio-temporal video grounding, written from a specification.
+
+One class for the full-size model and for the embedded miniature; they differ by configuration only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
+from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
+from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
+from stvg_nst.models.cgstvg.motion import VideoEncoder
+from stvg_nst.models.cgstvg.text import TextEncoder
+from stvg_nst.models.cgstvg.visual import ImageEncoder
+from stvg_nst.types import BackboneFeatures, GroundingOutput
+
+
+class CGSTVG(Grounder):
+    """A video and a sentence in, a box and the start, end and actioness logits of each sampled frame out.
+
+    Args:
+        visual: image encoder, frame by frame.
+        motion: video encoder; its grid must equal the image encoder's.
+        text: sentence encoder; its width is the width of the grounding model.
+        num_heads: attention heads of the encoder and the decoders.
+        hidden: width of the feed-forward layers.
+        encoder_depth: layers of the cross-modal encoder.
+        decoder_depth: layers of the time decoder, and of the box decoder.
+        dropout: probability on attention weights and residuals, in training.
+        head_dropout: probability in the temporal and confidence heads, in training.
+        actioness_threshold: a frame gives context if its actioness *logit* exceeds this ...
+        confidence_threshold: ... and its confidence, in (0, 2), exceeds this.
+
+    Raises:
+        ValueError: the two visual encoders disagree on the stride.
+    """
+
+    def __init__(
+        self,
+        visual: ImageEncoder,
+        motion: VideoEncoder,
+        text: TextEncoder,
+        *,
+        num_heads: int = 8,
+        hidden: int = 2048,
+        encoder_depth: int = 6,
+        decoder_depth: int = 6,
+        dropout: float = 0.1,
+        head_dropout: float = 0.3,
+        actioness_threshold: float = 0.5,
+        confidence_threshold: float = 0.8,
+    ) -> None:
+        super().__init__()
+        if visual.stride != motion.stride:
+            raise ValueError(
+                f"image and video encoder must have the same stride, got {visual.stride} and {motion.stride}"
+            )
+        self.width = width = text.projection.out_features
+        self.actioness_threshold = actioness_threshold
+        self.confidence_threshold = confidence_threshold
+
+        self.visual = visual
+        self.motion = motion
+        self.text = text
+        self.visual_proj = nn.Linear(visual.channels, width)
+        self.motion_proj = nn.Linear(motion.channels, width)
+        self.reference_point = ReferencePoint()
+
+        self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout)
+        self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout)
+        self.anchor_head = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-12),
+            nn.Dropout(dropout),
+            nn.Linear(width, 4),
+            nn.ReLU(),
+            nn.LayerNorm(4, eps=1e-12),
+        )
+        self.box_decoder = BoxDecoder(decoder_depth, width, num_heads, hidden, dropout, head_dropout)
+        self.start_end_head = MLP((width, width, 2), head_dropout)
+        self.actioness_head = MLP((width, width, 1), head_dropout)
+        for module in (self.encoder, self.time_decoder, self.box_decoder, self.anchor_head):
+            for parameter in module.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return self.visual, self.motion
+
+    def encode(
+        self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> BackboneFeatures:
+        """Appearance and motion features of every clip as if it were alone, padded to the largest.
+
+        Clips of one length and size are encoded together. Padding never enters an encoder: convolutions and shifted
+        windows would mix it into the clip.
+        """
+        sizes = frame_sizes or [(frames.shape[-2], frames.shape[-1])] * len(frames)
+        groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+        for index, (length, size) in enumerate(zip(frame_mask.sum(1).tolist(), sizes, strict=True)):
+            groups[(length, *size)].append(index)
+
+        encoded: dict[int, tuple[Tensor, Tensor]] = {}
+        for (length, height, width), members in groups.items():
+            clips = frames[members, :length, :, :height, :width]
+            appearance, motion = self.visual(clips), self.motion(clips)
+            if appearance.shape[-2:] != motion.shape[-2:]:
+                raise ValueError(
+                    f"frames of {height} x {width} give an appearance grid {tuple(appearance.shape[-2:])} but a motion "
+                    f"grid {tuple(motion.shape[-2:])}; choose sizes that both encoders divide alike"
+                )
+            encoded.update(zip(members, zip(appearance, motion, strict=True), strict=True))
+        ordered = [encoded[index] for index in range(len(frames))]
+        return _pad_features(ordered, frames.shape[1])
+
+    def ground(
+        self,
+        features: BackboneFeatures,
+        frame_mask: Tensor,
+        queries: Sequence[str],
+        select_context: ContextRule | None = None,
+    ) -> GroundingOutput:
+        """Grounds sentences in encoded clips.
+
+        Args:
+            select_context: replaces the rule that chooses the frames whose regions refine the boxes; by default those
+                that the model itself trusts.
+        """
+        text, text_mask = self.text(queries)
+        memory = self._remember(features, frame_mask, text, text_mask)
+
+        states = self.time_decoder(memory)
+        actioness = self.actioness_head(states).squeeze(-1)
+        trusted_in_time = actioness[-1].detach() > self.actioness_threshold
+
+        def trusted(boxes: Tensor, confidence: Tensor) -> Tensor:
+            return trusted_in_time & (confidence > self.confidence_threshold)
+
+        weights = memory.token_mask.unsqueeze(-1).to(memory.tokens.dtype)
+        frame_summary = (memory.tokens * weights).sum(2) / weights.sum(2)
+        anchors = self.anchor_head(frame_summary).sigmoid()
+        boxes, confidence = self.box_decoder(anchors, memory, select_context or trusted)
+        return GroundingOutput(
+            boxes=boxes,
+            confidence=confidence,
+            start_end=self.start_end_head(states),
+            actioness=actioness,
+            frame_mask=frame_mask,
+        )
+
+    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, text: Tensor, text_mask: Tensor) -> Memory:
+        """Joins the three kinds of tokens, frame by frame, and lets them attend to each other."""
+        num_frames = frame_mask.shape[1]
+        appearance = self.visual_proj(features.appearance.flatten(3).transpose(2, 3))
+        motion = self.motion_proj(features.motion.flatten(3).transpose(2, 3))
+        cell_mask = features.cell_mask.flatten(1)
+        token_mask = torch.cat((cell_mask, text_mask, cell_mask), dim=1)[:, None]
+        self.reference_point(
+            visual=torch.cat((appearance, motion), dim=2),
+            visual_mask=torch.cat((cell_mask, cell_mask), dim=1)[:, None].expand(-1, num_frames, -1),
+            text=text,
+            text_mask=text_mask,
+            frame_mask=frame_mask,
+            memory_mask=token_mask.expand(-1, num_frames, -1),
+        )
+
+        cells = grid_positions(features.cell_mask, self.width)
+        none = torch.zeros_like(text)
+        tokens = torch.cat((appearance, text[:, None].expand(-1, num_frames, -1, -1), motion), dim=2)
+        tokens = self.encoder(tokens, torch.cat((cells, none, cells), dim=1)[:, None], token_mask)
+        return Memory(
+            tokens=tokens,
+            positions=torch.cat((cells, none, torch.zeros_like(cells)), dim=1)[:, None],
+            token_mask=token_mask,
+            frame_mask=frame_mask,
+            grid=(features.cell_mask.shape[1], features.cell_mask.shape[2]),
+            grid_sizes=torch.stack((features.cell_mask[:, :, 0].sum(1), features.cell_mask[:, 0].sum(1)), dim=1),
+            times=time_positions(num_frames, self.width, tokens.device),
+        )
+
+
+def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> BackboneFeatures:
+    """Stacks per-clip features (T_i, C, h_i, w_i), padded with zeros at the end of time and at the right and bottom."""
+    rows = max(appearance.shape[-2] for appearance, _ in encoded)
+    columns = max(appearance.shape[-1] for appearance, _ in encoded)
+
+    def stack(maps: Sequence[Tensor]) -> Tensor:
+        padded = maps[0].new_zeros((len(maps), num_frames, maps[0].shape[1], rows, columns))
+        for target, source in zip(padded, maps, strict=True):
+            target[: source.shape[0], :, : source.shape[2], : source.shape[3]] = source
+        return padded
+
+    appearance, motion = (stack(maps) for maps in zip(*encoded, strict=True))
+    cell_mask = torch.zeros(len(encoded), rows, columns, dtype=torch.bool, device=appearance.device)
+    for mask, (source, _) in zip(cell_mask, encoded, strict=True):
+        mask[: source.shape[-2], : source.shape[-1]] = True
+    return BackboneFeatures(appearance, motion, cell_mask)

@@ -1,0 +1,52 @@
+"""The text encoder: RoBERTa and a projection to the grounding model's width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+
+class TextEncoder(nn.Module):
+    """Encodes sentences, lower-cased and padded to the longest.
+
+    Args:
+        source: a folder with ``config.json`` and the tokenizer's files, or a model's name on the hub.
+        width: features of the tokens that come out.
+        dropout: probability after the projection.
+    """
+
+    def __init__(self, source: str, width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        config = RobertaConfig.from_pretrained(source)
+        if len(self.tokenizer) > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer in '{source}' has {len(self.tokenizer)} tokens but its config.json a vocabulary of "
+                f"{config.vocab_size}; the two files do not belong together"
+            )
+        self.body = RobertaModel(config, add_pooling_layer=False)
+        self.projection = nn.Linear(config.hidden_size, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """B sentences -> tokens (B, L, width) and their mask (B, L), True on real tokens.
+
+        Raises:
+            ValueError: a sentence is blank, or longer than the encoder can take.
+        """
+        for query in queries:
+            if not query.strip():
+                raise ValueError("a query must hold at least one word, got a blank sentence")
+        tokens = self.tokenizer([query.lower() for query in queries], padding="longest", return_tensors="pt")
+        # RoBERTa numbers positions from the padding index on, so that two of its embeddings are never used.
+        limit = self.body.config.max_position_embeddings - 2
+        if tokens.input_ids.shape[1] > limit:
+            raise ValueError(f"a query must have at most {limit} tokens, got {tokens.input_ids.shape[1]}; shorten it")
+        device = self.projection.weight.device
+        mask = tokens.attention_mask.to(device)
+        hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
+        return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)

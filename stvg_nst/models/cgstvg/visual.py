@@ -1,0 +1,29 @@
+"""The image encoder: any convolutional network of timm, its feature map at one stride."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+
+class ImageEncoder(nn.Module):
+    """Encodes frames one by one.
+
+    Args:
+        name: a timm model that offers ``features_only``.
+        stage: index of the feature map to take (0 is the finest).
+        model_args: further arguments of the timm model, e.g. its channels.
+    """
+
+    def __init__(self, name: str = "resnet101", stage: int = 4, model_args: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.body = timm.create_model(name, features_only=True, out_indices=(stage,), **(model_args or {}))
+        (self.channels,) = self.body.feature_info.channels()
+        (self.stride,) = self.body.feature_info.reduction()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, 3, H, W), normalised -> (B, T, C, h, w)."""
+        (features,) = self.body(frames.flatten(0, 1))
+        return features.unflatten(0, frames.shape[:2])

@@ -1,0 +1,56 @@
+"""A small RoBERTa of its own for a closed vocabulary: tokenizer and configuration, made from sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast, RobertaConfig
+
+# In RoBERTa's own order, so that the padding index is 1 as its position embeddings expect.
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def write_text_encoder(
+    sentences: Iterable[str], folder: Path, *, width: int, layers: int, heads: int, max_tokens: int, vocabulary: int
+) -> None:
+    """Trains a byte-level tokenizer on ``sentences`` and writes it beside the configuration of a RoBERTa for it.
+
+    Args:
+        folder: gets ``tokenizer.json``, ``tokenizer_config.json`` and ``config.json``.
+        width, layers, heads: of the encoder; its perceptrons are four times as wide.
+        max_tokens: longest sentence.
+        vocabulary: largest number of tokens; no fewer than 261 bytes and special tokens.
+    """
+    bpe = ByteLevelBPETokenizer(add_prefix_space=True)
+    bpe.train_from_iterator(sentences, vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), show_progress=False)
+    inner = Tokenizer.from_str(bpe.to_str())
+    inner.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(token, inner.token_to_id(token)) for token in ("<s>", "</s>")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<mask>",
+        model_max_length=max_tokens,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.save_pretrained(folder)
+    RobertaConfig(
+        vocab_size=inner.get_vocab_size(),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=max_tokens + 2,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+    ).save_pretrained(folder)

@@ -1,0 +1,73 @@
+"""Weights of a whole grounder on disk: safetensors, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class WeightsMismatchError(RuntimeError):
+    """A weights file that is absent, unreadable, or belongs to another model."""
+
+
+def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
+    """Writes all parameters and buffers, floating point ones as ``dtype``, atomically."""
+    tensors = {
+        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Fills ``model`` in place; half-precision weights are widened to the model's own precision.
+
+    Raises:
+        WeightsMismatchError: the file is absent or damaged, or its keys or shapes are not exactly the model's.
+    """
+    if not path.is_file():
+        raise WeightsMismatchError(f"no weights in '{path}'; give --model.weights an existing .safetensors file")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise WeightsMismatchError(f"'{path}' is not a readable safetensors file: {error}") from error
+    own = model.state_dict()
+    differences = _differences(tensors, own)
+    if differences:
+        shown = "\n  ".join(differences[:5])
+        raise WeightsMismatchError(
+            f"'{path}' does not fit {type(model).__name__}: {len(differences)} of {len(own)} keys differ, the first are"
+            f"\n  {shown}\nuse the model configuration that the weights were made with"
+        )
+    model.load_state_dict(tensors)
+
+
+def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    missing = [f"missing: {name}" for name in expected if name not in found]
+    unexpected = [f"unexpected: {name}" for name in found if name not in expected]
+    shapes = [
+        f"shape of {name}: expected {tuple(value.shape)}, got {tuple(found[name].shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    return missing + unexpected + shapes
+
+
+def modules_fingerprint(modules: tuple[nn.Module, ...]) -> str:
+    """sha256 over names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
