@@ -88,6 +88,10 @@ class Grounder(nn.Module, ABC):
     """D, the width of the tokens at the reference point."""
 
     @abstractmethod
+    def backbones(self) -> tuple[nn.Module, ...]:
+        """The visual encoders that :meth:`encode` runs: frozen under every tuner, fingerprinted by feature caches."""
+
+    @abstractmethod
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
         """Run the frozen visual backbones; the result depends on no tunable weight and may be cached.
 

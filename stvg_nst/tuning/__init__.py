@@ -1,0 +1,28 @@
+"""Tuning methods behind one interface."""
+
+from stvg_nst.tuning.adapter import (
+    AdapterConfig,
+    AdapterMismatchError,
+    adapter_state,
+    load_adapter,
+    read_adapter_config,
+    save_adapter,
+)
+from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.frozen import ZeroShot
+from stvg_nst.tuning.nst import NullSpaceTuning
+
+__all__ = [
+    "AdapterConfig",
+    "AdapterMismatchError",
+    "InjectionReport",
+    "LayerReport",
+    "NullSpaceTuning",
+    "TunedLinear",
+    "Tuner",
+    "ZeroShot",
+    "adapter_state",
+    "load_adapter",
+    "read_adapter_config",
+    "save_adapter",
+]

@@ -1,0 +1,165 @@
+"""Adapters on disk: what tuning added to a frozen model, tied to that model's weights, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stvg_nst.nullspace import fingerprint
+from stvg_nst.tuning.base import TunedLinear, Tuner
+
+FORMAT_VERSION = 1
+METADATA_KEY = "stvg_nst_adapter"
+# Differences that an error names; the rest is counted.
+MAX_NAMED = 5
+
+
+class AdapterMismatchError(ValueError):
+    """A file is no adapter, or the adapter was made by another method or for another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """What an adapter file says of itself.
+
+    Args:
+        format_version: of this file format.
+        tuner: class path of the tuner, as a config would name it.
+        fields: the tuner's options, as JSON values.
+        fingerprints: of the frozen weight of each wrapped layer, by name.
+    """
+
+    format_version: int
+    tuner: str
+    fields: dict[str, Any]
+    fingerprints: dict[str, str]
+
+
+def adapter_state(grounder: nn.Module) -> dict[str, Tensor]:
+    """The adapter's parameters and buffers by name, attached to the model.
+
+    Ownership goes by type and never by spelling: a tensor belongs to the adapter if it is trainable, or if it lives in
+    a :class:`TunedLinear` but not in its base layer.
+    """
+    state: dict[str, Tensor] = {
+        name: parameter for name, parameter in grounder.named_parameters() if parameter.requires_grad
+    }
+    for prefix, layer in _tuned_layers(grounder).items():
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            if not name.startswith("base_layer."):
+                state[f"{prefix}.{name}"] = tensor
+    return state
+
+
+def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
+    """Write the adapter of a tuned model; the file appears complete or not at all, and replaces an older one."""
+    path = Path(path)
+    # Clones: safetensors refuses tensors that share memory.
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
+    metadata = {METADATA_KEY: json.dumps(asdict(_describe(grounder, tuner)), sort_keys=True)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(state, partial, metadata=metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_adapter_config(path: Path | str) -> AdapterConfig:
+    """Read what an adapter file says of itself, without its tensors.
+
+    Raises:
+        AdapterMismatchError: the file is no adapter, or of another format version.
+    """
+    return _read(Path(path))[0]
+
+
+def load_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
+    """Read an adapter into a model that ``tuner`` is injected into, on the model's device and in its dtype.
+
+    Nothing is copied unless everything fits: the tuner's class and options (but for its ``free_fields``), the frozen
+    weight of every wrapped layer bit by bit, and the name and shape of every tensor.
+
+    Raises:
+        AdapterMismatchError: something does not fit; the message names the first differences.
+    """
+    path = Path(path)
+    saved, tensors = _read(path)
+    here = _describe(grounder, tuner)
+    if saved.tuner != here.tuner:
+        raise AdapterMismatchError(f"{path} was made by {saved.tuner}, got {here.tuner}; load it with the former")
+    _compare(
+        path, "options", _bound(saved.fields, tuner), _bound(here.fields, tuner), "use the options it was made with"
+    )
+    _compare(path, "frozen weights", saved.fingerprints, here.fingerprints, "load the weights that it was trained on")
+
+    state = adapter_state(grounder)
+    saved_shapes, shapes = ({name: tuple(tensor.shape) for name, tensor in s.items()} for s in (tensors, state))
+    _compare(path, "tensors", saved_shapes, shapes, "inject the tuner with the options the adapter was made with")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+
+
+def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except SafetensorError as error:
+        raise AdapterMismatchError(
+            f"{path} is no readable safetensors file ({error}); save the adapter again"
+        ) from error
+    if text is None:
+        raise AdapterMismatchError(f"{path} holds no adapter: expected metadata '{METADATA_KEY}'; pass an adapter file")
+    content = json.loads(text)
+    if content["format_version"] != FORMAT_VERSION:
+        raise AdapterMismatchError(
+            f"{path} has adapter format {content['format_version']}, this version reads {FORMAT_VERSION}; save it again"
+        )
+    return AdapterConfig(**content), tensors
+
+
+def _tuned_layers(grounder: nn.Module) -> dict[str, TunedLinear]:
+    return {name: module for name, module in grounder.named_modules() if isinstance(module, TunedLinear)}
+
+
+def _describe(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
+    assert is_dataclass(tuner), "every Tuner is a dataclass: its fields are its options"
+    return AdapterConfig(
+        format_version=FORMAT_VERSION,
+        tuner=f"{type(tuner).__module__}.{type(tuner).__qualname__}",
+        fields={field.name: _plain(getattr(tuner, field.name)) for field in fields(tuner) if field.init},
+        fingerprints={name: fingerprint(layer.base_layer.weight) for name, layer in _tuned_layers(grounder).items()},
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A sequence as a list, as JSON gives it back, so that a tuple and a list of the same targets are equal."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _bound(options: Mapping[str, Any], tuner: Tuner) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in tuner.free_fields}
+
+
+def _compare(path: Path, what: str, saved: Mapping[str, Any], here: Mapping[str, Any], advice: str) -> None:
+    names = [name for name in [*saved, *(set(here) - set(saved))] if saved.get(name) != here.get(name)]
+    if not names:
+        return
+    named = "; ".join(
+        f"'{name}': expected {saved.get(name, 'none')}, got {here.get(name, 'none')}"
+        for name in islice(names, MAX_NAMED)
+    )
+    rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    raise AdapterMismatchError(f"{path} does not fit this model in its {what}: {named}{rest}; {advice}")

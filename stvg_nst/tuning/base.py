@@ -1,0 +1,160 @@
+"""The contract of a tuning method: freeze a model, wrap some of its linear layers, and say what was done."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class TunedLinear(nn.Module):
+    """A frozen linear layer with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """A wrapped layer and the geometry of its frozen weight.
+
+    Args:
+        name: qualified name in the model.
+        shape: (d_out, d_in).
+        rank, nullity: dimensions of the weight's row and null space; they add up to d_in.
+        leakage: the most of a unit vector of the null space that reaches the output.
+        adapter: what was put there, in a few words.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    nullity: int
+    leakage: float
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionReport:
+    """What a tuner did to a model; ``str()`` of it is a table for the log.
+
+    Args:
+        method: class name of the tuner.
+        layers: the wrapped layers.
+        trainable, total: numbers of parameters after injection, the adapters' included.
+    """
+
+    method: str
+    layers: tuple[LayerReport, ...]
+    trainable: int
+    total: int
+
+    @property
+    def leakage(self) -> float:
+        """The worst of all layers."""
+        return max((layer.leakage for layer in self.layers), default=0.0)
+
+    def __str__(self) -> str:
+        title = (
+            f"{self.method}: {len(self.layers)} tuned layers, {self.trainable:,} of {self.total:,} parameters "
+            f"trainable ({self.trainable / max(self.total, 1):.2%})"
+        )
+        if not self.layers:
+            return title
+        width = max(len("layer"), *(len(layer.name) for layer in self.layers))
+        lines = [f"  {'layer':<{width}}  {'weight':>12}  {'rank':>5}  {'nullity':>7}  {'leakage':>8}  adapter"]
+        for layer in self.layers:
+            weight = "{} x {}".format(*layer.shape)
+            lines.append(
+                f"  {layer.name:<{width}}  {weight:>12}  {layer.rank:>5}  {layer.nullity:>7}  "
+                f"{layer.leakage:>8.1e}  {layer.adapter}"
+            )
+        return "\n".join([f"{title}, worst leakage {self.leakage:.1e}", *lines])
+
+
+class Tuner(ABC):
+    """A recipe that adapts a frozen model; null-space tuning and every baseline stand behind this interface.
+
+    Children are dataclasses whose fields are the recipe's options. This base is none, because jsonargparse refuses to
+    switch between subclasses of a dataclass.
+    """
+
+    free_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may differ between the tuner that saved an adapter and the one that loads it."""
+
+    _injected: bool = False
+
+    def inject(self, grounder: nn.Module) -> InjectionReport:
+        """Freeze the whole model, put it in eval mode for good, and wrap the target layers, in place.
+
+        The model is left as it was where this raises.
+
+        Raises:
+            ValueError: a target or an option does not fit the model.
+            RuntimeError: this tuner was injected before, or the model already carries adapters.
+        """
+        if self._injected:
+            raise RuntimeError(
+                f"this {type(self).__name__} is already injected into a model; make a new one for another"
+            )
+        if carried := [name for name, module in grounder.named_modules() if isinstance(module, TunedLinear)]:
+            raise RuntimeError(f"expected a model without adapters, got one at '{carried[0]}'; build the model anew")
+        wrapped, layers = self._wrap(grounder)
+        self._injected = True
+        grounder.requires_grad_(False)
+        replace_modules(grounder, wrapped)
+        grounder.eval()
+        return InjectionReport(
+            method=type(self).__name__,
+            layers=layers,
+            trainable=sum(parameter.numel() for parameter in self.trainable_parameters(grounder)),
+            total=sum(parameter.numel() for parameter in grounder.parameters()),
+        )
+
+    @abstractmethod
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Linear, TunedLinear], tuple[LayerReport, ...]]:
+        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term of :meth:`auxiliary_losses` in the total objective."""
+        return {}
+
+    def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
+        """Unweighted scalar losses of the last forward, beside the grounding loss; qualities is (B,), 0 HQ and 1 LQ."""
+        return {}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
+        return {}
+
+    def set_training(self, grounder: nn.Module, mode: bool) -> None:
+        """Give the adapters their mode and keep everything frozen in eval mode.
+
+        Call it wherever ``grounder.train()`` would be called: dropout and batch statistics of a frozen model in train
+        mode would change the very function that is to be preserved.
+        """
+        grounder.eval()
+        for module in grounder.modules():
+            if isinstance(module, TunedLinear):
+                module.train(mode)
+                module.base_layer.eval()
+
+    def trainable_parameters(self, grounder: nn.Module) -> list[nn.Parameter]:
+        """What an optimiser may move, in the model's order."""
+        return [parameter for parameter in grounder.parameters() if parameter.requires_grad]
+
+
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Linear, TunedLinear]) -> None:
+    """Swap layers for their wrappers under every name: a model may hold one shared layer in several places."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.Linear) and module in replacements:
+            model.set_submodule(name, replacements[module])

@@ -1,0 +1,109 @@
+"""A grounder of a few thousand parameters with everything that may go wrong under tuning: a residual FFN, dropout,
+batch statistics, a shared head, padding in space, time and text."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.types import BackboneFeatures, GroundingOutput
+
+TARGETS = ("encoder.linear2", "decoder.linear2", "head")
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.dropout = nn.Dropout(0.5)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.linear2(self.dropout(self.linear1(x).relu())))
+
+
+class ToyGrounder(Grounder):
+    """16 wide; the head (16 -> 9) is shared by two decoder stages and hangs on the model under two names."""
+
+    width = 16
+
+    def __init__(self, seed: int = 0, *, checkpointing: bool | None = None) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing  # None: off; else `use_reentrant`
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.pixels = nn.Linear(3, self.width)
+            self.statistics = nn.BatchNorm1d(self.width)
+            self.words = nn.Embedding(50, self.width)
+            self.reference_point = ReferencePoint()
+            self.encoder = FeedForward(self.width, 40)
+            self.decoder = FeedForward(self.width, 48)
+            self.head = nn.Linear(self.width, 9)
+        self.alias = nn.ModuleList([self.head])
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return ()
+
+    def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
+        cells = nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])
+        return BackboneFeatures(cells, cells, torch.ones(len(frames), 2, 2, dtype=torch.bool, device=frames.device))
+
+    def ground(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> GroundingOutput:
+        visual = self.pixels(features.appearance.flatten(3).transpose(2, 3))  # (B, T, 4, D)
+        visual = self.statistics(visual.flatten(0, 2).T[None]).squeeze(0).T.view_as(visual)
+        visual_mask = features.cell_mask.flatten(1)[:, None] & frame_mask[..., None]
+        text, text_mask = self.read(queries)
+        shared_text = text[:, None].expand(-1, frame_mask.shape[1], -1, -1)
+        shared_mask = text_mask[:, None].expand(-1, frame_mask.shape[1], -1) & frame_mask[..., None]
+        memory_mask = torch.cat([visual_mask, shared_mask], dim=2)
+        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask)
+
+        memory = torch.cat([visual, shared_text], dim=2)
+        if self.checkpointing is None:
+            memory = self.encoder(memory)
+        else:
+            # A reentrant checkpoint needs an input that requires a gradient to take part in the backward pass.
+            memory = checkpoint(self.encoder, memory.requires_grad_(), use_reentrant=self.checkpointing)
+        pooled = memory.masked_fill(~memory_mask[..., None], 0.0).sum(2) / memory_mask.sum(2, keepdim=True).clamp(min=1)
+        stages = [self.head(pooled), self.head(pooled + self.decoder(pooled))]
+        out = torch.stack(stages)  # (S, B, T, 9)
+        return GroundingOutput(
+            boxes=out[..., :4].sigmoid(),
+            confidence=2 * out[..., 4].sigmoid(),
+            start_end=out[..., 5:7],
+            actioness=out[..., 7] + out[..., 8],
+            frame_mask=frame_mask,
+        )
+
+    def read(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids = [[zlib.crc32(word.encode()) % 50 for word in query.split()] for query in queries]
+        length = max(map(len, ids))
+        mask = torch.tensor([[i < len(row) for i in range(length)] for row in ids], device=self.words.weight.device)
+        padded = torch.tensor([row + [0] * (length - len(row)) for row in ids], device=self.words.weight.device)
+        return self.words(padded), mask
+
+
+def toy_batch(seed: int = 0, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, list[str]]:
+    """Frames (3, 5, 3, 8, 8), of which the second clip has 3; their mask; sentences of 4, 2 and 6 words."""
+    frames = torch.randn(3, 5, 3, 8, 8, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    frame_mask = torch.ones(3, 5, dtype=torch.bool)
+    frame_mask[1, 3:] = False
+    frames[1, 3:] = 0
+    return frames, frame_mask, ["a red star jumps", "who spins", "the small blue square slides left"]
+
+
+def flat(output: GroundingOutput) -> Tensor:
+    """Everything the model says, as logits or values in one tensor (S, B, T, 8)."""
+    single = (output.confidence[..., None], output.actioness[..., None])
+    return torch.cat([output.boxes, output.start_end, *single], dim=-1)
+
+
+def pretrained(seed: int = 0) -> ToyGrounder:
+    """The model as it is, to compare with; frozen, because torch picks other kernels for weights that are not."""
+    return ToyGrounder(seed).eval().requires_grad_(False)
