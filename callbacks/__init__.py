@@ -1,0 +1,9 @@
+"""Lightning callbacks: they watch a run, draw it, and write down what came of it."""
+
+from callbacks.adapter_checkpoint import AdapterCheckpoint
+from callbacks.hyperparameters import HyperparameterSummary
+from callbacks.nullspace_monitor import NullSpaceMonitor
+from callbacks.results_writer import ResultsWriter
+from callbacks.tube_visualizer import TubeVisualizer
+
+__all__ = ["AdapterCheckpoint", "HyperparameterSummary", "NullSpaceMonitor", "ResultsWriter", "TubeVisualizer"]

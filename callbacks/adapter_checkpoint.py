@@ -1,0 +1,46 @@
+"""Keeps what a tuner learned: one small file per run."""
+
+from __future__ import annotations
+
+import lightning
+
+from callbacks.run import grounding_module, leaves_files, refuse_finished, run_folder
+from stvg_nst.tuning.adapter import save_adapter
+
+
+class AdapterCheckpoint(lightning.Callback):
+    """Writes the adapter into the run's folder: ``adapter_last.safetensors`` after each validation, and
+    ``adapter.safetensors`` once the fit is complete, so that this name stands for a finished run.
+
+    Args:
+        overwrite: replace the adapter of an earlier finished run.
+    """
+
+    FINISHED = "adapter.safetensors"
+    LAST = "adapter_last.safetensors"
+
+    def __init__(self, *, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuse to fit into the folder of a finished run.
+
+        Raises:
+            FileExistsError: the folder holds a finished adapter, and ``overwrite`` is false.
+        """
+        if stage == "fit" and not self.overwrite:
+            refuse_finished(trainer, run_folder(trainer) / self.FINISHED, callback=type(self).__name__)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer, pl_module, self.LAST)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._save(trainer, pl_module, self.FINISHED)
+
+    def _save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> None:
+        if leaves_files(trainer):
+            module = grounding_module(pl_module)
+            path = run_folder(trainer) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_adapter(path, module.grounder, module.tuner)

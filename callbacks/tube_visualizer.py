@@ -1,0 +1,99 @@
+"""Shows predicted over true tubes on the pixels that the network saw."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import lightning
+import numpy as np
+from PIL import Image
+
+from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_writers, write_atomically
+from callbacks.strip import draw_strip, stack_strips
+from stvg_nst.types import Batch, ClipInfo, Quality, Tube
+
+
+class TubeVisualizer(lightning.Callback):
+    """Draws the first few items of a validation or test, each in high and in low quality.
+
+    TensorBoard gets an image for each quality, ``tubes/HQ`` and ``tubes/LQ`` after a validation and ``tubes_test/HQ``
+    and ``tubes_test/LQ`` after a test, with the items in the same order. A test also leaves ``tubes.png`` in the run's
+    folder, with HQ above LQ of each item. In distributed runs the items are those of rank 0.
+
+    Args:
+        num_clips: items to draw.
+        num_shown: frames to show of each, spread evenly.
+    """
+
+    NAME = "tubes.png"
+
+    def __init__(self, *, num_clips: int = 4, num_shown: int = 8) -> None:
+        if num_clips < 1 or num_shown < 1:
+            raise ValueError(f"num_clips and num_shown must be at least 1, got {num_clips} and {num_shown}")
+        self.num_clips = num_clips
+        self.num_shown = num_shown
+        self._items: dict[str, dict[Quality, tuple[ClipInfo, Tube]]] = {}
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._items.clear()
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._items.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._collect(batch.clips, outputs["tubes"])
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._collect(batch.clips, outputs["tubes"])
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._log(trainer, self._draw(trainer), "tubes")
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        strips = self._draw(trainer)
+        self._log(trainer, strips, "tubes_test")
+        if leaves_files(trainer):
+            pairs = stack_strips([strip for qualities in strips for _, strip in sorted(qualities.items())])
+            buffer = io.BytesIO()
+            Image.fromarray(pairs).save(buffer, format="PNG", optimize=True)
+            write_atomically(run_folder(trainer) / self.NAME, buffer.getvalue())
+
+    def _collect(self, clips: tuple[ClipInfo, ...], tubes: tuple[Tube, ...]) -> None:
+        for info, tube in zip(clips, tubes, strict=True):
+            if info.item_id in self._items or len(self._items) < self.num_clips:
+                self._items.setdefault(info.item_id, {})[info.quality] = (info, tube)
+
+    def _draw(self, trainer: lightning.Trainer) -> list[dict[Quality, np.ndarray]]:
+        return [
+            {
+                quality: draw_strip(grounding_data(trainer).pixels(info), info, tube, num_shown=self.num_shown)
+                for quality, (info, tube) in qualities.items()
+            }
+            for qualities in self._items.values()
+        ]
+
+    def _log(self, trainer: lightning.Trainer, strips: list[dict[Quality, np.ndarray]], prefix: str) -> None:
+        for quality in Quality:
+            rows = [qualities[quality] for qualities in strips if quality in qualities]
+            for writer in tensorboard_writers(trainer) if rows else ():
+                writer.add_image(f"{prefix}/{quality.name}", stack_strips(rows), trainer.global_step, dataformats="HWC")

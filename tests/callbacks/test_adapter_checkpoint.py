@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from callbacks import AdapterCheckpoint
+
+
+class Crash(lightning.Callback):
+    """Ends the fit after its first validation, as a full disk or a lost machine would."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        raise OSError("no space left")
+
+
+def test_finished_fit_leaves_the_trained_adapter(run: Any) -> None:
+    run.fit(AdapterCheckpoint())
+    saved = load_file(run.folder / AdapterCheckpoint.FINISHED)
+    trained = {name: value for name, value in run.module.grounder.named_parameters() if value.requires_grad}
+    assert saved.keys() == trained.keys()
+    for name, value in trained.items():
+        torch.testing.assert_close(saved[name], value.detach(), rtol=0, atol=0)
+
+
+def test_interrupted_fit_leaves_only_the_last_validated_adapter(run: Any) -> None:
+    with pytest.raises(OSError, match="no space left"):
+        run.fit(AdapterCheckpoint(), Crash())
+    assert (run.folder / AdapterCheckpoint.LAST).exists()
+    assert not (run.folder / AdapterCheckpoint.FINISHED).exists()
+
+
+def test_sanity_check_and_test_write_nothing(run: Any) -> None:
+    run.fit(AdapterCheckpoint(), max_steps=0)
+    assert not (run.folder / AdapterCheckpoint.LAST).exists()
+    (run.folder / AdapterCheckpoint.FINISHED).unlink()
+    run.test(AdapterCheckpoint())
+    assert not list(run.folder.glob("*.safetensors"))
+
+
+def test_rehearsal_writes_nothing(run: Any) -> None:
+    run.fit(AdapterCheckpoint(), fast_dev_run=True)
+    assert not list(run.folder.glob("*.safetensors"))
+
+
+def test_finished_run_is_not_fitted_again(run: Any) -> None:
+    run.fit(AdapterCheckpoint())
+    path = run.folder / AdapterCheckpoint.FINISHED
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=re.escape(f"'{path}' is there from a finished run; choose another")):
+        run.fit(AdapterCheckpoint())
+    assert path.read_bytes() == before
+
+    run.fit(AdapterCheckpoint(overwrite=True))
+    assert path.read_bytes() != before

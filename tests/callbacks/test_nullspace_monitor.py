@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks import NullSpaceMonitor
+from callbacks.nullspace_monitor import PARTS, gradient_norms
+from stvg_nst.tuning.nst import QualityAdaptiveUnit
+
+
+def test_training_diagnostics_every_n_steps(run: Any) -> None:
+    run.fit(NullSpaceMonitor(every_n_steps=2), max_epochs=2)  # 6 steps
+    events = run.events()
+    assert [point.step for point in events.Scalars("nullspace/row_energy/decoder.0")] == [0, 2, 4]
+    assert [point.value for point in events.Scalars("nullspace/row_energy/decoder.0")] == [2.0] * 3
+    assert events.Scalars("nullspace/gate/decoder.1")[0].value == pytest.approx(
+        0.5
+    )  # a batch of one HQ and one LQ clip
+    assert events.Scalars("gradient_norm/row_head")[0].value > 0
+    assert "gradient_norm/null_head" not in events.Tags()["scalars"], "the task gives the null head no gradient"
+
+
+def test_gates_are_told_apart_by_quality_after_each_validation(run: Any) -> None:
+    run.fit(NullSpaceMonitor(), max_epochs=2)
+    events = run.events()
+    for quality, expected in (("HQ", 0.1), ("LQ", 0.9)):
+        histograms = events.Histograms(f"gates/{quality}")
+        assert [event.step for event in histograms] == [3, 6], "none for the sanity check"
+        for event in histograms:
+            assert event.histogram_value.num == 6  # 3 clips in 2 layers
+            assert event.histogram_value.sum == pytest.approx(6 * expected)
+        assert events.Scalars(f"gates/mean_{quality}")[-1].value == pytest.approx(expected)
+
+
+def test_tuner_without_diagnostics_logs_none(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(run.module.tuner), "diagnostics", lambda self: {})
+    run.fit(NullSpaceMonitor(every_n_steps=1))
+    tags = run.events().Tags()
+    assert not [tag for tag in tags["scalars"] if tag.startswith(("nullspace/", "gates/"))]
+    assert tags["histograms"] == []
+
+
+def test_without_tensorboard_nothing_is_computed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(run.module.tuner), "diagnostics", lambda self: pytest.fail("was asked for diagnostics"))
+    run.fit(NullSpaceMonitor(every_n_steps=1), logger=False)
+
+
+def test_gradient_norm_is_that_of_all_layers_together() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({layer: nn.ModuleDict({"row_head": nn.Linear(3, 2)}) for layer in ("a", "b")})
+    sum(head["row_head"](torch.randn(4, 3)).square().sum() for head in model.values()).backward()
+    stacked = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    assert gradient_norms(model).keys() == {"row_head"}
+    torch.testing.assert_close(gradient_norms(model)["row_head"], stacked.norm())
+
+
+def test_interval_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+        NullSpaceMonitor(every_n_steps=0)
+
+
+def test_parts_are_those_of_the_quality_adaptive_unit() -> None:
+    options = {"heads": 2, "hidden": 4, "gate_per": "clip", "coefficients_from": "reference"}
+    unit = QualityAdaptiveUnit(8, 4, row_rank=2, null_rank=2, **options)
+    assert set(PARTS) <= {name for name, _ in unit.named_children()}
