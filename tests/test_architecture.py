@@ -1,0 +1,210 @@
+"""The walls of the house, read from the source: which package may import which, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("stvg_nst", "datamodules", "callbacks")
+COMPOSITION_ROOT = "stvg_nst.__main__"
+NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes")
+DATA_ONLY = ("decord", "albumentations")
+MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
+HOMELESS = {"utils", "util", "misc", "helpers", "common"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file: its dotted name (a package's is that of its ``__init__``), tree and absolute imports."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+    imports: tuple[tuple[int, str], ...]  # (line, dotted name)
+
+    def inside(self, *packages: str) -> bool:
+        return within(self.name, *packages)
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def read_modules(root: Path) -> dict[str, Module]:
+    modules = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            tree = ast.parse(path.read_text(), filename=str(path))
+            parent = name if is_package else name.rpartition(".")[0]
+            modules[name] = Module(name, path, tree, tuple(imports_of(tree, parent)))
+    return modules
+
+
+def imports_of(tree: ast.Module, parent: str) -> Iterator[tuple[int, str]]:
+    """Every imported name, wherever in the file; ``from a import b`` counts as ``a.b``, for ``b`` may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = parent.split(".")[: len(parent.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+
+
+def wrong_arrows(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for line, target in module.imports:
+            where = f"{module.name}:{line}: imports {target}"
+            if module.inside("stvg_nst") and within(target, "datamodules", "callbacks"):
+                if module.name != COMPOSITION_ROOT:
+                    yield f"{where}; only {COMPOSITION_ROOT} may reach outside stvg_nst"
+            elif module.inside("datamodules") and within(target, "callbacks"):
+                yield f"{where}; datamodules never imports callbacks"
+            elif module.inside("datamodules") and within(target, "stvg_nst"):
+                if not within(target, *NOUNS_OF_DATAMODULES):
+                    yield f"{where}; datamodules takes only {', '.join(NOUNS_OF_DATAMODULES)} from stvg_nst"
+            elif module.inside("callbacks") and within(target, "datamodules"):
+                yield f"{where}; callbacks never imports datamodules"
+            elif within(target, *DATA_ONLY) and not module.inside("datamodules"):
+                yield f"{where}; pixels are decoded and degraded only in datamodules"
+
+
+def project_imports(module: Module, modules: dict[str, Module]) -> set[str]:
+    """The project's own files that ``module`` names in an import, itself excepted."""
+    targets = set()
+    for _, target in module.imports:
+        owner = target if target in modules else target.rpartition(".")[0]
+        if owner in modules:
+            targets.add(owner)
+    return targets - {module.name}
+
+
+def heavy_reports(modules: dict[str, Module]) -> Iterator[str]:
+    """Files of the report that load torch or Lightning, be it through another file of the project."""
+    for start in (module for module in modules.values() if module.inside("stvg_nst.report")):
+        waiting, seen = [start.name], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name not in modules:
+                continue
+            seen.add(name)
+            for line, target in modules[name].imports:
+                if within(target, "torch", "lightning", "torchmetrics", "transformers"):
+                    yield f"{start.name}: loads {target} ({name}:{line}); a report must read results without torch"
+            waiting += project_imports(modules[name], modules)
+            if "." in name:
+                waiting.append(name.rpartition(".")[0])  # importing a module runs the __init__ of its package
+
+
+def import_cycles(modules: dict[str, Module]) -> Iterator[str]:
+    graph = {name: project_imports(module, modules) for name, module in modules.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield "import cycle: " + " -> ".join(reversed(error.args[1]))
+
+
+def homeless_files(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        if HOMELESS & set(module.name.split(".")):
+            yield f"{module.name}: a thing without a home shows a missing name"
+
+
+def unwanted_code(modules: dict[str, Module]) -> Iterator[str]:
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                if not module.inside(*MAY_PRINT):
+                    yield f"{module.name}:{node.lineno}: print() in library code; use logging"
+            elif isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                if caught in ("Exception", "BaseException", "everything"):
+                    yield f"{module.name}:{node.lineno}: catches {caught}; name the errors that can be handled"
+
+
+RULES = (wrong_arrows, heavy_reports, import_cycles, homeless_files, unwanted_code)
+
+
+def violations(root: Path) -> list[str]:
+    modules = read_modules(root)
+    return [message for rule in RULES for message in rule(modules)]
+
+
+def test_the_house_stands() -> None:
+    assert violations(REPOSITORY) == []
+
+
+def test_all_three_packages_are_read() -> None:
+    found = {name.partition(".")[0] for name in read_modules(REPOSITORY)}
+    assert {"stvg_nst", "callbacks"} <= found <= set(PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "message"),
+    [
+        ("stvg_nst/module.py", "import datamodules", "stvg_nst.module:1: imports datamodules; only stvg_nst.__main__"),
+        ("stvg_nst/cli.py", "from callbacks import X", "stvg_nst.cli:1: imports callbacks.X"),
+        ("stvg_nst/a.py", "def f():\n    from datamodules.video import g", "stvg_nst.a:2: imports datamodules.video.g"),
+        ("datamodules/a.py", "import stvg_nst", "datamodules.a:1: imports stvg_nst; datamodules takes only"),
+        ("datamodules/a.py", "from stvg_nst import tubes", "datamodules.a:1: imports stvg_nst.tubes"),
+        ("datamodules/m/a.py", "from stvg_nst.typesetting import x", "imports stvg_nst.typesetting.x"),
+        ("datamodules/a.py", "from callbacks import X", "datamodules never imports callbacks"),
+        ("callbacks/a.py", "import datamodules.video as v", "callbacks never imports datamodules"),
+        ("callbacks/a.py", "from albumentations import Blur", "pixels are decoded and degraded only in datamodules"),
+        ("stvg_nst/a.py", "import decord", "pixels are decoded and degraded only in datamodules"),
+        ("stvg_nst/report/t.py", "import torch.nn as nn", "stvg_nst.report.t: loads torch.nn (stvg_nst.report.t:1)"),
+        ("stvg_nst/report/t.py", "from ..boxes import f", "stvg_nst.report.t: loads torch (stvg_nst.boxes:1)"),
+        ("stvg_nst/report/t.py", "from stvg_nst.heavy.light import f", "loads lightning (stvg_nst.heavy:1)"),
+        ("stvg_nst/boxes.py", "from . import tubes", "import cycle: stvg_nst."),
+        ("callbacks/utils.py", "", "callbacks.utils: a thing without a home"),
+        ("stvg_nst/misc/a.py", "", "stvg_nst.misc.a: a thing without a home"),
+        ("stvg_nst/a.py", "x = 1\nprint(x)", "stvg_nst.a:2: print() in library code"),
+        ("callbacks/a.py", "try:\n    pass\nexcept Exception:\n    pass", "callbacks.a:3: catches Exception"),
+        ("callbacks/a.py", "try:\n    pass\nexcept:\n    pass", "callbacks.a:3: catches everything"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, message: str) -> None:
+    plant(tmp_path, {path: source})
+    found = violations(tmp_path)
+    assert any(message in violation for violation in found), found
+
+
+def test_what_is_allowed_passes(tmp_path: Path) -> None:
+    plant(
+        tmp_path,
+        {
+            "stvg_nst/__main__.py": "import callbacks, datamodules\nprint('usage')",
+            "stvg_nst/report/table.py": "import json\nfrom stvg_nst.adaptation import score\nprint(1)",
+            "stvg_nst/adaptation.py": "import math",
+            "datamodules/video.py": "import decord\nfrom stvg_nst import types\nfrom stvg_nst.boxes import f",
+            "datamodules/base.py": "from .video import read\nfrom . import video",
+            "callbacks/a.py": "from stvg_nst.tubes import decode\ntry:\n    pass\nexcept OSError:\n    pass",
+        },
+    )
+    assert violations(tmp_path) == []
+
+
+def plant(root: Path, files: dict[str, str]) -> None:
+    """A small sound tree, and ``files`` over it."""
+    sound = {
+        "stvg_nst/__init__.py": "",
+        "stvg_nst/boxes.py": "import torch",
+        "stvg_nst/tubes.py": "from .boxes import f",
+        "stvg_nst/report/__init__.py": "",
+        "stvg_nst/heavy/__init__.py": "import lightning",
+        "stvg_nst/heavy/light.py": "",
+        "datamodules/__init__.py": "",
+        "callbacks/__init__.py": "",
+    }
+    for name, source in {**sound, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(source)

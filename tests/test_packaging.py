@@ -1,0 +1,218 @@
+"""The packaging files agree with each other and with the code, and the Makefile keeps its promises."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("stvg_nst", "datamodules", "callbacks")
+# Where the name to import is not the name to install.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "decord": "decord2", "yaml": "PyYAML"}
+
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
+DEVELOPMENT = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["dev"]]
+DIRECT = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME + DEVELOPMENT}
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Name to version of `name==version` lines; anything else in them is an error."""
+    found = {}
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[[a-z,]+\])?==([A-Za-z0-9.+!]+)", line)
+        assert match, f"expected 'name==version', got {line!r}"
+        found[canonicalize_name(match[1])] = match[2]
+    return found
+
+
+@pytest.fixture(scope="module")
+def constraints() -> dict[str, str]:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    return pins([line for line in lines if line and not line.startswith("#")])
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    entries = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    return pins([line for line in pip if not line.startswith("--")])
+
+
+def test_ranges_admit_the_tested_versions(constraints: dict[str, str]) -> None:
+    for name, requirement in DIRECT.items():
+        assert name in constraints, f"constraints.txt lacks the direct dependency '{name}'"
+        assert requirement.specifier.contains(constraints[name]), f"{requirement} refuses {constraints[name]}"
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.12.0", "2.13.1", "2.14.0", "2.15.2"])
+def test_torch_range_admits_its_promised_releases(version: str) -> None:
+    assert DIRECT["torch"].specifier.contains(version)
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.16.0"])
+def test_torch_range_refuses_its_neighbours(version: str) -> None:
+    assert not DIRECT["torch"].specifier.contains(version)
+
+
+def test_conda_environment_holds_the_same_versions(environment: dict[str, str], constraints: dict[str, str]) -> None:
+    assert environment == {name: constraints[name] for name in DIRECT}
+
+
+def test_conda_environment_has_the_oldest_admitted_python() -> None:
+    entries = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    python = next(entry for entry in entries if isinstance(entry, str) and entry.startswith("python="))
+    assert ">=" + python.removeprefix("python=") == PYPROJECT["project"]["requires-python"]
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "environment.yml", "Makefile", ".ci/run"])
+def test_no_file_names_a_package_index(name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+    assert not re.search(r"://|index-url|find-links|trusted-host", text)
+
+
+def test_private_application_is_never_uploaded() -> None:
+    assert "Private :: Do Not Upload" in PYPROJECT["project"]["classifiers"]
+
+
+def third_party_imports() -> dict[str, str]:
+    """Top-level name of every third-party import of the three packages, and one file that has it."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    names = [node.module]
+                found.update((name.partition(".")[0], str(path.relative_to(REPOSITORY))) for name in names)
+    return {name: path for name, path in found.items() if name not in {*PACKAGES, *sys.stdlib_module_names}}
+
+
+def test_every_import_is_a_declared_runtime_dependency() -> None:
+    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    for name, path in third_party_imports().items():
+        assert canonicalize_name(DISTRIBUTIONS.get(name, name)) in declared, f"{path} imports '{name}': undeclared"
+
+
+# ---------------------------------------------------------------------------------------------------- Makefile
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The Makefile and what it depends on, with a stand-in for Python that logs its calls instead of working."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    stand_in = tmp_path / "fake-python"
+    stand_in.write_text(
+        "#!/usr/bin/env bash\n"
+        'echo "$*" >> calls\n'
+        'if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
+        'if [ -e broken ] && grep --quiet "$(cat broken)" <<< "$*"; then exit 1; fi\n'
+        'if [ "$1 $2 $3" = "-m stvg_nst fit" ]; then mkdir -p "${@: -1}"; touch "${@: -1}/adapter.safetensors"; fi\n'
+        'if [ "$1 $2 $3" = "-m stvg_nst test" ]; then mkdir -p "${@: -1}"; touch "${@: -1}/results.json"; fi\n'
+    )
+    stand_in.chmod(0o755)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # Neither the flags nor the variables of a `make test` around this test may reach the inner make.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "RUNS"))}
+    command = ["make", f"PYTHON={folder}/fake-python", *arguments]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=30, check=False)
+
+
+def calls(folder: Path) -> list[str]:
+    """What the stand-in was asked for since the last look: `install`, or the subcommand of the suite."""
+    log = folder / "calls"
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    words = [line.split() for line in lines]
+    return [w[2] for w in words if w[:2] in (["-m", "stvg_nst"], ["-m", "pip"])]
+
+
+def test_make_alone_lists_every_public_target(checkout: Path) -> None:
+    listing = make(checkout).stdout
+    for target in ("train", "test", "test-all", "check", "format", "pretrain", "dashboard", "clean"):
+        assert re.search(rf"^  make {target} +\w", listing, re.MULTILINE), listing
+
+
+def test_environment_is_installed_once(checkout: Path) -> None:
+    assert make(checkout, "pretrain").returncode == 0
+    assert calls(checkout) == ["install", "pretrain"]
+    make(checkout, "pretrain")
+    assert calls(checkout) == ["pretrain"]
+    stamp = checkout / ".venv/.installed"
+    os.utime(checkout / "constraints.txt", (stamp.stat().st_mtime + 1,) * 2)
+    make(checkout, "pretrain")
+    assert calls(checkout) == ["install", "pretrain"]
+
+
+def test_failed_installation_is_taken_up_again(checkout: Path) -> None:
+    (checkout / "broken").write_text("pip install")
+    assert make(checkout, "pretrain").returncode != 0
+    assert not (checkout / ".venv/.installed").exists()
+    assert calls(checkout) == ["install"]
+    (checkout / "broken").unlink()
+    assert make(checkout, "pretrain").returncode == 0
+    assert calls(checkout) == ["install", "pretrain"]
+
+
+def test_old_python_is_refused_with_advice(checkout: Path) -> None:
+    (checkout / "fake-python").write_text('#!/usr/bin/env bash\necho "stvg_nst needs Python 3.11" >&2; exit 1\n')
+    assert make(checkout, "pretrain").returncode != 0
+    assert not (checkout / ".venv").exists()
+    recipe = make(checkout, "-n", "pretrain").stdout
+    snippet = re.search(r"-c '(.*?)'", recipe, re.DOTALL)
+    assert snippet
+    program = "import sys; sys.version_info = (3, 10, 2); sys.version = '3.10.2 (main)'\n" + snippet[1].replace(
+        "\\\n", ""
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert answer.returncode != 0
+    assert "3.10.2; name another one: make PYTHON=python3.11" in answer.stderr
+
+
+def test_training_goes_on_behind_the_last_finished_stage(checkout: Path) -> None:
+    (checkout / "broken").write_text("stvg_nst fit")
+    assert make(checkout, "train", "RUNS=runs/t").returncode != 0
+    assert calls(checkout) == ["install", "test", "fit"]
+    (checkout / "broken").unlink()
+    again = make(checkout, "train", "RUNS=runs/t")
+    assert again.returncode == 0, again.stderr
+    assert calls(checkout) == ["fit", "test", "report"]
+    assert "-m stvg_nst fit --config" in again.stdout, "stages print their command"
+    make(checkout, "train", "RUNS=runs/t")
+    assert calls(checkout) == ["report"]
+
+
+def test_newer_packaging_files_do_not_repeat_a_finished_training(checkout: Path) -> None:
+    make(checkout, "train", "RUNS=runs/t")
+    calls(checkout)
+    later = (checkout / ".venv/.installed").stat().st_mtime + 1
+    os.utime(checkout / "pyproject.toml", (later, later))
+    make(checkout, "train", "RUNS=runs/t")
+    assert calls(checkout) == ["install", "report"]
+
+
+def test_clean_keeps_runs_data_and_environment(checkout: Path) -> None:
+    kept = ["runs/a/results.json", "data/ministvg/x.mp4", ".venv/bin/python"]
+    removed = ["build/x", ".pytest_cache/x", "stvg_nst/__pycache__/x.pyc"]
+    for folder in (*PACKAGES, "tests"):
+        (checkout / folder).mkdir()
+    for name in kept + removed:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    assert make(checkout, "clean").returncode == 0
+    assert [name for name in kept + removed if (checkout / name).exists()] == kept
