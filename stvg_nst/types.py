@@ -52,7 +52,9 @@ class Tube:
             raise ValueError(f"a tube needs 0 <= start < stop, got start {self.start} and stop {self.stop}")
         expected = (self.stop - self.start, 4)
         if tuple(self.boxes.shape) != expected:
-            raise ValueError(f"a tube over [{self.start}, {self.stop}) needs boxes {expected}, got {tuple(self.boxes.shape)}")
+            raise ValueError(
+                f"a tube over [{self.start}, {self.stop}) needs boxes {expected}, got {tuple(self.boxes.shape)}"
+            )
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -91,9 +93,7 @@ class BackboneFeatures:
     cell_mask: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
-        return BackboneFeatures(
-            *(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self))
-        )
+        return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
     def pin_memory(self) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
@@ -210,6 +210,26 @@ class Batch:
     def _with_tensors(self, move: Callable[[Any], Any]) -> Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: move(v) if isinstance(v, Tensor | BackboneFeatures) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class SceneBatch:
+    """Clips with everything that is in them: A actors a clip, some of which are padding.
+
+    Args:
+        frames: (B, T, 3, H, W) float32, normalised.
+        boxes: (B, A, T, 4), cxcywh in units of the frame.
+        looks: (B, A, number of attributes) int64, e.g. shape, colour, size; -1 on padding.
+        actions: (B, A, T) int64; -1 on padding.
+    """
+
+    frames: Tensor
+    boxes: Tensor
+    looks: Tensor
+    actions: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
+        return SceneBatch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,12 @@ class BoxDecoderLayer(nn.Module):
         self.ffn = FeedForward(width, hidden, dropout)
 
     def forward(
-        self, x: Tensor, query_position: Tensor, query_sine: Tensor, memory: Memory, context: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        query_position: Tensor,
+        query_sine: Tensor,
+        memory: Memory,
+        context: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         """States, positions and sine codes (B, T, D); context tokens and mask (B, R, D), (B, R)."""
         x = self.self_norm(x + self.dropout(self._attend_over_time(x, query_position, memory)))
@@ -179,7 +184,9 @@ class BoxDecoderLayer(nn.Module):
 class BoxDecoder(nn.Module):
     """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts."""
 
-    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, head_dropout: float) -> None:
+    def __init__(
+        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, head_dropout: float
+    ) -> None:
         super().__init__()
         self.width = width
         self.layers = nn.ModuleList(

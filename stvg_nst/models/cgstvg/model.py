@@ -135,7 +135,8 @@ class CGSTVG(Grounder):
         memory = self._remember(features, frame_mask, text, text_mask)
 
         states = self.time_decoder(memory)
-        actioness = self.actioness_head(states).squeeze(-1)
+        # Stage by stage, so that a tuned head sees the clip on its first axis.
+        actioness = torch.stack([self.actioness_head(state).squeeze(-1) for state in states])
         trusted_in_time = actioness[-1].detach() > self.actioness_threshold
 
         def trusted(boxes: Tensor, confidence: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ class CGSTVG(Grounder):
         return GroundingOutput(
             boxes=boxes,
             confidence=confidence,
-            start_end=self.start_end_head(states),
+            start_end=torch.stack([self.start_end_head(state) for state in states]),
             actioness=actioness,
             frame_mask=frame_mask,
         )

@@ -20,8 +20,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, name: str = "resnet101", stage: int = 4, model_args: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.body = timm.create_model(name, features_only=True, out_indices=(stage,), **(model_args or {}))
-        (self.channels,) = self.body.feature_info.channels()
-        (self.stride,) = self.body.feature_info.reduction()
+        feature_info: Any = self.body.feature_info
+        (self.channels,) = feature_info.channels()
+        (self.stride,) = feature_info.reduction()
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, 3, H, W), normalised -> (B, T, C, h, w)."""
