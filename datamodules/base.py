@@ -1,0 +1,346 @@
+"""From records to batches: the part of a Lightning data module that all data sets share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import lightning
+import numpy as np
+import rich.progress
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.degradations import DEGRADATION_VERSION, degrade
+from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
+from datamodules.quality import Draw, MixedQualityPlan
+from datamodules.records import Record
+from datamodules.sampling import sample_frames
+from datamodules.transforms import normalise
+from datamodules.video import read_frames
+from stvg_nst.boxes import xyxy_to_cxcywh
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo
+
+Split = Literal["train", "val", "test"]
+
+
+class STVGDataModule(lightning.LightningDataModule, ABC):
+    """Mixes HQ clips with clips degraded on the fly (training), and shows each clip in both qualities (evaluation).
+
+    Args:
+        num_frames: frames sampled of each clip.
+        batch_size: clips of a training batch on each device.
+        eval_batch_size: clips of a validation or test batch on each device.
+        num_workers: loader processes; 0 loads in the main process.
+        benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
+        seed: of the run: order, qualities and degradations of training.
+        mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained.
+        variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
+        features: folder of a cache of frozen backbone features, or ``null`` to decode and encode every time.
+        training_items: train on the first so many records only; ``null`` for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_frames: int = 64,
+        batch_size: int = 8,
+        eval_batch_size: int = 16,
+        num_workers: int = 2,
+        benchmark_seed: int = 0,
+        seed: int = 0,
+        mixed: bool = True,
+        variants: int | None = None,
+        features: Path | None = None,
+        training_items: int | None = None,
+    ) -> None:
+        super().__init__()
+        if features is not None and mixed and variants is None:
+            raise ValueError(
+                "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
+                "or --data.init_args.features null to degrade anew every time"
+            )
+        self.num_frames = num_frames
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants)
+        self.features = features
+        self.training_items = training_items
+        self.records: dict[Split, tuple[Record, ...]] = {}
+        self.caches: dict[Split, FeatureCache | None] = {}
+
+    @abstractmethod
+    def load_records(self, split: Split) -> tuple[Record, ...]:
+        """All records of a split, in a fixed order."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """What the pixels depend on, for results and caches: data set, version, seeds."""
+
+    def shared_provenance(self) -> dict[str, Any]:
+        return {
+            "degradations": DEGRADATION_VERSION,
+            "benchmark_seed": self.plan.benchmark_seed,
+            "num_frames": self.num_frames,
+        }
+
+    def setup(self, stage: str) -> None:
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ()):
+            self.setup_split(split)
+            self.caches[split] = None if self.features is None else self.open_cache(split)
+
+    def setup_split(self, split: Split) -> None:
+        records = self.load_records(split)
+        if split == "train" and self.training_items is not None:
+            if not 1 <= self.training_items <= len(records):
+                raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
+            records = records[: self.training_items]
+        self.records[split] = records
+
+    # --- the cache of frozen features -------------------------------------------------------------------------------
+
+    def cache_folder(self, split: Split) -> Path:
+        if self.features is None:
+            raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
+        return self.features / split
+
+    def cache_provenance(self, split: Split) -> dict[str, Any]:
+        return {**self.provenance(), "split": split, "versions": len(self.versions(split))}
+
+    def open_cache(self, split: Split) -> FeatureCache:
+        return FeatureCache(self.cache_folder(split), self.cache_provenance(split))
+
+    @property
+    def cached_backbones(self) -> str | None:
+        """Fingerprint of the backbones that made the cached features, ``None`` where nothing is cached."""
+        fingerprints = {cache.backbones for cache in self.caches.values() if cache is not None}
+        if len(fingerprints) > 1:
+            raise FeatureCacheError(
+                f"the caches in '{self.features}' were made by different backbones; build them again"
+            )
+        return fingerprints.pop() if fingerprints else None
+
+    def versions(self, split: Split) -> tuple[Draw, ...]:
+        """Every version of every clip that a cache of the split must hold, once each."""
+        versions = []
+        first = {record.clip_id: index for index, record in reversed(list(enumerate(self.records[split])))}
+        for clip_id, index in sorted(first.items(), key=lambda item: item[1]):
+            versions.append(Draw(index, None))
+            if split != "train":
+                versions.append(Draw(index, self.plan.evaluation_degradation(clip_id)))
+            elif self.plan.mixed:
+                versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
+        return tuple(versions)
+
+    def build_cache(self, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str) -> Path:
+        """Decodes, degrades and encodes every version of the split's clips, and stores the features.
+
+        A cache that stands already and was made from the same is kept.
+
+        Args:
+            encode: the frozen visual encoders.
+            backbones: their fingerprint.
+        """
+        self.setup_split(split)
+        folder = self.cache_folder(split)
+        if folder.exists():
+            if self.open_cache(split).backbones == backbones:
+                return folder
+            raise FeatureCacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
+        versions = self.versions(split)
+        loader = DataLoader(
+            ClipDataset(self.records[split], self.num_frames, None),
+            batch_size=self.eval_batch_size,
+            sampler=versions,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            worker_init_fn=limit_threads,
+        )
+        with FeatureWriter(folder, self.cache_provenance(split), backbones) as writer:
+            for batch in rich.progress.track(loader, description=f"encoding {split}"):
+                features = encode(batch)
+                for row, info in enumerate(batch.clips):
+                    length = len(info.frame_ids)
+                    rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
+                    clip_id = self.records[split][versions[len(writer)].index].clip_id
+                    writer.add(
+                        feature_key(clip_id, info.degradation),
+                        features.appearance[row, :length, :, :rows, :columns],
+                        features.motion[row, :length, :, :rows, :columns],
+                    )
+        return folder
+
+    # --- samples ----------------------------------------------------------------------------------------------------
+
+    def pixels(self, info: ClipInfo) -> np.ndarray:
+        """The sampled native frames of a clip in its own quality, uint8 (T, H, W, 3): what the network was shown."""
+        return read_pixels(info)
+
+    # --- loaders ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        return self._loader("train", self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Clip]:
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Clip]:
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
+        clip_ids = [record.clip_id for record in self.records[split]]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler: Sampler[Draw]
+        if split == "train":
+            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size)
+        else:
+            sampler = _EvaluationSampler(self.plan, clip_ids, rank, world_size)
+        # Cached features are read faster than a worker could hand them over.
+        workers = 0 if self.caches[split] is not None else self.num_workers
+        return DataLoader(
+            ClipDataset(self.records[split], self.num_frames, self.caches[split]),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=limit_threads,
+            drop_last=split == "train",
+        )
+
+
+class ClipDataset(Dataset[Clip]):
+    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
+
+    def __init__(self, records: Sequence[Record], num_frames: int, cache: FeatureCache | None) -> None:
+        self._records = records
+        self._num_frames = num_frames
+        self._cache = cache
+
+    def __getitem__(self, draw: Draw) -> Clip:
+        record = self._records[draw.index]
+        info = ClipInfo(
+            item_id=record.item_id,
+            query=record.query,
+            sentence_type=record.sentence_type,
+            quality=draw.quality,
+            degradation=draw.degradation,
+            frame_ids=sample_frames(record.num_frames, self._num_frames),
+            target=record.target,
+            native_size=record.size,
+            native_length=record.num_frames,
+            fps=record.fps,
+            video=str(record.video),
+        )
+        boxes, inside = _sample_target(info)
+        if self._cache is not None:
+            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
+            return Clip(info, None, features, boxes, inside)
+        return Clip(info, normalise(read_pixels(info)), None, boxes, inside)
+
+
+class _TrainingSampler(Sampler[Draw]):
+    """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
+
+    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], seed: int, rank: int, world_size: int) -> None:
+        self._plan, self._clip_ids, self._seed = plan, clip_ids, seed
+        self._rank, self._world_size = rank, world_size
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before every epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._clip_ids) // (2 * self._world_size) * 2
+
+    def __iter__(self) -> Iterator[Draw]:
+        draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
+        for first in range(0, len(self), 2):
+            start = first * self._world_size + 2 * self._rank
+            yield from draws[start : start + 2]
+
+
+class _EvaluationSampler(Sampler[Draw]):
+    """Deals every record, in both qualities, to exactly one process; none is repeated to even the shares out."""
+
+    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], rank: int, world_size: int) -> None:
+        self._draws = plan.evaluation(clip_ids, rank=rank, world_size=world_size)
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter(self._draws)
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Pads clips of different lengths and sizes to one batch."""
+    lengths = [len(clip.info.frame_ids) for clip in clips]
+    frame_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    frames, features = None, None
+    sizes: tuple[tuple[int, int], ...] = ()
+    if clips[0].features is None:
+        pixels = [clip.frames for clip in clips if clip.frames is not None]
+        frames = _pad(pixels)
+        sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
+    else:
+        features = _collate_features([clip.features for clip in clips if clip.features is not None])
+    return Batch(
+        clips=tuple(clip.info for clip in clips),
+        frames=frames,
+        features=features,
+        frame_mask=frame_mask,
+        frame_sizes=sizes,
+        boxes=_pad([clip.boxes for clip in clips]),
+        inside=_pad([clip.inside for clip in clips]),
+        qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
+    )
+
+
+def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
+    return BackboneFeatures(
+        appearance=_pad([x.appearance[0] for x in features]),
+        motion=_pad([x.motion[0] for x in features]),
+        cell_mask=_pad([x.cell_mask[0] for x in features]),
+    )
+
+
+def _pad(tensors: Sequence[Tensor]) -> Tensor:
+    """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
+    shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
+    padded = tensors[0].new_zeros((len(tensors), *shape))
+    for target, source in zip(padded, tensors, strict=True):
+        target[tuple(slice(size) for size in source.shape)] = source
+    return padded
+
+
+def read_pixels(info: ClipInfo) -> np.ndarray:
+    """Decodes and degrades the sampled frames of a clip: uint8 (T, H, W, 3)."""
+    frames = read_frames(Path(info.video), info.frame_ids, expected_size=info.native_size)
+    return frames if info.degradation is None else degrade(frames, info.degradation)
+
+
+def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
+    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
+    ids = torch.tensor(info.frame_ids)
+    inside = (ids >= info.target.start) & (ids < info.target.stop)
+    boxes = torch.zeros(len(ids), 4)
+    height, width = info.native_size
+    true = info.target.boxes[ids[inside] - info.target.start].float()
+    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
+    return boxes, inside
+
+
+def limit_threads(worker: int) -> None:
+    """Loader processes are parallel already; threads within them only contend."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,139 @@
+"""The data module on the embedded benchmark: a handful of really rendered and decoded clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import MiniSTVG
+from datamodules.base import collate
+from datamodules.features import FeatureCacheError
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def mini(root: Path, **changes: Any) -> MiniSTVG:
+    options: dict[str, Any] = {"num_workers": 0, "training_clips": 3, "val_clips": 2, "test_clips": 2, "batch_size": 2}
+    return MiniSTVG(root, **{**options, **changes})
+
+
+def batches(data: MiniSTVG, split: str) -> list[Batch]:
+    data.prepare_data()
+    data.setup("fit" if split != "test" else "test")
+    return list(getattr(data, f"{split}_dataloader")())
+
+
+def test_training_batches_hold_as_many_high_as_low_quality_clips(root: Path) -> None:
+    for batch in batches(mini(root), "train"):
+        assert batch.qualities.tolist() == [0, 1]
+        assert batch.frames is not None and batch.frames.shape == (2, 16, 3, 128, 128)
+        assert [info.degradation is None for info in batch.clips] == [True, False]
+
+
+def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
+    seen = [(info.item_id, info.quality) for batch in batches(mini(root), "test") for info in batch.clips]
+    assert len(seen) == len(set(seen)) == 2 * 2 * 2
+    assert {item for item, quality in seen if quality is Quality.HQ} == {i for i, q in seen if q is Quality.LQ}
+
+
+def test_low_quality_frames_differ_and_carry_the_same_answer(root: Path) -> None:
+    (batch,) = batches(mini(root, eval_batch_size=8), "test")
+    assert batch.frames is not None
+    assert (batch.frames[0] - batch.frames[1]).abs().mean() > 0.01
+    assert torch.equal(batch.boxes[0], batch.boxes[1]) and torch.equal(batch.inside[0], batch.inside[1])
+
+
+def test_boxes_and_inside_are_the_targets_on_the_sampled_frames(root: Path) -> None:
+    (batch,) = batches(mini(root, eval_batch_size=8), "test")
+    for row, info in enumerate(batch.clips):
+        for column, frame in enumerate(info.frame_ids):
+            covered = info.target.start <= frame < info.target.stop
+            assert bool(batch.inside[row, column]) is covered
+            if covered:
+                x1, y1, x2, y2 = (info.target.boxes[frame - info.target.start] / 128).tolist()
+                expected = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+                assert batch.boxes[row, column].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_workers_do_not_change_a_byte(root: Path) -> None:
+    alone, helped = (batches(mini(root, num_workers=n), "train") for n in (0, 2))
+    assert len(alone) == len(helped) == 3
+    for a, b in zip(alone, helped, strict=True):
+        assert a.clips[1].degradation == b.clips[1].degradation and a.queries == b.queries
+        assert a.frames is not None and b.frames is not None and torch.equal(a.frames, b.frames)
+
+
+def test_pixels_are_what_the_network_was_shown(root: Path) -> None:
+    data = mini(root, eval_batch_size=8)
+    (batch,) = batches(data, "test")
+    assert batch.frames is not None
+    pixels = torch.from_numpy(data.pixels(batch.clips[1])).permute(0, 3, 1, 2).float() / 255
+    std, mean = torch.tensor([0.229, 0.224, 0.225]), torch.tensor([0.485, 0.456, 0.406])
+    shown = batch.frames[1] * std.view(3, 1, 1) + mean.view(3, 1, 1)
+    torch.testing.assert_close(shown, pixels, atol=1e-5, rtol=0)
+
+
+def test_a_training_subset_takes_the_first_records(root: Path) -> None:
+    data = mini(root, training_items=2)
+    assert len(batches(data, "train")) == 1
+    with pytest.raises(ValueError, match=r"training_items must lie in \[1, 6\], got 7"):
+        batches(mini(root, training_items=7), "train")
+
+
+def encode(batch: Batch) -> BackboneFeatures:
+    """Stands for the backbones: mean colours on a 2 x 2 grid, so that a swapped clip would be noticed."""
+    assert batch.frames is not None
+    means = batch.frames.unflatten(-1, (2, 64)).unflatten(-3, (2, 64)).mean((-1, -3))
+    return BackboneFeatures(means, means[:, :, :1], torch.ones(len(batch), 2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_cached_features_are_those_of_the_frames(root: Path, tmp_path: Path, split: Any) -> None:
+    cached = mini(root, variants=2, features=tmp_path, eval_batch_size=3)
+    for name in ("train", "val") if split != "test" else ("test",):
+        cached.build_cache(name, encode, "backbones")
+    plain = mini(root, variants=2, eval_batch_size=3)
+    for with_cache, without in zip(batches(cached, split), batches(plain, split), strict=True):
+        assert with_cache.frames is None and with_cache.features is not None
+        assert with_cache.clips[1].degradation == without.clips[1].degradation
+        torch.testing.assert_close(with_cache.features.appearance, encode(without).appearance, atol=2e-3, rtol=1e-3)
+    assert cached.cached_backbones == "backbones"
+
+
+def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, tmp_path: Path) -> None:
+    data = mini(root, variants=1, features=tmp_path)
+    folder = data.build_cache("val", encode, "backbones")
+    before = (folder / "features.bin").stat().st_mtime_ns
+    data.build_cache("val", encode, "backbones")
+    assert (folder / "features.bin").stat().st_mtime_ns == before
+    with pytest.raises(FeatureCacheError, match="other backbones"):
+        data.build_cache("val", encode, "others")
+    with pytest.raises(FeatureCacheError, match="benchmark_seed = 0, but this run has 1"):
+        mini(root, variants=1, features=tmp_path, benchmark_seed=1).build_cache("val", encode, "backbones")
+
+
+def test_a_cache_of_fresh_degradations_is_impossible(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"set --data\.init_args\.variants"):
+        mini(root, features=Path("somewhere"))
+
+
+def test_clips_of_different_lengths_and_sizes_are_padded_and_masked() -> None:
+    def clip(length: int, height: int, width: int) -> Clip:
+        target = Tube(0, 1, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+        info = ClipInfo("i", "q", "declarative", Quality.HQ, None, tuple(range(length)), target, (9, 9), 9, 1.0, "v")
+        inside = torch.ones(length, dtype=torch.bool)
+        return Clip(info, torch.ones(length, 3, height, width), None, torch.ones(length, 4), inside)
+
+    batch = collate([clip(2, 4, 6), clip(3, 5, 3)])
+    assert batch.frames is not None and batch.frames.shape == (2, 3, 3, 5, 6)
+    assert batch.frame_sizes == ((4, 6), (5, 3))
+    assert batch.frame_mask.tolist() == [[True, True, False], [True, True, True]]
+    assert batch.frames[0].sum() == 2 * 3 * 4 * 6 and batch.frames[1].sum() == 3 * 3 * 5 * 3
+    assert batch.inside.tolist() == [[True, True, False], [True, True, True]]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
+from stvg_nst.types import Degradation
+
+PROVENANCE = {"dataset": "toy", "clips": 2, "sizes": (1, 2)}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    generator = torch.Generator().manual_seed(0)
+    with FeatureWriter(folder, PROVENANCE, "backbones") as writer:
+        for index, (frames, rows) in enumerate(((3, 4), (5, 2))):
+            features = torch.randn(frames, 6, rows, 3, generator=generator)
+            writer.add(f"clip-{index}|HQ", features, features[:, :2])
+    return folder
+
+
+def test_features_come_back_in_half_precision(cache: Path) -> None:
+    expected = torch.randn(3, 6, 4, 3, generator=torch.Generator().manual_seed(0))
+    read = FeatureCache(cache, PROVENANCE).read("clip-0|HQ")
+    assert read.appearance.dtype == torch.float32
+    torch.testing.assert_close(read.appearance[0], expected, rtol=5e-4, atol=1e-6)
+    torch.testing.assert_close(read.motion[0], expected[:, :2], rtol=5e-4, atol=1e-6)
+    assert read.cell_mask.shape == (1, 4, 3) and read.cell_mask.all()
+
+
+def test_clips_may_differ_in_length_and_size(cache: Path) -> None:
+    assert FeatureCache(cache, PROVENANCE).read("clip-1|HQ").appearance.shape == (1, 5, 6, 2, 3)
+
+
+def test_a_damaged_byte_is_noticed_when_it_is_read(cache: Path) -> None:
+    data = bytearray((cache / "features.bin").read_bytes())
+    data[10] ^= 1
+    (cache / "features.bin").write_bytes(data)
+    opened = FeatureCache(cache, PROVENANCE)
+    opened.read("clip-1|HQ")
+    with pytest.raises(FeatureCacheError, match=r"clip-0\|HQ.*damaged.*delete"):
+        opened.read("clip-0|HQ")
+
+
+def test_a_truncated_file_is_refused(cache: Path) -> None:
+    data = (cache / "features.bin").read_bytes()
+    (cache / "features.bin").write_bytes(data[:-1])
+    with pytest.raises(FeatureCacheError, match=f"must have {len(data)} bytes, got {len(data) - 1}"):
+        FeatureCache(cache, PROVENANCE)
+
+
+def test_a_damaged_index_is_refused(cache: Path) -> None:
+    (cache / "index.json").write_text('{"rows": ')
+    with pytest.raises(FeatureCacheError, match=r"index\.json' is damaged"):
+        FeatureCache(cache, PROVENANCE)
+
+
+def test_another_provenance_is_refused_by_name(cache: Path) -> None:
+    with pytest.raises(FeatureCacheError, match=r"built with clips = 2, but this run has 3"):
+        FeatureCache(cache, {**PROVENANCE, "clips": 3})
+
+
+def test_an_absent_key_and_an_absent_cache_say_what_to_do(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(FeatureCacheError, match=r"'clip-9\|HQ' is not in the feature cache"):
+        FeatureCache(cache, PROVENANCE).read("clip-9|HQ")
+    with pytest.raises(FeatureCacheError, match=r"build it with `python -m stvg_nst cache`"):
+        FeatureCache(tmp_path / "nothing", PROVENANCE)
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
+    features = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(KeyboardInterrupt), FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+        writer.add("clip-0|HQ", features, features)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_tell_qualities_kinds_severities_and_seeds_apart() -> None:
+    degradations = [
+        None,
+        Degradation("a", 1, 0),
+        Degradation("b", 1, 0),
+        Degradation("a", 2, 0),
+        Degradation("a", 1, 1),
+    ]
+    assert len({feature_key("clip", degradation) for degradation in degradations}) == 5
