@@ -1,0 +1,212 @@
+"""`python -m stvg_nst COMMAND`: the composition root, the one place that knows methods, data and callbacks alike."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Imports stand inside the commands: `report` and `--help` should not wait for torch.
+
+_USAGE = """\
+usage: python -m stvg_nst COMMAND [--help] ...
+
+  fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
+  cache                 store what the frozen visual encoders say of a data set
+  degrade               show what a degradation does to a video
+  report                print the table of all results below a folder
+
+to make the miniature grounder anew (`make pretrain` runs them in order):
+  vocabulary            its tokenizer and text encoder's configuration
+  encoders              pretrain its visual encoders
+  export                write a fully fine-tuned grounder as weights of its own
+
+COMMAND --help says more.
+"""
+
+
+def _run_lightning(arguments: Sequence[str]) -> int:
+    """`fit`, `validate`, `test`; read from sys.argv, with which Lightning also starts the other processes of DDP."""
+    from stvg_nst.cli import RunCLI, RunConfig
+
+    RunCLI(
+        **_components(),
+        save_config_callback=RunConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs={"prog": "python -m stvg_nst"},
+    )
+    return 0
+
+
+def _cache(arguments: Sequence[str]) -> int:
+    import torch
+
+    from stvg_nst.cli import ComponentsCLI
+
+    class CacheCLI(ComponentsCLI):
+        def add_arguments_to_parser(self, parser) -> None:  # type: ignore[no-untyped-def]
+            super().add_arguments_to_parser(parser)
+            parser.add_argument(
+                "--splits", type=tuple[str, ...], default=("train", "val", "test"), help="which splits to store"
+            )
+
+    cli = CacheCLI(**_components(), run=False, save_config_callback=None, parser_kwargs={"prog": _program("cache")})
+    module, data = cli.model, cli.datamodule
+    module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    @torch.no_grad()
+    def encode(batch):  # type: ignore[no-untyped-def]
+        moved = batch.to(module.device)
+        return module.grounder.encode(moved.frames, moved.frame_mask, moved.frame_sizes)
+
+    data.prepare_data()
+    for split in cli.config.splits:
+        folder = data.build_cache(split, encode, module.backbone_fingerprint())
+        print(f"{split}: {folder}")
+    return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    import torch
+
+    from stvg_nst.cli import ComponentsCLI
+    from stvg_nst.models.weights import save_weights
+    from stvg_nst.tuning.full import FullFineTuning
+
+    class ExportCLI(ComponentsCLI):
+        def add_arguments_to_parser(self, parser) -> None:  # type: ignore[no-untyped-def]
+            super().add_arguments_to_parser(parser)
+            parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+
+    cli = ExportCLI(**_components(), run=False, save_config_callback=None, parser_kwargs={"prog": _program("export")})
+    if not isinstance(cli.model.tuner, FullFineTuning) or cli.config.model.adapter is None:
+        raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+    save_weights(cli.config.output, cli.model.grounder, dtype=torch.float16)
+    print(cli.config.output)
+    return 0
+
+
+def _encoders(arguments: Sequence[str]) -> int:
+    from lightning.pytorch.cli import LightningCLI
+
+    from datamodules import MiniScenes
+    from stvg_nst.pretraining import DensePretraining
+
+    cli = LightningCLI(
+        DensePretraining,
+        MiniScenes,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        parser_kwargs={"prog": _program("encoders")},
+        run=False,
+    )
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
+    return 0
+
+
+def _vocabulary(arguments: Sequence[str]) -> int:
+    from datamodules.ministvg import all_sentences_sample
+    from stvg_nst.models.cgstvg.vocabulary import write_text_encoder
+
+    parser = argparse.ArgumentParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
+    parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
+    options = parser.parse_args(arguments)
+    write_text_encoder(
+        all_sentences_sample(seed=0, n=4000),
+        options.folder,
+        width=96,
+        layers=2,
+        heads=4,
+        max_tokens=48,
+        vocabulary=400,
+    )
+    return 0
+
+
+def _degrade(arguments: Sequence[str]) -> int:
+    from datamodules.degradations import DEGRADATIONS
+    from datamodules.degrade_video import degrade_video
+
+    parser = argparse.ArgumentParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
+    parser.add_argument("source", type=Path, help="the video to read")
+    parser.add_argument("target", type=Path, help="the .mp4 to write; it must not exist")
+    parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
+    parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
+    parser.add_argument("--seed", type=int, default=0, help="fixes what the severity leaves open, e.g. the angle")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    options = parser.parse_args(arguments)
+    degrade_video(
+        options.source,
+        options.target,
+        kind=options.kind,
+        severity=options.severity,
+        seed=options.seed,
+        overwrite=options.overwrite,
+    )
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    from stvg_nst.report import report_folder
+
+    parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    options = parser.parse_args(arguments)
+    return report_folder(options.folder, options.markdown)
+
+
+_COMMANDS = {
+    "fit": _run_lightning,
+    "validate": _run_lightning,
+    "test": _run_lightning,
+    "cache": _cache,
+    "export": _export,
+    "encoders": _encoders,
+    "vocabulary": _vocabulary,
+    "degrade": _degrade,
+    "report": _report,
+}
+
+
+def _components() -> dict[str, Any]:
+    """What every configuration chooses from; importing the packages makes their classes known by name."""
+    import callbacks  # noqa: F401
+    from datamodules import STVGDataModule
+    from stvg_nst.module import GroundingModule
+
+    return {
+        "model_class": GroundingModule,
+        "datamodule_class": STVGDataModule,
+        "subclass_mode_data": True,
+        "seed_everything_default": 0,
+        "auto_configure_optimizers": False,
+        "load_from_checkpoint_support": False,
+    }
+
+
+def _program(command: str) -> str:
+    return f"python -m stvg_nst {command}"
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    if arguments[0] not in _COMMANDS:
+        print(f"unknown command '{arguments[0]}'\n\n{_USAGE}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run = _COMMANDS[arguments[0]]
+    if run is not _run_lightning:
+        sys.argv = [sys.argv[0], *arguments[1:]]
+    return run(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

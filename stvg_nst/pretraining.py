@@ -1,0 +1,133 @@
+"""Pretraining of the miniature's visual encoders on dense maps of what is where and what it does.
+
+The full-size model inherits its encoders from ImageNet, MDETR and Kinetics. The miniature has no such past; a dense
+auxiliary task on the renderer's own annotations stands in for it, on HQ clips only.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from stvg_nst.models.cgstvg import CGSTVG
+from stvg_nst.models.weights import save_weights
+from stvg_nst.types import SceneBatch
+
+
+class DensePretraining(lightning.LightningModule):
+    """Trains the image encoder to name and box the actor under each cell, the video encoder to name its action.
+
+    Args:
+        grounder: the miniature; only its two visual encoders are trained.
+        looks: names of the attributes and how many values each has.
+        actions: number of actions.
+        frames_per_clip: frames of each clip that the image encoder sees in a step; neighbours are nearly alike.
+        learning_rate: peak of a one-cycle schedule.
+        weight_decay: of AdamW.
+        output: where the whole grounder's weights go at the end (.safetensors).
+    """
+
+    def __init__(
+        self,
+        grounder: CGSTVG,
+        *,
+        looks: dict[str, int],
+        actions: int,
+        frames_per_clip: int = 4,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        output: Path = Path("encoders.safetensors"),
+    ) -> None:
+        super().__init__()
+        self.grounder = grounder.requires_grad_(False)
+        self.visual = grounder.visual.requires_grad_(True)
+        self.motion = grounder.motion.requires_grad_(True)
+        self.looks = looks
+        # Each cell of the appearance map says: is an actor here, its attributes, its box relative to the cell.
+        self.appearance_head = nn.Conv2d(self.visual.channels, 1 + sum(looks.values()) + 4, 1)
+        self.motion_head = nn.Conv2d(self.motion.channels, 1 + actions, 1)
+        self.frames_per_clip = frames_per_clip
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.output = output
+
+    def training_step(self, batch: SceneBatch, batch_index: int) -> Tensor:
+        terms = self._losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"encoders/{name}": value.detach() for name, value in terms.items()})
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _losses(self, batch: SceneBatch) -> dict[str, Tensor]:
+        motion_map = self.motion_head(self.motion(batch.frames).flatten(0, 1))
+        cells = cell_targets(batch.boxes, motion_map.shape[-2:])
+        terms = {
+            "motion_presence": F.binary_cross_entropy_with_logits(motion_map[:, 0], (cells >= 0).float().flatten(0, 1)),
+            "action": _cell_cross_entropy(motion_map[:, 1:], _look_up(batch.actions.transpose(1, 2), cells)),
+        }
+
+        chosen = torch.randperm(batch.frames.shape[1], device=self.device)[: self.frames_per_clip]
+        cells, boxes = cells[:, chosen], batch.boxes[:, :, chosen]
+        maps = self.appearance_head(self.visual(batch.frames[:, chosen]).flatten(0, 1))
+        presence, *attributes, shift = maps.split([1, *self.looks.values(), 4], dim=1)
+        terms["presence"] = F.binary_cross_entropy_with_logits(presence[:, 0], (cells >= 0).float().flatten(0, 1))
+        for index, (name, logits) in enumerate(zip(self.looks, attributes, strict=True)):
+            labels = batch.looks[:, None, :, index].expand(-1, cells.shape[1], -1)
+            terms[name] = _cell_cross_entropy(logits, _look_up(labels, cells))
+        terms["box"] = _box_loss(shift, boxes, cells)
+        return terms
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:
+            save_weights(self.output, self.grounder)
+
+
+def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:
+    """Which actor is under each cell's centre: (B, A, T, 4) cxcywh -> (B, T, h, w) int64, -1 for none.
+
+    Where boxes overlap, the actor whose own centre is nearer wins. Padding actors have empty boxes.
+    """
+    rows, columns = grid
+    y = (torch.arange(rows, device=boxes.device) + 0.5) / rows
+    x = (torch.arange(columns, device=boxes.device) + 0.5) / columns
+    cx, cy, w, h = (value[..., None, None] for value in boxes.unbind(-1))
+    dx, dy = (x[None, :] - cx).abs(), (y[:, None] - cy).abs()  # (B, A, T, h, w)
+    distance = torch.where((dx <= w / 2) & (dy <= h / 2), dx**2 + dy**2, math.inf)
+    nearest, actor = distance.min(dim=1)
+    return torch.where(nearest.isfinite(), actor, -1)
+
+
+def _look_up(labels: Tensor, cells: Tensor) -> Tensor:
+    """(B, T, A) labels of actors -> (B * T, h, w) labels of cells, -1 where there is no actor."""
+    by_cell = labels.gather(2, cells.clamp(min=0).flatten(2)).view_as(cells)
+    return torch.where(cells >= 0, by_cell, -1).flatten(0, 1)
+
+
+def _cell_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, ignore_index=-1)
+
+
+def _box_loss(shift: Tensor, boxes: Tensor, cells: Tensor) -> Tensor:
+    """Smooth L1 between predicted and true boxes, both relative to the cell and in units of the frame, times ten."""
+    batch, frames, rows, columns = cells.shape
+    index = cells.clamp(min=0).flatten(2)[..., None].expand(-1, -1, -1, 4)
+    true = boxes.transpose(1, 2).gather(2, index).view(batch * frames, rows, columns, 4)
+    y = ((torch.arange(rows, device=shift.device) + 0.5) / rows)[:, None].expand(rows, columns)
+    x = ((torch.arange(columns, device=shift.device) + 0.5) / columns)[None].expand(rows, columns)
+    origin = torch.stack((x, y, torch.zeros_like(x), torch.zeros_like(y)), dim=-1)
+    error = F.smooth_l1_loss(shift.permute(0, 2, 3, 1), 10 * (true - origin), reduction="none").sum(-1)
+    on_actor = (cells >= 0).flatten(0, 1)
+    return (error * on_actor).sum() / on_actor.sum().clamp(min=1)
