@@ -1,0 +1,55 @@
+"""The degradation pipeline on a user's own video file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rich.progress
+
+from datamodules.degradations import DegradationKind, check_degradation, degrade
+from datamodules.video import iter_frames, probe, write_video
+from stvg_nst.types import Degradation
+
+
+def degrade_video(
+    source: Path, target: Path, *, kind: DegradationKind, severity: int, seed: int = 0, overwrite: bool = False
+) -> None:
+    """Writes a degraded copy of a video, as the Mixed-Quality benchmark would show it; sound is left out.
+
+    A few frames are in memory at a time. The target appears whole or not at all.
+
+    Args:
+        source: a video file.
+        target: the mp4 file to write.
+        kind: of degradation.
+        severity: 1 (mild) to 5 (severe).
+        seed: fixes what the severity leaves open, once for the whole video.
+        overwrite: replace an existing target.
+
+    Raises:
+        ValueError: the kind or severity is unknown, the target is no mp4 file or is the source, or a side of the frames
+            is odd.
+        FileExistsError: the target exists.
+        VideoDecodeError: the source cannot be read.
+    """
+    source, target = Path(source), Path(target)
+    check_degradation(kind, severity)
+    if target.suffix.lower() != ".mp4":
+        raise ValueError(f"the target is written as mp4 and must be named so, got '{target}'")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"'{target}' exists; choose another name or overwrite it with --overwrite true")
+    info = probe(source)
+    if target.exists() and target.samefile(source):
+        raise ValueError(f"source and target are the same file '{source}'; choose another target")
+    degradation = Degradation(kind, severity, seed)
+    frames = rich.progress.track(
+        _degraded(source, degradation), description=f"degrading {source.name}", total=info.num_frames
+    )
+    write_video(target, frames, info.fps)
+
+
+def _degraded(source: Path, degradation: Degradation) -> Iterator[np.ndarray]:
+    for chunk in iter_frames(source):
+        yield from degrade(chunk, degradation)

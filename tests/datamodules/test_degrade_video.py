@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.degradations import degrade
+from datamodules.degrade_video import degrade_video
+from datamodules.video import VideoDecodeError, check_video, read_frames, write_video
+from stvg_nst.types import Degradation
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    y, x = np.mgrid[:64, :112]
+    waves = [np.stack([128 + 80 * np.sin((x + 2 * t) / 7), 2 * y + 40, 200 - x], axis=2) for t in range(37)]
+    write_video(tmp_path / "source.mp4", [wave.astype(np.uint8) for wave in waves], 12.5)
+    return tmp_path / "source.mp4"
+
+
+@pytest.mark.parametrize("kind", ["motion_blur", "low_light"])
+def test_equals_the_benchmark_s_degradation_of_all_frames_at_once(source: Path, kind: str) -> None:
+    target = source.with_name("target.mp4")
+    degrade_video(source, target, kind=kind, severity=4, seed=9)
+    info = check_video(target)
+    assert (info.num_frames, info.fps, info.size) == (37, 12.5, (64, 112))
+    expected = degrade(read_frames(source, range(37)), Degradation(kind, 4, 9))
+    # Encoding costs a few grey levels; another angle or another severity costs more.
+    assert np.abs(read_frames(target, range(37)).astype(int) - expected).mean() < 2.5
+
+
+def test_keeps_an_existing_target_unless_told(source: Path) -> None:
+    target = source.with_name("target.mp4")
+    target.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match=r"target\.mp4"):
+        degrade_video(source, target, kind="defocus", severity=1)
+    assert target.read_bytes() == b"precious"
+    degrade_video(source, target, kind="defocus", severity=1, overwrite=True)
+    assert check_video(target).num_frames == 37
+
+
+def test_refuses_to_write_over_its_source(source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match="same file"):
+        degrade_video(source, source, kind="defocus", severity=1, overwrite=True)
+    assert source.read_bytes() == before
+
+
+def test_refuses_nonsense_before_it_writes(source: Path) -> None:
+    target = source.with_name("target.mp4")
+    # Before it reads, too: else the missing file were the error.
+    with pytest.raises(ValueError, match="got 'fog'"):
+        degrade_video(source.with_name("gone.mp4"), target, kind="fog", severity=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got 9"):
+        degrade_video(source, target, kind="defocus", severity=9)
+    with pytest.raises(ValueError, match=r"target\.avi"):
+        degrade_video(source, target.with_suffix(".avi"), kind="defocus", severity=1)
+    with pytest.raises(VideoDecodeError, match="no such file"):
+        degrade_video(source.with_name("gone.mp4"), target, kind="defocus", severity=1)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["source.mp4"]

@@ -1,0 +1,335 @@
+"""Every frame of the clips below carries its number as eight black or white blocks, so that a wrong one is seen."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.video import VideoDecodeError, check_video, iter_frames, probe, read_frames, write_video
+
+NUM_FRAMES, HEIGHT, WIDTH = 72, 48, 128
+
+
+def numbered_frames(num_frames: int = NUM_FRAMES) -> np.ndarray:
+    x = np.arange(WIDTH)
+    frames = np.empty((num_frames, HEIGHT, WIDTH, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:] = (120 + 50 * np.sin((x + index) / 9)[..., None] + np.array([20, 0, -20])).astype(np.uint8)
+        for bit in range(8):
+            frame[:24, 16 * bit : 16 * bit + 16] = 255 * (index >> bit & 1)
+    return frames
+
+
+def numbers(frames: np.ndarray) -> tuple[int, ...]:
+    return tuple(sum((f[4:20, 16 * b + 3 : 16 * b + 13].mean() > 127) << b for b in range(8)) for f in frames)
+
+
+def encode(path: Path, *, faststart: bool = False, **x264: str) -> Path:
+    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "18", **x264})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = HEIGHT, WIDTH, "yuv420p", 24
+        stream.codec_context.thread_count = 1
+        for frame in numbered_frames():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def remux(source: Path, target: Path, *, first: int = 0, shift: int = 0) -> Path:
+    """Cuts without decoding: drops the first packets, or shows them before time 0, which an edit list hides."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for index, packet in enumerate(p for p in old.demux(video=0) if p.size):
+            if index >= first:
+                packet.stream = stream
+                packet.pts -= 512 * shift  # 512 ticks a frame at 25 frames per second
+                packet.dts -= 512 * shift
+                new.mux(packet)
+    return target
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("clips")
+    return {
+        "b_frames": encode(folder / "b_frames.mp4", bf="3"),
+        "faststart": encode(folder / "faststart.mp4", faststart=True, bf="3"),
+        "one_gop": encode(folder / "one_gop.mp4", g="250"),
+        "open_gop": encode(folder / "open_gop.mp4", bf="3", **{"x264-params": "open-gop=1:keyint=24:min-keyint=12"}),
+        "matroska": encode(folder / "matroska.mkv", bf="3"),
+    }
+
+
+KINDS = ["b_frames", "faststart", "one_gop", "open_gop", "matroska"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_the_frames_asked_for(clips: dict[str, Path], kind: str) -> None:
+    rng = random.Random(0)
+    assert numbers(read_frames(clips[kind], range(NUM_FRAMES))) == tuple(range(NUM_FRAMES))
+    for _ in range(12):
+        ids = tuple(sorted(rng.sample(range(NUM_FRAMES), rng.randint(1, 12))))
+        frames = read_frames(clips[kind], ids, expected_size=(HEIGHT, WIDTH))
+        assert numbers(frames) == ids
+        assert (frames.dtype, frames.shape) == (np.uint8, (len(ids), HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probe_and_check_read_the_stream(clips: dict[str, Path], kind: str) -> None:
+    info = probe(clips[kind])
+    assert (info.num_frames, info.fps, info.size) == (NUM_FRAMES, 25.0, (HEIGHT, WIDTH))
+    assert check_video(clips[kind]) == info
+
+
+def test_iterates_in_chunks(clips: dict[str, Path]) -> None:
+    chunks = list(iter_frames(clips["open_gop"], chunk_size=20))
+    assert [len(chunk) for chunk in chunks] == [20, 20, 20, 12]
+    assert numbers(np.concatenate(chunks)) == tuple(range(NUM_FRAMES))
+
+
+def test_colours_come_back_as_rgb(tmp_path: Path) -> None:
+    frames = np.zeros((3, 64, 64, 3), np.uint8)
+    frames[0, :, :] = (220, 30, 30)
+    frames[1, :, :] = (30, 200, 40)
+    frames[2, :, :] = (30, 40, 210)
+    write_video(tmp_path / "colours.mp4", frames, 10)
+    read = read_frames(tmp_path / "colours.mp4", (0, 1, 2)).astype(int)
+    assert np.abs(read - frames).max() <= 6
+
+
+@pytest.mark.parametrize("ids", [(), (3, 3), (5, 2), (-1, 4)])
+def test_refuses_ids_that_do_not_increase(clips: dict[str, Path], ids: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="strictly increasing") as caught:
+        read_frames(clips["b_frames"], ids)
+    assert str(ids) in str(caught.value)
+
+
+def test_refuses_frames_beyond_the_end(clips: dict[str, Path]) -> None:
+    with pytest.raises(VideoDecodeError, match=f"has only {NUM_FRAMES} frames") as caught:
+        read_frames(clips["b_frames"], (0, 5, NUM_FRAMES))
+    assert caught.value.frame_ids == (0, 5, NUM_FRAMES)
+    assert caught.value.path == clips["b_frames"]
+
+
+def test_refuses_another_size_than_annotated(clips: dict[str, Path]) -> None:
+    with pytest.raises(VideoDecodeError, match=r"\(48, 128\).*\(128, 48\)"):
+        read_frames(clips["b_frames"], (0,), expected_size=(WIDTH, HEIGHT))
+
+
+@pytest.mark.parametrize(
+    "read", [probe, check_video, lambda path: read_frames(path, (0,)), lambda p: list(iter_frames(p))]
+)
+def test_refuses_what_is_no_video(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(VideoDecodeError, match="no such file"):
+        read(tmp_path / "missing.mp4")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(VideoDecodeError, match="the file is empty"):
+        read(tmp_path / "empty.mp4")
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    with pytest.raises(VideoDecodeError, match="truncated or no video"):
+        read(tmp_path / "text.mp4")
+
+
+def test_names_the_width_that_decord_misreads(tmp_path: Path) -> None:
+    write_video(tmp_path / "narrow.mp4", np.zeros((2, 64, 48, 3), np.uint8), 10)
+    native = decord.VideoReader(str(tmp_path / "narrow.mp4"), num_threads=1).next().shape
+    if native[2] == 3:
+        pytest.skip("decord pads rows less on this processor and reads this width")
+    with pytest.raises(VideoDecodeError, match="cannot read frames of this width"):
+        read_frames(tmp_path / "narrow.mp4", (0, 1))
+
+
+def test_an_edit_list_hides_frames_from_the_count(clips: dict[str, Path], tmp_path: Path) -> None:
+    path = remux(clips["b_frames"], tmp_path / "edited.mp4", shift=10)
+    assert check_video(path).num_frames == NUM_FRAMES - 10
+    shown = tuple(range(10, NUM_FRAMES))
+    assert numbers(read_frames(path, range(NUM_FRAMES - 10))) == shown
+    assert numbers(np.concatenate(list(iter_frames(path)))) == shown
+    with pytest.raises(VideoDecodeError, match=f"announces {NUM_FRAMES} frames but no frame 62"):
+        read_frames(path, (0, NUM_FRAMES - 1))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_cut_in_mid_gop_is_counted_from_its_first_key_frame(
+    clips: dict[str, Path], tmp_path: Path, suffix: str
+) -> None:
+    path = remux(clips["b_frames"], tmp_path / f"cut.{suffix}", first=5)
+    assert probe(path).num_frames == NUM_FRAMES - 24
+    assert numbers(np.concatenate(list(iter_frames(path)))) == tuple(range(24, NUM_FRAMES))
+    with pytest.raises(VideoDecodeError, match="no frame 48 can be decoded"):
+        read_frames(path, (0, 50))
+
+
+# Runs in a process of its own: a decoder that hangs or dies on damage cannot be caught from within. The module is
+# imported without its package, which would take seconds for libraries that play no part here.
+_READ_DAMAGED = """
+import json, sys
+import numpy as np
+from video import VideoDecodeError, check_video, read_frames
+reference = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    try:
+        same = np.array_equal(read_frames(path, range(len(reference))), reference)
+        read = "whole" if same else "damaged"
+    except VideoDecodeError:
+        read = "refused"
+    try:
+        check_video(path)
+        check = "passed"
+    except VideoDecodeError:
+        check = "refused"
+    print(json.dumps([read, check]), flush=True)
+"""
+SOURCES = Path(__file__).resolve().parents[2] / "datamodules"
+
+
+def read_damaged(reference: Path, paths: list[Path]) -> list[tuple[str, str]]:
+    """What reading, and what the strict check, make of each file."""
+    command = [sys.executable, "-c", _READ_DAMAGED, str(reference), *map(str, paths)]
+    done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, timeout=60, check=True)
+    outcomes = [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    assert len(outcomes) == len(paths), done.stderr
+    return outcomes
+
+
+def test_refuses_truncated_files_wherever_they_are_cut(clips: dict[str, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "reference.npy", read_frames(clips["b_frames"], range(NUM_FRAMES)))
+    paths = {}
+    for kind in ("b_frames", "faststart"):
+        data = clips[kind].read_bytes()
+        for cut in (10, len(data) // 10, len(data) // 2, len(data) * 9 // 10, len(data) - 60, len(data) - 1):
+            path = tmp_path / f"{kind}-{cut}.mp4"
+            path.write_bytes(data[:cut])
+            paths[path] = len(data) - cut
+    for (path, missing), outcome in zip(
+        paths.items(), read_damaged(tmp_path / "reference.npy", list(paths)), strict=True
+    ):
+        # The last bytes of a file with its index at the end are a comment, without which it is still whole.
+        trifle = missing <= 60 and "b_frames" in path.name
+        assert outcome == (("whole", "passed") if trifle else ("refused", "refused")), path.name
+
+
+def test_never_returns_bits_flipped_frames_that_passed_the_check(clips: dict[str, Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "reference.npy", read_frames(clips["b_frames"], range(NUM_FRAMES)))
+    data, rng, paths = clips["b_frames"].read_bytes(), random.Random(0), []
+    start, stop = data.index(b"mdat") + 8, data.index(b"moov") - 4
+    for trial in range(24):
+        broken = bytearray(data)
+        for _ in range(3):
+            broken[rng.randrange(start, stop)] ^= 1 << rng.randrange(8)
+        paths.append(tmp_path / f"{trial}.mp4")
+        paths[-1].write_bytes(broken)
+    outcomes = read_damaged(tmp_path / "reference.npy", paths)
+    # Reading alone conceals damage (the module says so); what the check passes must be whole.
+    assert all(read == "whole" for read, check in outcomes if check == "passed"), outcomes
+    assert sum(check == "refused" for _, check in outcomes) >= 20, outcomes
+
+
+class Clips(Dataset[np.ndarray]):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_frames(self.path, (index, index + 30))
+
+
+def test_reads_in_forked_workers(clips: dict[str, Path]) -> None:
+    read_frames(clips["b_frames"], (0, 40))  # the parent's decoder must not be in the way of a forked one
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    loader = DataLoader(
+        Clips(clips["b_frames"]), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60
+    )
+    assert [numbers(frames.numpy()) for frames in loader] == [(i, i + 30) for i in range(4)]
+
+
+def test_the_error_survives_a_worker_process() -> None:
+    error = VideoDecodeError("it is empty", Path("a.mp4"), (1, 2))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.path, copy.frame_ids) == (str(error), Path("a.mp4"), (1, 2))
+    assert str(error) == "cannot decode 2 frames 1..2 of 'a.mp4': it is empty"
+    # What a loader does in the main process: the type again, with the worker's traceback as the only argument.
+    assert str(VideoDecodeError("Caught VideoDecodeError in a worker")) == "Caught VideoDecodeError in a worker"
+
+
+@pytest.mark.parametrize("order", ["torch, decord", "decord, torch"])
+def test_the_libraries_live_in_one_process(clips: dict[str, Path], order: str) -> None:
+    code = f"import {order}\nfrom video import read_frames\nprint(torch.ones(8, 8).svd()[1].max() > 7)"
+    code += f"\nprint(read_frames({str(clips['b_frames'])!r}, (3, 9)).shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"tensor(True)\n(2, {HEIGHT}, {WIDTH}, 3)" in done.stdout
+
+
+def test_writes_all_frames_at_the_rate_asked_for(tmp_path: Path) -> None:
+    frames = numbered_frames(20)
+    write_video(tmp_path / "out.mp4", iter(frames), 30000 / 1001)
+    info = check_video(tmp_path / "out.mp4")
+    assert (info.num_frames, info.size) == (20, (HEIGHT, WIDTH))
+    assert info.fps == pytest.approx(29.97003, abs=1e-4)
+    read = read_frames(tmp_path / "out.mp4", range(20))
+    assert numbers(read) == tuple(range(20))
+    assert np.abs(read.astype(int) - frames).mean() < 4
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"before")
+
+    def failing():
+        yield numbered_frames(1)[0]
+        raise KeyError("the source broke off")
+
+    with pytest.raises(KeyError):
+        write_video(target, failing(), 10)
+    assert target.read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.zeros((2, 31, 64, 3), np.uint8), r"even sides, got \(31, 64\)"),
+        (np.zeros((2, 32, 63, 3), np.uint8), r"even sides, got \(32, 63\)"),
+        (np.zeros((2, 32, 64, 3), np.float32), "got float32"),
+        (np.zeros((2, 32, 64), np.uint8), r"got uint8 \(32, 64\)"),
+        (np.zeros((0, 32, 64, 3), np.uint8), "no frames"),
+        ([np.zeros((32, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)], r"frame 1 .* \(64, 64\)"),
+    ],
+)
+def test_refuses_frames_that_cannot_be_written(tmp_path: Path, frames: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_video(tmp_path / "out.mp4", frames, 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_real_clips_decode_as_another_decoder_sees_them(shared: Path) -> None:
+    folder = shared / "real_clips" / "hc-stvg"
+    if not folder.is_dir():
+        pytest.skip("no real clips in the shared folder")
+    annotations = json.loads((folder / "annos" / "hcstvg_v1" / "test.json").read_text())
+    for path in sorted((folder / "v1_video").glob("*.mp4")):
+        info = check_video(path)
+        with av.open(str(path)) as container:
+            expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert info.num_frames == len(expected)
+        ids = tuple(range(0, info.num_frames, 7))
+        np.testing.assert_array_equal(read_frames(path, ids, expected_size=info.size), [expected[i] for i in ids])
+        if path.name in annotations:
+            record = annotations[path.name]
+            assert (record["img_num"], record["height"], record["width"]) == (info.num_frames, *info.size)
