@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
+
+TRACEBACK = "STVG_TRACEBACK"
 
 _USAGE = """\
 usage: python -m stvg_nst COMMAND [--help] ...
@@ -205,7 +209,19 @@ def main() -> int:
     run = _COMMANDS[arguments[0]]
     if run is not _run_lightning:
         sys.argv = [sys.argv[0], *arguments[1:]]
-    return run(arguments[1:])
+    try:
+        return run(arguments[1:])
+    except (ValueError, OSError, RuntimeError) as error:
+        if TRACEBACK in os.environ or not _raised_by_us(error):
+            raise
+        print(f"error: {error}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
+        return 1
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether our own code raised the error: then its message was written for the user, and says what to do."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return frames[-1][0].f_globals.get("__name__", "").startswith(("stvg_nst.", "datamodules.", "callbacks."))
 
 
 if __name__ == "__main__":

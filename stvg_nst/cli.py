@@ -17,8 +17,8 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "config.yaml" if stage == "fit" else f"{stage}.yaml"
-        self.parser.save(self.config, folder / name, skip_none=False, overwrite=True, multifile=False)
+        names = {"fit": "config.yaml", "validate": "validate.yaml", "test": "test.yaml"}
+        self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
 class ComponentsCLI(LightningCLI):
@@ -40,5 +40,5 @@ class RunCLI(ComponentsCLI):
         config.trainer.default_root_dir = config.run
         config.trainer.logger = Namespace(
             class_path="lightning.pytorch.loggers.TensorBoardLogger",
-            init_args=Namespace(save_dir=config.run, name="", version="tensorboard"),
+            init_args=Namespace(save_dir=config.run, name="", version=""),
         )

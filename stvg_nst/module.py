@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -60,6 +61,7 @@ class GroundingModule(lightning.LightningModule):
         self.grounder = grounder
         self.tuner = tuner
         self.injection = tuner.inject(grounder)
+        rank_zero_info(str(self.injection))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
         self.loss = loss or GroundingLoss()

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from stvg_nst.models.cgstvg import CGSTVG
+from stvg_nst.models.cgstvg import CGSTVG, VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.types import SceneBatch
 
@@ -51,7 +52,9 @@ class DensePretraining(lightning.LightningModule):
         self.looks = looks
         # Each cell of the appearance map says: is an actor here, its attributes, its box relative to the cell.
         self.appearance_head = nn.Conv2d(self.visual.channels, 1 + sum(looks.values()) + 4, 1)
-        self.motion_head = nn.Conv2d(self.motion.channels, 1 + actions, 1)
+        # The motion map: is an actor here, its action, how its box changes until the next frame.
+        self.motion_head = nn.Conv2d(self.motion.channels, 1 + actions + 4, 1)
+        look_at_neighbours_in_time(self.motion)
         self.frames_per_clip = frames_per_clip
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -67,9 +70,12 @@ class DensePretraining(lightning.LightningModule):
     def _losses(self, batch: SceneBatch) -> dict[str, Tensor]:
         motion_map = self.motion_head(self.motion(batch.frames).flatten(0, 1))
         cells = cell_targets(batch.boxes, motion_map.shape[-2:])
+        presence, action, change = motion_map.tensor_split((1, motion_map.shape[1] - 4), dim=1)
+        steps = batch.boxes.diff(dim=2, append=batch.boxes[:, :, -1:])
         terms = {
-            "motion_presence": F.binary_cross_entropy_with_logits(motion_map[:, 0], (cells >= 0).float().flatten(0, 1)),
-            "action": _cell_cross_entropy(motion_map[:, 1:], _look_up(batch.actions.transpose(1, 2), cells)),
+            "motion_presence": F.binary_cross_entropy_with_logits(presence[:, 0], (cells >= 0).float().flatten(0, 1)),
+            "action": _cell_cross_entropy(action, _look_up(batch.actions.transpose(1, 2), cells)),
+            "change": _box_loss(change, 30 * _boxes_of_cells(steps, cells), cells),
         }
 
         chosen = torch.randperm(batch.frames.shape[1], device=self.device)[: self.frames_per_clip]
@@ -80,7 +86,11 @@ class DensePretraining(lightning.LightningModule):
         for index, (name, logits) in enumerate(zip(self.looks, attributes, strict=True)):
             labels = batch.looks[:, None, :, index].expand(-1, cells.shape[1], -1)
             terms[name] = _cell_cross_entropy(logits, _look_up(labels, cells))
-        terms["box"] = _box_loss(shift, boxes, cells)
+        rows, columns = maps.shape[-2:]
+        y = ((torch.arange(rows, device=self.device) + 0.5) / rows)[:, None].expand(rows, columns)
+        x = ((torch.arange(columns, device=self.device) + 0.5) / columns)[None].expand(rows, columns)
+        origin = torch.stack((x, y, torch.zeros_like(x), torch.zeros_like(y)), dim=-1)
+        terms["box"] = _box_loss(shift, 10 * (_boxes_of_cells(boxes, cells) - origin), cells)
         return terms
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -120,14 +130,31 @@ def _cell_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, ignore_index=-1)
 
 
-def _box_loss(shift: Tensor, boxes: Tensor, cells: Tensor) -> Tensor:
-    """Smooth L1 between predicted and true boxes, both relative to the cell and in units of the frame, times ten."""
-    batch, frames, rows, columns = cells.shape
+def _boxes_of_cells(boxes: Tensor, cells: Tensor) -> Tensor:
+    """(B, A, T, 4) values of actors -> (B * T, h, w, 4) values of the cells that they are under."""
     index = cells.clamp(min=0).flatten(2)[..., None].expand(-1, -1, -1, 4)
-    true = boxes.transpose(1, 2).gather(2, index).view(batch * frames, rows, columns, 4)
-    y = ((torch.arange(rows, device=shift.device) + 0.5) / rows)[:, None].expand(rows, columns)
-    x = ((torch.arange(columns, device=shift.device) + 0.5) / columns)[None].expand(rows, columns)
-    origin = torch.stack((x, y, torch.zeros_like(x), torch.zeros_like(y)), dim=-1)
-    error = F.smooth_l1_loss(shift.permute(0, 2, 3, 1), 10 * (true - origin), reduction="none").sum(-1)
+    return boxes.transpose(1, 2).gather(2, index).view(*cells.shape, 4).flatten(0, 1)
+
+
+def _box_loss(predicted: Tensor, true: Tensor, cells: Tensor) -> Tensor:
+    """Smooth L1 of (B * T, 4, h, w) against (B * T, h, w, 4), the mean over cells with an actor."""
+    error = F.smooth_l1_loss(predicted.permute(0, 2, 3, 1), true, reduction="none").sum(-1)
     on_actor = (cells >= 0).flatten(0, 1)
     return (error * on_actor).sum() / on_actor.sum().clamp(min=1)
+
+
+def look_at_neighbours_in_time(encoder: VideoEncoder, sharpness: float = 2.0) -> None:
+    """Starts each attention head of a Video Swin at one offset in time, at the same place.
+
+    Relative position biases start near zero otherwise, so that all positions of a window look alike at first; to learn
+    a comparison of neighbouring frames from there takes longer than the miniature's whole pretraining.
+    """
+    for module in encoder.modules():
+        if not isinstance(module, ShiftedWindowAttention3d):
+            continue
+        time, row, column = (torch.arange(1 - size, size) for size in module.window_size)
+        place = row.abs()[:, None] + column.abs()[None, :]
+        for head in range(module.num_heads):
+            offset = (head + 1) // 2 * (-1) ** head  # 0, -1, 1, -2, 2, ...
+            bias = -sharpness * ((time - offset).abs()[:, None, None] + place[None])
+            module.relative_position_bias_table.data[:, head] += bias.clamp(min=-4 * sharpness).flatten()

@@ -71,10 +71,14 @@ def test_an_absent_key_and_an_absent_cache_say_what_to_do(cache: Path, tmp_path:
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
-    features = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(KeyboardInterrupt), FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
-        writer.add("clip-0|HQ", features, features)
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        features = torch.zeros(1, 1, 1, 1)
+        with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+            writer.add("clip-0|HQ", features, features)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

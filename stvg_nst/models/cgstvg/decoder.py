@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, attend, box_positions
+from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, FrameAttention, attend, box_positions
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 
 ContextRule = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +52,7 @@ class TimeDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(width, num_heads, dropout)
         self.self_norm = nn.LayerNorm(width)
-        self.cross_attn = Attention(width, num_heads, dropout)
+        self.cross_attn = FrameAttention(width, num_heads, dropout)
         self.cross_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.ffn = FeedForward(width, hidden, dropout)
@@ -62,8 +62,7 @@ class TimeDecoderLayer(nn.Module):
         placed = x + memory.times
         x = self.self_norm(x + self.dropout(self.self_attn(placed, placed, x, memory.frame_mask)))
         keys = memory.tokens + memory.positions
-        seen = self.cross_attn(x.unsqueeze(2), keys, memory.tokens, memory.token_mask).squeeze(2)
-        x = self.cross_norm(x + self.dropout(seen))
+        x = self.cross_norm(x + self.dropout(self.cross_attn(x, keys, memory.tokens, memory.token_mask)))
         return self.ffn(x)
 
 

@@ -68,6 +68,22 @@ class Attention(nn.Module):
         return self.out_proj(mixed)
 
 
+class FrameAttention(Attention):
+    """Each frame's one query attends to that frame's memory; every projection sees one token a frame, or its memory."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) attends to (B, T, M, D); ``mask`` (B, 1 or T, M) is True on visible keys."""
+        mixed = attend(
+            self.q_proj(query).unsqueeze(-2),
+            self.k_proj(key),
+            self.v_proj(value),
+            num_heads=self.num_heads,
+            mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed.squeeze(-2))
+
+
 class FeedForward(nn.Module):
     """The two-layer perceptron of a transformer layer with its residual sum and norm (post-norm)."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from stvg_nst.models.base import Grounder, Reference, ReferencePoint
 from stvg_nst.types import BackboneFeatures

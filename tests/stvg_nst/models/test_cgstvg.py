@@ -1,0 +1,159 @@
+"""The network at the miniature's size: batching, masks, and the contract with the tuners."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.models import CGSTVG
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
+from stvg_nst.models.cgstvg.layers import grid_positions
+from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
+from stvg_nst.types import GroundingOutput
+
+QUERIES = ("a small red star jumps up and down", "what large thing spins?")
+
+
+@pytest.fixture(scope="module")
+def grounder() -> CGSTVG:
+    torch.manual_seed(0)
+    return CGSTVG(
+        ImageEncoder("resnet10t", 3, {"stem_width": 16, "channels": [8, 16, 24, 24]}),
+        VideoEncoder(patch=8, width=16, depths=(1, 2), num_heads=(1, 2), window=(8, 4, 4)),
+        TextEncoder("stvg_nst/models/mini", 32),
+        num_heads=4,
+        hidden=64,
+        encoder_depth=2,
+        decoder_depth=2,
+        # Low enough that random weights find context frames.
+        actioness_threshold=-1.0,
+        confidence_threshold=0.9,
+    ).eval()
+
+
+def clip(length: int, height: int, width: int, seed: int) -> Tensor:
+    return torch.randn(1, length, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def run(grounder: CGSTVG, frames: Tensor, query: str) -> GroundingOutput:
+    return grounder(frames, torch.ones(frames.shape[:2], dtype=torch.bool), (query,))
+
+
+@torch.no_grad()
+def test_a_clip_in_a_batch_of_other_lengths_and_sizes_is_as_if_alone(grounder: CGSTVG) -> None:
+    clips = [clip(5, 64, 96, seed=1), clip(9, 96, 64, seed=2)]
+    frames = torch.full((2, 9, 3, 96, 96), 7.0)
+    frame_mask = torch.zeros(2, 9, dtype=torch.bool)
+    for row, x in enumerate(clips):
+        frames[row, : x.shape[1], :, : x.shape[3], : x.shape[4]] = x[0]
+        frame_mask[row, : x.shape[1]] = True
+    together = grounder(frames, frame_mask, QUERIES, [tuple(x.shape[-2:]) for x in clips])
+    for row, x in enumerate(clips):
+        alone = run(grounder, x, QUERIES[row])
+        length = x.shape[1]
+        for name in ("boxes", "confidence", "start_end", "actioness"):
+            torch.testing.assert_close(
+                getattr(together, name)[:, row, :length], getattr(alone, name)[:, 0], atol=1e-5, rtol=0
+            )
+
+
+@torch.no_grad()
+def test_one_frame_is_enough(grounder: CGSTVG) -> None:
+    output = run(grounder, clip(1, 64, 64, seed=0), QUERIES[0])
+    assert output.boxes.shape == (2, 1, 1, 4) and output.boxes.isfinite().all()
+
+
+@torch.no_grad()
+def test_context_changes_the_boxes_and_its_absence_is_no_nan(grounder: CGSTVG) -> None:
+    frames = clip(6, 64, 64, seed=0)
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    features = grounder.encode(frames, mask)
+    boxes = {
+        chosen: grounder.ground(
+            features, mask, QUERIES[:1], lambda b, c, all_=chosen: torch.full_like(mask, all_)
+        ).boxes
+        for chosen in (True, False)
+    }
+    assert boxes[False].isfinite().all()
+    torch.testing.assert_close(boxes[True][0], boxes[False][0])  # the first layer has no context yet
+    assert (boxes[True][1] - boxes[False][1]).abs().max() > 1e-4
+
+
+def test_gradients_of_clips_without_context_are_finite(grounder: CGSTVG) -> None:
+    frames, mask = clip(4, 64, 64, seed=3), torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        features = grounder.encode(frames, mask)
+    output = grounder.ground(features, mask, QUERIES[:1], lambda boxes, confidence: torch.zeros_like(mask))
+    (output.boxes.sum() + output.confidence.sum()).backward()
+    gradients = [p.grad for p in grounder.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    grounder.zero_grad()
+
+
+def test_forward_takes_no_ground_truth(grounder: CGSTVG) -> None:
+    assert list(inspect.signature(grounder.forward).parameters) == ["frames", "frame_mask", "queries", "frame_sizes"]
+
+
+@torch.no_grad()
+def test_every_linear_layer_of_the_grounding_model_is_called_with_the_clip_first(grounder: CGSTVG) -> None:
+    frozen = ("visual.", "motion.", "text.body.")
+    linears = {n: m for n, m in grounder.named_modules() if isinstance(m, nn.Linear) and not n.startswith(frozen)}
+    called: dict[str, int] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda m, x, name=name: called.__setitem__(name, x[0].shape[0]))
+        for name, module in linears.items()
+    ]
+    frames = clip(6, 64, 64, seed=0).expand(3, -1, -1, -1, -1)
+    grounder(frames, torch.ones(3, 6, dtype=torch.bool), (QUERIES[0],) * 3)
+    for hook in hooks:
+        hook.remove()
+    assert set(linears) - set(called) == set()
+    assert set(called.values()) == {3}
+    assert not any(isinstance(module, nn.MultiheadAttention) for module in grounder.modules())
+
+
+def test_encoders_of_different_strides_are_refused() -> None:
+    with pytest.raises(ValueError, match="same stride, got 32 and 16"):
+        CGSTVG(
+            ImageEncoder("resnet10t", 4, {"stem_width": 16, "channels": [8, 16, 24, 24]}),
+            VideoEncoder(patch=8, width=16, depths=(1, 1), num_heads=(1, 2), window=(8, 4, 4)),
+            TextEncoder("stvg_nst/models/mini", 32),
+        )
+
+
+@pytest.mark.parametrize(("query", "message"), [("  ", "blank sentence"), ("star " * 60, "at most 48 tokens, got")])
+def test_impossible_sentences_are_refused(grounder: CGSTVG, query: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grounder.text((query,))
+
+
+@torch.no_grad()
+def test_the_case_of_a_sentence_does_not_matter(grounder: CGSTVG) -> None:
+    lower, upper = grounder.text(("a red star",))[0], grounder.text(("A Red STAR",))[0]
+    torch.testing.assert_close(lower, upper)
+
+
+def test_region_of_every_box_holds_at_least_one_cell_of_the_clip_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, 500, 4, generator=generator) * 1.4 - 0.2
+    sizes = torch.tensor([[4, 7], [6, 3]])
+    left, top, right, bottom = region_bounds(boxes, sizes).unbind(-1)
+    assert (left >= 0).all() and (top >= 0).all() and (left < right).all() and (top < bottom).all()
+    assert (right <= sizes[:, 1:]).all() and (bottom <= sizes[:, :1]).all()
+
+
+def test_pooled_regions_are_means_over_their_cells() -> None:
+    features = torch.randn(2, 3, 5, 6, 4, generator=torch.Generator().manual_seed(0))
+    bounds = torch.tensor([1, 0, 4, 2]).expand(2, 3, 4)
+    torch.testing.assert_close(pool_regions(features, bounds), features[:, :, 0:2, 1:4].mean((2, 3)))
+
+
+def test_grid_positions_of_a_padded_clip_are_those_of_the_clip_alone() -> None:
+    mask = torch.zeros(1, 5, 6, dtype=torch.bool)
+    mask[:, :3, :4] = True
+    padded = grid_positions(mask, 16).unflatten(1, (5, 6))[:, :3, :4]
+    alone = grid_positions(torch.ones(1, 3, 4, dtype=torch.bool), 16).unflatten(1, (3, 4))
+    torch.testing.assert_close(padded, alone)

@@ -1,0 +1,71 @@
+"""Every configuration parses against the real signatures; misspelt ones are refused."""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stvg_nst import __main__ as root
+
+FOLDER = Path("experiments")
+OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
+ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", "fit", *arguments, "--run=runs/never", "--print_config"])
+    with pytest.raises(SystemExit) as stop:
+        root.main()
+    return stop.value.code
+
+
+def configs(*names: str) -> list[str]:
+    return [argument for name in names for argument in ("--config", str(FOLDER / f"{name}.yaml"))]
+
+
+@pytest.mark.parametrize(("data", "model", "tuner"), product(OVERLAYS["data"], ARCHITECTURES, OVERLAYS["tuner"]))
+def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, model: str, tuner: str) -> None:
+    names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}")
+    assert parse(monkeypatch, *configs(*names)) == 0
+
+
+def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("base", "model/mini", "pretrain/grounding")
+    assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.tuner.rnak=3"], "rnak"),
+        (["--trainer.max_epoch=3"], "max_epoch"),
+        (["--model.tuner=NoSuchTuner"], "NoSuchTuner"),
+        (["--data.init_args.batchsize=3"], "batchsize"),
+    ],
+)
+def test_a_misspelt_key_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    names = configs("base", "data/mini", "model/mini", "model/mini_weights", "tuner/nst")
+    assert parse(monkeypatch, *names, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["tuner", "grounder", "weights"])
+def test_a_forgotten_overlay_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    overlays = {"tuner": "tuner/nst", "grounder": "model/mini", "weights": "model/mini_weights"}
+    names = ["base", "data/mini", *(overlay for part, overlay in overlays.items() if part != missing)]
+    assert parse(monkeypatch, *configs(*names)) == 2
+    assert missing in capsys.readouterr().err
+
+
+def test_each_file_says_what_it_is() -> None:
+    for path in FOLDER.rglob("*.yaml"):
+        assert path.read_text().startswith("# "), f"{path} must open with a comment"
+        assert isinstance(yaml.safe_load(path.read_text()), dict)

@@ -1,0 +1,152 @@
+"""The whole way, really: rendered clips, decoding, degradation, cache, zero-shot, tuning, resumption, test, report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from stvg_nst import __main__ as root
+from stvg_nst.models import CGSTVG
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
+from stvg_nst.models.weights import save_weights
+from stvg_nst.module import GroundingModule
+from stvg_nst.report import load_results
+
+MINI = ("base", "data/mini", "model/mini")
+TINY = (
+    "--data.init_args.training_clips=4",
+    "--data.init_args.val_clips=2",
+    "--data.init_args.test_clips=3",
+    "--data.init_args.num_frames=6",
+    "--data.init_args.batch_size=4",
+    "--data.init_args.eval_batch_size=4",
+    "--data.init_args.num_workers=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    # The rich bar cannot be switched off by a flag once it is configured.
+    "--trainer.callbacks=[]",
+    "--trainer.callbacks+=callbacks.AdapterCheckpoint",
+    "--trainer.callbacks+=callbacks.NullSpaceMonitor",
+    "--trainer.callbacks+=callbacks.TubeVisualizer",
+    "--trainer.callbacks+=callbacks.HyperparameterSummary",
+    "--trainer.callbacks+=callbacks.ResultsWriter",
+    "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
+    "--trainer.callbacks.save_last=true",
+)
+
+
+def configs(*names: str) -> list[str]:
+    return [argument for name in names for argument in ("--config", f"experiments/{name}.yaml")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: the smoke is about the way, not about the numbers."""
+    config = yaml.safe_load(Path("experiments/model/mini.yaml").read_text())["model"]["grounder"]["init_args"]
+    parts = {name: config.pop(name)["init_args"] for name in ("visual", "motion", "text")}
+    torch.manual_seed(0)
+    encoders = ImageEncoder(**parts["visual"]), VideoEncoder(**parts["motion"]), TextEncoder(**parts["text"])
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_weights(path, CGSTVG(*encoders, **config))
+    return path
+
+
+def line(command: str, tuner: str, data: Path, weights: Path, *arguments: str) -> list[str]:
+    overlays = [*configs(*MINI, f"tuner/{tuner}"), *TINY, f"--data.init_args.root={data}", f"--model.weights={weights}"]
+    return [command, *overlays, *arguments]
+
+
+@pytest.fixture
+def stvg(data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(command: str, tuner: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", *line(command, tuner, data, weights, *arguments)])
+        return root.main()
+
+    return run
+
+
+def test_from_clips_to_the_table(stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: Path) -> None:
+    zero_shot, nst = tmp_path / "zero-shot", tmp_path / "nst"
+    assert stvg("test", "zero_shot", f"--run={zero_shot}") == 0
+    baseline = load_results(zero_shot / "results.json")
+    assert baseline.method == "ZeroShot" and len(baseline.samples) == 3 * 2 * 2
+
+    assert stvg("fit", "nst", f"--run={nst}", "--trainer.max_epochs=2") == 0
+    adapter = load_file(nst / "adapter.safetensors")
+    assert any(name.endswith("row_head.outer.weight") and value.abs().max() > 0 for name, value in adapter.items())
+    checkpoint = torch.load(nst / "checkpoints" / "last.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {f"grounder.{name}" for name in adapter}
+
+    trained = (f"--model.adapter={nst}/adapter.safetensors", f"--model.baseline={zero_shot}/results.json")
+    assert stvg("test", "nst", f"--run={nst}", *trained) == 0
+    results = json.loads((nst / "results.json").read_text())
+    assert {"HQ/m_vIoU", "LQ/vIoU@0.5", "MQ/declarative/m_tIoU", "WAS/m_vIoU"} <= results["metrics"].keys()
+    assert (nst / "config.yaml").exists() and (nst / "test.yaml").exists() and (nst / "tubes.png").exists()
+
+    # Finished runs are never overwritten in silence.
+    before = (nst / "adapter.safetensors").read_bytes(), (zero_shot / "results.json").read_bytes()
+    capsys.readouterr()
+    assert stvg("fit", "nst", f"--run={nst}") == 1
+    assert "adapter.safetensors" in capsys.readouterr().err
+    assert stvg("test", "zero_shot", f"--run={zero_shot}") == 1
+    assert "results.json" in capsys.readouterr().err
+    assert before == ((nst / "adapter.safetensors").read_bytes(), (zero_shot / "results.json").read_bytes())
+
+    assert root._report([str(tmp_path)]) == 0
+    assert "NullSpaceTuning" in capsys.readouterr().out
+
+
+def test_the_seed_decides_everything_and_the_workers_nothing(stvg: Any, tmp_path: Path) -> None:
+    runs = {"a": ("0", "0"), "b": ("0", "2"), "c": ("1", "0")}
+    for name, (seed, workers) in runs.items():
+        options = (f"--seed_everything={seed}", f"--data.init_args.num_workers={workers}", "--trainer.max_epochs=1")
+        assert stvg("fit", "nst", f"--run={tmp_path / name}", *options) == 0
+    a, b, c = (load_file(tmp_path / name / "adapter.safetensors") for name in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+
+
+def test_an_interrupted_fit_resumes_to_the_same_adapter(
+    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert stvg("fit", "nst", f"--run={whole}", "--trainer.max_epochs=2") == 0
+
+    def pull_the_plug(module: GroundingModule) -> None:
+        if module.current_epoch == 1:
+            raise RuntimeError("power failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroundingModule, "on_train_epoch_start", pull_the_plug)
+        with pytest.raises(RuntimeError, match="power failure"):
+            stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2")
+    assert not (halved / "adapter.safetensors").exists()
+
+    assert stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    a, b = (load_file(run / "adapter.safetensors") for run in (whole, halved))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_two_processes_give_the_metrics_of_one(stvg: Any, data: Path, weights: Path, tmp_path: Path) -> None:
+    assert stvg("test", "zero_shot", f"--run={tmp_path / 'one'}") == 0
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2", f"--run={tmp_path / 'two'}")
+    command = [sys.executable, "-m", "stvg_nst", *line("test", "zero_shot", data, weights, *two)]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    one, both = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
+    assert len(both["samples"]) == len(one["samples"]) and both["machine"]["processes"] == 2
+    assert one["metrics"].keys() == both["metrics"].keys()
+    for name, value in one["metrics"].items():
+        assert both["metrics"][name] == pytest.approx(value, abs=1e-6)
