@@ -76,7 +76,7 @@ $(PRETRAIN_FEATURES)/val/index.json: $(PRETRAIN)/encoders/encoders.safetensors
 	$(STVG) cache $(GROUNDING) --splits '[train, val]'
 
 $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
-	$(STVG) fit $(GROUNDING) --run $(@D) --ckpt_path last
+	$(STVG) grounding $(GROUNDING) --run $(@D) --ckpt_path last
 
 $(PRETRAIN)/model.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
 	$(STVG) export $(GROUNDING) --model.adapter $< --output $@

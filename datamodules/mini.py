@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.base import Split, STVGDataModule
-from datamodules.ministvg import VERSION, ensure_split, load_annotations
-from datamodules.records import Record
-from stvg_nst.types import SentenceType
+import torch
+from torch import Tensor
 
-TRAINING_CLIPS = {"pretrain": 3000, "tune": 600}
+from datamodules.base import Split, STVGDataModule
+from datamodules.ministvg import ACTIONS, VERSION, SceneAnnotation, ensure_split, load_annotations, understand
+from datamodules.records import Record
+from stvg_nst.boxes import xyxy_to_cxcywh
+from stvg_nst.types import ClipInfo, SentenceType
+
+TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
 
 
 class MiniSTVG(STVGDataModule):
@@ -56,6 +61,7 @@ class MiniSTVG(STVGDataModule):
         )
         self.root = Path(root)
         self.training_split = training_split
+        self._scenes: dict[Split, dict[str, SceneAnnotation]] = {}
 
         self.num_clips: dict[Split, int] = {
             "train": training_clips or TRAINING_CLIPS[training_split],
@@ -73,7 +79,9 @@ class MiniSTVG(STVGDataModule):
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
         records = []
+        self._scenes[split] = {}
         for scene in load_annotations(self._ensure(split), num_clips=self.num_clips[split]):
+            self._scenes[split][scene.clip_id] = scene
             queries: dict[SentenceType, str] = {
                 "declarative": scene.declarative,
                 "interrogative": scene.interrogative,
@@ -93,6 +101,33 @@ class MiniSTVG(STVGDataModule):
                     )
                 )
         return tuple(records)
+
+    def matches(self, clips: Sequence[ClipInfo]) -> tuple[Tensor, Tensor]:
+        """How far every actor of training clips is what the sentence says; only pretraining may know.
+
+        Returns:
+            boxes (B, A, T, 4), cxcywh in units of the frame, empty for actors that pad a clip, and whether shape,
+            colour, size and action agree with the sentence on that frame, (B, A, T, 4) float; what it does not name
+            agrees.
+        """
+        boxes, agreements = [], []
+        for clip in clips:
+            scene = self._scenes["train"][clip.item_id.split("/")[0]]
+            meaning, ids = understand(clip.query), list(clip.frame_ids)
+            height, width = scene.size
+            unit = torch.tensor((width, height, width, height))
+            boxes.append(torch.stack([xyxy_to_cxcywh(torch.from_numpy(a.boxes[ids])) / unit for a in scene.actors]))
+            agreement = torch.ones(len(scene.actors), len(ids), 4)
+            for row, actor in enumerate(scene.actors):
+                for column, name in enumerate(("shape", "colour", "size")):
+                    named = getattr(meaning, name)
+                    agreement[row, :, column] = float(named is None or named == getattr(actor, name))
+                actions = torch.from_numpy(actor.actions[ids])
+                named_action = actions > 0 if meaning.action is None else actions == ACTIONS.index(meaning.action)
+                agreement[row, :, 3] = named_action.float()
+            agreements.append(agreement)
+        pad = torch.nn.utils.rnn.pad_sequence
+        return pad(boxes, batch_first=True), pad(agreements, batch_first=True)
 
     def provenance(self) -> dict[str, Any]:
         return {**self.shared_provenance(), "dataset": "MiniSTVG", "version": VERSION}

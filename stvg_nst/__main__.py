@@ -26,22 +26,27 @@ usage: python -m stvg_nst COMMAND [--help] ...
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
   encoders              pretrain its visual encoders
+  grounding             pretrain its grounding model (takes the options of fit)
   export                write a fully fine-tuned grounder as weights of its own
 
 COMMAND --help says more.
 """
 
 
-def _run_lightning(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     """`fit`, `validate`, `test`; read from sys.argv, with which Lightning also starts the other processes of DDP."""
     from stvg_nst.cli import RunCLI, RunConfig
 
-    RunCLI(
-        **_components(),
-        save_config_callback=RunConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs={"prog": "python -m stvg_nst"},
-    )
+    RunCLI(**{**_components(), **_run_options(RunConfig)})
+    return 0
+
+
+def _grounding(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import RunCLI, RunConfig
+    from stvg_nst.pretraining import GroundingPretraining
+
+    sys.argv.insert(1, "fit")
+    RunCLI(**{**_components(), **_run_options(RunConfig), "model_class": GroundingPretraining})
     return 0
 
 
@@ -126,7 +131,7 @@ def _vocabulary(arguments: Sequence[str]) -> int:
         layers=2,
         heads=4,
         max_tokens=48,
-        vocabulary=400,
+        vocabulary=1000,
     )
     return 0
 
@@ -165,12 +170,13 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 _COMMANDS = {
-    "fit": _run_lightning,
-    "validate": _run_lightning,
-    "test": _run_lightning,
+    "fit": _run,
+    "validate": _run,
+    "test": _run,
     "cache": _cache,
     "export": _export,
     "encoders": _encoders,
+    "grounding": _grounding,
     "vocabulary": _vocabulary,
     "degrade": _degrade,
     "report": _report,
@@ -193,6 +199,14 @@ def _components() -> dict[str, Any]:
     }
 
 
+def _run_options(run_config: type) -> dict[str, Any]:
+    return {
+        "save_config_callback": run_config,
+        "save_config_kwargs": {"save_to_log_dir": False},
+        "parser_kwargs": {"prog": "python -m stvg_nst"},
+    }
+
+
 def _program(command: str) -> str:
     return f"python -m stvg_nst {command}"
 
@@ -207,7 +221,7 @@ def main() -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run = _COMMANDS[arguments[0]]
-    if run is not _run_lightning:
+    if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
     try:
         return run(arguments[1:])

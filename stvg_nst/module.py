@@ -81,6 +81,10 @@ class GroundingModule(lightning.LightningModule):
         self.tuner.set_training(self.grounder, mode)
         return self
 
+    def on_fit_start(self) -> None:
+        # Lightning leaves modules in the mode that it finds them in.
+        self.train()
+
     def _features(self, batch: Batch) -> BackboneFeatures:
         if batch.features is not None:
             return batch.features
@@ -103,8 +107,11 @@ class GroundingModule(lightning.LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        return self.tuner.trainable_parameters(self.grounder)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = self.tuner.trainable_parameters(self.grounder)
+        parameters = self.trained_parameters()
         if not parameters:
             raise ValueError(
                 f"{type(self.tuner).__name__} trains nothing, so there is nothing to fit; run `test`, or choose "

@@ -1,13 +1,14 @@
-"""Pretraining of the miniature's visual encoders on dense maps of what is where and what it does.
+"""Pretraining of the miniature: what ImageNet, MDETR and Kinetics are to the full-size model. On HQ clips only.
 
-The full-size model inherits its encoders from ImageNet, MDETR and Kinetics. The miniature has no such past; a dense
-auxiliary task on the renderer's own annotations stands in for it, on HQ clips only.
+First the visual encoders, on dense maps of what is where and what it does, from the renderer's own annotations; then
+the grounding model, over the frozen encoders.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -18,7 +19,8 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from stvg_nst.models.cgstvg import CGSTVG, VideoEncoder
 from stvg_nst.models.weights import save_weights
-from stvg_nst.types import SceneBatch
+from stvg_nst.module import GroundingModule
+from stvg_nst.types import Batch, SceneBatch
 
 
 class DensePretraining(lightning.LightningModule):
@@ -103,6 +105,65 @@ class DensePretraining(lightning.LightningModule):
     def on_train_end(self) -> None:
         if self.trainer.is_global_zero:
             save_weights(self.output, self.grounder)
+
+
+class GroundingPretraining(GroundingModule):
+    """Trains the miniature's grounding model, with help: its encoder is told which cells are the answer, and why.
+
+    The full-size model starts from MDETR, which has learnt on a million captions to align words and regions. From
+    random weights the box loss alone stays at the mean box: where distractors share all attributes but one, no single
+    word helps much. Dense alignment terms on the encoder's visual tokens, one for the answer and one for each
+    attribute, get past that; their head is thrown away in the end. The data module must offer ``matches(clips)``.
+    """
+
+    ANSWER_WEIGHT = 4.0
+    ATTRIBUTE_WEIGHT = 16.0
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "alignment_head"):
+            self.alignment_head = nn.Linear(self.grounder.width, 5)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        encoded: list[Tensor] = []
+        hook = self.grounder.get_submodule("encoder").register_forward_hook(lambda _, __, out: encoded.append(out))
+        loss = super().training_step(batch, batch_index)
+        hook.remove()
+        assert batch.features is not None
+        rows, columns = batch.features.cell_mask.shape[1:]
+        visual = torch.stack((encoded[0][:, :, : rows * columns], encoded[0][:, :, -rows * columns :]))
+        answer, *attributes = self.alignment_head(visual).unbind(-1)
+        answer_loss = self._answer_loss(answer, batch, (rows, columns))
+        attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, (rows, columns))
+        self.log("train/alignment/answer", answer_loss.detach(), batch_size=len(batch))
+        for name, value in zip(("shape", "colour", "size", "action"), attribute_loss.detach(), strict=True):
+            self.log(f"train/alignment/{name}", value, batch_size=len(batch))
+        return loss + self.ANSWER_WEIGHT * answer_loss + self.ATTRIBUTE_WEIGHT * attribute_loss.mean()
+
+    def _answer_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """Cross-entropy of cells (2, B, T, h * w) against: under the target's box, while the event lasts.
+
+        The sum over all cells as a share of the few that are, so that these weigh as much as a clip's boxes do.
+        """
+        boxes = batch.boxes * batch.inside[..., None]
+        under = (cell_targets(boxes[:, None], grid) >= 0).flatten(2).float()
+        loss = F.binary_cross_entropy_with_logits(logits, under.expand_as(logits), reduction="sum")
+        return loss / (len(logits) * under.sum()).clamp(min=1)
+
+    def _attribute_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """Cross-entropies (4,) of cells (2, B, T, h * w, 4) against: the actor here is of the named shape, ..."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        boxes, agreements = (values.to(logits.device) for values in data.matches(batch.clips))
+        cells = cell_targets(boxes, grid).flatten(2)
+        index = cells.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
+        agreement = agreements.transpose(1, 2).gather(2, index).expand_as(logits)
+        loss = F.binary_cross_entropy_with_logits(logits, agreement, reduction="none") * (cells >= 0)[..., None]
+        return loss.sum((0, 1, 2, 3)) / (len(logits) * (cells >= 0).sum()).clamp(min=1)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [*super().trained_parameters(), *self.alignment_head.parameters()]
+
+    def _tuned_names(self) -> set[str]:
+        return super()._tuned_names() | {"alignment_head.weight", "alignment_head.bias"}
 
 
 def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

@@ -10,11 +10,13 @@ from stvg_nst.tuning.adapter import (
 )
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.frozen import ZeroShot
+from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
 
 __all__ = [
     "AdapterConfig",
     "AdapterMismatchError",
+    "FullFineTuning",
     "InjectionReport",
     "LayerReport",
     "NullSpaceTuning",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 
@@ -26,5 +27,6 @@ class ImageEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, 3, H, W), normalised -> (B, T, C, h, w)."""
-        (features,) = self.body(frames.flatten(0, 1))
+        # Channels last: half the time on a CPU, and what tensor cores want on a GPU.
+        (features,) = self.body(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         return features.unflatten(0, frames.shape[:2])

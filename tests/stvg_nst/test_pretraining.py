@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from datamodules import MiniSTVG
+from stvg_nst.models.cgstvg import VideoEncoder
+from stvg_nst.pretraining import cell_targets, look_at_neighbours_in_time
+
+
+def test_a_cell_belongs_to_the_actor_over_its_centre_and_to_the_nearer_of_two() -> None:
+    boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.5, 0.5, 0.6, 0.6], [0.0, 0.0, 0.0, 0.0]])[None, :, None]
+    cells = cell_targets(boxes, (4, 4))
+    assert cells[0, 0].tolist() == [[0, 0, -1, -1], [0, 0, 1, -1], [-1, 1, 1, -1], [-1, -1, -1, -1]]
+
+
+def test_heads_of_the_video_encoder_start_at_their_own_offset_in_time() -> None:
+    encoder = VideoEncoder(patch=8, width=12, depths=(2,), num_heads=(3,), window=(4, 2, 2))
+    look_at_neighbours_in_time(encoder)
+    table = encoder.features[0][0].attn.relative_position_bias_table.view(7, 3, 3, 3)
+    for head, offset in enumerate((0, -1, 1)):
+        assert table[..., head].argmax() == torch.tensor([3 + offset, 1, 1]) @ torch.tensor([9, 3, 1])
+
+
+def test_only_the_target_agrees_with_the_whole_sentence_and_only_during_the_event(tmp_path: Path) -> None:
+    data = MiniSTVG(tmp_path, training_split="pretrain", training_clips=6, mixed=False, num_workers=0, batch_size=2)
+    data.setup_split("train")
+    data.caches["train"] = None
+    for batch in data.train_dataloader():
+        boxes, agreements = data.matches(batch.clips)
+        answer = agreements.amin(-1).bool()  # (B, A, T)
+        assert torch.equal(answer.any(1), batch.inside)
+        found = (boxes * answer[..., None]).sum(1)
+        torch.testing.assert_close(found, batch.boxes, atol=1e-5, rtol=0)
