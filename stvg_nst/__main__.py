@@ -51,50 +51,17 @@ def _grounding(arguments: Sequence[str]) -> int:
 
 
 def _cache(arguments: Sequence[str]) -> int:
-    import torch
+    from stvg_nst.cli import CacheCLI
 
-    from stvg_nst.cli import ComponentsCLI
-
-    class CacheCLI(ComponentsCLI):
-        def add_arguments_to_parser(self, parser) -> None:  # type: ignore[no-untyped-def]
-            super().add_arguments_to_parser(parser)
-            parser.add_argument(
-                "--splits", type=tuple[str, ...], default=("train", "val", "test"), help="which splits to store"
-            )
-
-    cli = CacheCLI(**_components(), run=False, save_config_callback=None, parser_kwargs={"prog": _program("cache")})
-    module, data = cli.model, cli.datamodule
-    module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-    @torch.no_grad()
-    def encode(batch):  # type: ignore[no-untyped-def]
-        moved = batch.to(module.device)
-        return module.grounder.encode(moved.frames, moved.frame_mask, moved.frame_sizes)
-
-    data.prepare_data()
-    for split in cli.config.splits:
-        folder = data.build_cache(split, encode, module.backbone_fingerprint())
+    for split, folder in CacheCLI(**_built("cache")).build().items():
         print(f"{split}: {folder}")
     return 0
 
 
 def _export(arguments: Sequence[str]) -> int:
-    import torch
+    from stvg_nst.cli import ExportCLI
 
-    from stvg_nst.cli import ComponentsCLI
-    from stvg_nst.models.weights import save_weights
-    from stvg_nst.tuning.full import FullFineTuning
-
-    class ExportCLI(ComponentsCLI):
-        def add_arguments_to_parser(self, parser) -> None:  # type: ignore[no-untyped-def]
-            super().add_arguments_to_parser(parser)
-            parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
-
-    cli = ExportCLI(**_components(), run=False, save_config_callback=None, parser_kwargs={"prog": _program("export")})
-    if not isinstance(cli.model.tuner, FullFineTuning) or cli.config.model.adapter is None:
-        raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
-    save_weights(cli.config.output, cli.model.grounder, dtype=torch.float16)
-    print(cli.config.output)
+    print(ExportCLI(**_built("export")).export())
     return 0
 
 
@@ -197,6 +164,11 @@ def _components() -> dict[str, Any]:
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
     }
+
+
+def _built(command: str) -> dict[str, Any]:
+    """Components that are built, and then used by something else than a trainer."""
+    return {**_components(), "run": False, "save_config_callback": None, "parser_kwargs": {"prog": _program(command)}}
 
 
 def _run_options(run_config: type) -> dict[str, Any]:

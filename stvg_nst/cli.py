@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from stvg_nst.models.weights import save_weights
+from stvg_nst.tuning.full import FullFineTuning
+from stvg_nst.types import BackboneFeatures, Batch
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -26,6 +32,44 @@ class ComponentsCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+
+class CacheCLI(ComponentsCLI):
+    """`cache`: stores what the frozen visual encoders say of a data set."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="which splits to store")
+
+    @torch.no_grad()
+    def build(self) -> dict[str, Path]:
+        """The folder of each split's cache; one that stands already is kept."""
+        module: Any = self.model
+        data: Any = self.datamodule
+        module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+        def encode(batch: Batch) -> BackboneFeatures:
+            moved = batch.to(module.device)
+            return module.grounder.encode(moved.frames, moved.frame_mask, moved.frame_sizes)
+
+        data.prepare_data()
+        backbones = module.backbone_fingerprint()
+        return {split: data.build_cache(split, encode, backbones) for split in self.config.splits}
+
+
+class ExportCLI(ComponentsCLI):
+    """`export`: writes a fully fine-tuned grounder as weights of its own, in half precision."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+
+    def export(self) -> Path:
+        module: Any = self.model
+        if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
+            raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        save_weights(self.config.output, module.grounder, dtype=torch.float16)
+        return self.config.output
 
 
 class RunCLI(ComponentsCLI):

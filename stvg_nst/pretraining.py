@@ -112,32 +112,70 @@ class GroundingPretraining(GroundingModule):
 
     The full-size model starts from MDETR, which has learnt on a million captions to align words and regions. From
     random weights the box loss alone stays at the mean box: where distractors share all attributes but one, no single
-    word helps much. Dense alignment terms on the encoder's visual tokens, one for the answer and one for each
-    attribute, get past that; their head is thrown away in the end. The data module must offer ``matches(clips)``.
+    word helps much. Three dense terms on the encoder get past that; what they need beyond the encoder is thrown away in
+    the end. The data module must offer ``matches(clips)``.
+
+    * answer: each visual token that leaves the encoder says whether it is under the target's box during the event;
+    * attributes: and whether its actor is of the named shape, colour and size, and does what is named;
+    * attention: each head of the first layer looks from a visual token at the sentence where one attribute agrees.
     """
 
     ANSWER_WEIGHT = 4.0
     ATTRIBUTE_WEIGHT = 16.0
+    ATTENTION_WEIGHT = 16.0
+    ATTRIBUTES = ("shape", "colour", "size", "action")
 
     def configure_model(self) -> None:
         if not hasattr(self, "alignment_head"):
-            self.alignment_head = nn.Linear(self.grounder.width, 5)
+            self.alignment_head = nn.Linear(self.grounder.width, 1 + len(self.ATTRIBUTES))
+            self.attention_bias = nn.Parameter(torch.zeros(len(self.ATTRIBUTES)))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        encoded: list[Tensor] = []
-        hook = self.grounder.get_submodule("encoder").register_forward_hook(lambda _, __, out: encoded.append(out))
+        seen: dict[str, Any] = {}
+        watched = {"tokens": "encoder", "query": "encoder.layers.0.self_attn.q_proj"}
+        watched |= {"key": "encoder.layers.0.self_attn.k_proj", "reference": "reference_point"}
+        hooks = [
+            self.grounder.get_submodule(path).register_forward_hook(
+                lambda module, inputs, output, name=name: seen.__setitem__(name, output)
+            )
+            for name, path in watched.items()
+        ]
         loss = super().training_step(batch, batch_index)
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+
         assert batch.features is not None
         rows, columns = batch.features.cell_mask.shape[1:]
-        visual = torch.stack((encoded[0][:, :, : rows * columns], encoded[0][:, :, -rows * columns :]))
-        answer, *attributes = self.alignment_head(visual).unbind(-1)
+        cells = rows * columns
+
+        def visual(tokens: Tensor) -> Tensor:
+            return torch.stack((tokens[:, :, :cells], tokens[:, :, -cells:]))
+
+        answer, *attributes = self.alignment_head(visual(seen["tokens"])).unbind(-1)
+        attention = self._attention_logits(
+            visual(seen["query"]), seen["key"][:, 0, cells:-cells], seen["reference"].text_mask
+        )
         answer_loss = self._answer_loss(answer, batch, (rows, columns))
         attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, (rows, columns))
+        attention_loss = self._attribute_loss(attention, batch, (rows, columns))
         self.log("train/alignment/answer", answer_loss.detach(), batch_size=len(batch))
-        for name, value in zip(("shape", "colour", "size", "action"), attribute_loss.detach(), strict=True):
-            self.log(f"train/alignment/{name}", value, batch_size=len(batch))
-        return loss + self.ANSWER_WEIGHT * answer_loss + self.ATTRIBUTE_WEIGHT * attribute_loss.mean()
+        for index, name in enumerate(self.ATTRIBUTES):
+            self.log(f"train/alignment/{name}", attribute_loss[index].detach(), batch_size=len(batch))
+            self.log(f"train/attention/{name}", attention_loss[index].detach(), batch_size=len(batch))
+        return (
+            loss
+            + self.ANSWER_WEIGHT * answer_loss
+            + self.ATTRIBUTE_WEIGHT * attribute_loss.mean()
+            + self.ATTENTION_WEIGHT * attention_loss.mean()
+        )
+
+    def _attention_logits(self, query: Tensor, key: Tensor, text_mask: Tensor) -> Tensor:
+        """How much each head looks from cells (2, B, T, h * w, D) at any word (B, L, D): (2, B, T, h * w, 4)."""
+        heads = len(self.ATTRIBUTES)
+        query, key = query.unflatten(-1, (heads, -1)), key.unflatten(-1, (heads, -1))
+        logits = torch.einsum("vbtnhd,blhd->vbtnhl", query, key) / query.shape[-1] ** 0.5
+        logits = logits.masked_fill(~text_mask[:, None, None, None], float("-inf"))
+        return logits.logsumexp(-1) + self.attention_bias
 
     def _answer_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """Cross-entropy of cells (2, B, T, h * w) against: under the target's box, while the event lasts.
@@ -160,10 +198,10 @@ class GroundingPretraining(GroundingModule):
         return loss.sum((0, 1, 2, 3)) / (len(logits) * (cells >= 0).sum()).clamp(min=1)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        return [*super().trained_parameters(), *self.alignment_head.parameters()]
+        return [*super().trained_parameters(), *self.alignment_head.parameters(), self.attention_bias]
 
     def _tuned_names(self) -> set[str]:
-        return super()._tuned_names() | {"alignment_head.weight", "alignment_head.bias"}
+        return super()._tuned_names() | {"alignment_head.weight", "alignment_head.bias", "attention_bias"}
 
 
 def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

@@ -119,8 +119,16 @@ def checkout(tmp_path: Path) -> Path:
         'echo "$*" >> calls\n'
         'if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
         'if [ -e broken ] && grep --quiet "$(cat broken)" <<< "$*"; then exit 1; fi\n'
-        'if [ "$1 $2 $3" = "-m stvg_nst fit" ]; then mkdir -p "${@: -1}"; touch "${@: -1}/adapter.safetensors"; fi\n'
-        'if [ "$1 $2 $3" = "-m stvg_nst test" ]; then mkdir -p "${@: -1}"; touch "${@: -1}/results.json"; fi\n'
+        'option() { sed -n "s/.* $1 \\([^ ]*\\).*/\\1/p" <<< "$all"; }; all="$*"\n'
+        'leave() { mkdir -p "$(dirname "$1")"; touch "$1"; }\n'
+        '[ "$1 $2" = "-m stvg_nst" ] || exit 0\n'
+        'case "$3" in\n'
+        "  fit|grounding) leave $(option --run)/adapter.safetensors ;;\n"
+        "  test) leave $(option --run)/results.json ;;\n"
+        "  encoders) leave $(option --model.output) ;;\n"
+        "  export) leave $(option --output) ;;\n"
+        "  cache) for split in val test; do leave $(option --data.init_args.features)/$split/index.json; done ;;\n"
+        "esac\n"
     )
     stand_in.chmod(0o755)
     return tmp_path
@@ -149,31 +157,31 @@ def test_make_alone_lists_every_public_target(checkout: Path) -> None:
 
 
 def test_environment_is_installed_once(checkout: Path) -> None:
-    assert make(checkout, "pretrain").returncode == 0
-    assert calls(checkout) == ["install", "pretrain"]
-    make(checkout, "pretrain")
-    assert calls(checkout) == ["pretrain"]
+    assert make(checkout, "test").returncode == 0
+    assert calls(checkout) == ["install"]
+    make(checkout, "test")
+    assert calls(checkout) == []
     stamp = checkout / ".venv/.installed"
     os.utime(checkout / "constraints.txt", (stamp.stat().st_mtime + 1,) * 2)
-    make(checkout, "pretrain")
-    assert calls(checkout) == ["install", "pretrain"]
+    make(checkout, "test")
+    assert calls(checkout) == ["install"]
 
 
 def test_failed_installation_is_taken_up_again(checkout: Path) -> None:
     (checkout / "broken").write_text("pip install")
-    assert make(checkout, "pretrain").returncode != 0
+    assert make(checkout, "test").returncode != 0
     assert not (checkout / ".venv/.installed").exists()
     assert calls(checkout) == ["install"]
     (checkout / "broken").unlink()
-    assert make(checkout, "pretrain").returncode == 0
-    assert calls(checkout) == ["install", "pretrain"]
+    assert make(checkout, "test").returncode == 0
+    assert calls(checkout) == ["install"]
 
 
 def test_old_python_is_refused_with_advice(checkout: Path) -> None:
     (checkout / "fake-python").write_text('#!/usr/bin/env bash\necho "stvg_nst needs Python 3.11" >&2; exit 1\n')
-    assert make(checkout, "pretrain").returncode != 0
+    assert make(checkout, "test").returncode != 0
     assert not (checkout / ".venv").exists()
-    recipe = make(checkout, "-n", "pretrain").stdout
+    recipe = make(checkout, "-n", "test").stdout
     snippet = re.search(r"-c '(.*?)'", recipe, re.DOTALL)
     assert snippet
     program = "import sys; sys.version_info = (3, 10, 2); sys.version = '3.10.2 (main)'\n" + snippet[1].replace(
@@ -187,7 +195,7 @@ def test_old_python_is_refused_with_advice(checkout: Path) -> None:
 def test_training_goes_on_behind_the_last_finished_stage(checkout: Path) -> None:
     (checkout / "broken").write_text("stvg_nst fit")
     assert make(checkout, "train", "RUNS=runs/t").returncode != 0
-    assert calls(checkout) == ["install", "test", "fit"]
+    assert calls(checkout) == ["install", "cache", "test", "fit"]
     (checkout / "broken").unlink()
     again = make(checkout, "train", "RUNS=runs/t")
     assert again.returncode == 0, again.stderr
