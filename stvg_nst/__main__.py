@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import traceback
@@ -191,7 +190,6 @@ def main() -> int:
     if arguments[0] not in _COMMANDS:
         print(f"unknown command '{arguments[0]}'\n\n{_USAGE}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run = _COMMANDS[arguments[0]]
     if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
