@@ -174,7 +174,12 @@ def _run_options(run_config: type) -> dict[str, Any]:
     return {
         "save_config_callback": run_config,
         "save_config_kwargs": {"save_to_log_dir": False},
-        "parser_kwargs": {"prog": "python -m stvg_nst"},
+        # A shortened option would be taken for the full one, and a misspelt one with it.
+        "parser_kwargs": {
+            "prog": "python -m stvg_nst",
+            "allow_abbrev": False,
+            **{stage: {"allow_abbrev": False} for stage in ("fit", "validate", "test")},
+        },
     }
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -31,7 +31,7 @@ class GroundingModule(lightning.LightningModule):
     Args:
         grounder: the network; its visual backbones stay frozen under every tuner.
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
-        weights: pretrained weights of the grounder (.safetensors); ``null``, which must be said, for random ones.
+        weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
         loss: the grounding objective.
         optimizer: of the trainable parameters.
@@ -45,7 +45,7 @@ class GroundingModule(lightning.LightningModule):
         grounder: Grounder,
         tuner: Tuner,
         *,
-        weights: Path | None,
+        weights: Literal["random"] | Path,
         adapter: Path | None = None,
         loss: GroundingLoss | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -56,8 +56,8 @@ class GroundingModule(lightning.LightningModule):
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
         self.strict_loading = False
-        if weights is not None:
-            load_weights(weights, grounder)
+        if weights != "random":
+            load_weights(Path(weights), grounder)
         self.grounder = grounder
         self.tuner = tuner
         self.injection = tuner.inject(grounder)
