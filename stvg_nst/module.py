@@ -72,7 +72,8 @@ class GroundingModule(lightning.LightningModule):
         )
 
     def forward(self, batch: Batch) -> GroundingOutput:
-        return self.grounder.ground(self._features(batch), batch.frame_mask, batch.queries)
+        with self.tuner.conditioned_on(batch.qualities):
+            return self.grounder.ground(self._features(batch), batch.frame_mask, batch.queries)
 
     def train(self, mode: bool = True) -> GroundingModule:
         # Lightning sets every sub-module back to train mode after a validation; what is frozen must not follow,

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 
-class TunedLinear(nn.Module):
-    """A frozen linear layer with something trainable around it.
+class TuningModule(nn.Module):
+    """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
+
+
+class TunedLinear(TuningModule):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
 
     There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
     would bypass the adapter in silence, and so it fails instead.
     """
 
-    def __init__(self, base_layer: nn.Linear) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
 
@@ -105,7 +110,7 @@ class Tuner(ABC):
             raise RuntimeError(
                 f"this {type(self).__name__} is already injected into a model; make a new one for another"
             )
-        if carried := [name for name, module in grounder.named_modules() if isinstance(module, TunedLinear)]:
+        if carried := [name for name, module in grounder.named_modules() if isinstance(module, TuningModule)]:
             raise RuntimeError(f"expected a model without adapters, got one at '{carried[0]}'; build the model anew")
         wrapped, layers = self._wrap(grounder)
         self._injected = True
@@ -120,7 +125,7 @@ class Tuner(ABC):
         )
 
     @abstractmethod
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Linear, TunedLinear], tuple[LayerReport, ...]]:
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
 
     @property
@@ -131,6 +136,10 @@ class Tuner(ABC):
     def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
         """Unweighted scalar losses of the last forward, beside the grounding loss; qualities is (B,), 0 HQ and 1 LQ."""
         return {}
+
+    def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
+        """Around a forward of a batch whose quality labels (B,) are known: only a control may look at them."""
+        return nullcontext()
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
@@ -144,8 +153,9 @@ class Tuner(ABC):
         """
         grounder.eval()
         for module in grounder.modules():
-            if isinstance(module, TunedLinear):
+            if isinstance(module, TuningModule):
                 module.train(mode)
+            if isinstance(module, TunedLinear):
                 module.base_layer.eval()
 
     def trainable_parameters(self, grounder: nn.Module) -> list[nn.Parameter]:
@@ -153,8 +163,8 @@ class Tuner(ABC):
         return [parameter for parameter in grounder.parameters() if parameter.requires_grad]
 
 
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Linear, TunedLinear]) -> None:
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, TunedLinear]) -> None:
     """Swap layers for their wrappers under every name: a model may hold one shared layer in several places."""
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, nn.Linear) and module in replacements:
+        if module in replacements:
             model.set_submodule(name, replacements[module])

@@ -14,5 +14,5 @@ from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 class ZeroShot(Tuner):
     """Freezes everything and adds nothing: the reference point of every gain and every drop."""
 
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Linear, TunedLinear], tuple[LayerReport, ...]]:
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         return {}, ()

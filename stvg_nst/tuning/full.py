@@ -38,7 +38,7 @@ class FullFineTuning(Tuner):
         for part in self._parts(grounder):
             part.train(mode and self.dropout)
 
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Linear, TunedLinear], tuple[LayerReport, ...]]:
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         return {}, ()
 
     def _parts(self, grounder: nn.Module) -> list[nn.Module]:

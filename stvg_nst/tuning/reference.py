@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from stvg_nst.models.base import Reference
 
+if TYPE_CHECKING:
+    from stvg_nst.tuning.dual_space import DualSpaceReparameterization
+    from stvg_nst.tuning.qau import SharedRouter
+
 
 class ReferenceBank(NamedTuple):
     """What the wrapped layers retrieve from, and which positions of their inputs are real.
 
-    tokens is (B, 1 + L, D) and mask (B, 1 + L); frame_mask is (B, T) and memory_mask (B, T, M); masks are True on real.
+    tokens is (B, R, D) and mask (B, R), True on real tokens. frame_mask (B, T) and memory_mask (B, T, M) are those of
+    a grounder; a model of any other kind has neither, and all of its tokens are real.
     """
 
     tokens: Tensor
     mask: Tensor
-    frame_mask: Tensor
-    memory_mask: Tensor
+    frame_mask: Tensor | None
+    memory_mask: Tensor | None
 
     @classmethod
     def of(cls, reference: Reference) -> ReferenceBank:
@@ -37,12 +42,21 @@ class ReferenceBank(NamedTuple):
         mask = F.pad(reference.text_mask, (1, 0), value=True)
         return cls(tokens, mask, frame_mask, reference.memory_mask & frame_mask[..., None])
 
+    @classmethod
+    def of_tokens(cls, tokens: Tensor) -> ReferenceBank:
+        """The bank of a model that grounds nothing: the mean of some tokens (B, N, D), and the tokens themselves."""
+        tokens = tokens.detach()
+        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+        return cls(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), None, None)
+
     def mask_of(self, x: Tensor, layer: str) -> Tensor:
         """The mask of a layer's input: (B, T) for x (B, T, d_in), (B, T, M) for x (B, T, M, d_in).
 
         Raises:
             ValueError: the leading shape of x is neither.
         """
+        if self.frame_mask is None or self.memory_mask is None:
+            return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
         for mask in (self.frame_mask, self.memory_mask):
             if x.shape[:-1] == mask.shape:
                 return mask
@@ -52,25 +66,44 @@ class ReferenceBank(NamedTuple):
             f"{tuple(x.shape)}: its padding is unknown; take '{layer}' out of --model.tuner.init_args.targets"
         )
 
+    def of_clips(self, clips: Tensor) -> ReferenceBank:
+        """The bank of some clips only, by their indices."""
+        return ReferenceBank(*(None if field is None else field[clips] for field in self))
+
 
 class Assessment(NamedTuple):
     """What the quality-adaptive unit says of a layer's input.
 
-    row is C_r (B, ..., k_r); null is C_n (B, ..., k_n), or None without a null branch; logits are the router's,
-    positive for low quality, (B,) or (B, T), float32.
+    row is C_r (B, ..., k_r); null is C_n (B, ..., k_n), or None without a null branch; token axes are 1 where they were
+    pooled. logits are the unit's own router's, positive for low quality, (B,) or (B, T), float32, if it has one.
     """
 
     row: Tensor
     null: Tensor | None
-    logits: Tensor
+    logits: Tensor | None
 
 
 class CallRecord(NamedTuple):
-    """One call of a wrapped layer; gate has the shape of the logits, mask that of the input's tokens."""
+    """One call of a wrapped layer.
 
-    assessment: Assessment
+    row and null are as in :class:`Assessment`; gate is (B,) or (B, T), as applied, and logits are its router's, None
+    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the clips that row and null
+    belong to where a hard gate skipped the others, and is None where they belong to all.
+    """
+
+    row: Tensor
+    null: Tensor | None
+    logits: Tensor | None
     gate: Tensor
     mask: Tensor
+    space: DualSpaceReparameterization
+    weight: Tensor
+    clips: Tensor | None = None
+
+    @property
+    def frame_mask(self) -> Tensor:
+        """(B, T), True on real frames."""
+        return self.mask if self.mask.ndim <= 2 else self.mask.flatten(2).any(dim=-1)
 
 
 class ForwardState:
@@ -85,14 +118,29 @@ class ForwardState:
         self._bank: ReferenceBank | None = None
         self._records: dict[str, list[CallRecord]] = {}
         self._open = False
+        self.shared_logits: Tensor | None = None
         self.forced_gate: float | Tensor | None = None
+        self.bypassed = False
 
     def __reduce__(self) -> tuple[type[ForwardState], tuple[()]]:
         return ForwardState, ()
 
+    # Forward hooks, as bound methods and no closures, so that a copy follows its model.
+
     def observe(self, point: nn.Module, inputs: tuple[Tensor, ...], reference: Reference) -> None:
-        """The forward hook of the reference point; a bound method and no closure, so that a copy follows its model."""
-        self._bank, self._records, self._open = ReferenceBank.of(reference), {}, True
+        """Of a grounder's reference point; a shared router is its child."""
+        self._begin(ReferenceBank.of(reference))
+        router: SharedRouter | None = getattr(point, "router", None)
+        if router is not None and not self.bypassed:
+            mask = reference.visual_mask & reference.frame_mask[..., None]
+            self.shared_logits = router(reference.visual.detach(), mask, self._bank)
+
+    def observe_tokens(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Of the module of another model whose output (B, N, D), or (B, D, ...) maps, are the reference's tokens."""
+        self._begin(ReferenceBank.of_tokens(output if output.ndim == 3 else output.flatten(2).transpose(1, 2)))
+
+    def _begin(self, bank: ReferenceBank) -> None:
+        self._bank, self._records, self._open, self.shared_logits = bank, {}, True, None
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:

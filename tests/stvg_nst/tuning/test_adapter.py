@@ -183,7 +183,7 @@ def test_a_reader_of_the_old_file_never_sees_the_new_one_half_written(saved):
     grounder, tuner, path = saved
     before = path.read_bytes()
     with path.open("rb") as reader:
-        grounder.head.unit.router.inner.weight.data.zero_()
+        grounder.head.unit.router.mlp.inner.weight.data.zero_()
         save_adapter(path, grounder, tuner)
         assert reader.read() == before
     assert path.read_bytes() != before
@@ -197,5 +197,5 @@ def test_it_loads_in_the_precision_of_the_model(toy, saved):
     for layer in adapters:
         layer.unit.double()
     load_adapter(path, other, tuner)
-    assert other.head.unit.router.inner.weight.dtype == torch.float64
-    assert torch.equal(other.head.unit.router.inner.weight.float(), grounder.head.unit.router.inner.weight)
+    assert other.head.unit.router.mlp.inner.weight.dtype == torch.float64
+    assert torch.equal(other.head.unit.router.mlp.inner.weight.float(), grounder.head.unit.router.mlp.inner.weight)

@@ -15,16 +15,11 @@ from torch import nn
 from stvg_nst.models.base import Reference
 from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.base import Tuner
-from stvg_nst.tuning.nst import (
-    DualSpaceReparameterization,
-    NullSpaceLinear,
-    NullSpaceTuning,
-    QualityAdaptiveUnit,
-    residual_energies,
-    router_loss,
-    subspace_regulariser,
-)
-from stvg_nst.tuning.reference import Assessment, CallRecord, ReferenceBank, masked_mean
+from stvg_nst.tuning.dual_space import DualSpaceReparameterization
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
+from stvg_nst.tuning.objective import residual_energies, router_loss, subspace_regulariser
+from stvg_nst.tuning.qau import QualityAdaptiveUnit
+from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
 
 QUALITIES = torch.tensor([0, 1, 1])
 
@@ -83,8 +78,8 @@ def test_eq_1_and_5_by_hand():
     gate, row, null = torch.tensor([[[0.25]]]), torch.tensor([[[8.0]]]), torch.tensor([[[4.0]]])
     residual = dual_space.residual(gate, row, null)
     torch.testing.assert_close(residual, torch.tensor([[[2.0, 0.0, 3.0]]]))
-    torch.testing.assert_close(dual_space.image(gate, row, null), torch.tensor([[[6.0, 0.0]]]))
-    torch.testing.assert_close(dual_space.image(gate, row, null), residual @ weight.T)
+    torch.testing.assert_close(dual_space.image(weight, gate, row, null), torch.tensor([[[6.0, 0.0]]]))
+    torch.testing.assert_close(dual_space.image(weight, gate, row, null), residual @ weight.T)
 
 
 def test_eq_2_bank_by_hand():
@@ -108,49 +103,55 @@ def test_eq_2_bank_by_hand():
 @pytest.mark.parametrize("coefficients_from", ["reference", "reference_and_gap"])
 def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     torch.manual_seed(0)
-    options = {"heads": 2, "hidden": 8, "gate_per": "clip", "coefficients_from": coefficients_from}
-    unit = QualityAdaptiveUnit(4, 4, row_rank=3, null_rank=2, **options)
-    nn.init.eye_(unit.attention.out.weight)
-    nn.init.zeros_(unit.attention.query.weight)  # with zero queries every real token of the bank weighs the same
-    nn.init.zeros_(unit.attention.query.bias)
+    options = {"heads": 2, "hidden": 8, "gate_per": "clip", "coefficients_per": "token", "routes": True}
+    unit = QualityAdaptiveUnit(
+        4, 4, width=4, row_rank=3, null_rank=2, coefficients_from=coefficients_from, **options
+    )
+    attention = unit.retrieval.attention
+    nn.init.eye_(attention.out.weight)
+    nn.init.zeros_(attention.query.weight)  # with zero queries every real token of the bank weighs the same
+    nn.init.zeros_(attention.query.bias)
     x = torch.randn(1, 3, 4)
     mask = torch.tensor([[True, True, False]])
     bank = ReferenceBank(torch.randn(1, 4, 4), torch.tensor([[True, True, True, False]]), mask, mask[..., None])
-    found = unit.attention.value(bank.tokens[:, :3]).mean(1, keepdim=True).expand(1, 3, 4) + unit.attention.out.bias
+    found = attention.value(bank.tokens[:, :3]).mean(1, keepdim=True).expand(1, 3, 4) + attention.out.bias
     gap = x - found
     source = found if coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
     row, null, logits = unit(x, bank, mask)
     torch.testing.assert_close(row, unit.row_head(source))
     torch.testing.assert_close(null, unit.null_head(source))
     pooled = torch.cat([gap[:, :2].mean(1), gap[:, :2].abs().mean(1)], dim=-1)
-    torch.testing.assert_close(logits, unit.router(pooled).squeeze(-1))
+    torch.testing.assert_close(logits, unit.router.mlp(pooled).squeeze(-1))
 
 
 def test_eq_6_and_7_by_hand():
+    weight = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     call = CallRecord(
-        Assessment(
-            row=torch.tensor([[[1.0, 2.0], [9.0, 9.0]], [[3.0, 0.0], [0.0, 1.0]]]),  # norms 5, (padding), 9, 1
-            null=torch.tensor([[[2.0], [9.0]], [[0.0], [4.0]]]),  # 4, (padding), 0, 16
-            logits=torch.tensor([0.0, math.log(3.0)]),  # g = 1 / 2 and 3 / 4
-        ),
+        row=torch.tensor([[[1.0, 2.0], [9.0, 9.0]], [[3.0, 0.0], [0.0, 1.0]]]),  # norms 5, (padding), 9, 1
+        null=torch.tensor([[[2.0], [9.0]], [[0.0], [4.0]]]),  # 4, (padding), 0, 16
+        logits=torch.tensor([0.0, math.log(3.0)]),  # g = 1 / 2 and 3 / 4
         gate=torch.tensor([0.5, 0.75]),
         mask=torch.tensor([[True, False], [True, True]]),
+        space=DualSpaceReparameterization(weight, split_dual_space(weight), rank=2),
+        weight=weight,
     )
     labels = torch.tensor([0.0, 1.0])
-    assert router_loss(call, labels).item() == pytest.approx((-math.log(0.5) - math.log(0.75)) / 2)
+    assert router_loss(call.logits, labels, call.mask).item() == pytest.approx((-math.log(0.5) - math.log(0.75)) / 2)
     assert subspace_regulariser(call, labels).item() == pytest.approx((5 + 0 + 16) / 3)
-    rowless = call._replace(assessment=call.assessment._replace(null=None))
+    rowless = call._replace(null=None)
     assert subspace_regulariser(rowless, labels).item() == pytest.approx(5 / 3)
-    row, null = residual_energies(call)
-    assert row.item() == pytest.approx((5 / 4 + 9 * 9 / 16 + 9 / 16) / 3)
-    assert null.item() == pytest.approx((4 / 4 + 0 + 16 / 16) / 3)
-    assert residual_energies(rowless)[1].item() == 0
+    energies = {part: value.item() for part, value in residual_energies(call).items()}
+    assert energies["row"] == pytest.approx((5 + 9 + 1) / 3)
+    assert energies["null"] == pytest.approx((4 + 0 + 16) / 3)
+    assert energies["gated_row"] == pytest.approx((5 / 4 + 9 * 9 / 16 + 9 / 16) / 3)
+    assert energies["gated_null"] == pytest.approx((4 / 4 + 0 + 16 / 16) / 3)
+    assert residual_energies(rowless)["gated_null"].item() == 0
+    skipped = call._replace(row=call.row[1:], null=call.null[1:], clips=torch.tensor([1]))
+    assert residual_energies(skipped)["gated_row"].item() == pytest.approx((9 * 9 / 16 + 9 / 16) / 3)
 
-    framewise = call._replace(
-        assessment=call.assessment._replace(logits=torch.tensor([[0.0, 99.0], [0.0, math.log(3.0)]]))
-    )
+    framewise = torch.tensor([[0.0, 99.0], [0.0, math.log(3.0)]])
     expected = (-math.log(0.5) + (-math.log(0.5) - math.log(0.75)) / 2) / 2
-    assert router_loss(framewise, labels).item() == pytest.approx(expected)
+    assert router_loss(framewise, labels, call.mask).item() == pytest.approx(expected)
 
 
 def test_auxiliary_losses_average_the_layers_and_the_calls_of_a_shared_layer(toy, tuned):
@@ -163,10 +164,13 @@ def test_auxiliary_losses_average_the_layers_and_the_calls_of_a_shared_layer(toy
         "head": 2,
     }
     losses = tuner.auxiliary_losses(QUALITIES)
-    for name, function in {"router": router_loss, "reg": subspace_regulariser}.items():
-        per_layer = [
-            sum(function(call, QUALITIES.float()) for call in calls) / len(calls) for calls in records.values()
-        ]
+    labels = QUALITIES.float()
+    functions = {
+        "router": lambda call: router_loss(call.logits, labels, call.frame_mask),
+        "reg": lambda call: subspace_regulariser(call, labels),
+    }
+    for name, function in functions.items():
+        per_layer = [sum(function(call) for call in calls) / len(calls) for calls in records.values()]
         torch.testing.assert_close(losses[name], sum(per_layer) / 3)
     assert set(tuner.loss_weights) == set(losses)
     assert NullSpaceTuning(["a"], lambda_router=0.7, lambda_reg=0.2).loss_weights == {"router": 0.7, "reg": 0.2}
@@ -240,12 +244,12 @@ def test_hard_gate_rounds_at_inference_only(toy, tuned):
     grounder, tuner = tuned(gate="hard")
     grounder(*toy.toy_batch())
     values = tuner.diagnostics()
-    assert torch.equal(values["gate/head"], values["router/head"].round())
+    assert torch.equal(values["gate/encoder.linear2"], values["router/encoder.linear2"].round())
     tuner.set_training(grounder, True)
     grounder(*toy.toy_batch())
     values = tuner.diagnostics()
-    assert torch.equal(values["gate/head"], values["router/head"])
-    assert not torch.equal(values["gate/head"], values["gate/head"].round())
+    assert torch.equal(values["gate/encoder.linear2"], values["router/encoder.linear2"])
+    assert not torch.equal(values["gate/encoder.linear2"], values["gate/encoder.linear2"].round())
 
 
 def test_the_task_gives_the_null_branch_no_gradient_and_eq_7_does(toy, tuned):
@@ -377,7 +381,7 @@ def test_half_precision_keeps_the_gate_in_single(toy, tuned):
         mixed = toy.flat(grounder(*toy.toy_batch()))
         losses = tuner.auxiliary_losses(QUALITIES)
     torch.testing.assert_close(mixed.float(), full, atol=0.1, rtol=0.1)
-    logits = tuner._state.read(["head"], close=False)["head"][0].assessment.logits
+    logits = tuner._state.read(["head"], close=False)["head"][0].logits
     assert not torch.equal(logits, logits.bfloat16().float())
     assert {value.dtype for value in [*losses.values(), *tuner.diagnostics().values()]} == {torch.float32}
     grounder.bfloat16()
@@ -394,14 +398,14 @@ def test_initial_values_depend_on_seed_and_name_only(toy):
         grounder = toy.ToyGrounder()
         NullSpaceTuning(targets, rank=6, seed=seed).inject(grounder)
         assert torch.equal(torch.get_rng_state(), before)
-        return grounder.decoder.linear2.unit.attention.query.weight.detach()
+        return grounder.decoder.linear2.unit.retrieval.attention.query.weight.detach()
 
     first = initial(["decoder.linear2"], 0, 1)
     assert torch.equal(first, initial(["encoder.linear2", "decoder.linear2"], 0, 2))
     assert not torch.equal(first, initial(["decoder.linear2"], 1, 1))
     grounder = toy.ToyGrounder()
     NullSpaceTuning(["encoder.linear1", "decoder.linear1"], rank=6).inject(grounder)  # of one d_in: the same draws
-    queries = [layer.unit.attention.query.weight for layer in layers_of(grounder)]
+    queries = [layer.unit.retrieval.attention.query.weight for layer in layers_of(grounder)]
     assert not torch.equal(queries[0], queries[1])
 
 
@@ -451,12 +455,12 @@ def test_a_rank_that_no_layer_can_hold_is_refused(toy, rank, verb):
 
 
 def test_other_nonsense_is_refused_with_its_value(toy):
-    with pytest.raises(ValueError, match="width 16, got 3; change"):
+    with pytest.raises(ValueError, match="width of retrieval 16, got 3; change"):
         NullSpaceTuning(["head"], rank=6, heads=3).inject(toy.ToyGrounder())
     with pytest.raises(ValueError, match="at least 1, got 0"):
         NullSpaceTuning(["head"], hidden=0)
-    with pytest.raises(ValueError, match="gate must be one of soft, hard, got 'open'"):
-        NullSpaceTuning(["head"], gate="open")
+    with pytest.raises(ValueError, match="gate must be one of soft, hard, oracle, open, got 'ajar'"):
+        NullSpaceTuning(["head"], gate="ajar")
     silent = toy.ToyGrounder()
     silent.head.weight.data.zero_()
     with pytest.raises(ValueError, match="'head' has rank 0"):
