@@ -25,6 +25,7 @@ from stvg_nst.nullspace import DualSpace, split_dual_space
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.dual_space import Basis, DualSpaceReparameterization
+from stvg_nst.tuning.folding import FoldedSpace, FoldedUnit, fold_layer
 from stvg_nst.tuning.objective import null_leak, per_clip, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import CoefficientsFrom, CoefficientsPer, GatePer, QualityAdaptiveUnit, SharedRouter
 from stvg_nst.tuning.reference import CallRecord, ForwardState, ReferenceBank
@@ -50,6 +51,8 @@ class NullSpaceLinear(TunedLinear):
     """
 
     base_layer: nn.Linear
+    unit: QualityAdaptiveUnit | FoldedUnit
+    dual_space: DualSpaceReparameterization | FoldedSpace
 
     def __init__(
         self,
@@ -69,6 +72,11 @@ class NullSpaceLinear(TunedLinear):
         self.gate = gate
         self.forward_mode = forward_mode
         self.state = state
+
+    def fold(self) -> None:
+        """Drop or multiply out whatever inference can do without; what was trained cannot be had back from it."""
+        self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.base_layer.weight)
+        self.forward_mode = "separate"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.state.bypassed:
@@ -117,8 +125,9 @@ class NullSpaceLinear(TunedLinear):
         mask: Tensor,
         clips: Tensor | None = None,
     ) -> None:
-        weight = self.base_layer.weight
-        self.state.record(self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, weight, clips))
+        if isinstance(self.dual_space, DualSpaceReparameterization):  # a folded layer has no coefficients to keep
+            weight = self.base_layer.weight
+            self.state.record(self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, weight, clips))
 
     def _known_gate(self, mask: Tensor) -> Tensor | None:
         """g where it does not depend on this layer's input: forced from outside, always open, or the shared router's.
@@ -199,7 +208,7 @@ class NullSpaceTuning(Tuner):
     """Weight of the subspace regulariser, eq. (7), in the objective, eq. (6)."""
 
     lambda_leak: float = 0.0
-    """Weight of what the null branch passes to the output: the constraint as a loss term, for other bases than SVD's."""
+    """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
 
     seed: int | None = None
     """Of the adapters' initial values, which depend on it and the layer's name only; the run's seed if not given."""
@@ -211,6 +220,7 @@ class NullSpaceTuning(Tuner):
     )
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _folded: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         choices = {
@@ -236,7 +246,7 @@ class NullSpaceTuning(Tuner):
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         if not isinstance(grounder, Grounder):
             raise TypeError(f"null-space tuning needs a Grounder, got {type(grounder).__name__}")
-        width = grounder.width if self.retrieval_width is None else self.retrieval_width
+        width = self._width(grounder)
         if self.heads < 1 or width % self.heads:
             raise ValueError(
                 f"heads must divide the width of retrieval {width}, got {self.heads}; "
@@ -248,7 +258,6 @@ class NullSpaceTuning(Tuner):
         targets = select_by_name(grounder, self.targets)
         for name, layer in targets.items():
             self._check_rank(name, layer)
-        seed = torch.initial_seed() if self.seed is None else self.seed
 
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
@@ -258,16 +267,29 @@ class NullSpaceTuning(Tuner):
                 raise ValueError(
                     f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets"
                 )
-            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, grounder.width, width, seed)
+            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, grounder.width, width)
             reports.append(_report(wrapper, layer, space))
-        points[0].register_forward_hook(self._state.observe)
-        if self._routes and self.router == "shared":
-            with _drawn(seed, "router"):
-                points[0].router = SharedRouter(
-                    grounder.width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
-                ).to(next(iter(targets.values())).weight)
         self._leakage = {report.name: report.leakage for report in reports}
         return wrapped, tuple(reports)
+
+    def _attach(self, grounder: nn.Module) -> None:
+        assert isinstance(grounder, Grounder)
+        (point,) = (module for module in grounder.modules() if isinstance(module, ReferencePoint))
+        point.register_forward_hook(self._state.observe)
+        if self._routes and self.router == "shared":
+            width = self._width(grounder)
+            with _drawn(self._seed, "router"):
+                router = SharedRouter(
+                    grounder.width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
+                )
+            point.router = router.to(next(grounder.parameters()))
+
+    @property
+    def _seed(self) -> int:
+        return torch.initial_seed() if self.seed is None else self.seed
+
+    def _width(self, grounder: Grounder) -> int:
+        return grounder.width if self.retrieval_width is None else self.retrieval_width
 
     @property
     def _routes(self) -> bool:
@@ -284,9 +306,9 @@ class NullSpaceTuning(Tuner):
             )
 
     def _wrap_layer(
-        self, name: str, layer: nn.Linear, space: DualSpace, bank_width: int, width: int, seed: int
+        self, name: str, layer: nn.Linear, space: DualSpace, bank_width: int, width: int
     ) -> NullSpaceLinear:
-        with _drawn(seed, name):
+        with _drawn(self._seed, name):
             dual_space = DualSpaceReparameterization(
                 layer.weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
             )
@@ -407,6 +429,29 @@ class NullSpaceTuning(Tuner):
             yield
         finally:
             self._state.forced_gate = before
+
+    def fold(self, grounder: nn.Module) -> None:
+        """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
+
+        The null branch goes where the null space is exact; a leak is part of the function, and stays.
+
+        Raises:
+            RuntimeError: this tuner is not injected into the model.
+        """
+        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        if {layer.name for layer in layers} != set(self._leakage) or not layers:
+            raise RuntimeError(
+                f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
+                f"one with {len(layers)}; inject it, and load an adapter, before folding"
+            )
+        for layer in layers:
+            layer.fold()
+        grounder.requires_grad_(False)
+        self._folded = True
+
+    def check_saveable(self) -> None:
+        if self._folded:
+            raise RuntimeError("a folded model has no adapter to save any more; save it before folding")
 
     @contextmanager
     def bypass(self) -> Iterator[None]:

@@ -87,8 +87,8 @@ class CallRecord(NamedTuple):
     """One call of a wrapped layer.
 
     row and null are as in :class:`Assessment`; gate is (B,) or (B, T), as applied, and logits are its router's, None
-    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the clips that row and null
-    belong to where a hard gate skipped the others, and is None where they belong to all.
+    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the
+    clips that row and null belong to where a hard gate skipped the others, and is None where they belong to all.
     """
 
     row: Tensor

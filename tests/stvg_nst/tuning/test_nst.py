@@ -14,10 +14,11 @@ from torch import nn
 
 from stvg_nst.models.base import Reference
 from stvg_nst.nullspace import split_dual_space
+from stvg_nst.tuning.adapter import adapter_state, save_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
-from stvg_nst.tuning.objective import residual_energies, router_loss, subspace_regulariser
+from stvg_nst.tuning.objective import null_leak, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import QualityAdaptiveUnit
 from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
 
@@ -104,9 +105,7 @@ def test_eq_2_bank_by_hand():
 def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     torch.manual_seed(0)
     options = {"heads": 2, "hidden": 8, "gate_per": "clip", "coefficients_per": "token", "routes": True}
-    unit = QualityAdaptiveUnit(
-        4, 4, width=4, row_rank=3, null_rank=2, coefficients_from=coefficients_from, **options
-    )
+    unit = QualityAdaptiveUnit(4, 4, width=4, row_rank=3, null_rank=2, coefficients_from=coefficients_from, **options)
     attention = unit.retrieval.attention
     nn.init.eye_(attention.out.weight)
     nn.init.zeros_(attention.query.weight)  # with zero queries every real token of the bank weighs the same
@@ -279,6 +278,140 @@ def test_a_leaking_null_branch_starts_at_zero_and_gets_a_gradient(toy):
     torch.testing.assert_close(output, toy.flat(base(*toy.toy_batch())), atol=0, rtol=0)
     output.square().sum().backward()
     assert grounder.encoder.linear1.unit.null_head.outer.weight.grad.abs().max() > 0
+
+
+# --- options of the quality-adaptive unit ---------------------------------------------------------------------------
+
+VARIANTS = (
+    {"router": "shared"},
+    {"router": "shared", "gate_per": "frame"},
+    {"retrieval_width": 8},
+    {"retrieval_width": 8, "router": "shared", "coefficients_from": "reference_and_gap"},
+    {"coefficients_from": "input"},
+    {"coefficients_from": "input", "router": "shared", "retrieval_width": 8},
+    {"coefficients_per": "frame"},
+    {"coefficients_per": "clip", "router": "shared"},
+    {"basis": "random"},
+    {"basis": "learned", "lambda_leak": 0.5},
+    {"basis": "learned", "null_branch": False},
+    {"gate": "open"},
+)
+
+
+def named(options: dict) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_every_variant_starts_at_the_pretrained_function_and_learns_all_it_has(toy, options):
+    grounder, base = toy.ToyGrounder(), toy.pretrained()
+    tuner = NullSpaceTuning(toy.TARGETS, rank=6, hidden=16, **options)
+    tuner.inject(grounder)
+    torch.testing.assert_close(
+        toy.flat(grounder(*toy.toy_batch())), toy.flat(base(*toy.toy_batch())), atol=1e-6, rtol=0
+    )
+    before = [parameter.detach().clone() for parameter in tuner.trainable_parameters(grounder)]
+    train(toy, grounder, tuner)
+    for parameter, old in zip(tuner.trainable_parameters(grounder), before, strict=True):
+        assert not torch.equal(parameter, old)
+    assert all(value.isfinite().all() for value in tuner.diagnostics().values())
+    assert set(tuner.loss_weights) == set(tuner.auxiliary_losses(QUALITIES))
+    with tuner.bypass():
+        assert torch.equal(toy.flat(grounder(*toy.toy_batch())), toy.flat(base(*toy.toy_batch())))
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_literal_and_separate_forward_agree_in_every_variant(toy, tuned, options):
+    outputs = []
+    for mode in ("separate", "literal"):
+        grounder, _ = tuned(forward_mode=mode, **options)
+        outputs.append(toy.flat(grounder(*toy.toy_batch())))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.4])
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_folding_changes_no_output(toy, tuned, options, tolerance, tmp_path):
+    grounder, tuner = tuned([*toy.TARGETS, "encoder.linear1"], tolerance=tolerance, **options)
+    expected = toy.flat(grounder(*toy.toy_batch()))
+    parameters = sum(parameter.numel() for parameter in grounder.parameters())
+    tuner.fold(grounder)
+    torch.testing.assert_close(toy.flat(grounder(*toy.toy_batch())), expected, atol=1e-5, rtol=1e-5)
+    if tolerance is None and options.get("basis", "svd") == "svd":
+        assert sum(parameter.numel() for parameter in grounder.parameters()) < parameters
+    with pytest.raises(RuntimeError, match="save it before folding"):
+        save_adapter(tmp_path / "adapter.safetensors", grounder, tuner)
+    with pytest.raises(RuntimeError, match="with 0 wrapped layers, got one with 4"):
+        NullSpaceTuning(toy.TARGETS, rank=6).fold(grounder)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("gates", [(0, 0, 0), (0, 1, 0), (1, 1, 1)])
+def test_a_hard_shared_gate_leaves_the_clips_it_closes_on_bit_for_bit(toy, tuned, gates, folded):
+    grounder, tuner = tuned(router="shared", gate="hard")
+    if folded:
+        tuner.fold(grounder)
+    calls: list[int] = []
+    for layer in layers_of(grounder):
+        layer.unit.register_forward_hook(lambda unit, inputs, output: calls.append(len(inputs[0])))
+    expected = toy.flat(toy.pretrained()(*toy.toy_batch()))
+    with tuner.override_gate(torch.tensor(gates, dtype=torch.float32)):
+        output = toy.flat(grounder(*toy.toy_batch()))
+    for clip, gate in enumerate(gates):
+        assert torch.equal(output[:, clip], expected[:, clip]) == (not gate)
+    assert calls == [sum(gates)] * len(calls)
+    assert bool(calls) == any(gates)
+    if not folded:
+        energies = tuner.diagnostics()
+        assert (energies["row_energy/encoder.linear2"] > 0) == any(gates)
+
+
+def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
+    gates = torch.tensor([0.0, 1.0, 0.0])
+    skipping, tuner = tuned(router="shared", gate="hard")
+    with tuner.override_gate(gates):
+        some = toy.flat(skipping(*toy.toy_batch()))
+        energies = tuner.diagnostics()
+    full, tuner = tuned(router="shared", gate="soft")
+    with tuner.override_gate(gates):
+        torch.testing.assert_close(toy.flat(full(*toy.toy_batch())), some, atol=1e-6, rtol=1e-6)
+        for name, value in tuner.diagnostics().items():
+            if name.startswith(("row_energy", "gate")):
+                torch.testing.assert_close(value, energies[name])
+
+
+def test_a_shared_router_is_one_and_is_saved_with_the_adapter(toy, tuned):
+    grounder, tuner = tuned(router="shared")
+    grounder(*toy.toy_batch())
+    values = tuner.diagnostics()
+    assert torch.equal(values["gate/head"], values["gate/encoder.linear2"])
+    assert any(name.startswith("reference_point.router.") for name in adapter_state(grounder))
+    assert not any("unit.router" in name for name in adapter_state(grounder))
+
+
+def test_an_oracle_gate_needs_the_label_and_takes_it(toy, tuned):
+    grounder, tuner = tuned(gate="oracle")
+    with pytest.raises(RuntimeError, match="none was given; run the forward inside"):
+        grounder(*toy.toy_batch())
+    base = toy.flat(toy.pretrained()(*toy.toy_batch()))
+    with tuner.conditioned_on(QUALITIES):
+        output = toy.flat(grounder(*toy.toy_batch()))
+    assert torch.equal(output[:, 0], base[:, 0])
+    assert set(tuner.auxiliary_losses(QUALITIES)) == {"reg"}
+    _, soft = tuned()
+    with soft.conditioned_on(QUALITIES):
+        assert soft._state.forced_gate is None
+
+
+def test_a_learned_basis_can_learn_not_to_leak_and_only_by_its_loss(toy, tuned):
+    leaks = {}
+    for weight in (0.0, 10.0):
+        grounder, tuner = tuned(basis="learned", lambda_leak=weight)
+        train(toy, grounder, tuner, steps=60)
+        grounder(*toy.toy_batch())
+        records = tuner._state.read(["encoder.linear2"], close=False)["encoder.linear2"]
+        leaks[weight] = null_leak(records[0]).item()
+    assert leaks[10.0] < 0.2 * leaks[0.0]
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
