@@ -27,6 +27,7 @@ class FoldedUnit(nn.Module):
         self.attention = unit.retrieval.attention
         if isinstance(unit.retrieval.project, nn.Linear):
             self.attention.query = compose(unit.retrieval.project, self.attention.query)
+        assert isinstance(self.attention.out, nn.Linear)
         self.row_head, self.null_head = unit.row_head, unit.null_head
         for head in (self.row_head, self.null_head):
             if head is not None:

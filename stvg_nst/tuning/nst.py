@@ -75,6 +75,8 @@ class NullSpaceLinear(TunedLinear):
 
     def fold(self) -> None:
         """Drop or multiply out whatever inference can do without; what was trained cannot be had back from it."""
+        if not isinstance(self.unit, QualityAdaptiveUnit) or isinstance(self.dual_space, FoldedSpace):
+            raise RuntimeError(f"'{self.name}' is folded already")
         self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.base_layer.weight)
         self.forward_mode = "separate"
 
@@ -96,6 +98,7 @@ class NullSpaceLinear(TunedLinear):
 
         spread = _spread(gate, x).to(found.row.dtype)
         if self.forward_mode == "literal":
+            assert isinstance(self.dual_space, DualSpaceReparameterization), "folding turns the literal form off"
             return self.base_layer(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
         # Eq. (1), the null term dropped
         return self.base_layer(x) + self.dual_space.image(self.base_layer.weight, spread, found.row, found.null)
@@ -474,6 +477,7 @@ def _share(part: Tensor, other: Tensor) -> Tensor:
 
 
 def _report(wrapper: NullSpaceLinear, layer: nn.Linear, space: DualSpace) -> LayerReport:
+    assert isinstance(wrapper.dual_space, DualSpaceReparameterization)
     k_r, k_n = wrapper.dual_space.row_basis.shape[1], wrapper.dual_space.null_basis.shape[1]
     return LayerReport(
         name=wrapper.name,

@@ -68,7 +68,9 @@ class ReferenceBank(NamedTuple):
 
     def of_clips(self, clips: Tensor) -> ReferenceBank:
         """The bank of some clips only, by their indices."""
-        return ReferenceBank(*(None if field is None else field[clips] for field in self))
+        frame_mask = None if self.frame_mask is None else self.frame_mask[clips]
+        memory_mask = None if self.memory_mask is None else self.memory_mask[clips]
+        return ReferenceBank(self.tokens[clips], self.mask[clips], frame_mask, memory_mask)
 
 
 class Assessment(NamedTuple):
