@@ -39,8 +39,24 @@ ForwardMode = Literal["separate", "literal"]
 NULL_HEAD_STD = 1e-2
 
 
+@dataclass(frozen=True)
+class ReferenceTokens:
+    """Where the reference of a model that is no :class:`stvg_nst.models.base.Grounder` comes from.
+
+    Args:
+        module: name of the sub-module whose output, tokens (B, N, D) or maps (B, D, ...), is the bank of eq. (2)
+            beside its mean. It must run ahead of every tuned layer, and lie upstream of all of them.
+        width: D.
+    """
+
+    module: str
+    width: int
+
+
 class NullSpaceLinear(TunedLinear):
-    """A frozen linear layer under null-space tuning; takes (B, T, d_in) or (B, T, M, d_in).
+    """A frozen linear layer, or 1 x 1 convolution, under null-space tuning.
+
+    In a grounder it takes (B, T, d_in) or (B, T, M, d_in); in any other model whatever leads with the sample.
 
     Args:
         base_layer: the frozen layer.
@@ -50,13 +66,12 @@ class NullSpaceLinear(TunedLinear):
         state: shared by all wrapped layers of a model.
     """
 
-    base_layer: nn.Linear
     unit: QualityAdaptiveUnit | FoldedUnit
     dual_space: DualSpaceReparameterization | FoldedSpace
 
     def __init__(
         self,
-        base_layer: nn.Linear,
+        base_layer: nn.Module,
         *,
         name: str,
         unit: QualityAdaptiveUnit,
@@ -77,12 +92,30 @@ class NullSpaceLinear(TunedLinear):
         """Drop or multiply out whatever inference can do without; what was trained cannot be had back from it."""
         if not isinstance(self.unit, QualityAdaptiveUnit) or isinstance(self.dual_space, FoldedSpace):
             raise RuntimeError(f"'{self.name}' is folded already")
-        self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.base_layer.weight)
+        self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.weight_matrix)
         self.forward_mode = "separate"
+
+    @property
+    def weight_matrix(self) -> Tensor:
+        """The frozen W (d_out, d_in); not called ``weight``, which no wrapper has."""
+        weight = self.base_layer.weight
+        assert isinstance(weight, Tensor)
+        return weight.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.state.bypassed:
             return self.base_layer(x)
+        if isinstance(self.base_layer, nn.Linear):
+            return self._forward_tokens(x)
+        return self._forward_tokens(x.movedim(1, -1)).movedim(-1, 1)
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        """The frozen layer of tokens (B, ..., d_in)."""
+        if isinstance(self.base_layer, nn.Linear):
+            return self.base_layer(x)
+        return self.base_layer(x.movedim(-1, 1)).movedim(1, -1)
+
+    def _forward_tokens(self, x: Tensor) -> Tensor:
         bank = self.state.bank_for(self.name)
         mask = bank.mask_of(x, self.name)
         gate = self._known_gate(mask)
@@ -99,16 +132,16 @@ class NullSpaceLinear(TunedLinear):
         spread = _spread(gate, x).to(found.row.dtype)
         if self.forward_mode == "literal":
             assert isinstance(self.dual_space, DualSpaceReparameterization), "folding turns the literal form off"
-            return self.base_layer(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
+            return self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
         # Eq. (1), the null term dropped
-        return self.base_layer(x) + self.dual_space.image(self.base_layer.weight, spread, found.row, found.null)
+        return self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
 
     def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, mask: Tensor, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
 
         A closed gate leaves no null term either where the null space is exact; where it leaks, the leak is skipped too.
         """
-        y, logits = self.base_layer(x), self.state.shared_logits
+        y, logits = self._frozen(x), self.state.shared_logits
         clips = gate.reshape(len(gate), -1).any(dim=1).nonzero().squeeze(1)
         if not len(clips):
             self._record(x.new_zeros(0, *x.shape[1:-1], self.unit.row_rank), None, logits, gate, mask, clips)
@@ -116,7 +149,7 @@ class NullSpaceLinear(TunedLinear):
         found = self.unit(x[clips], bank.of_clips(clips), mask[clips])
         self._record(found.row, found.null, logits, gate, mask, clips)
         spread = _spread(gate[clips], x).to(found.row.dtype)
-        image = self.dual_space.image(self.base_layer.weight, spread, found.row, found.null)
+        image = self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
         return y.index_add(0, clips, image.expand_as(y[clips]).to(y.dtype))
 
     def _record(
@@ -129,8 +162,9 @@ class NullSpaceLinear(TunedLinear):
         clips: Tensor | None = None,
     ) -> None:
         if isinstance(self.dual_space, DualSpaceReparameterization):  # a folded layer has no coefficients to keep
-            weight = self.base_layer.weight
-            self.state.record(self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, weight, clips))
+            self.state.record(
+                self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, self.weight_matrix, clips)
+            )
 
     def _known_gate(self, mask: Tensor) -> Tensor | None:
         """g where it does not depend on this layer's input: forced from outside, always open, or the shared router's.
@@ -201,6 +235,9 @@ class NullSpaceTuning(Tuner):
     forward_mode: ForwardMode = "separate"
     """``separate`` adds the residual's image to the output; ``literal`` adds the residual to the input, and rounds."""
 
+    reference: ReferenceTokens | None = None
+    """Where the reference comes from in a model that is no grounder; a grounder has its own."""
+
     tolerance: float | None = None
     """Singular values up to this share of the largest count as null; the weight's rounding noise if not given."""
 
@@ -247,17 +284,13 @@ class NullSpaceTuning(Tuner):
     # --- injection ----------------------------------------------------------------------------------------------------
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
-        if not isinstance(grounder, Grounder):
-            raise TypeError(f"null-space tuning needs a Grounder, got {type(grounder).__name__}")
-        width = self._width(grounder)
+        bank_width, _ = self._reference(grounder)
+        width = bank_width if self.retrieval_width is None else self.retrieval_width
         if self.heads < 1 or width % self.heads:
             raise ValueError(
                 f"heads must divide the width of retrieval {width}, got {self.heads}; "
                 f"change --model.tuner.init_args.heads"
             )
-        points = [module for module in grounder.modules() if isinstance(module, ReferencePoint)]
-        if len(points) != 1:
-            raise ValueError(f"expected exactly one ReferencePoint in {type(grounder).__name__}, got {len(points)}")
         targets = select_by_name(grounder, self.targets)
         for name, layer in targets.items():
             self._check_rank(name, layer)
@@ -270,29 +303,55 @@ class NullSpaceTuning(Tuner):
                 raise ValueError(
                     f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets"
                 )
-            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, grounder.width, width)
+            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, bank_width, width)
             reports.append(_report(wrapper, layer, space))
         self._leakage = {report.name: report.leakage for report in reports}
         return wrapped, tuple(reports)
 
     def _attach(self, grounder: nn.Module) -> None:
-        assert isinstance(grounder, Grounder)
-        (point,) = (module for module in grounder.modules() if isinstance(module, ReferencePoint))
-        point.register_forward_hook(self._state.observe)
+        bank_width, source = self._reference(grounder)
+        source.register_forward_hook(
+            self._state.observe if isinstance(source, ReferencePoint) else self._state.observe_tokens
+        )
         if self._routes and self.router == "shared":
-            width = self._width(grounder)
+            width = bank_width if self.retrieval_width is None else self.retrieval_width
             with _drawn(self._seed, "router"):
                 router = SharedRouter(
-                    grounder.width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
+                    bank_width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
                 )
-            point.router = router.to(next(grounder.parameters()))
+            source.router = router.to(next(grounder.parameters()))
+
+    def _reference(self, model: nn.Module) -> tuple[int, nn.Module]:
+        """The width of the reference bank, and the module whose output it is made of."""
+        kind = type(model).__name__
+        if isinstance(model, Grounder):
+            points = [module for module in model.modules() if isinstance(module, ReferencePoint)]
+            if len(points) != 1:
+                raise ValueError(f"expected exactly one ReferencePoint in {kind}, got {len(points)}")
+            if self.reference is not None:
+                raise ValueError(f"{kind} has a reference of its own, got '{self.reference.module}'; leave it out")
+            return model.width, points[0]
+        if self.reference is None:
+            raise ValueError(
+                f"{kind} is no Grounder: name the module that its reference comes from, e.g. reference="
+                "ReferenceTokens('patch_embed', width=192)"
+            )
+        if self.router == "shared" or self.gate_per == "frame":
+            raise ValueError(
+                f"{kind} is no Grounder: it has no frames, so use router 'layer' and one gate a clip, got "
+                f"router '{self.router}' and one gate a {self.gate_per}"
+            )
+        modules = dict(model.named_modules())
+        if self.reference.module not in modules:
+            raise ValueError(
+                f"{kind} has no module '{self.reference.module}' to take the reference from; it has "
+                + ", ".join(f"'{name}'" for name, _ in model.named_children())
+            )
+        return self.reference.width, modules[self.reference.module]
 
     @property
     def _seed(self) -> int:
         return torch.initial_seed() if self.seed is None else self.seed
-
-    def _width(self, grounder: Grounder) -> int:
-        return grounder.width if self.retrieval_width is None else self.retrieval_width
 
     @property
     def _routes(self) -> bool:

@@ -598,7 +598,7 @@ def test_other_nonsense_is_refused_with_its_value(toy):
     silent.head.weight.data.zero_()
     with pytest.raises(ValueError, match="'head' has rank 0"):
         NullSpaceTuning(["head"], rank=6).inject(silent)
-    with pytest.raises(TypeError, match="needs a Grounder, got Linear"):
+    with pytest.raises(ValueError, match="Linear is no Grounder: name the module"):
         NullSpaceTuning(["head"], rank=6).inject(nn.Linear(2, 2))
     blind = toy.ToyGrounder()
     blind.reference_point = nn.Identity()
