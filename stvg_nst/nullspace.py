@@ -73,6 +73,11 @@ class Spectrum:
         """Whether the null space leaks no more than rounding does."""
         return self.sigma_next <= self.noise
 
+    @property
+    def exact_nullity(self) -> int:
+        """Dimensions that the weight ignores as far as its numbers can tell, whatever the rule counts as null."""
+        return self.shape[1] - int((self.singular_values > self.noise).sum())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DualSpace(Spectrum):
