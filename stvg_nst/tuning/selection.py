@@ -181,7 +181,7 @@ def check_choice(strategy: Strategy, share: float) -> None:
 
 
 def _count(share: float, candidates: int) -> int:
-    """The share as it is written, rounded up: in binary 0.1 of 70 is a little more than 7, and would be 8."""
+    """The share as it is written, rounded up: in binary 0.07 of 100 is a little more than 7, and would be 8."""
     return math.ceil(Fraction(str(float(share))) * candidates)
 
 

@@ -158,13 +158,13 @@ def test_a_missing_tensor_is_noticed(tmp_path, monkeypatch):
 
 def test_many_writers_of_one_file_all_get_it_and_leave_nothing_behind(tmp_path, monkeypatch):
     writers = 4
-    all_compute = threading.Barrier(writers, timeout=20)
+    all_written = threading.Barrier(writers, timeout=20)
 
-    def split_together(weight, **options):
-        all_compute.wait()  # each has looked for the file, and found none
-        return split_dual_space(weight, **options)
+    def save_together(tensors, path, metadata):
+        save_file(tensors, path, metadata=metadata)
+        all_written.wait()  # none has found the file, and none has put it in its place yet
 
-    monkeypatch.setattr(dual_space_store, "split_dual_space", split_together)
+    monkeypatch.setattr(dual_space_store, "save_file", save_together)
     with ThreadPoolExecutor(writers) as pool:
         spaces = list(pool.map(lambda _: DualSpaceStore(tmp_path).get(weight_of(0)), range(writers)))
     for space in [*spaces, DualSpaceStore(tmp_path).get(weight_of(0))]:
