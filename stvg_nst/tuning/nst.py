@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder, ReferencePoint
-from stvg_nst.nullspace import DualSpace, split_dual_space
+from stvg_nst.nullspace import DualSpace, RankRule, split_dual_space
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.dual_space import Basis, DualSpaceReparameterization
@@ -298,7 +298,8 @@ class NullSpaceTuning(Tuner):
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
         for name, layer in targets.items():
-            space = split_dual_space(layer.weight, tolerance=self.tolerance)
+            rule: RankRule = "exact" if self.tolerance is None else "relative"
+            space = split_dual_space(layer.weight, rule=rule, threshold=self.tolerance)
             if not space.rank:
                 raise ValueError(
                     f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets"
