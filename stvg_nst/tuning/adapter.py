@@ -147,7 +147,11 @@ def _describe(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
 
 
 def _plain(value: Any) -> Any:
-    """A sequence as a list, as JSON gives it back, so that a tuple and a list of the same targets are equal."""
+    """An option as JSON gives it back, so that a tuple and a list of the same targets are equal."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 

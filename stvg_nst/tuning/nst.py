@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.dual_space_store import DualSpaceStore
 from stvg_nst.models.base import Grounder, ReferencePoint
-from stvg_nst.nullspace import DualSpace, RankRule, split_dual_space
+from stvg_nst.nullspace import DualSpace, RankRule, split_dual_space, weight_matrix
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.dual_space import Basis, DualSpaceReparameterization
@@ -29,7 +31,7 @@ from stvg_nst.tuning.folding import FoldedSpace, FoldedUnit, fold_layer
 from stvg_nst.tuning.objective import null_leak, per_clip, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import CoefficientsFrom, CoefficientsPer, GatePer, QualityAdaptiveUnit, SharedRouter
 from stvg_nst.tuning.reference import CallRecord, ForwardState, ReferenceBank
-from stvg_nst.tuning.selection import select_by_name
+from stvg_nst.tuning.selection import Strategy, select_layers
 
 Gate = Literal["soft", "hard", "oracle", "open"]
 RouterPlace = Literal["layer", "shared"]
@@ -98,9 +100,7 @@ class NullSpaceLinear(TunedLinear):
     @property
     def weight_matrix(self) -> Tensor:
         """The frozen W (d_out, d_in); not called ``weight``, which no wrapper has."""
-        weight = self.base_layer.weight
-        assert isinstance(weight, Tensor)
-        return weight.flatten(1)
+        return weight_matrix(self.base_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.state.bypassed:
@@ -194,7 +194,18 @@ class NullSpaceTuning(Tuner):
     """Null-space tuning (NST) of the layers that match ``targets``."""
 
     targets: Sequence[str]
-    """Shell-style patterns over layer names, such as ``decoder.*.linear2``; each must match linear layers only."""
+    """Shell-style patterns over layer names, such as ``decoder.*.linear2``. With strategy ``all`` each must match
+    linear layers only; the other strategies choose from all linear layers in what the patterns name."""
+
+    strategy: Strategy = "all"
+    """Which of the targets are tuned: all, a share of the lowest or the highest rank ratio, a random share, or those
+    with an exact null space."""
+
+    share: float = 0.1
+    """Of the targets, for the strategies that take a share."""
+
+    exclude: Sequence[str] = field(default_factory=list)
+    """Patterns of layers or whole modules that are no targets though a pattern matches them."""
 
     rank: int = 64
     """Directions of each subspace that a layer may use; fewer where a subspace has fewer. The paper uses 64."""
@@ -238,8 +249,16 @@ class NullSpaceTuning(Tuner):
     reference: ReferenceTokens | None = None
     """Where the reference comes from in a model that is no grounder; a grounder has its own."""
 
-    tolerance: float | None = None
-    """Singular values up to this share of the largest count as null; the weight's rounding noise if not given."""
+    rank_rule: RankRule = "exact"
+    """Which singular values make the row space: all above the weight's own rounding noise, those above a share of the
+    largest (``relative``), or the fewest that hold a share of the energy (``energy``). The latter two make a null space
+    of weights that have none, which leaks: read ``leakage`` in the report."""
+
+    rank_threshold: float | None = None
+    """The share, for the rules that take one."""
+
+    spaces: Path | None = None
+    """Folder that keeps the decompositions, so that no later start computes them again; without one nothing is kept."""
 
     lambda_router: float = 0.5
     """Weight of the router's loss in the objective, eq. (6)."""
@@ -256,7 +275,10 @@ class NullSpaceTuning(Tuner):
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.
     free_fields: ClassVar[frozenset[str]] = frozenset(
-        {"targets", "gate", "forward_mode", "lambda_router", "lambda_reg", "lambda_leak", "seed"}
+        {
+            *("targets", "strategy", "share", "exclude", "gate", "forward_mode"),
+            *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+        }
     )
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -291,21 +313,31 @@ class NullSpaceTuning(Tuner):
                 f"heads must divide the width of retrieval {width}, got {self.heads}; "
                 f"change --model.tuner.init_args.heads"
             )
-        targets = select_by_name(grounder, self.targets)
+        targets = select_layers(
+            grounder,
+            self.targets,
+            strategy=self.strategy,
+            share=self.share,
+            rule=self.rank_rule,
+            threshold=self.rank_threshold,
+            seed=self._seed,
+            exclude=self.exclude,
+            pointwise=not isinstance(grounder, Grounder),
+        )
         for name, layer in targets.items():
             self._check_rank(name, layer)
 
+        split = split_dual_space if self.spaces is None else DualSpaceStore(self.spaces).get
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
         for name, layer in targets.items():
-            rule: RankRule = "exact" if self.tolerance is None else "relative"
-            space = split_dual_space(layer.weight, rule=rule, threshold=self.tolerance)
+            space = split(weight_matrix(layer), rule=self.rank_rule, threshold=self.rank_threshold)
             if not space.rank:
                 raise ValueError(
                     f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets"
                 )
             wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, bank_width, width)
-            reports.append(_report(wrapper, layer, space))
+            reports.append(_report(wrapper, space))
         self._leakage = {report.name: report.leakage for report in reports}
         return wrapped, tuple(reports)
 
@@ -361,22 +393,24 @@ class NullSpaceTuning(Tuner):
     def _hidden(self, width: int) -> int:
         return width if self.hidden is None else self.hidden
 
-    def _check_rank(self, name: str, layer: nn.Linear) -> None:
-        if not 1 <= self.rank <= layer.in_features:
+    def _check_rank(self, name: str, layer: nn.Module) -> None:
+        d_in = weight_matrix(layer).shape[1]
+        if not 1 <= self.rank <= d_in:
             raise ValueError(
-                f"rank must lie in [1, {layer.in_features}] for '{name}' ({layer.in_features} inputs), got {self.rank}"
+                f"rank must lie in [1, {d_in}] for '{name}' ({d_in} inputs), got {self.rank}"
                 f"; {'raise' if self.rank < 1 else 'lower'} --model.tuner.init_args.rank"
             )
 
     def _wrap_layer(
-        self, name: str, layer: nn.Linear, space: DualSpace, bank_width: int, width: int
+        self, name: str, layer: nn.Module, space: DualSpace, bank_width: int, width: int
     ) -> NullSpaceLinear:
+        weight = weight_matrix(layer)
         with _drawn(self._seed, name):
             dual_space = DualSpaceReparameterization(
-                layer.weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
+                weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
             )
             unit = QualityAdaptiveUnit(
-                layer.in_features,
+                space.shape[1],
                 bank_width,
                 width=width,
                 row_rank=dual_space.row_basis.shape[1],
@@ -403,7 +437,7 @@ class NullSpaceTuning(Tuner):
             forward_mode=self.forward_mode,
             state=self._state,
         )
-        return wrapper.to(device=layer.weight.device, dtype=layer.weight.dtype)
+        return wrapper.to(device=weight.device, dtype=weight.dtype)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -536,12 +570,12 @@ def _share(part: Tensor, other: Tensor) -> Tensor:
     return part / (part + other).clamp(min=torch.finfo(part.dtype).tiny)
 
 
-def _report(wrapper: NullSpaceLinear, layer: nn.Linear, space: DualSpace) -> LayerReport:
+def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
     assert isinstance(wrapper.dual_space, DualSpaceReparameterization)
     k_r, k_n = wrapper.dual_space.row_basis.shape[1], wrapper.dual_space.null_basis.shape[1]
     return LayerReport(
         name=wrapper.name,
-        shape=(layer.out_features, layer.in_features),
+        shape=space.shape,
         rank=space.rank,
         nullity=space.nullity,
         leakage=space.leakage,

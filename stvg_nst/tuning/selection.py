@@ -39,7 +39,8 @@ def select_layers(
     threshold: float | None = None,
     seed: int = 0,
     exclude: Sequence[str] = (),
-) -> dict[str, nn.Linear]:
+    pointwise: bool = False,
+) -> dict[str, nn.Module]:
     """Layers to tune, by their first name in the model, in the model's order.
 
     Args:
@@ -51,6 +52,7 @@ def select_layers(
         rule, threshold: what counts as rank, see :data:`~stvg_nst.nullspace.RankRule`.
         seed: of the draw.
         exclude: patterns of layers or whole modules that are no candidates, though a target matches them.
+        pointwise: let 1 x 1 convolutions be candidates beside linear layers.
 
     Raises:
         ValueError: a pattern matches nothing or no linear layer, no candidate is left, none has an exact null space
@@ -61,7 +63,7 @@ def select_layers(
     """
     check_choice(strategy, share)
     check_rule(rule, threshold)
-    candidates = find_candidates(model, targets, whole_modules=strategy != "all", exclude=exclude)
+    candidates = find_candidates(model, targets, whole_modules=strategy != "all", exclude=exclude, pointwise=pointwise)
     if strategy == "all":
         return candidates
     if strategy == "random":  # a draw needs no decomposition
@@ -80,12 +82,18 @@ def select_by_name(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Li
     Raises:
         ValueError: there is no pattern, or one matches nothing, or something that is no ``nn.Linear``.
     """
-    return find_candidates(model, patterns, whole_modules=False)
+    found = find_candidates(model, patterns, whole_modules=False)
+    return {name: layer for name, layer in found.items() if isinstance(layer, nn.Linear)}
 
 
 def find_candidates(
-    model: nn.Module, targets: Sequence[str], *, whole_modules: bool, exclude: Sequence[str] = ()
-) -> dict[str, nn.Linear]:
+    model: nn.Module,
+    targets: Sequence[str],
+    *,
+    whole_modules: bool,
+    exclude: Sequence[str] = (),
+    pointwise: bool = False,
+) -> dict[str, nn.Module]:
     """Linear layers that a target matches and no ``exclude`` does, by their first name, in the model's order.
 
     Args:
@@ -93,6 +101,7 @@ def find_candidates(
         whole_modules: let a target match any module, and take all linear layers in it; without, every match must be
             a linear layer itself.
         exclude: shell-style patterns of layers or whole modules.
+        pointwise: let 1 x 1 convolutions be candidates beside linear layers.
 
     Raises:
         ValueError: a pattern matches nothing or what it must not, or no layer is left.
@@ -105,31 +114,31 @@ def find_candidates(
     for pattern in targets:
         found = _match("target", pattern, modules, whole_modules=whole_modules)
         if not whole_modules:
-            _require_linear(pattern, found)
-        linears = _linears_in(found.values())
-        if not linears:
+            _require_layers(pattern, found, pointwise)
+        layers = _layers_in(found.values(), pointwise)
+        if not layers:
             name, module = next(iter(found.items()))
             raise ValueError(
                 f"target '{pattern}' holds no nn.Linear, got {type(module).__name__} at '{name}'; widen it"
             )
-        matched |= linears
+        matched |= layers
     left = set(matched)
     for pattern in exclude:
-        left -= _linears_in(_match("exclude", pattern, modules, whole_modules=True).values())
+        left -= _layers_in(_match("exclude", pattern, modules, whole_modules=True).values(), pointwise)
     if not left:
         raise ValueError(
             f"exclude {', '.join(map(repr, exclude))} leaves none of the {len(matched)} layers that the targets match; "
             f"narrow it"
         )
-    first_names: dict[nn.Linear, str] = {}
+    first_names: dict[nn.Module, str] = {}
     for name, module in modules.items():
-        if isinstance(module, nn.Linear) and module in left:
+        if module in left:
             first_names.setdefault(module, name)
     return {name: layer for layer, name in first_names.items()}
 
 
 def measure_layers(
-    layers: Mapping[str, nn.Linear], *, rule: RankRule = "exact", threshold: float | None = None
+    layers: Mapping[str, nn.Module], *, rule: RankRule = "exact", threshold: float | None = None
 ) -> dict[str, Spectrum]:
     """The spectrum of each layer's weight, at about 4 ms for 256 x 256 and 10 ms for 256 x 2048 on one CPU core."""
     return {
@@ -209,22 +218,31 @@ def _match(role: str, pattern: str, modules: Mapping[str, nn.Module], *, whole_m
     return found
 
 
-def _require_linear(pattern: str, found: Mapping[str, nn.Module]) -> None:
+def _require_layers(pattern: str, found: Mapping[str, nn.Module], pointwise: bool) -> None:
     for name, module in found.items():
-        if not isinstance(module, nn.Linear):
+        if not _is_layer(module, pointwise):
             kind = type(module).__name__
             raise ValueError(f"target '{pattern}' must match nn.Linear only, got {kind} at '{name}'; narrow it")
 
 
-def _linears_in(modules: Iterable[nn.Module]) -> set[nn.Linear]:
-    return {inner for module in modules for inner in module.modules() if isinstance(inner, nn.Linear)}
+def _layers_in(modules: Iterable[nn.Module], pointwise: bool = False) -> set[nn.Module]:
+    return {inner for module in modules for inner in module.modules() if _is_layer(inner, pointwise)}
+
+
+def _is_layer(module: nn.Module, pointwise: bool) -> bool:
+    """Whether a module is a linear layer, or a convolution that applies one to every position and leaves none out."""
+    if isinstance(module, nn.Linear):
+        return True
+    if not pointwise or not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return False
+    return {*module.kernel_size, *module.stride, module.groups} == {1} and set(module.padding) == {0}
 
 
 def _suggest(pattern: str, modules: Mapping[str, nn.Module], whole_modules: bool) -> str:
     names = [
         name
         for name, module in modules.items()
-        if isinstance(module, nn.Linear) or (whole_modules and _linears_in([module]))
+        if isinstance(module, nn.Linear) or (whole_modules and _layers_in([module]))
     ]
     close = get_close_matches(pattern, names, n=5, cutoff=0.4) or names[:5]
     if not close:

@@ -17,7 +17,7 @@ from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.adapter import adapter_state, save_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
-from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning, ReferenceTokens
 from stvg_nst.tuning.objective import null_leak, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import QualityAdaptiveUnit
 from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
@@ -52,15 +52,20 @@ def layers_of(grounder: nn.Module) -> list[NullSpaceLinear]:
 # --- equations ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.4])
+@pytest.mark.parametrize("rule", [("exact", None), ("relative", 0.4)])
 @pytest.mark.parametrize("gate_per", ["clip", "frame"])
 @pytest.mark.parametrize("coefficients_from", ["reference", "reference_and_gap"])
-def test_literal_and_separate_forward_agree(toy, tuned, tolerance, gate_per, coefficients_from):
+def test_literal_and_separate_forward_agree(toy, tuned, rule, gate_per, coefficients_from):
     # Targets with an exact null space, and (linear1, 40 x 16) with one that only a tolerance gives, and that leaks.
     targets = [*toy.TARGETS, "encoder.linear1"]
     outputs = []
     for mode in ("separate", "literal"):
-        options = {"tolerance": tolerance, "gate_per": gate_per, "coefficients_from": coefficients_from}
+        options = {
+            "rank_rule": rule[0],
+            "rank_threshold": rule[1],
+            "gate_per": gate_per,
+            "coefficients_from": coefficients_from,
+        }
         grounder, _ = tuned(targets, forward_mode=mode, **options)
         outputs.append(toy.flat(grounder(*toy.toy_batch())))
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-6, rtol=1e-6)
@@ -271,7 +276,7 @@ def test_the_task_gives_the_null_branch_no_gradient_and_eq_7_does(toy, tuned):
 
 def test_a_leaking_null_branch_starts_at_zero_and_gets_a_gradient(toy):
     grounder, base = toy.ToyGrounder(), toy.pretrained()
-    report = NullSpaceTuning(["encoder.linear1"], rank=6, tolerance=0.4).inject(grounder)
+    report = NullSpaceTuning(["encoder.linear1"], rank=6, rank_rule="relative", rank_threshold=0.4).inject(grounder)
     assert report.layers[0].nullity > 0
     assert report.layers[0].leakage > 1e-2
     output = toy.flat(grounder(*toy.toy_batch()))
@@ -329,15 +334,15 @@ def test_literal_and_separate_forward_agree_in_every_variant(toy, tuned, options
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.4])
+@pytest.mark.parametrize("rule", [("exact", None), ("relative", 0.4)])
 @pytest.mark.parametrize("options", VARIANTS, ids=named)
-def test_folding_changes_no_output(toy, tuned, options, tolerance, tmp_path):
-    grounder, tuner = tuned([*toy.TARGETS, "encoder.linear1"], tolerance=tolerance, **options)
+def test_folding_changes_no_output(toy, tuned, options, rule, tmp_path):
+    grounder, tuner = tuned([*toy.TARGETS, "encoder.linear1"], rank_rule=rule[0], rank_threshold=rule[1], **options)
     expected = toy.flat(grounder(*toy.toy_batch()))
     parameters = sum(parameter.numel() for parameter in grounder.parameters())
     tuner.fold(grounder)
     torch.testing.assert_close(toy.flat(grounder(*toy.toy_batch())), expected, atol=1e-5, rtol=1e-5)
-    if tolerance is None and options.get("basis", "svd") == "svd":
+    if rule[0] == "exact" and options.get("basis", "svd") == "svd":
         assert sum(parameter.numel() for parameter in grounder.parameters()) < parameters
     with pytest.raises(RuntimeError, match="save it before folding"):
         save_adapter(tmp_path / "adapter.safetensors", grounder, tuner)
@@ -412,6 +417,74 @@ def test_a_learned_basis_can_learn_not_to_leak_and_only_by_its_loss(toy, tuned):
         records = tuner._state.read(["encoder.linear2"], close=False)["encoder.linear2"]
         leaks[weight] = null_leak(records[0]).item()
     assert leaks[10.0] < 0.2 * leaks[0.0]
+
+
+# --- where it is inserted -------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_chooses_among_the_targets(toy):
+    def chosen(**options) -> list[str]:
+        return [layer.name for layer in NullSpaceTuning(["*coder"], rank=6, **options).inject(toy.ToyGrounder()).layers]
+
+    assert chosen(strategy="structural") == ["encoder.linear2", "decoder.linear2"]
+    assert chosen(strategy="structural", exclude=["encoder"]) == ["decoder.linear2"]
+    assert chosen(strategy="high_nullity", share=0.25) == ["decoder.linear2"]
+    draws = {tuple(chosen(strategy="random", share=0.5, seed=seed)) for seed in range(8)}
+    assert len(draws) > 1
+
+
+def test_a_store_is_read_and_gives_the_same_function(toy, tuned, tmp_path, monkeypatch):
+    grounder, _ = tuned(spaces=tmp_path)
+    expected = toy.flat(grounder(*toy.toy_batch()))
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: pytest.fail("decomposed again"))
+    again, _ = tuned(spaces=tmp_path)
+    assert torch.equal(toy.flat(again(*toy.toy_batch())), expected)
+
+
+class Pointwise(nn.Module):
+    """A frozen model that grounds nothing: maps in, logits out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, stride=2)
+        self.mix = nn.Conv2d(12, 5, 1)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(self.mix(self.stem(images).relu()).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_any_frozen_module_will_do_whose_reference_is_named():
+    torch.manual_seed(0)
+    model, images = Pointwise(), torch.randn(3, 3, 9, 9)
+    expected = model(images)
+    tuner = NullSpaceTuning(["mix", "out"], rank=4, reference=ReferenceTokens("stem", width=12))
+    report = tuner.inject(model)
+    assert [(layer.name, layer.shape, layer.nullity) for layer in report.layers] == [
+        ("mix", (5, 12), 7),
+        ("out", (2, 5), 3),
+    ]
+    torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+    for layer in layers_of(model):
+        nn.init.normal_(layer.unit.row_head.outer.weight, std=0.5)
+    literal = copy.deepcopy(model)
+    for layer in layers_of(literal):
+        layer.forward_mode = "literal"
+    torch.testing.assert_close(literal(images), model(images), atol=1e-5, rtol=1e-5)
+    assert (model(images) - expected).abs().max() > 1e-2
+    losses = tuner.auxiliary_losses(QUALITIES)
+    (model(images).sum() + sum(losses.values())).backward()
+    with tuner.override_gate(0.0):
+        torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+
+
+def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
+    with pytest.raises(ValueError, match=r"Pointwise has no module 'trunk'.* it has 'stem', 'mix', 'out'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("trunk", width=12)).inject(Pointwise())
+    with pytest.raises(ValueError, match="router 'layer' and one gate a clip, got router 'shared'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("stem", 12), router="shared").inject(Pointwise())
+    with pytest.raises(ValueError, match="has a reference of its own, got 'head'"):
+        NullSpaceTuning(["head"], rank=4, reference=ReferenceTokens("head", 9)).inject(toy.ToyGrounder())
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -571,7 +644,7 @@ def test_report_says_what_was_put_where(toy):
 def test_null_directions_of_an_approximate_space_are_the_quietest(toy):
     grounder = toy.ToyGrounder()
     weight = grounder.encoder.linear1.weight.detach().double()
-    NullSpaceTuning(["encoder.linear1"], rank=2, tolerance=0.9).inject(grounder)
+    NullSpaceTuning(["encoder.linear1"], rank=2, rank_rule="relative", rank_threshold=0.9).inject(grounder)
     leak = torch.linalg.matrix_norm(weight @ grounder.encoder.linear1.dual_space.null_basis.double(), ord=2)
     assert leak.item() == pytest.approx(split_dual_space(weight).singular_values[-2].item(), rel=1e-5)
 
