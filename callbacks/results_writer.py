@@ -111,7 +111,7 @@ class ResultsWriter(lightning.Callback):
 
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number."""
-    libraries = ("torch", "torchvision", "lightning", "transformers", "decord2", "albumentations", "numpy")
+    libraries = ("torch", "torchvision", "lightning", "transformers", "peft", "decord2", "albumentations", "numpy")
     try:
         project = version("stvg_nst")
     except PackageNotFoundError:

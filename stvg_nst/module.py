@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
@@ -108,6 +110,20 @@ class GroundingModule(lightning.LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Lightning counts this step only when the hook has returned.
+        self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
+
+    def _total_steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
+
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
 
@@ -119,7 +135,7 @@ class GroundingModule(lightning.LightningModule):
                 "another tuner with --config experiments/tuner/NAME.yaml"
             )
         optimizer = self.make_optimizer(parameters)
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self._total_steps()
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
@@ -192,6 +208,7 @@ class GroundingModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = self._tuned_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
+        checkpoint["tuner"] = self.tuner.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         expected, found = self._tuned_names(), set(checkpoint["state_dict"])
@@ -201,6 +218,7 @@ class GroundingModule(lightning.LightningModule):
                 f"the checkpoint holds {len(found)} tensors but {type(self.tuner).__name__} has {len(expected)}; "
                 f"the first that differ: {different}; resume with the configuration of the interrupted run"
             )
+        self.tuner.load_training_state(checkpoint.get("tuner", {}))
 
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from stvg_nst import __main__ as root
+from stvg_nst.models.base import Grounder
+from stvg_nst.tuning import InjectionReport, Tuner
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
@@ -33,6 +36,29 @@ def configs(*names: str) -> list[str]:
 def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, model: str, tuner: str) -> None:
     names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}")
     assert parse(monkeypatch, *configs(*names)) == 0
+
+
+def inject(name: str) -> InjectionReport:
+    """What the tuner of an overlay does to the miniature."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Grounder, "grounder")
+    parser.add_subclass_arguments(Tuner, "tuner")
+    model, tuner = (yaml.safe_load((FOLDER / f"{part}.yaml").read_text()) for part in ("model/mini", f"tuner/{name}"))
+    config = {"grounder": model["model"]["grounder"], "tuner": tuner["model"]["tuner"]}
+    built = parser.instantiate(parser.parse_object(config))
+    return built.tuner.inject(built.grounder)
+
+
+def test_the_adapters_tune_the_same_layers_of_the_miniature() -> None:
+    reports = {name: inject(name) for name in ("nst", "lora", "dora", "adalora", "flylora")}
+    layers = [layer.name for layer in reports["nst"].layers]
+    assert len(layers) == 21
+    assert all([layer.name for layer in report.layers] == layers for report in reports.values())
+
+
+def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None:
+    decoder, model = inject("full_decoder"), inject("full")
+    assert 0 < decoder.trainable < model.trainable < model.total == decoder.total
 
 
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
