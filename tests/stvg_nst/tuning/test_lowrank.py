@@ -105,7 +105,7 @@ def test_dropout_acts_in_training_and_on_the_update_only(toy, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_config_can_name_it_over_another_and_its_help_comes_from_the_fields(method, capsys):
+def test_a_config_can_name_it_in_place_of_another(method):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Tuner, "tuner")
     config = {"class_path": f"stvg_nst.tuning.{method.__name__}", "init_args": {"targets": ["head"], "alpha": 8.0}}
