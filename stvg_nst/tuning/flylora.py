@@ -93,9 +93,9 @@ class FlyLoRA(LowRankTuner):
     each row of A that are not zero. The default is the paper's."""
 
     selection: Selection = "magnitude"
-    """What the largest are: ``magnitude`` ranks by |z + d|, ``signed`` by z + d; d is the bias that balances. Its
-    authors have published both. By magnitude a larger d favours a direction where z is positive and the reverse elsewhere, so
-    only ``signed`` is sure to even the load out."""
+    """What the largest are: ``magnitude`` ranks by |z + d|, ``signed`` by z + d, d being the bias that balances; its
+    authors have published both. By magnitude a larger d favours a direction where z is positive and the reverse
+    elsewhere, so only ``signed`` is sure to even the load out."""
 
     bias_step: float = 1e-3
     """u: how far an optimiser step moves d, up for directions that fewer tokens kept than the mean, down for others."""

@@ -54,7 +54,8 @@ class LowRankTuner(Tuner):
         targets = select_by_name(grounder, self.targets)
         self._check(targets)
         seed = torch.initial_seed() if self.seed is None else self.seed
-        wrapped, reports = {}, []
+        wrapped: dict[nn.Module, TunedLinear] = {}
+        reports = []
         for name, layer in targets.items():
             # Drawn on the CPU from a forked generator: the same on any device, and the global one stays where it was.
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):

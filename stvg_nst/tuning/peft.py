@@ -191,19 +191,24 @@ class AdaLoRA(LowRankTuner):
         All processes see the same gradients, and so they come to the same ranks without a word.
         """
         allocator = self._allocator(grounder, total_steps)
-        last_pruning = total_steps - allocator.peft_config.tfinal
-        if step > last_pruning:
+        final = step >= total_steps - allocator.peft_config.tfinal
+        if final and self._settled:
             allocator.mask_using_rank_pattern(grounder, self._pattern)
             return
-        if step == last_pruning:
+        if final:
             # PEFT scores up to the step before, and so could not prune in a training of one step.
             allocator.update_ipt(grounder)
-        _, pattern = allocator.update_and_allocate(grounder, step, force_mask=step == last_pruning)
+        _, pattern = allocator.update_and_allocate(grounder, step, force_mask=final)
         if pattern is not None:
             self._pattern = pattern
             self._refuse_overflow()
-        if step == last_pruning:
+        if final:
             self._scores = {kind: {} for kind in SCORES}
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the last pruning is over: scores end there. A training that is cut short may yet have it to do."""
+        return bool(self._pattern) and not any(self._scores.values())
 
     def _allocator(self, grounder: nn.Module, total_steps: int) -> RankAllocator:
         """PEFT's allocator, made anew for each step: what it remembers is kept here, where checkpoints find it."""
