@@ -60,7 +60,7 @@ def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
         except ResultsFileError as error:
             left_out.append(str(error))
         else:
-            benchmarks[run.dataset, run.split, run.benchmark_seed].append(run)
+            benchmarks[run.conditions].append(run)
     return [_part(benchmarks[key]) for key in sorted(benchmarks)], left_out
 
 

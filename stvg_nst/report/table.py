@@ -163,7 +163,7 @@ def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
 
 
 def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
-    conditions = {(run.dataset, run.split, run.benchmark_seed) for run in runs}
+    conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
             f"a table holds runs on one data set, split and benchmark seed, got {sorted(conditions) or 'no run'}; "
