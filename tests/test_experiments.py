@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stvg_nst import __main__ as root
+from stvg_nst.study import planned_runs, read_study
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
@@ -38,6 +39,15 @@ def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, mo
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("base", "model/mini", "pretrain/grounding")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
+    for quick in (False, True):
+        baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
+        for run in (baseline, *runs[: len(runs) if quick else 1]):
+            run.write_config()
+            assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
 
 
 @pytest.mark.parametrize(
