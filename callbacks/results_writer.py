@@ -84,15 +84,16 @@ class ResultsWriter(lightning.Callback):
             return
         module, data = grounding_module(pl_module), grounding_data(trainer)
         provenance = data.provenance()
+        dataset, split, benchmark_seed = data.conditions("test")
         commit, dirty = git_state(Path(stvg_nst.__file__))
         results = {
             "schema": SCHEMA,
             "method": type(module.tuner).__name__,
-            "dataset": type(data).__name__,
-            "split": "test",
+            "dataset": dataset,
+            "split": split,
             "metrics": self._metrics,
             "seed": data.seed,
-            "benchmark_seed": provenance["benchmark_seed"],
+            "benchmark_seed": benchmark_seed,
             "data": provenance,
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,

@@ -22,6 +22,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   layers                list the null space of every layer, and which of them a strategy selects
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
+  study                 run a grid of points and seeds, and compare its points
 
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
@@ -143,6 +144,12 @@ def _report(arguments: Sequence[str]) -> int:
     return report_folder(options.folder, options.markdown)
 
 
+def _study(arguments: Sequence[str]) -> int:
+    from stvg_nst.study.command import study_command
+
+    return study_command(arguments, prog=_program("study"))
+
+
 _COMMANDS = {
     "fit": _run,
     "validate": _run,
@@ -155,6 +162,7 @@ _COMMANDS = {
     "vocabulary": _vocabulary,
     "degrade": _degrade,
     "report": _report,
+    "study": _study,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
+from stvg_nst.report.results import RunResults, load_results
 from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.adapter import adapter_state, load_adapter
 from stvg_nst.tuning.base import Tuner
@@ -39,7 +39,8 @@ class GroundingModule(lightning.LightningModule):
         optimizer: of the trainable parameters.
         warmup_steps: steps over which the learning rate rises linearly before it falls as a cosine to zero.
         lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
-        baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged.
+        baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
+            measured on the split that this run measures.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class GroundingModule(lightning.LightningModule):
         self.loss = loss or GroundingLoss()
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
+        self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(
-            baseline=None if baseline is None else _read_metrics(baseline), lambda_hq=lambda_hq
+            baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
 
     def forward(self, batch: Batch) -> GroundingOutput:
@@ -192,6 +194,8 @@ class GroundingModule(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
+        if self.baseline is not None and datamodule is not None:
+            self._check_baseline(self.baseline, datamodule, stage)
         expected = getattr(datamodule, "cached_backbones", None)
         if expected is None:
             return
@@ -200,6 +204,14 @@ class GroundingModule(lightning.LightningModule):
             raise ValueError(
                 f"the cached features were made by backbones {expected[:12]}, but this grounder's are {own[:12]}; "
                 "build the cache again with `python -m stvg_nst cache`, or set --data.init_args.features null"
+            )
+
+    def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:
+        measured = datamodule.conditions(stage)
+        if baseline.conditions != measured:
+            raise ValueError(
+                f"the baseline '{baseline.path}' was measured on {_words(*baseline.conditions)}, but this `{stage}` "
+                f"measures on {_words(*measured)}; give zero-shot results of the same, or leave out --model.baseline"
             )
 
     def backbone_fingerprint(self) -> str:
@@ -225,9 +237,5 @@ class GroundingModule(lightning.LightningModule):
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
-    try:
-        metrics = json.loads(path.read_text())["metrics"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"baseline '{path}' is no results.json of a finished run: {error!r}") from error
-    return {name: float(value) for name, value in metrics.items()}
+def _words(dataset: str, split: str, benchmark_seed: int) -> str:
+    return f"{dataset} {split}, benchmark seed {benchmark_seed}"

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from stvg_nst import __main__ as root
 from stvg_nst.models.base import Grounder
+from stvg_nst.study import planned_runs, read_study
 from stvg_nst.tuning import InjectionReport, Tuner
 
 FOLDER = Path("experiments")
@@ -64,6 +65,15 @@ def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("base", "model/mini", "pretrain/grounding")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
+    for quick in (False, True):
+        baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
+        for run in (baseline, *runs[: len(runs) if quick else 1]):
+            run.write_config()
+            assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
 
 
 @pytest.mark.parametrize(

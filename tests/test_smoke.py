@@ -109,6 +109,48 @@ def test_from_clips_to_the_table(stvg: Any, tmp_path: Path, capsys: pytest.Captu
     assert "NullSpaceTuning" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_study_of_two_points(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = {"training_clips": 4, "val_clips": 2, "test_clips": 3}
+    sizes = {"num_frames": 6, "batch_size": 4, "eval_batch_size": 4, "num_workers": 0, "evaluation_split": "val"}
+    tiny = {
+        "trainer": {"accelerator": "cpu"},
+        "data": {"init_args": {"root": str(data), **clips, **sizes}},
+        "model": {"weights": str(weights)},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    study = {
+        "title": "Two ranks",
+        "seeds": [1],
+        "minutes_per_run": 1,
+        "overlays": [*(f"experiments/{name}.yaml" for name in MINI), str(tmp_path / "tiny.yaml")],
+        "baseline": ["experiments/tuner/zero_shot.yaml"],
+        "tuner": ["experiments/tuner/nst.yaml"],
+        "set": {"trainer.max_epochs": 1},
+        "points": {"rank 64": {}, "rank 8": {"model.tuner.init_args.rank": 8}},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    runs = tmp_path / "runs"
+    command = ["stvg_nst", "study", str(tmp_path / "study.yaml"), "--runs", str(runs), "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert root.main() == 0, "".join(path.read_text() for path in runs.glob("*/log.txt"))
+
+    results = {path.parent.name: load_results(path) for path in runs.glob("*/results.json")}
+    assert results.keys() == {"zero-shot", "rank-64-seed1", "rank-8-seed1"}
+    assert {run.split for run in results.values()} == {"val"} and results["rank-8-seed1"].seed == 1
+    assert 0 < results["rank-8-seed1"].trainable_parameters < results["rank-64-seed1"].trainable_parameters
+    assert all((runs / f"study.{kind}").stat().st_size for kind in ("md", "csv", "png", "svg"))
+    capsys.readouterr()
+
+    (runs / "rank-8-seed1" / "results.json").unlink()
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "rank 8"])
+    assert root.main() == 0
+    assert "1 of 2 runs finished, 1 to go" in capsys.readouterr().out
+    assert load_results(runs / "rank-8-seed1" / "results.json").metrics == results["rank-8-seed1"].metrics
+
+
 def test_the_seed_decides_everything_and_the_workers_nothing(stvg: Any, tmp_path: Path) -> None:
     runs = {"a": ("0", "0"), "b": ("0", "2"), "c": ("1", "0")}
     for name, (seed, workers) in runs.items():
