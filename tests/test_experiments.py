@@ -35,6 +35,18 @@ def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, mo
     assert parse(monkeypatch, *configs(*names)) == 0
 
 
+def test_vidstg_weights_bring_their_thresholds_and_their_objective(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("base", "data/mini", "model/cgstvg", "model/cgstvg_vidstg_weights", "tuner/zero_shot")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    grounder, loss = (model[name]["init_args"] for name in ("grounder", "loss"))
+    assert (grounder["actioness_threshold"], grounder["confidence_threshold"]) == (-0.5, 0.5)
+    assert grounder["visual"]["init_args"]["frozen_norm"] is True
+    assert (loss["boxes"], loss["giou"], loss["start_end"]) == (5.0, 3.0, 1.0)
+
+
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("base", "model/mini", "pretrain/grounding")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
