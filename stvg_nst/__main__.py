@@ -22,6 +22,10 @@ usage: python -m stvg_nst COMMAND [--help] ...
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
 
+CG-STVG at full size (docs/weights.md):
+  convert               write an official checkpoint as weights of ours
+  initialise            write the weights that its training starts from: MDETR's, Video Swin's, RoBERTa's
+
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
   encoders              pretrain its visual encoders
@@ -61,6 +65,20 @@ def _export(arguments: Sequence[str]) -> int:
     from stvg_nst.cli import ExportCLI
 
     print(ExportCLI(**_built("export")).export())
+    return 0
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import convert
+
+    print(convert(_program("convert"), arguments))
+    return 0
+
+
+def _initialise(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import initialise
+
+    print(initialise(_program("initialise"), arguments))
     return 0
 
 
@@ -141,6 +159,8 @@ _COMMANDS = {
     "test": _run,
     "cache": _cache,
     "export": _export,
+    "convert": _convert,
+    "initialise": _initialise,
     "encoders": _encoders,
     "grounding": _grounding,
     "vocabulary": _vocabulary,
