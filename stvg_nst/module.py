@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.adapter import adapter_state, load_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
@@ -38,6 +38,8 @@ class GroundingModule(lightning.LightningModule):
         warmup_steps: steps over which the learning rate rises linearly before it falls as a cosine to zero.
         lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
         baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged.
+        inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
+            passes of CG-STVG's own evaluation.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class GroundingModule(lightning.LightningModule):
         warmup_steps: int = 0,
         lambda_hq: float = 1.0,
         baseline: Path | None = None,
+        inference: InferenceProtocol = "single_pass",
     ) -> None:
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
@@ -67,6 +70,7 @@ class GroundingModule(lightning.LightningModule):
         self.loss = loss or GroundingLoss()
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
+        self.inference = inference
         self.metrics = GroundingMetrics(
             baseline=None if baseline is None else _read_metrics(baseline), lambda_hq=lambda_hq
         )
@@ -138,9 +142,11 @@ class GroundingModule(lightning.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, tuple[Tube, ...]]:
-        output = self(batch)
-        self._log_terms(stage, self.loss(output, batch), batch)
-        tubes = decode_tubes(output, batch.clips)
+        passes = split_passes(batch, self.inference)
+        outputs = [self(part) for part in passes]
+        for part, output in zip(passes, outputs, strict=True):
+            self._log_terms(stage, self.loss(output, part), part)
+        tubes = join_passes(outputs, batch.clips, self.inference)
         self.metrics.update(tubes, batch.clips)
         return {"tubes": tubes}
 
