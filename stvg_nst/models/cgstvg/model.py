@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder, ReferencePoint
@@ -191,10 +192,11 @@ def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> 
     columns = max(appearance.shape[-1] for appearance, _ in encoded)
 
     def stack(maps: Sequence[Tensor]) -> Tensor:
-        padded = maps[0].new_zeros((len(maps), num_frames, maps[0].shape[1], rows, columns))
-        for target, source in zip(padded, maps, strict=True):
-            target[: source.shape[0], :, : source.shape[2], : source.shape[3]] = source
-        return padded
+        def padding(source: Tensor) -> tuple[int, ...]:
+            """From the last axis to the first, before and behind."""
+            return 0, columns - source.shape[3], 0, rows - source.shape[2], 0, 0, 0, num_frames - source.shape[0]
+
+        return torch.stack([F.pad(source, padding(source)) for source in maps])
 
     appearance, motion = (stack(maps) for maps in zip(*encoded, strict=True))
     cell_mask = torch.zeros(len(encoded), rows, columns, dtype=torch.bool, device=appearance.device)

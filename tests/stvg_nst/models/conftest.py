@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -55,13 +56,23 @@ def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def full_size(roberta_folder: Path) -> CGSTVG:
-    """The configuration `experiments/model/cgstvg.yaml`, without memory for its values."""
-    parser = weights_parser("test", "Full size.")
-    source = f"--model.grounder.init_args.text.init_args.source={roberta_folder}"
-    options = parser.parse_args([f"--config={FULL_SIZE}", source])
-    with torch.device("meta"):
+@pytest.fixture(scope="session")
+def build_full_size(roberta_folder: Path) -> Callable[[], CGSTVG]:
+    """Builds the configuration `experiments/model/cgstvg.yaml`."""
+
+    def build() -> CGSTVG:
+        parser = weights_parser("test", "Full size.")
+        source = f"--model.grounder.init_args.text.init_args.source={roberta_folder}"
+        options = parser.parse_args([f"--config={FULL_SIZE}", source])
         grounder = parser.instantiate(options).model.grounder
-    assert isinstance(grounder, CGSTVG)
-    return grounder
+        assert isinstance(grounder, CGSTVG)
+        return grounder
+
+    return build
+
+
+@pytest.fixture
+def full_size(build_full_size: Callable[[], CGSTVG]) -> CGSTVG:
+    """The full size without memory for its values."""
+    with torch.device("meta"):
+        return build_full_size()

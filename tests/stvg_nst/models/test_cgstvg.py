@@ -93,6 +93,16 @@ def test_gradients_of_clips_without_context_are_finite(grounder: CGSTVG) -> None
     grounder.zero_grad()
 
 
+def test_the_visual_encoders_can_be_trained_through_padding(grounder: CGSTVG) -> None:
+    frames, mask = clip(4, 64, 96, seed=3).expand(2, -1, -1, -1, -1), torch.tensor([[True] * 4, [True] * 3 + [False]])
+    features = grounder.encode(frames, mask, [(64, 96), (64, 64)])
+    (features.appearance.square().mean() + features.motion.square().mean()).backward()
+    for encoder in (grounder.visual, grounder.motion):
+        gradients = [parameter.grad for parameter in encoder.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    grounder.zero_grad()
+
+
 def test_forward_takes_no_ground_truth(grounder: CGSTVG) -> None:
     assert list(inspect.signature(grounder.forward).parameters) == ["frames", "frame_mask", "queries", "frame_sizes"]
 
