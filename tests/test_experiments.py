@@ -52,6 +52,14 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
 
 
+def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(monkeypatch, *configs("base", "data/mini", "model/cgstvg", "pretrain/cgstvg")) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    names = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert names.index("callbacks.MovingAverage") > names.index("callbacks.AdapterCheckpoint")
+    assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
