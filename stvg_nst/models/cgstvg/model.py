@@ -37,6 +37,9 @@ class CGSTVG(Grounder):
         head_dropout: probability in the temporal and confidence heads, in training.
         actioness_threshold: a frame gives context if its actioness *logit* exceeds this ...
         confidence_threshold: ... and its confidence, in (0, 2), exceeds this.
+        recompute_encoder: in training, compute the layers of the cross-modal encoder anew in the backward pass instead
+            of keeping what they compute: less memory for more time, with the same gradients. Adapters in these layers
+            run twice.
 
     Raises:
         ValueError: the two visual encoders disagree on the stride.
@@ -56,6 +59,7 @@ class CGSTVG(Grounder):
         head_dropout: float = 0.3,
         actioness_threshold: float = 0.5,
         confidence_threshold: float = 0.8,
+        recompute_encoder: bool = False,
     ) -> None:
         super().__init__()
         if visual.stride != motion.stride:
@@ -73,7 +77,7 @@ class CGSTVG(Grounder):
         self.motion_proj = nn.Linear(motion.channels, width)
         self.reference_point = ReferencePoint()
 
-        self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout)
+        self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout, recompute=recompute_encoder)
         self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout)
         self.anchor_head = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
@@ -145,7 +149,7 @@ class CGSTVG(Grounder):
 
         weights = memory.token_mask.unsqueeze(-1).to(memory.tokens.dtype)
         frame_summary = (memory.tokens * weights).sum(2) / weights.sum(2)
-        anchors = self.anchor_head(frame_summary).sigmoid()
+        anchors = self.anchor_head(frame_summary).float().sigmoid()
         boxes, confidence = self.box_decoder(anchors, memory, select_context or trusted)
         return GroundingOutput(
             boxes=boxes,
