@@ -24,6 +24,10 @@ usage: python -m stvg_nst COMMAND [--help] ...
   report                print the table of all results below a folder
   study                 run a grid of points and seeds, and compare its points
 
+CG-STVG at full size (docs/weights.md):
+  convert               write an official checkpoint as weights of ours
+  initialise            write the weights that its training starts from: MDETR's, Video Swin's, RoBERTa's
+
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
   encoders              pretrain its visual encoders
@@ -70,6 +74,20 @@ def _export(arguments: Sequence[str]) -> int:
     from stvg_nst.cli import ExportCLI
 
     print(ExportCLI(**_built("export")).export())
+    return 0
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import convert
+
+    print(convert(_program("convert"), arguments))
+    return 0
+
+
+def _initialise(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import initialise
+
+    print(initialise(_program("initialise"), arguments))
     return 0
 
 
@@ -157,6 +175,8 @@ _COMMANDS = {
     "cache": _cache,
     "layers": _layers,
     "export": _export,
+    "convert": _convert,
+    "initialise": _initialise,
     "encoders": _encoders,
     "grounding": _grounding,
     "vocabulary": _vocabulary,

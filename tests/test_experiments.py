@@ -62,6 +62,18 @@ def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None
     assert 0 < decoder.trainable < model.trainable < model.total == decoder.total
 
 
+def test_vidstg_weights_bring_their_thresholds_and_their_objective(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("base", "data/mini", "model/cgstvg", "model/cgstvg_vidstg_weights", "tuner/zero_shot")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    grounder, loss = (model[name]["init_args"] for name in ("grounder", "loss"))
+    assert (grounder["actioness_threshold"], grounder["confidence_threshold"]) == (-0.5, 0.5)
+    assert grounder["visual"]["init_args"]["frozen_norm"] is True
+    assert (loss["boxes"], loss["giou"], loss["start_end"]) == (5.0, 3.0, 1.0)
+
+
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("base", "model/mini", "pretrain/grounding")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
@@ -74,6 +86,14 @@ def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path
         for run in (baseline, *runs[: len(runs) if quick else 1]):
             run.write_config()
             assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
+
+
+def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(monkeypatch, *configs("base", "data/mini", "model/cgstvg", "pretrain/cgstvg")) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    names = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert names.index("callbacks.MovingAverage") > names.index("callbacks.AdapterCheckpoint")
+    assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
 
 
 @pytest.mark.parametrize(
