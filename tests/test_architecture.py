@@ -100,7 +100,7 @@ def heavy_reports(modules: dict[str, Module]) -> Iterator[str]:
             seen.add(name)
             for line, target in modules[name].imports:
                 if within(target, "torch", "lightning", "torchmetrics", "transformers"):
-                    yield f"{start.name}: loads {target} ({name}:{line}); numbers must be read and reported without torch"
+                    yield f"{start.name}: loads {target} ({name}:{line}); numbers are read and reported without torch"
             waiting += project_imports(modules[name], modules)
             if "." in name:
                 waiting.append(name.rpartition(".")[0])  # importing a module runs the __init__ of its package

@@ -40,6 +40,13 @@ class Tubes:
         first = np.cumsum(lengths) - lengths
         return self.boxes[first[tubes] + frames - self.start[tubes]]
 
+    def take(self, tubes: np.ndarray) -> Tubes:
+        """The tubes of these indices, (N',) int64."""
+        lengths = (self.stop - self.start)[tubes]
+        owner = np.repeat(tubes, lengths)
+        frames = np.arange(len(owner)) + np.repeat(self.start[tubes] - (np.cumsum(lengths) - lengths), lengths)
+        return Tubes(self.start[tubes], self.stop[tubes], self.boxes_at(owner, frames))
+
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
