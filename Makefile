@@ -33,7 +33,7 @@ export OMP_NUM_THREADS ?= 2
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---------------------------------------------------------------------------------------------- environment
 # The stamp is written last, so that a killed installation is taken up again; pip skips what is already there.
@@ -108,6 +108,10 @@ check: | $(STAMP)  ## lint, formatting and types
 format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: bench-evaluate
+bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
+	$(BIN)/python benchmarks/evaluation.py
 
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ GROUND_TRUTH = "stvg-ground-truth"
 
 MAX_FRAME = 2**31
 _CONDITION = re.compile(r"HQ|LQ|[a-z][a-z0-9_]*:[1-9][0-9]*")
+_LARGEST = 1e150  # coordinates whose areas are still finite
 _NO_BOX = [float("nan")] * 4
 
 
@@ -129,13 +130,24 @@ def _render(header: Mapping[str, Any], tubes: Iterable[Mapping[str, Any]]) -> st
 
 def _read(path: Path | str) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes(), object_hook=_compact)
     except OSError as error:
         raise TubeFileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise TubeFileError(f"{path}: is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise TubeFileError(f"{path}: is not JSON ({error}); was it cut off?") from error
+
+
+def _compact(entry: dict[str, Any]) -> dict[str, Any]:
+    """Puts an array in the place of a tube's boxes as soon as these are read.
+
+    Millions of lists at once would take eight times the memory, and Python's collector would walk them over and over.
+    """
+    boxes = entry.get("boxes")
+    if type(boxes) is list and (array := _as_array(boxes)) is not None:
+        entry["boxes"] = array
+    return entry
 
 
 class _Object:
@@ -232,35 +244,37 @@ class _Object:
     def boxes(self, span: tuple[int, int], *, may_lack: bool) -> np.ndarray:
         """(stop - start, 4) float64; with ``may_lack`` a box may be null, and is a row of NaN."""
         value, place = self.take("boxes"), self.at("boxes")
-        frames = span[1] - span[0]
-        if type(value) is not list:
+        if not isinstance(value, list | np.ndarray):
             self.fail(place, f"a list, got {_shown(value)}")
-        if len(value) != frames:
-            self.fail(place, f"{frames} boxes, one for each frame of [{span[0]}, {span[1]}), got {len(value)}")
-        boxes = _as_array(value, may_lack=may_lack)
+        if len(value) != span[1] - span[0]:
+            one_each = f"{span[1] - span[0]} boxes, one for each frame of [{span[0]}, {span[1]})"
+            self.fail(place, f"{one_each}, got {len(value)}")
+        boxes = _as_array(value) if isinstance(value, list) else value
         if boxes is None:
             for index, box in enumerate(value):
-                self._check_box(box, f"{place}[{index}]", may_lack=may_lack)
+                self._check_box(box, f"{place}[{index}]")
             raise AssertionError(f"{place}: refused as a whole, and accepted box by box")
+        lacking = np.flatnonzero(np.isnan(boxes[:, 0]))
+        if len(lacking) and not may_lack:
+            self.fail(f"{place}[{lacking[0]}]", "four numbers [x1, y1, x2, y2], got null")
         return boxes
 
-    def _check_box(self, box: Any, place: str, *, may_lack: bool) -> None:
-        if box is None and may_lack:
+    def _check_box(self, box: Any, place: str) -> None:
+        if box is None:
             return
         if type(box) is not list or len(box) != 4:
-            null = " or null" if may_lack else ""
-            self.fail(place, f"four numbers [x1, y1, x2, y2]{null}, got {_shown(box)}")
+            self.fail(place, f"four numbers [x1, y1, x2, y2], got {_shown(box)}")
         for index, value in enumerate(box):
             # An integer beyond every float compares well, and cannot be converted.
-            if type(value) not in (int, float) or not -1e300 < value < 1e300:
+            if type(value) not in (int, float) or not -_LARGEST < value < _LARGEST:
                 self.fail(f"{place}[{index}]", f"a finite number, got {_shown(value)}")
         if box[0] > box[2] or box[1] > box[3]:
             self.fail(place, f"x1 <= x2 and y1 <= y2, got {_shown(box)}")
 
 
-def _as_array(boxes: Sequence[Any], *, may_lack: bool) -> np.ndarray | None:
-    """All boxes of a tube at once, ``None`` if one of them is wrong: millions of numbers are checked, and few fail."""
-    lacking = [index for index, box in enumerate(boxes) if box is None] if may_lack else []
+def _as_array(boxes: list[Any]) -> np.ndarray | None:
+    """All boxes of a tube at once, null as a row of NaN; ``None`` if one of them is wrong, which is rare."""
+    lacking = [index for index, box in enumerate(boxes) if box is None]
     if lacking:
         boxes = [_NO_BOX if box is None else box for box in boxes]
     if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
@@ -273,10 +287,10 @@ def _as_array(boxes: Sequence[Any], *, may_lack: bool) -> np.ndarray | None:
     except OverflowError:
         return None
     present = np.delete(array, lacking, axis=0) if lacking else array
-    finite = (np.abs(present) < 1e300).all()
+    finite = (np.abs(present) < _LARGEST).all()
     return array if finite and (present[:, :2] <= present[:, 2:]).all() else None
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=np.ndarray.tolist)
     return text if len(text) <= 60 else f"{text[:57]}..."

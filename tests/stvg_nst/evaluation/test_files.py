@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ FAULTS_OF_BOTH = [
     (drop("version"), "document: expected a field 'version', got only"),
     (put("methods", value=1), "methods: expected no field of this name"),
     (put("tubes", value={}), r"tubes: expected a list, got \{\}"),
+    (put("tubes", value={"a": {"boxes": [BOX]}}), r'tubes: expected a list, got \{"a": \{"boxes": \[\[1.*\]\]\}\}'),
     (put("tubes", 1, value=7), r"tubes\[1\]: expected an object, got 7"),
     (put("tubes", 1, "item_id", value=""), r'tubes\[1\].item_id: expected a text that is not empty, got ""'),
     (put("tubes", 1, "item_id", value=7), r"tubes\[1\].item_id: expected a text that is not empty, got 7"),
@@ -169,17 +170,25 @@ FAULTS_OF_GROUND_TRUTH = [
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS_OF_BOTH + FAULTS_OF_PREDICTIONS)
-def test_faults_of_predictions_are_named_by_place(change: Callable[[Any], None], message: str) -> None:
-    content = copy.deepcopy(predictions())
+def test_faults_of_predictions_are_named_by_place(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+    content = json.loads(json.dumps(predictions()))
     change(content)
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(TubeFileError, match=f"^{re.escape(str(path))}: {message}"):
+        load_predictions(path)
     with pytest.raises(TubeFileError, match=f"^p.json: {message}"):
         parse_predictions(content, name="p.json")
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS_OF_BOTH + FAULTS_OF_GROUND_TRUTH)
-def test_faults_of_ground_truth_are_named_by_place(change: Callable[[Any], None], message: str) -> None:
-    content = copy.deepcopy(ground_truth())
+def test_faults_of_ground_truth_are_named_by_place(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+    content = json.loads(json.dumps(ground_truth()))
     change(content)
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(TubeFileError, match=f"^{re.escape(str(path))}: {message}"):
+        load_ground_truth(path)
     with pytest.raises(TubeFileError, match=f"^g.json: {message}"):
         parse_ground_truth(content, name="g.json")
 
