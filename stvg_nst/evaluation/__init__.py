@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stvg_nst.evaluation.evaluator import Coverage, CoverageError, Evaluation, ProtocolResult, evaluate
+from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult, evaluate
 from stvg_nst.evaluation.files import (
     TubeFileError,
     load_ground_truth,
@@ -13,6 +13,7 @@ from stvg_nst.evaluation.files import (
     render_predictions,
 )
 from stvg_nst.evaluation.protocols import PROTOCOLS
+from stvg_nst.evaluation.scoring import Coverage, CoverageError
 from stvg_nst.evaluation.tables import print_evaluation, to_markdown
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions, Tubes
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.evaluation.protocols import PROTOCOLS, Protocol, Scores, frame_keys, overlap_tubes
+from stvg_nst.evaluation.protocols import Protocol
+from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions
 from stvg_nst.evaluation.views import Samples, ViewSums
 
@@ -18,29 +19,7 @@ LEVEL = 0.95
 """Of the bootstrap's percentile intervals."""
 
 _REPLICATES_AT_ONCE = 64
-_TUBES_AT_ONCE = 2048
 _SCHEMA = 1
-
-
-class CoverageError(ValueError):
-    """Predictions and ground truth do not speak of the same samples."""
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """What of the ground truth a file of predictions answers.
-
-    Args:
-        samples: pairs of item and condition that the ground truth asks for.
-        missing: of them, those without a prediction; they score 0.
-        unknown: predictions that nobody asked for; they count nowhere.
-        frames_without_box: frames of the counted predictions whose box is null.
-    """
-
-    samples: int
-    missing: int
-    unknown: int
-    frames_without_box: int
 
 
 Interval = tuple[float, float]
@@ -106,8 +85,8 @@ def evaluate(
     baseline: Predictions | None = None,
     protocols: Sequence[Protocol] | None = None,
     lambda_hq: float = 1.0,
-    missing: Literal["error", "zero"] = "error",
-    unknown: Literal["error", "ignore"] = "error",
+    missing: Missing = "error",
+    unknown: Unknown = "error",
     bootstrap: int = 0,
     seed: int = 0,
 ) -> Evaluation:
@@ -128,18 +107,19 @@ def evaluate(
 
     Raises:
         CoverageError: a sample is missing or unknown, and that is an error.
-        ValueError: a protocol that the ground truth does not allow was asked for, or the numbers of replicates is
-            negative.
+        ValueError: a protocol was asked for that the ground truth does not allow, the number of replicates is
+            negative, or a policy is none of its choices.
     """
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be a number of replicates, 0 for none, got {bootstrap}")
-    chosen, left_out = _choose_protocols(protocols, ground_truth)
+    chosen, left_out = choose_protocols(protocols, ground_truth)
     samples = Samples.of(ground_truth)
-    policy = {"missing": missing, "unknown": unknown}
-    own, coverage = _score(predictions, ground_truth, samples, chosen, **policy)
+    own, coverage = score_samples(predictions, ground_truth, samples, chosen, missing=missing, unknown=unknown)
     base, baseline_coverage = None, None
     if baseline is not None:
-        base, baseline_coverage = _score(baseline, ground_truth, samples, chosen, **policy)
+        base, baseline_coverage = score_samples(
+            baseline, ground_truth, samples, chosen, missing=missing, unknown=unknown
+        )
     return Evaluation(
         dataset=ground_truth.dataset,
         split=ground_truth.split,
@@ -162,78 +142,6 @@ def evaluate(
         },
         left_out=left_out,
     )
-
-
-def _choose_protocols(
-    asked: Sequence[Protocol] | None, ground_truth: GroundTruth
-) -> tuple[tuple[Protocol, ...], dict[Protocol, str]]:
-    left_out: dict[Protocol, str] = {}
-    for item_id, frames in zip(ground_truth.item_ids, ground_truth.sampled_frames, strict=True):
-        if frames is None:
-            left_out["tubedetr"] = f"the ground truth does not say which frames are sampled of item '{item_id}'"
-            break
-    if asked is None:
-        return tuple(protocol for protocol in PROTOCOLS if protocol not in left_out), left_out
-    for protocol in asked:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")
-        if protocol in left_out:
-            raise ValueError(
-                f"protocol {protocol} cannot be computed: {left_out[protocol]}; add sampled_frames to every tube of "
-                "the ground truth, or choose other protocols"
-            )
-    return tuple(dict.fromkeys(asked)), {}
-
-
-def _score(
-    predictions: Predictions,
-    ground_truth: GroundTruth,
-    samples: Samples,
-    protocols: Sequence[Protocol],
-    *,
-    missing: str,
-    unknown: str,
-) -> tuple[dict[Protocol, Scores], Coverage]:
-    """tIoU and vIoU of every sample by every protocol; both are 0 where nothing was predicted."""
-    asked = {
-        (ground_truth.item_ids[row], condition): index
-        for index, (row, condition) in enumerate(zip(samples.row.tolist(), samples.conditions, strict=True))
-    }
-    answered = list(zip(predictions.item_ids, predictions.conditions, strict=True))
-    sample = np.array([asked.get(key, -1) for key in answered], dtype=np.int64)
-    known = np.flatnonzero(sample >= 0)
-    strangers = [key for key, index in zip(answered, sample, strict=True) if index < 0]
-    if strangers and unknown == "error":
-        raise CoverageError(
-            f"{len(strangers)} of the {len(answered)} tubes of {predictions.method} were not asked for, the first for "
-            f"{_named(*strangers[0])}; evaluate them on their own ground truth, or ignore them with --unknown ignore"
-        )
-    gaps = asked.keys() - set(answered)
-    if gaps and missing == "error":
-        earliest = min(gaps, key=asked.__getitem__)
-        raise CoverageError(
-            f"{predictions.method} lacks {len(gaps)} of the {len(asked)} tubes, the first for {_named(*earliest)}; "
-            "predict them, or score each of them 0 with --missing zero"
-        )
-    scores: dict[Protocol, Scores] = {name: (np.zeros(len(asked)), np.zeros(len(asked))) for name in protocols}
-    sampled = _sampled_keys(ground_truth)
-    boxless = 0
-    for first in range(0, len(known), _TUBES_AT_ONCE):
-        part = known[first : first + _TUBES_AT_ONCE]
-        pred = predictions.tubes.take(part)
-        overlap = overlap_tubes(pred, ground_truth.tubes, samples.row[sample[part]], sampled)
-        for name in protocols:
-            for whole, piece in zip(scores[name], PROTOCOLS[name](overlap), strict=True):
-                whole[sample[part]] = piece
-        boxless += int(np.isnan(pred.boxes[:, 0]).sum())
-    return scores, Coverage(len(asked), len(gaps), len(strangers), boxless)
-
-
-def _sampled_keys(ground_truth: GroundTruth) -> np.ndarray | None:
-    frames = [frames for frames in ground_truth.sampled_frames if frames is not None]
-    if len(frames) < len(ground_truth.sampled_frames):
-        return None
-    return frame_keys(np.repeat(np.arange(len(frames)), [len(part) for part in frames]), np.concatenate(frames))
 
 
 def _draws(num_items: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
@@ -286,10 +194,6 @@ def _intervals(parts: Sequence[Numbers]) -> dict[str, Interval]:
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (math.nan, math.nan)
         intervals[name] = float(low), float(high)
     return intervals
-
-
-def _named(item_id: str, condition: str) -> str:
-    return f"item '{item_id}' in condition '{condition}'"
 
 
 def _without_nan(value: Any) -> Any:

@@ -15,8 +15,10 @@ from stvg_nst.evaluation import (
     GroundTruth,
     Predictions,
     evaluate,
+    evaluator,
     parse_ground_truth,
     parse_predictions,
+    scoring,
 )
 
 BOX = [0, 0, 10, 10]
@@ -109,6 +111,20 @@ def test_mixed_quality_is_one_to_one_however_many_degradations_there_are() -> No
     hits = {("a", "HQ"): 10} | {("a", name): 2 for name in conditions["a"][1:]}
     found = values(evaluate(answer(hits), truth(conditions)))
     assert (found["HQ"], found["LQ"], found["MQ"]) == pytest.approx((100, 20, 60))
+
+
+def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluate(answer(HITS), truth(sampled_frames=[0, 5]), bootstrap=10)
+    monkeypatch.setattr(scoring, "_TUBES_AT_ONCE", 4)
+    monkeypatch.setattr(evaluator, "_REPLICATES_AT_ONCE", 3)
+    assert evaluate(answer(HITS), truth(sampled_frames=[0, 5]), bootstrap=10) == whole
+
+
+def test_a_misspelt_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="missing must be one of error, zero, got 'zeros'"):
+        evaluate(answer({}), truth(), missing="zeros")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown must be one of error, ignore, got 'skip'"):
+        evaluate(answer({}), truth(), unknown="skip")  # type: ignore[arg-type]
 
 
 def test_one_quality_alone() -> None:
