@@ -122,6 +122,10 @@ format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: bench-evaluate
+bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
+	$(BIN)/python benchmarks/evaluation.py
+
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,7 +16,7 @@ COMPOSITION_ROOT = "stvg_nst.__main__"
 NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes")
 DATA_ONLY = ("decord", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
-WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.study")
+WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
 
 
@@ -90,7 +90,7 @@ def project_imports(module: Module, modules: dict[str, Module]) -> set[str]:
 
 
 def heavy_reports(modules: dict[str, Module]) -> Iterator[str]:
-    """Files of reports and studies that load torch or Lightning, be it through another file of the project."""
+    """Files of reports, evaluation and studies that load torch or Lightning, be it through another file."""
     for start in (module for module in modules.values() if module.inside(*WITHOUT_TORCH)):
         waiting, seen = [start.name], set()
         while waiting:
@@ -164,6 +164,11 @@ def test_all_three_packages_are_read() -> None:
         ("stvg_nst/a.py", "import decord", "pixels are decoded and degraded only in datamodules"),
         ("stvg_nst/report/t.py", "import torch.nn as nn", "stvg_nst.report.t: loads torch.nn (stvg_nst.report.t:1)"),
         ("stvg_nst/study/t.py", "import lightning", "stvg_nst.study.t: loads lightning (stvg_nst.study.t:1)"),
+        (
+            "stvg_nst/evaluation/t.py",
+            "from stvg_nst.tubes import f",
+            "stvg_nst.evaluation.t: loads torch (stvg_nst.boxes",
+        ),
         ("stvg_nst/report/t.py", "from ..boxes import f", "stvg_nst.report.t: loads torch (stvg_nst.boxes:1)"),
         ("stvg_nst/report/t.py", "from stvg_nst.heavy.light import f", "loads lightning (stvg_nst.heavy:1)"),
         ("stvg_nst/boxes.py", "from . import tubes", "import cycle: stvg_nst."),

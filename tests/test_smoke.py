@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from stvg_nst import __main__ as root
+from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.weights import save_weights
@@ -38,6 +39,7 @@ TINY = (
     "--trainer.callbacks+=callbacks.TubeVisualizer",
     "--trainer.callbacks+=callbacks.HyperparameterSummary",
     "--trainer.callbacks+=callbacks.ResultsWriter",
+    "--trainer.callbacks+=callbacks.PredictionsWriter",
     "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
     "--trainer.callbacks.save_last=true",
 )
@@ -95,6 +97,17 @@ def test_from_clips_to_the_table(stvg: Any, tmp_path: Path, capsys: pytest.Captu
     results = json.loads((nst / "results.json").read_text())
     assert {"HQ/m_vIoU", "LQ/vIoU@0.5", "MQ/declarative/m_tIoU", "WAS/m_vIoU"} <= results["metrics"].keys()
     assert (nst / "config.yaml").exists() and (nst / "test.yaml").exists() and (nst / "tubes.png").exists()
+
+    # The files of tubes say the same, whoever counts them.
+    evaluation = evaluate(
+        load_predictions(nst / "predictions.json"),
+        load_ground_truth(nst / "ground_truth.json"),
+        baseline=load_predictions(zero_shot / "predictions.json"),
+    )
+    counted = evaluation.protocols["half_open"].metrics
+    for name, value in results["metrics"].items():
+        assert counted[name] == pytest.approx(value, rel=1e-6, abs=1e-4), name  # results.json rounds to float32
+    assert "tubedetr" in evaluation.protocols
 
     # Finished runs are never overwritten in silence.
     before = (nst / "adapter.safetensors").read_bytes(), (zero_shot / "results.json").read_bytes()

@@ -49,7 +49,7 @@ class DualSpaceReparameterization(nn.Module):
         matrix = weight.detach().cpu().double()
         # Of the directions that are used: the last of an approximate null space may be exact though the first are not.
         leak = torch.linalg.matrix_norm(matrix @ null, ord=2).item() if null.shape[1] else 0.0
-        self.leaks = basis == "learned" and bool(null.shape[1]) or leak > space.noise
+        self.leaks = (basis == "learned" and bool(null.shape[1])) or leak > space.noise
 
         row_image = null_image = None
         if basis == "learned":
