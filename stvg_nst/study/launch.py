@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from stvg_nst.study.runs import Stage, StudyRun
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1
+LAST_WORD_LENGTH = 400
 GRACE_SECONDS = 10.0
 """What a process is given to end by itself, so that a checkpoint that it is writing is whole."""
 
@@ -123,12 +125,14 @@ class _Process:
         return Outcome(self._run, time.monotonic() - self._start, failure)
 
     def _last_word(self) -> str:
-        """The last line of this stage's log that speaks of an error, or else its last line."""
+        """The end of this stage's log, from the last line that speaks of an error, or else its last line."""
         with self._run.log.open("rb") as log:
             log.seek(self._said_before)
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines[-20:] if "error" in line.lower()]
-        return (errors or lines or [f"it said nothing, and left no {self._stage.leaves.name}"])[-1]
+        if not lines:
+            return f"it said nothing, and left no {self._stage.leaves.name}"
+        errors = [index for index, line in enumerate(lines) if "error" in line.lower()]
+        return textwrap.shorten(" ".join(lines[errors[-1] if errors else -1 :]), LAST_WORD_LENGTH)
 
     def wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
@@ -174,11 +178,16 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Makes a polite kill, and a terminal that is closed, end the study's processes as Ctrl-C does."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    """Makes a polite kill, and a terminal that is closed, end the study's processes as Ctrl-C does.
+
+    What is ignored stays ignored, such as the closing of the terminal under `nohup`.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    replaced = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in replaced:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number in replaced:
+            signal.signal(number, before[number])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -51,6 +53,11 @@ class StudyRun:
         return self.folder / "point.yaml"
 
     @property
+    def weights_file(self) -> Path:
+        """Sum of the pretrained weights, as `sha256sum` writes and checks it; empty for random ones."""
+        return self.folder / "weights.sha256"
+
+    @property
     def adapter(self) -> Path:
         return self.folder / "adapter.safetensors"
 
@@ -76,15 +83,33 @@ class StudyRun:
         kept = (self.results, self.adapter, self.folder / "checkpoints")
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected
-        if not self.config_file.exists():
+        if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
-        return differences(read_yaml(self.config_file), self.config)
+        changes = differences(read_yaml(self.config_file), self.config)
+        weights = self._weights()
+        if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
+            before, now = self.weights_file.read_text(encoding="utf-8").split()[0], _sha256(weights)
+            if before != now:
+                changes.append(f"content of model.weights '{weights}': sha256 {before[:12]} before, {now[:12]} now")
+        return changes
 
     def write_config(self) -> None:
+        """Writes down what the run is asked for: its configuration, and the sum of the weights that it names.
+
+        Raises:
+            StudyError: the weights are not there.
+        """
+        weights = self._weights()
+        if weights is not None and not weights.is_file():
+            raise StudyError(f"{self}: model.weights '{weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.config_file.with_name(".point.yaml.partial")
-        partial.write_text(_HEADER + yaml.safe_dump(dict(self.config), sort_keys=False), encoding="utf-8")
-        os.replace(partial, self.config_file)
+        _write(self.weights_file, "" if weights is None else f"{_sha256(weights)}  {weights}\n")
+        _write(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
+
+    def _weights(self) -> Path | None:
+        """The pretrained grounder, whose file may get another content under the same name."""
+        name = self.config.get("model", {}).get("weights", "random")
+        return None if name == "random" else Path(name)
 
     def stages(self, baseline: Path, places: Sequence[str] = ()) -> tuple[Stage, ...]:
         """What is left to do: a fit, which goes on where it was interrupted, and a test; the baseline is only tested.
@@ -99,6 +124,25 @@ class StudyRun:
         test = Stage(("test", *common, *(() if self.point is None else trained)), self.results)
         stages = (test,) if self.point is None else (fit, test)
         return () if self.results.exists() else tuple(stage for stage in stages if not stage.leaves.exists())
+
+
+def _sha256(path: Path) -> str:
+    state = path.stat()
+    return _sha256_of_state(path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _sha256_of_state(path: Path, modified: int, size: int) -> str:
+    """Once per state of the file: all runs of a study share their weights, which may be large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file that a kill leaves whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def planned_runs(study: Study, folder: Path) -> tuple[StudyRun, tuple[StudyRun, ...]]:

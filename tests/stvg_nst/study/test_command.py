@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -109,6 +110,23 @@ def test_results_of_another_configuration_are_refused(
     assert (tmp_path / "runs" / "rank-8-seed0" / "results.json").stat().st_mtime_ns == before
 
 
+def test_other_weights_of_the_same_name_are_refused(study: Any, write: Write, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("a")
+    path = write(seeds=[0], set={"model.weights": str(weights)})
+    assert study(path) == 0
+    written = (tmp_path / "runs" / "rank-4-seed0" / "weights.sha256").read_text()
+    assert written == f"{hashlib.sha256(b'a').hexdigest()}  {weights}\n"
+    weights.unlink()
+    assert study(path, "--report-only") == 0, "a report needs no weights"
+    weights.write_text("another")
+    with pytest.raises(StudyError, match=r"rank-4-seed0': content of model\.weights '.*': sha256 ca978112ca1b before,"):
+        study(path)
+    weights.unlink()
+    with pytest.raises(StudyError, match=r"rank 4, seed 1: model\.weights '.*' is no file"):
+        study(write(seeds=[0, 1], set={"model.weights": str(weights)}))
+
+
 def test_runs_that_no_study_made_are_refused(study: Any, write: Write, tmp_path: Path) -> None:
     assert study(write()) == 0
     (tmp_path / "runs" / "rank-4-seed0" / "point.yaml").unlink()
@@ -132,7 +150,7 @@ def test_a_failed_run_does_not_stop_the_others(
     assert stages(runs)["good-seed1"] == ["fit", "test"] and stages(runs) == {}
     text = capsys.readouterr().out
     assert re.search(r"bad +- +0 of 2 +failed", text)
-    why = "fit ended with status 1: ValueError: rank must be positive"
+    why = "fit ended with status 1: ValueError: rank must be positive (a hint)"
     assert f"note: failed: bad, seed 1: {why} ({runs}/bad-seed1/log.txt)" in text
     assert "worse, seed 0: test ended with status 0: it said nothing, and left no results.json" in text
     assert f"failed: bad, seed 0: {why}" in (runs / "study.md").read_text()
@@ -238,6 +256,17 @@ def test_an_interruption_ends_the_processes_and_keeps_the_rest(
     assert not (runs / "slow-seed0" / "failure.txt").exists(), "it was stopped, it did not fail"
     with alone_in(runs):  # which a process that still works would hold
         pass
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with launch.termination_as_interrupt():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "as under nohup"
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_folder_is_for_one_command_at_a_time(study: Any, write: Write, tmp_path: Path) -> None:
