@@ -19,6 +19,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
 
   fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
   cache                 store what the frozen visual encoders say of a data set
+  layers                list the null space of every layer, and which of them a strategy selects
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
@@ -55,6 +56,13 @@ def _cache(arguments: Sequence[str]) -> int:
 
     for split, folder in CacheCLI(**_built("cache")).build().items():
         print(f"{split}: {folder}")
+    return 0
+
+
+def _layers(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import LayersCLI
+
+    print(LayersCLI(**_built("layers")).survey())
     return 0
 
 
@@ -170,6 +178,7 @@ _COMMANDS = {
     "validate": _run,
     "test": _run,
     "cache": _cache,
+    "layers": _layers,
     "export": _export,
     "encoders": _encoders,
     "grounding": _grounding,

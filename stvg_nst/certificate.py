@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.report.certificate import LayerCertificate, OutputChange, Standing
@@ -114,6 +114,7 @@ class LeakProbe:
         for name, value in (("input", x), ("residual", residual)):
             self._add_energy(name, value, mask)
 
+        assert isinstance(layer.base_layer, nn.Linear), "a grounder's convolutions are not tuned"
         weight, bias = layer.base_layer.weight, layer.base_layer.bias
         for name, dtype in PRECISIONS.items():
             parameters = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -203,7 +204,7 @@ def _layer(report: LayerReport, layer: NullSpaceLinear, probe: LeakProbe | None)
         rank=report.rank,
         nullity=report.nullity,
         sigma_next=report.leakage,
-        worst=None if probe is None else worst_leak(layer.base_layer.weight, _space(layer).null_basis),
+        worst=None if probe is None else worst_leak(layer.weight_matrix, _space(layer).null_basis),
         size=None if probe is None else probe.size,
         literal={name: None if probe is None else probe.leak(name) for name in PRECISIONS},
         separate=None if probe is None else probe.leak("separate"),

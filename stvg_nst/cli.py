@@ -15,9 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from stvg_nst.certificate import certify
 from stvg_nst.models.weights import save_weights
+from stvg_nst.nullspace import RankRule
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
+from stvg_nst.tuning.selection import Strategy
+from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -64,6 +67,46 @@ class CacheCLI(ComponentsCLI):
         data.prepare_data()
         backbones = module.backbone_fingerprint()
         return {split: data.build_cache(split, encode, backbones) for split in self.config.splits}
+
+
+class LayersCLI(ComponentsCLI):
+    """`layers`: lists the null space of every layer that a tuner could wrap, and what a strategy would choose."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--targets",
+            type=list[str],
+            default=list(FullFineTuning.scope),
+            help="patterns of layers or modules; the default is what full fine-tuning trains, '*' the whole grounder",
+        )
+        parser.add_argument("--exclude", type=list[str], default=[], help="patterns of layers or modules to leave out")
+        parser.add_argument("--rule", type=RankRule, default="exact", help="what counts as rank")
+        parser.add_argument("--threshold", type=float | None, default=None, help="of rule relative or energy")
+        parser.add_argument("--strategy", type=Strategy | None, default=None, help="mark the layers that it selects")
+        parser.add_argument("--share", type=float, default=0.1, help="of the layers, for a strategy by nullity or draw")
+        parser.add_argument("--sort", type=Order, default="model", help="order of the list")
+        parser.add_argument("--output", type=Path | None, default=None, help="also write a .json or .csv file")
+
+    def survey(self) -> LayerSurvey:
+        """The candidates of the frozen grounder; random draws follow the run's seed, as a tuner's do."""
+        module: Any = self.model
+        config = self.config
+        if config.output is not None:
+            check_suffix(config.output)
+        survey = survey_layers(
+            module.grounder,
+            config.targets,
+            strategy=config.strategy,
+            share=config.share,
+            rule=config.rule,
+            threshold=config.threshold,
+            seed=int(config.seed_everything),
+            exclude=config.exclude,
+        ).ordered(config.sort)
+        if config.output is not None:
+            survey.write(config.output)
+        return survey
 
 
 class ExportCLI(ComponentsCLI):

@@ -11,7 +11,7 @@ from stvg_nst.tuning.adapter import (
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.frozen import ZeroShot
 from stvg_nst.tuning.full import FullFineTuning
-from stvg_nst.tuning.nst import NullSpaceTuning
+from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
 
 __all__ = [
     "AdapterConfig",
@@ -20,6 +20,7 @@ __all__ = [
     "InjectionReport",
     "LayerReport",
     "NullSpaceTuning",
+    "ReferenceTokens",
     "TunedLinear",
     "Tuner",
     "ZeroShot",

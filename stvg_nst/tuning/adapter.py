@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import fingerprint
-from stvg_nst.tuning.base import TunedLinear, Tuner
+from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
 
 FORMAT_VERSION = 1
 METADATA_KEY = "stvg_nst_adapter"
@@ -49,21 +49,23 @@ def adapter_state(grounder: nn.Module) -> dict[str, Tensor]:
     """The adapter's parameters and buffers by name, attached to the model.
 
     Ownership goes by type and never by spelling: a tensor belongs to the adapter if it is trainable, or if it lives in
-    a :class:`TunedLinear` but not in its base layer.
+    a :class:`TuningModule` but not in a tuned layer's base layer.
     """
     state: dict[str, Tensor] = {
         name: parameter for name, parameter in grounder.named_parameters() if parameter.requires_grad
     }
-    for prefix, layer in _tuned_layers(grounder).items():
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-            if not name.startswith("base_layer."):
-                state[f"{prefix}.{name}"] = tensor
+    for prefix, module in grounder.named_modules():
+        if isinstance(module, TuningModule):
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                if not name.startswith("base_layer."):
+                    state[f"{prefix}.{name}"] = tensor
     return state
 
 
 def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     """Write the adapter of a tuned model; the file appears complete or not at all, and replaces an older one."""
     path = Path(path)
+    tuner.check_saveable()
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
     metadata = {METADATA_KEY: json.dumps(asdict(_describe(grounder, tuner)), sort_keys=True)}
@@ -145,7 +147,11 @@ def _describe(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
 
 
 def _plain(value: Any) -> Any:
-    """A sequence as a list, as JSON gives it back, so that a tuple and a list of the same targets are equal."""
+    """An option as JSON gives it back, so that a tuple and a list of the same targets are equal."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 

@@ -116,6 +116,7 @@ class Tuner(ABC):
         self._injected = True
         grounder.requires_grad_(False)
         replace_modules(grounder, wrapped)
+        self._attach(grounder)
         grounder.eval()
         return InjectionReport(
             method=type(self).__name__,
@@ -128,6 +129,9 @@ class Tuner(ABC):
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
 
+    def _attach(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
+        """Put whatever belongs to no single layer into the frozen model, once the layers are wrapped."""
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of :meth:`auxiliary_losses` in the total objective."""
@@ -136,6 +140,9 @@ class Tuner(ABC):
     def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
         """Unweighted scalar losses of the last forward, beside the grounding loss; qualities is (B,), 0 HQ and 1 LQ."""
         return {}
+
+    def check_saveable(self) -> None:  # noqa: B027 (a hook; most tuners need none)
+        """Raise RuntimeError where what the tuner trained cannot be saved any more."""
 
     def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
         """Around a forward of a batch whose quality labels (B,) are known: only a control may look at them."""

@@ -50,7 +50,8 @@ class DualSpaceReparameterization(nn.Module):
 
         row_image = null_image = None
         if basis == "learned":
-            self.row_basis, self.null_basis = (nn.Parameter(value.to(weight.dtype)) for value in (row, null))
+            self.row_basis = nn.Parameter(row.to(weight.dtype).contiguous())
+            self.null_basis = nn.Parameter(null.to(weight.dtype).contiguous(), requires_grad=bool(null.shape[1]))
         else:
             self.register_buffer("row_basis", row.to(weight.dtype).contiguous())
             self.register_buffer("null_basis", null.to(weight.dtype).contiguous())

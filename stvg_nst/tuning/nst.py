@@ -15,20 +15,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.dual_space_store import DualSpaceStore
 from stvg_nst.models.base import Grounder, ReferencePoint
-from stvg_nst.nullspace import DualSpace, split_dual_space
+from stvg_nst.nullspace import DualSpace, RankRule, split_dual_space, weight_matrix
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.dual_space import Basis, DualSpaceReparameterization
+from stvg_nst.tuning.folding import FoldedSpace, FoldedUnit, fold_layer
 from stvg_nst.tuning.objective import null_leak, per_clip, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import CoefficientsFrom, CoefficientsPer, GatePer, QualityAdaptiveUnit, SharedRouter
 from stvg_nst.tuning.reference import CallRecord, ForwardState, ReferenceBank
-from stvg_nst.tuning.selection import select_by_name
+from stvg_nst.tuning.selection import Strategy, select_layers
 
 Gate = Literal["soft", "hard", "oracle", "open"]
 RouterPlace = Literal["layer", "shared"]
@@ -38,8 +41,24 @@ ForwardMode = Literal["separate", "literal"]
 NULL_HEAD_STD = 1e-2
 
 
+@dataclass(frozen=True)
+class ReferenceTokens:
+    """Where the reference of a model that is no :class:`stvg_nst.models.base.Grounder` comes from.
+
+    Args:
+        module: name of the sub-module whose output, tokens (B, N, D) or maps (B, D, ...), is the bank of eq. (2)
+            beside its mean. It must run ahead of every tuned layer, and lie upstream of all of them.
+        width: D.
+    """
+
+    module: str
+    width: int
+
+
 class NullSpaceLinear(TunedLinear):
-    """A frozen linear layer under null-space tuning; takes (B, T, d_in) or (B, T, M, d_in).
+    """A frozen linear layer, or 1 x 1 convolution, under null-space tuning.
+
+    In a grounder it takes (B, T, d_in) or (B, T, M, d_in); in any other model whatever leads with the sample.
 
     Args:
         base_layer: the frozen layer.
@@ -49,11 +68,12 @@ class NullSpaceLinear(TunedLinear):
         state: shared by all wrapped layers of a model.
     """
 
-    base_layer: nn.Linear
+    unit: QualityAdaptiveUnit | FoldedUnit
+    dual_space: DualSpaceReparameterization | FoldedSpace
 
     def __init__(
         self,
-        base_layer: nn.Linear,
+        base_layer: nn.Module,
         *,
         name: str,
         unit: QualityAdaptiveUnit,
@@ -70,9 +90,32 @@ class NullSpaceLinear(TunedLinear):
         self.forward_mode = forward_mode
         self.state = state
 
+    def fold(self) -> None:
+        """Drop or multiply out whatever inference can do without; what was trained cannot be had back from it."""
+        if not isinstance(self.unit, QualityAdaptiveUnit) or isinstance(self.dual_space, FoldedSpace):
+            raise RuntimeError(f"'{self.name}' is folded already")
+        self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.weight_matrix)
+        self.forward_mode = "separate"
+
+    @property
+    def weight_matrix(self) -> Tensor:
+        """The frozen W (d_out, d_in); not called ``weight``, which no wrapper has."""
+        return weight_matrix(self.base_layer)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.state.bypassed:
             return self.base_layer(x)
+        if isinstance(self.base_layer, nn.Linear):
+            return self._forward_tokens(x)
+        return self._forward_tokens(x.movedim(1, -1)).movedim(-1, 1)
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        """The frozen layer of tokens (B, ..., d_in)."""
+        if isinstance(self.base_layer, nn.Linear):
+            return self.base_layer(x)
+        return self.base_layer(x.movedim(-1, 1)).movedim(1, -1)
+
+    def _forward_tokens(self, x: Tensor) -> Tensor:
         bank = self.state.bank_for(self.name)
         mask = bank.mask_of(x, self.name)
         gate = self._known_gate(mask)
@@ -88,16 +131,17 @@ class NullSpaceLinear(TunedLinear):
 
         spread = _spread(gate, x).to(found.row.dtype)
         if self.forward_mode == "literal":
-            return self.base_layer(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
+            assert isinstance(self.dual_space, DualSpaceReparameterization), "folding turns the literal form off"
+            return self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
         # Eq. (1), the null term dropped
-        return self.base_layer(x) + self.dual_space.image(self.base_layer.weight, spread, found.row, found.null)
+        return self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
 
     def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, mask: Tensor, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
 
         A closed gate leaves no null term either where the null space is exact; where it leaks, the leak is skipped too.
         """
-        y, logits = self.base_layer(x), self.state.shared_logits
+        y, logits = self._frozen(x), self.state.shared_logits
         clips = gate.reshape(len(gate), -1).any(dim=1).nonzero().squeeze(1)
         if not len(clips):
             self._record(x.new_zeros(0, *x.shape[1:-1], self.unit.row_rank), None, logits, gate, mask, clips)
@@ -105,7 +149,7 @@ class NullSpaceLinear(TunedLinear):
         found = self.unit(x[clips], bank.of_clips(clips), mask[clips])
         self._record(found.row, found.null, logits, gate, mask, clips)
         spread = _spread(gate[clips], x).to(found.row.dtype)
-        image = self.dual_space.image(self.base_layer.weight, spread, found.row, found.null)
+        image = self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
         return y.index_add(0, clips, image.expand_as(y[clips]).to(y.dtype))
 
     def _record(
@@ -117,8 +161,10 @@ class NullSpaceLinear(TunedLinear):
         mask: Tensor,
         clips: Tensor | None = None,
     ) -> None:
-        weight = self.base_layer.weight
-        self.state.record(self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, weight, clips))
+        if isinstance(self.dual_space, DualSpaceReparameterization):  # a folded layer has no coefficients to keep
+            self.state.record(
+                self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, self.weight_matrix, clips)
+            )
 
     def _known_gate(self, mask: Tensor) -> Tensor | None:
         """g where it does not depend on this layer's input: forced from outside, always open, or the shared router's.
@@ -148,7 +194,18 @@ class NullSpaceTuning(Tuner):
     """Null-space tuning (NST) of the layers that match ``targets``."""
 
     targets: Sequence[str]
-    """Shell-style patterns over layer names, such as ``decoder.*.linear2``; each must match linear layers only."""
+    """Shell-style patterns over layer names, such as ``decoder.*.linear2``. With strategy ``all`` each must match
+    linear layers only; the other strategies choose from all linear layers in what the patterns name."""
+
+    strategy: Strategy = "all"
+    """Which of the targets are tuned: all, a share of the lowest or the highest rank ratio, a random share, or those
+    with an exact null space."""
+
+    share: float = 0.1
+    """Of the targets, for the strategies that take a share."""
+
+    exclude: Sequence[str] = field(default_factory=list)
+    """Patterns of layers or whole modules that are no targets though a pattern matches them."""
 
     rank: int = 64
     """Directions of each subspace that a layer may use; fewer where a subspace has fewer. The paper uses 64."""
@@ -189,8 +246,19 @@ class NullSpaceTuning(Tuner):
     forward_mode: ForwardMode = "separate"
     """``separate`` adds the residual's image to the output; ``literal`` adds the residual to the input, and rounds."""
 
-    tolerance: float | None = None
-    """Singular values up to this share of the largest count as null; the weight's rounding noise if not given."""
+    reference: ReferenceTokens | None = None
+    """Where the reference comes from in a model that is no grounder; a grounder has its own."""
+
+    rank_rule: RankRule = "exact"
+    """Which singular values make the row space: all above the weight's own rounding noise, those above a share of the
+    largest (``relative``), or the fewest that hold a share of the energy (``energy``). The latter two make a null space
+    of weights that have none, which leaks: read ``leakage`` in the report."""
+
+    rank_threshold: float | None = None
+    """The share, for the rules that take one."""
+
+    spaces: Path | None = None
+    """Folder that keeps the decompositions, so that no later start computes them again; without one nothing is kept."""
 
     lambda_router: float = 0.5
     """Weight of the router's loss in the objective, eq. (6)."""
@@ -199,7 +267,7 @@ class NullSpaceTuning(Tuner):
     """Weight of the subspace regulariser, eq. (7), in the objective, eq. (6)."""
 
     lambda_leak: float = 0.0
-    """Weight of what the null branch passes to the output: the constraint as a loss term, for other bases than SVD's."""
+    """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
 
     seed: int | None = None
     """Of the adapters' initial values, which depend on it and the layer's name only; the run's seed if not given."""
@@ -207,10 +275,14 @@ class NullSpaceTuning(Tuner):
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.
     free_fields: ClassVar[frozenset[str]] = frozenset(
-        {"targets", "gate", "forward_mode", "lambda_router", "lambda_reg", "lambda_leak", "seed"}
+        {
+            *("targets", "strategy", "share", "exclude", "gate", "forward_mode"),
+            *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+        }
     )
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _folded: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         choices = {
@@ -234,40 +306,85 @@ class NullSpaceTuning(Tuner):
     # --- injection ----------------------------------------------------------------------------------------------------
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
-        if not isinstance(grounder, Grounder):
-            raise TypeError(f"null-space tuning needs a Grounder, got {type(grounder).__name__}")
-        width = grounder.width if self.retrieval_width is None else self.retrieval_width
+        bank_width, _ = self._reference(grounder)
+        width = bank_width if self.retrieval_width is None else self.retrieval_width
         if self.heads < 1 or width % self.heads:
             raise ValueError(
                 f"heads must divide the width of retrieval {width}, got {self.heads}; "
                 f"change --model.tuner.init_args.heads"
             )
-        points = [module for module in grounder.modules() if isinstance(module, ReferencePoint)]
-        if len(points) != 1:
-            raise ValueError(f"expected exactly one ReferencePoint in {type(grounder).__name__}, got {len(points)}")
-        targets = select_by_name(grounder, self.targets)
+        targets = select_layers(
+            grounder,
+            self.targets,
+            strategy=self.strategy,
+            share=self.share,
+            rule=self.rank_rule,
+            threshold=self.rank_threshold,
+            seed=self._seed,
+            exclude=self.exclude,
+            pointwise=not isinstance(grounder, Grounder),
+        )
         for name, layer in targets.items():
             self._check_rank(name, layer)
-        seed = torch.initial_seed() if self.seed is None else self.seed
 
+        split = split_dual_space if self.spaces is None else DualSpaceStore(self.spaces).get
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
         for name, layer in targets.items():
-            space = split_dual_space(layer.weight, tolerance=self.tolerance)
+            space = split(weight_matrix(layer), rule=self.rank_rule, threshold=self.rank_threshold)
             if not space.rank:
                 raise ValueError(
                     f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets"
                 )
-            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, grounder.width, width, seed)
-            reports.append(_report(wrapper, layer, space))
-        points[0].register_forward_hook(self._state.observe)
-        if self._routes and self.router == "shared":
-            with _drawn(seed, "router"):
-                points[0].router = SharedRouter(
-                    grounder.width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
-                ).to(next(iter(targets.values())).weight)
+            wrapped[layer] = wrapper = self._wrap_layer(name, layer, space, bank_width, width)
+            reports.append(_report(wrapper, space))
         self._leakage = {report.name: report.leakage for report in reports}
         return wrapped, tuple(reports)
+
+    def _attach(self, grounder: nn.Module) -> None:
+        bank_width, source = self._reference(grounder)
+        source.register_forward_hook(
+            self._state.observe if isinstance(source, ReferencePoint) else self._state.observe_tokens
+        )
+        if self._routes and self.router == "shared":
+            width = bank_width if self.retrieval_width is None else self.retrieval_width
+            with _drawn(self._seed, "router"):
+                router = SharedRouter(
+                    bank_width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
+                )
+            source.router = router.to(next(grounder.parameters()))
+
+    def _reference(self, model: nn.Module) -> tuple[int, nn.Module]:
+        """The width of the reference bank, and the module whose output it is made of."""
+        kind = type(model).__name__
+        if isinstance(model, Grounder):
+            points = [module for module in model.modules() if isinstance(module, ReferencePoint)]
+            if len(points) != 1:
+                raise ValueError(f"expected exactly one ReferencePoint in {kind}, got {len(points)}")
+            if self.reference is not None:
+                raise ValueError(f"{kind} has a reference of its own, got '{self.reference.module}'; leave it out")
+            return model.width, points[0]
+        if self.reference is None:
+            raise ValueError(
+                f"{kind} is no Grounder: name the module that its reference comes from, e.g. reference="
+                "ReferenceTokens('patch_embed', width=192)"
+            )
+        if self.router == "shared" or self.gate_per == "frame":
+            raise ValueError(
+                f"{kind} is no Grounder: it has no frames, so use router 'layer' and one gate a clip, got "
+                f"router '{self.router}' and one gate a {self.gate_per}"
+            )
+        modules = dict(model.named_modules())
+        if self.reference.module not in modules:
+            raise ValueError(
+                f"{kind} has no module '{self.reference.module}' to take the reference from; it has "
+                + ", ".join(f"'{name}'" for name, _ in model.named_children())
+            )
+        return self.reference.width, modules[self.reference.module]
+
+    @property
+    def _seed(self) -> int:
+        return torch.initial_seed() if self.seed is None else self.seed
 
     @property
     def _routes(self) -> bool:
@@ -276,22 +393,24 @@ class NullSpaceTuning(Tuner):
     def _hidden(self, width: int) -> int:
         return width if self.hidden is None else self.hidden
 
-    def _check_rank(self, name: str, layer: nn.Linear) -> None:
-        if not 1 <= self.rank <= layer.in_features:
+    def _check_rank(self, name: str, layer: nn.Module) -> None:
+        d_in = weight_matrix(layer).shape[1]
+        if not 1 <= self.rank <= d_in:
             raise ValueError(
-                f"rank must lie in [1, {layer.in_features}] for '{name}' ({layer.in_features} inputs), got {self.rank}"
+                f"rank must lie in [1, {d_in}] for '{name}' ({d_in} inputs), got {self.rank}"
                 f"; {'raise' if self.rank < 1 else 'lower'} --model.tuner.init_args.rank"
             )
 
     def _wrap_layer(
-        self, name: str, layer: nn.Linear, space: DualSpace, bank_width: int, width: int, seed: int
+        self, name: str, layer: nn.Module, space: DualSpace, bank_width: int, width: int
     ) -> NullSpaceLinear:
-        with _drawn(seed, name):
+        weight = weight_matrix(layer)
+        with _drawn(self._seed, name):
             dual_space = DualSpaceReparameterization(
-                layer.weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
+                weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
             )
             unit = QualityAdaptiveUnit(
-                layer.in_features,
+                space.shape[1],
                 bank_width,
                 width=width,
                 row_rank=dual_space.row_basis.shape[1],
@@ -318,7 +437,7 @@ class NullSpaceTuning(Tuner):
             forward_mode=self.forward_mode,
             state=self._state,
         )
-        return wrapper.to(device=layer.weight.device, dtype=layer.weight.dtype)
+        return wrapper.to(device=weight.device, dtype=weight.dtype)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -408,6 +527,29 @@ class NullSpaceTuning(Tuner):
         finally:
             self._state.forced_gate = before
 
+    def fold(self, grounder: nn.Module) -> None:
+        """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
+
+        The null branch goes where the null space is exact; a leak is part of the function, and stays.
+
+        Raises:
+            RuntimeError: this tuner is not injected into the model.
+        """
+        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        if {layer.name for layer in layers} != set(self._leakage) or not layers:
+            raise RuntimeError(
+                f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
+                f"one with {len(layers)}; inject it, and load an adapter, before folding"
+            )
+        for layer in layers:
+            layer.fold()
+        grounder.requires_grad_(False)
+        self._folded = True
+
+    def check_saveable(self) -> None:
+        if self._folded:
+            raise RuntimeError("a folded model has no adapter to save any more; save it before folding")
+
     @contextmanager
     def bypass(self) -> Iterator[None]:
         """Run the frozen model as if nothing had been injected: what a certificate compares with."""
@@ -428,11 +570,12 @@ def _share(part: Tensor, other: Tensor) -> Tensor:
     return part / (part + other).clamp(min=torch.finfo(part.dtype).tiny)
 
 
-def _report(wrapper: NullSpaceLinear, layer: nn.Linear, space: DualSpace) -> LayerReport:
+def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
+    assert isinstance(wrapper.dual_space, DualSpaceReparameterization)
     k_r, k_n = wrapper.dual_space.row_basis.shape[1], wrapper.dual_space.null_basis.shape[1]
     return LayerReport(
         name=wrapper.name,
-        shape=(layer.out_features, layer.in_features),
+        shape=space.shape,
         rank=space.rank,
         nullity=space.nullity,
         leakage=space.leakage,

@@ -1,4 +1,4 @@
-"""The terms that null-space tuning adds to the grounding loss, eqs. (6) and (7), and what a call's residual amounts to."""
+"""What null-space tuning adds to the grounding loss, eqs. (6) and (7), and what the residual of a call amounts to."""
 
 from __future__ import annotations
 

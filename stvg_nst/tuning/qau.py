@@ -38,6 +38,8 @@ class CrossAttention(nn.Module):
     Written out because ``nn.MultiheadAttention`` would repeat the bank's mask for every head and query.
     """
 
+    out: nn.Module
+
     def __init__(self, width: int, bank_width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads

@@ -68,7 +68,9 @@ class ReferenceBank(NamedTuple):
 
     def of_clips(self, clips: Tensor) -> ReferenceBank:
         """The bank of some clips only, by their indices."""
-        return ReferenceBank(*(None if field is None else field[clips] for field in self))
+        frame_mask = None if self.frame_mask is None else self.frame_mask[clips]
+        memory_mask = None if self.memory_mask is None else self.memory_mask[clips]
+        return ReferenceBank(self.tokens[clips], self.mask[clips], frame_mask, memory_mask)
 
 
 class Assessment(NamedTuple):
@@ -87,8 +89,8 @@ class CallRecord(NamedTuple):
     """One call of a wrapped layer.
 
     row and null are as in :class:`Assessment`; gate is (B,) or (B, T), as applied, and logits are its router's, None
-    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the clips that row and null
-    belong to where a hard gate skipped the others, and is None where they belong to all.
+    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the
+    clips that row and null belong to where a hard gate skipped the others, and is None where they belong to all.
     """
 
     row: Tensor

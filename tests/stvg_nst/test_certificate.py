@@ -94,7 +94,7 @@ def test_an_exact_layer_leaks_rounding_literally_and_nothing_separately(certifie
 
 
 def test_a_leaking_layer_is_bounded_by_its_worst_leak(certified):
-    layers, changes = certified(["encoder.linear1", "head"], rank=9, tolerance=0.4)
+    layers, changes = certified(["encoder.linear1", "head"], rank=9, rank_rule="relative", rank_threshold=0.4)
     leaking = layers["encoder.linear1"]
     assert 0 < leaking.nullity <= 9, "all null directions are in use, so the worst leak is the null space's"
     assert leaking.worst == pytest.approx(leaking.sigma_next, rel=1e-5)
@@ -172,8 +172,9 @@ def test_standing(options, gate, group, leaks, standing):
 
 @pytest.mark.parametrize(("router", "forward_mode"), [("shared", "separate"), ("layer", "literal")])
 def test_what_skips_a_clip_is_exact_though_layers_leak(certified, router, forward_mode):
-    options = {"gate": "hard", "router": router, "forward_mode": forward_mode, "tolerance": 0.4}
-    _, changes = certified(["encoder.linear1", "head"], **options)
+    options = {"gate": "hard", "router": router, "forward_mode": forward_mode}
+    leaking = {"rank_rule": "relative", "rank_threshold": 0.4}
+    _, changes = certified(["encoder.linear1", "head"], **options, **leaking)
     assert changes["closed", "HQ"].standing == "guarantee"
     assert changes["closed", "HQ"].none and changes["closed", "LQ"].none
 

@@ -16,7 +16,9 @@ TUNERS = {
     "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
     "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
-    "nst_leaking": lambda: NullSpaceTuning((*TARGETS, "encoder.linear1"), rank=6, tolerance=0.4),
+    "nst_leaking": lambda: NullSpaceTuning(
+        (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
+    ),
 }
 
 

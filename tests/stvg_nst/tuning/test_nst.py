@@ -14,10 +14,11 @@ from torch import nn
 
 from stvg_nst.models.base import Reference
 from stvg_nst.nullspace import split_dual_space
+from stvg_nst.tuning.adapter import adapter_state, save_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
-from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
-from stvg_nst.tuning.objective import residual_energies, router_loss, subspace_regulariser
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning, ReferenceTokens
+from stvg_nst.tuning.objective import null_leak, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import QualityAdaptiveUnit
 from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
 
@@ -51,15 +52,20 @@ def layers_of(grounder: nn.Module) -> list[NullSpaceLinear]:
 # --- equations ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tolerance", [None, 0.4])
+@pytest.mark.parametrize("rule", [("exact", None), ("relative", 0.4)])
 @pytest.mark.parametrize("gate_per", ["clip", "frame"])
 @pytest.mark.parametrize("coefficients_from", ["reference", "reference_and_gap"])
-def test_literal_and_separate_forward_agree(toy, tuned, tolerance, gate_per, coefficients_from):
+def test_literal_and_separate_forward_agree(toy, tuned, rule, gate_per, coefficients_from):
     # Targets with an exact null space, and (linear1, 40 x 16) with one that only a tolerance gives, and that leaks.
     targets = [*toy.TARGETS, "encoder.linear1"]
     outputs = []
     for mode in ("separate", "literal"):
-        options = {"tolerance": tolerance, "gate_per": gate_per, "coefficients_from": coefficients_from}
+        options = {
+            "rank_rule": rule[0],
+            "rank_threshold": rule[1],
+            "gate_per": gate_per,
+            "coefficients_from": coefficients_from,
+        }
         grounder, _ = tuned(targets, forward_mode=mode, **options)
         outputs.append(toy.flat(grounder(*toy.toy_batch())))
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-6, rtol=1e-6)
@@ -104,9 +110,7 @@ def test_eq_2_bank_by_hand():
 def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     torch.manual_seed(0)
     options = {"heads": 2, "hidden": 8, "gate_per": "clip", "coefficients_per": "token", "routes": True}
-    unit = QualityAdaptiveUnit(
-        4, 4, width=4, row_rank=3, null_rank=2, coefficients_from=coefficients_from, **options
-    )
+    unit = QualityAdaptiveUnit(4, 4, width=4, row_rank=3, null_rank=2, coefficients_from=coefficients_from, **options)
     attention = unit.retrieval.attention
     nn.init.eye_(attention.out.weight)
     nn.init.zeros_(attention.query.weight)  # with zero queries every real token of the bank weighs the same
@@ -272,13 +276,215 @@ def test_the_task_gives_the_null_branch_no_gradient_and_eq_7_does(toy, tuned):
 
 def test_a_leaking_null_branch_starts_at_zero_and_gets_a_gradient(toy):
     grounder, base = toy.ToyGrounder(), toy.pretrained()
-    report = NullSpaceTuning(["encoder.linear1"], rank=6, tolerance=0.4).inject(grounder)
+    report = NullSpaceTuning(["encoder.linear1"], rank=6, rank_rule="relative", rank_threshold=0.4).inject(grounder)
     assert report.layers[0].nullity > 0
     assert report.layers[0].leakage > 1e-2
     output = toy.flat(grounder(*toy.toy_batch()))
     torch.testing.assert_close(output, toy.flat(base(*toy.toy_batch())), atol=0, rtol=0)
     output.square().sum().backward()
     assert grounder.encoder.linear1.unit.null_head.outer.weight.grad.abs().max() > 0
+
+
+# --- options of the quality-adaptive unit ---------------------------------------------------------------------------
+
+VARIANTS = (
+    {"router": "shared"},
+    {"router": "shared", "gate_per": "frame"},
+    {"retrieval_width": 8},
+    {"retrieval_width": 8, "router": "shared", "coefficients_from": "reference_and_gap"},
+    {"coefficients_from": "input"},
+    {"coefficients_from": "input", "router": "shared", "retrieval_width": 8},
+    {"coefficients_per": "frame"},
+    {"coefficients_per": "clip", "router": "shared"},
+    {"basis": "random"},
+    {"basis": "learned", "lambda_leak": 0.5},
+    {"basis": "learned", "null_branch": False},
+    {"gate": "open"},
+)
+
+
+def named(options: dict) -> str:
+    return ",".join(f"{name}={value}" for name, value in options.items())
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_every_variant_starts_at_the_pretrained_function_and_learns_all_it_has(toy, options):
+    grounder, base = toy.ToyGrounder(), toy.pretrained()
+    tuner = NullSpaceTuning(toy.TARGETS, rank=6, hidden=16, **options)
+    tuner.inject(grounder)
+    torch.testing.assert_close(
+        toy.flat(grounder(*toy.toy_batch())), toy.flat(base(*toy.toy_batch())), atol=1e-6, rtol=0
+    )
+    before = [parameter.detach().clone() for parameter in tuner.trainable_parameters(grounder)]
+    train(toy, grounder, tuner)
+    for parameter, old in zip(tuner.trainable_parameters(grounder), before, strict=True):
+        assert not torch.equal(parameter, old)
+    assert all(value.isfinite().all() for value in tuner.diagnostics().values())
+    assert set(tuner.loss_weights) == set(tuner.auxiliary_losses(QUALITIES))
+    with tuner.bypass():
+        assert torch.equal(toy.flat(grounder(*toy.toy_batch())), toy.flat(base(*toy.toy_batch())))
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_literal_and_separate_forward_agree_in_every_variant(toy, tuned, options):
+    outputs = []
+    for mode in ("separate", "literal"):
+        grounder, _ = tuned(forward_mode=mode, **options)
+        outputs.append(toy.flat(grounder(*toy.toy_batch())))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [("exact", None), ("relative", 0.4)])
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_folding_changes_no_output(toy, tuned, options, rule, tmp_path):
+    grounder, tuner = tuned([*toy.TARGETS, "encoder.linear1"], rank_rule=rule[0], rank_threshold=rule[1], **options)
+    expected = toy.flat(grounder(*toy.toy_batch()))
+    parameters = sum(parameter.numel() for parameter in grounder.parameters())
+    tuner.fold(grounder)
+    torch.testing.assert_close(toy.flat(grounder(*toy.toy_batch())), expected, atol=1e-5, rtol=1e-5)
+    if rule[0] == "exact" and options.get("basis", "svd") == "svd":
+        assert sum(parameter.numel() for parameter in grounder.parameters()) < parameters
+    with pytest.raises(RuntimeError, match="save it before folding"):
+        save_adapter(tmp_path / "adapter.safetensors", grounder, tuner)
+    with pytest.raises(RuntimeError, match="with 0 wrapped layers, got one with 4"):
+        NullSpaceTuning(toy.TARGETS, rank=6).fold(grounder)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("gates", [(0, 0, 0), (0, 1, 0), (1, 1, 1)])
+def test_a_hard_shared_gate_leaves_the_clips_it_closes_on_bit_for_bit(toy, tuned, gates, folded):
+    grounder, tuner = tuned(router="shared", gate="hard")
+    if folded:
+        tuner.fold(grounder)
+    calls: list[int] = []
+    for layer in layers_of(grounder):
+        layer.unit.register_forward_hook(lambda unit, inputs, output: calls.append(len(inputs[0])))
+    expected = toy.flat(toy.pretrained()(*toy.toy_batch()))
+    with tuner.override_gate(torch.tensor(gates, dtype=torch.float32)):
+        output = toy.flat(grounder(*toy.toy_batch()))
+    for clip, gate in enumerate(gates):
+        assert torch.equal(output[:, clip], expected[:, clip]) == (not gate)
+    assert calls == [sum(gates)] * len(calls)
+    assert bool(calls) == any(gates)
+    if not folded:
+        energies = tuner.diagnostics()
+        assert (energies["row_energy/encoder.linear2"] > 0) == any(gates)
+
+
+def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
+    gates = torch.tensor([0.0, 1.0, 0.0])
+    skipping, tuner = tuned(router="shared", gate="hard")
+    with tuner.override_gate(gates):
+        some = toy.flat(skipping(*toy.toy_batch()))
+        energies = tuner.diagnostics()
+    full, tuner = tuned(router="shared", gate="soft")
+    with tuner.override_gate(gates):
+        torch.testing.assert_close(toy.flat(full(*toy.toy_batch())), some, atol=1e-6, rtol=1e-6)
+        for name, value in tuner.diagnostics().items():
+            if name.startswith(("row_energy", "gate")):
+                torch.testing.assert_close(value, energies[name])
+
+
+def test_a_shared_router_is_one_and_is_saved_with_the_adapter(toy, tuned):
+    grounder, tuner = tuned(router="shared")
+    grounder(*toy.toy_batch())
+    values = tuner.diagnostics()
+    assert torch.equal(values["gate/head"], values["gate/encoder.linear2"])
+    assert any(name.startswith("reference_point.router.") for name in adapter_state(grounder))
+    assert not any("unit.router" in name for name in adapter_state(grounder))
+
+
+def test_an_oracle_gate_needs_the_label_and_takes_it(toy, tuned):
+    grounder, tuner = tuned(gate="oracle")
+    with pytest.raises(RuntimeError, match="none was given; run the forward inside"):
+        grounder(*toy.toy_batch())
+    base = toy.flat(toy.pretrained()(*toy.toy_batch()))
+    with tuner.conditioned_on(QUALITIES):
+        output = toy.flat(grounder(*toy.toy_batch()))
+    assert torch.equal(output[:, 0], base[:, 0])
+    assert set(tuner.auxiliary_losses(QUALITIES)) == {"reg"}
+    _, soft = tuned()
+    with soft.conditioned_on(QUALITIES):
+        assert soft._state.forced_gate is None
+
+
+def test_a_learned_basis_can_learn_not_to_leak_and_only_by_its_loss(toy, tuned):
+    leaks = {}
+    for weight in (0.0, 10.0):
+        grounder, tuner = tuned(basis="learned", lambda_leak=weight)
+        train(toy, grounder, tuner, steps=60)
+        grounder(*toy.toy_batch())
+        records = tuner._state.read(["encoder.linear2"], close=False)["encoder.linear2"]
+        leaks[weight] = null_leak(records[0]).item()
+    assert leaks[10.0] < 0.2 * leaks[0.0]
+
+
+# --- where it is inserted -------------------------------------------------------------------------------------------
+
+
+def test_a_strategy_chooses_among_the_targets(toy):
+    def chosen(**options) -> list[str]:
+        return [layer.name for layer in NullSpaceTuning(["*coder"], rank=6, **options).inject(toy.ToyGrounder()).layers]
+
+    assert chosen(strategy="structural") == ["encoder.linear2", "decoder.linear2"]
+    assert chosen(strategy="structural", exclude=["encoder"]) == ["decoder.linear2"]
+    assert chosen(strategy="high_nullity", share=0.25) == ["decoder.linear2"]
+    draws = {tuple(chosen(strategy="random", share=0.5, seed=seed)) for seed in range(8)}
+    assert len(draws) > 1
+
+
+def test_a_store_is_read_and_gives_the_same_function(toy, tuned, tmp_path, monkeypatch):
+    grounder, _ = tuned(spaces=tmp_path)
+    expected = toy.flat(grounder(*toy.toy_batch()))
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: pytest.fail("decomposed again"))
+    again, _ = tuned(spaces=tmp_path)
+    assert torch.equal(toy.flat(again(*toy.toy_batch())), expected)
+
+
+class Pointwise(nn.Module):
+    """A frozen model that grounds nothing: maps in, logits out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, stride=2)
+        self.mix = nn.Conv2d(12, 5, 1)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(self.mix(self.stem(images).relu()).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_any_frozen_module_will_do_whose_reference_is_named():
+    torch.manual_seed(0)
+    model, images = Pointwise(), torch.randn(3, 3, 9, 9)
+    expected = model(images)
+    tuner = NullSpaceTuning(["mix", "out"], rank=4, reference=ReferenceTokens("stem", width=12))
+    report = tuner.inject(model)
+    assert [(layer.name, layer.shape, layer.nullity) for layer in report.layers] == [
+        ("mix", (5, 12), 7),
+        ("out", (2, 5), 3),
+    ]
+    torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+    for layer in layers_of(model):
+        nn.init.normal_(layer.unit.row_head.outer.weight, std=0.5)
+    literal = copy.deepcopy(model)
+    for layer in layers_of(literal):
+        layer.forward_mode = "literal"
+    torch.testing.assert_close(literal(images), model(images), atol=1e-5, rtol=1e-5)
+    assert (model(images) - expected).abs().max() > 1e-2
+    losses = tuner.auxiliary_losses(QUALITIES)
+    (model(images).sum() + sum(losses.values())).backward()
+    with tuner.override_gate(0.0):
+        torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+
+
+def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
+    with pytest.raises(ValueError, match=r"Pointwise has no module 'trunk'.* it has 'stem', 'mix', 'out'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("trunk", width=12)).inject(Pointwise())
+    with pytest.raises(ValueError, match="router 'layer' and one gate a clip, got router 'shared'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("stem", 12), router="shared").inject(Pointwise())
+    with pytest.raises(ValueError, match="has a reference of its own, got 'head'"):
+        NullSpaceTuning(["head"], rank=4, reference=ReferenceTokens("head", 9)).inject(toy.ToyGrounder())
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -438,7 +644,7 @@ def test_report_says_what_was_put_where(toy):
 def test_null_directions_of_an_approximate_space_are_the_quietest(toy):
     grounder = toy.ToyGrounder()
     weight = grounder.encoder.linear1.weight.detach().double()
-    NullSpaceTuning(["encoder.linear1"], rank=2, tolerance=0.9).inject(grounder)
+    NullSpaceTuning(["encoder.linear1"], rank=2, rank_rule="relative", rank_threshold=0.9).inject(grounder)
     leak = torch.linalg.matrix_norm(weight @ grounder.encoder.linear1.dual_space.null_basis.double(), ord=2)
     assert leak.item() == pytest.approx(split_dual_space(weight).singular_values[-2].item(), rel=1e-5)
 
@@ -465,7 +671,7 @@ def test_other_nonsense_is_refused_with_its_value(toy):
     silent.head.weight.data.zero_()
     with pytest.raises(ValueError, match="'head' has rank 0"):
         NullSpaceTuning(["head"], rank=6).inject(silent)
-    with pytest.raises(TypeError, match="needs a Grounder, got Linear"):
+    with pytest.raises(ValueError, match="Linear is no Grounder: name the module"):
         NullSpaceTuning(["head"], rank=6).inject(nn.Linear(2, 2))
     blind = toy.ToyGrounder()
     blind.reference_point = nn.Identity()
