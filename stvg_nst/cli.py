@@ -139,7 +139,8 @@ class CertifyCLI(ComponentsCLI):
         tuner = module.tuner
         if not isinstance(tuner, NullSpaceTuning):
             raise ValueError(
-                f"only null-space tuning has something to certify, got a run of {type(tuner).__name__} in '{folder}'"
+                f"expected a run of NullSpaceTuning in '{folder}', got one of {type(tuner).__name__}: no other method "
+                "has a null branch to certify; compare its results by `python -m stvg_nst report`"
             )
         if batches is not None and batches < 1:
             raise ValueError(f"--batches must be at least 1, got {batches}; leave it out to look at the whole split")
