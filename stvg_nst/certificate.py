@@ -134,15 +134,19 @@ class LeakProbe:
         return leak.item() if leak.isfinite() else None
 
     def _add_energy(self, name: str, value: Tensor, mask: Tensor) -> None:
-        """value (..., D), of whose tokens mask (...) says which are real."""
-        energy = value[mask].double().square().sum()
+        energy = _norms(value, mask).square().sum()
         self._energy[name] = self._energy[name] + energy if name in self._energy else energy
 
     def _add_leak(self, name: str, before: Tensor, after: Tensor, mask: Tensor) -> None:
         self._add_energy(name, before, mask)
-        peak = torch.linalg.vector_norm(after[mask].double() - before[mask].double(), dim=-1).amax()
+        peak = _norms(after.float() - before.float(), mask).amax()
         # Not the builtin, which would lose a NaN.
         self._peak[name] = torch.maximum(self._peak[name], peak) if name in self._peak else peak
+
+
+def _norms(values: Tensor, mask: Tensor) -> Tensor:
+    """Norms, float64, of the tokens (..., D) that the mask (...) calls real."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)[mask]
 
 
 class _Changes:

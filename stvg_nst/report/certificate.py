@@ -23,14 +23,16 @@ Standing = Literal["guarantee", "bound", "observation"]
 
 ``guarantee``: zero by construction, on any clip and after any training; the measurement only checks it.
 
-``bound``: each layer passes at most its worst leak, on any clip; what that does to the whole model is observed.
+``bound``: each layer passes at most its worst leak, and rounding, on any clip; what that does to the whole model is
+observed.
 
 ``observation``: what the router did on these clips; other clips may fare otherwise.
 """
 
 MEANINGS: Mapping[Standing, str] = {
     "guarantee": "zero by construction, on any clip and after any training; the numbers here only check it",
-    "bound": "no layer passes more of its null branch than its worst leak, on any clip; the numbers here are observed",
+    "bound": "no layer passes more of its null branch than its worst leak and rounding, on any clip; what that does to "
+    "the answers is observed",
     "observation": "what the gates let happen on these clips; other clips may fare otherwise",
 }
 
