@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.run import grounding_module, tensorboard_writers
 from stvg_nst.types import Batch, Quality
@@ -23,7 +25,9 @@ class NullSpaceMonitor(lightning.Callback):
     In training, every so many steps: each layer's diagnostics of the last forward (``nullspace/...``; the mean over the
     clips where there is a value per clip) and the gradient norm of each part over all layers (``gradient_norm/...``),
     after unscaling and before clipping. After each validation: the gates' histograms over clips and layers, by quality
-    (``gates/HQ`` and ``gates/LQ``), and their means. In distributed runs these are the values of rank 0.
+    (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by layer
+    (``gate_auroc/...``) and by a clip's mean over the layers (``gates/auroc``). In distributed runs these are the
+    values of rank 0.
 
     Args:
         every_n_steps: optimiser steps between two entries.
@@ -33,7 +37,7 @@ class NullSpaceMonitor(lightning.Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._gates: dict[Quality, list[Tensor]] = defaultdict(list)
+        self._clear()
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -49,7 +53,13 @@ class NullSpaceMonitor(lightning.Callback):
                 writer.add_scalar(name, value.item(), trainer.global_step)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._gates.clear()
+        self._clear()
+
+    def _clear(self) -> None:
+        # By layer, one (B,) for each batch; verdicts are the gates before any rounding.
+        self._gates: dict[str, list[Tensor]] = defaultdict(list)
+        self._verdicts: dict[str, list[Tensor]] = defaultdict(list)
+        self._qualities: list[Tensor] = []
 
     def on_validation_batch_end(
         self,
@@ -62,28 +72,50 @@ class NullSpaceMonitor(lightning.Callback):
     ) -> None:
         if not tensorboard_writers(trainer):
             return
-        gates = [
-            value.cpu()
-            for name, value in grounding_module(pl_module).tuner.diagnostics().items()
-            if name.startswith("gate/")
-        ]
+        diagnostics = grounding_module(pl_module).tuner.diagnostics()
+        gates = {name.removeprefix("gate/"): value for name, value in diagnostics.items() if name.startswith("gate/")}
         if not gates:
             return
-        gates_NB = torch.stack(gates)  # N wrapped layers
-        qualities = batch.qualities.cpu()
-        for quality in Quality:
-            self._gates[quality].append(gates_NB[:, qualities == quality].flatten())
+        for layer, gate in gates.items():
+            self._gates[layer].append(gate.cpu())
+            self._verdicts[layer].append(diagnostics.get(f"router/{layer}", gate).cpu())
+        self._qualities.append(batch.qualities.cpu())
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not self._qualities:
             return
-        for quality, parts in self._gates.items():
-            gates = torch.cat(parts)
-            if not gates.numel():
-                continue
-            for writer in tensorboard_writers(trainer):
-                writer.add_histogram(f"gates/{quality.name}", gates, trainer.global_step)
-                writer.add_scalar(f"gates/mean_{quality.name}", gates.mean().item(), trainer.global_step)
+        qualities = torch.cat(self._qualities)
+        gates_NB = torch.stack([torch.cat(parts) for parts in self._gates.values()])  # N wrapped layers
+        verdicts = {layer: torch.cat(parts) for layer, parts in self._verdicts.items()}
+        scores = separation(verdicts, qualities)
+        for writer in tensorboard_writers(trainer):
+            for quality in Quality:
+                gates = gates_NB[:, qualities == quality].flatten()
+                if gates.numel():
+                    writer.add_histogram(f"gates/{quality.name}", gates, trainer.global_step)
+                    writer.add_scalar(f"gates/mean_{quality.name}", gates.mean().item(), trainer.global_step)
+            for name, score in scores.items():
+                writer.add_scalar(name, score, trainer.global_step)
+
+
+def separation(verdicts: Mapping[str, Tensor], qualities: Tensor) -> dict[str, float]:
+    """AUROC of gates against the quality label: the chance that an LQ clip's gate is above an HQ clip's.
+
+    It is 1 for gates that tell every pair apart and 0.5 for gates that tell nothing.
+
+    Args:
+        verdicts: by layer, (B,), each clip's gate in [0, 1] before it is rounded.
+        qualities: (B,), 0 for high and 1 for low quality.
+
+    Returns:
+        ``gate_auroc/<layer>`` of each layer, and ``gates/auroc`` of the mean over the layers; nothing where the clips
+        are of one quality only.
+    """
+    if len(qualities.unique()) < 2:
+        return {}
+    scores = {f"gate_auroc/{layer}": binary_auroc(verdict, qualities).item() for layer, verdict in verdicts.items()}
+    mean = torch.stack(list(verdicts.values())).mean(dim=0)
+    return {**scores, "gates/auroc": binary_auroc(mean, qualities).item()}
 
 
 def gradient_norms(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import time
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ class ResultsWriter(lightning.Callback):
             "data": provenance,
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
+            "injection": [asdict(layer) for layer in module.injection.layers],
             "versions": {**software_versions(), "degradations": provenance["degradations"]},
             "git_commit": commit,
             "git_dirty": dirty,

@@ -119,6 +119,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             records = records[: self.training_items]
         self.records[split] = records
 
+    def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
+        """Every clip of a split in both qualities, for what runs without a trainer and its stages."""
+        self.setup_split(split)
+        self.caches[split] = None if self.features is None else self.open_cache(split)
+        return self._loader(split, self.eval_batch_size)
+
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:

@@ -25,6 +25,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   report                print the table of all results below a folder
   study                 run a grid of points and seeds, and compare its points
   evaluate              score the predictions of any model, from files, by the field's protocols
+  certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
 
 CG-STVG at full size (docs/weights.md):
   convert               write an official checkpoint as weights of ours
@@ -214,6 +215,35 @@ def _evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _certify(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=_program("certify"), description="Measure what a run of null-space tuning leaves of the frozen model."
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
+    parser.add_argument("--split", choices=("test", "val"), default="test")
+    parser.add_argument("--batches", type=int, help="look at so many batches only")
+    parser.add_argument("--json", type=Path, help="the file to write; RUN/certificate.json unless given")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    options = parser.parse_args(arguments)
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    from callbacks.run import write_atomically
+    from stvg_nst.cli import CertifyCLI, finished_run
+    from stvg_nst.report.certificate import print_certificate, refuse_existing, to_json, to_markdown
+
+    output = options.json or options.run / "certificate.json"
+    refuse_existing(output, overwrite=options.overwrite)
+    sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
+    cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
+    certificate = cli.certify(options.run, split=options.split, batches=options.batches)
+    write_atomically(output, to_json(certificate).encode())
+    with SummaryWriter(options.run) as dashboard:
+        dashboard.add_text("certificate", to_markdown(certificate))
+    print_certificate(certificate)
+    return 1 if certificate.broken else 0
+
+
 _COMMANDS = {
     "fit": _run,
     "validate": _run,
@@ -230,6 +260,7 @@ _COMMANDS = {
     "report": _report,
     "study": _study,
     "evaluate": _evaluate,
+    "certify": _certify,
 }
 
 

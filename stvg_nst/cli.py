@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from stvg_nst.certificate import certify
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.weights import save_weights
 from stvg_nst.nullspace import RankRule
+from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
+from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.selection import Strategy
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
+ADAPTER = "adapter.safetensors"
 
 
 class RunConfig(SaveConfigCallback):
@@ -116,6 +125,68 @@ class ExportCLI(ComponentsCLI):
             raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
         save_weights(self.config.output, module.grounder, dtype=torch.float16)
         return self.config.output
+
+
+class CertifyCLI(ComponentsCLI):
+    """`certify`: measures what a finished run of null-space tuning leaves of the frozen model."""
+
+    def certify(self, folder: Path, *, split: Literal["val", "test"], batches: int | None) -> Certificate:
+        """The certificate of the run in ``folder``, whose components these are, on so many batches of a split or all.
+
+        Raises:
+            ValueError: the run is of another tuner, there is nothing to look at, or the cached features are of other
+                backbones.
+        """
+        module: Any = self.model
+        data: Any = self.datamodule
+        tuner = module.tuner
+        if not isinstance(tuner, NullSpaceTuning):
+            raise ValueError(
+                f"expected a run of NullSpaceTuning in '{folder}', got one of {type(tuner).__name__}: no other method "
+                "has a null branch to certify; compare its results by `python -m stvg_nst report`"
+            )
+        if batches is not None and batches < 1:
+            raise ValueError(f"--batches must be at least 1, got {batches}; leave it out to look at the whole split")
+        module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        data.prepare_data()
+        loader = data.evaluation_loader(split)
+        module.check_backbones(data.cached_backbones)
+        moved = (batch.to(module.device) for batch in islice(loader, batches))
+        layers, changes = certify(module.grounder, tuner, module.injection, moved)
+        return Certificate(
+            run=str(folder),
+            adapter=hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest(),
+            gate=tuner.gate,
+            forward_mode=tuner.forward_mode,
+            basis=tuner.basis,
+            split=split,
+            data=data.provenance(),
+            left_out=len(loader.sampler) - sum(change.count for change in changes if change.gate == "closed"),
+            device=module.device.type,
+            layers=layers,
+            changes=changes,
+        )
+
+
+def finished_run(folder: Path) -> dict[str, Any]:
+    """Seed, data and model of a finished fit, its adapter loaded, for a CLI without subcommands.
+
+    What else ``config.yaml`` holds says how the fit ran and where to; it is of no use afterwards.
+
+    Raises:
+        FileNotFoundError: the folder does not hold a finished fit.
+    """
+    config, adapter = folder / "config.yaml", folder / ADAPTER
+    for path in (config, adapter):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
+                "fit first (a zero-shot run leaves neither)"
+            )
+    content = yaml.safe_load(config.read_text())
+    kept = {name: content[name] for name in ("seed_everything", "data", "model")}
+    # The baseline is another run's and may be gone; nothing here is compared with it.
+    return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
 
 
 class RunCLI(ComponentsCLI):

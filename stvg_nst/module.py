@@ -228,13 +228,17 @@ class GroundingModule(lightning.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.baseline is not None and datamodule is not None:
             self._check_baseline(self.baseline, datamodule, stage)
-        expected = getattr(datamodule, "cached_backbones", None)
-        if expected is None:
-            return
-        own = self.backbone_fingerprint()
-        if expected != own:
+        self.check_backbones(getattr(datamodule, "cached_backbones", None))
+
+    def check_backbones(self, cached: str | None) -> None:
+        """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
+
+        Raises:
+            ValueError: they are not this grounder's.
+        """
+        if cached is not None and cached != (own := self.backbone_fingerprint()):
             raise ValueError(
-                f"the cached features were made by backbones {expected[:12]}, but this grounder's are {own[:12]}; "
+                f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
                 "build the cache again with `python -m stvg_nst cache`, or set --data.init_args.features null"
             )
 

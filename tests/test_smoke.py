@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stvg_nst import __main__ as root
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
@@ -80,7 +81,9 @@ def stvg(data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_from_clips_to_the_table(stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: Path) -> None:
+def test_from_clips_to_the_table(
+    stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     zero_shot, nst = tmp_path / "zero-shot", tmp_path / "nst"
     assert stvg("test", "zero_shot", f"--run={zero_shot}") == 0
     baseline = load_results(zero_shot / "results.json")
@@ -108,6 +111,26 @@ def test_from_clips_to_the_table(stvg: Any, tmp_path: Path, capsys: pytest.Captu
     for name, value in results["metrics"].items():
         assert counted[name] == pytest.approx(value, rel=1e-6, abs=1e-4), name  # results.json rounds to float32
     assert "tubedetr" in evaluation.protocols
+
+    def certify(folder: Path, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", "certify", str(folder), *arguments])
+        return root.main()
+
+    assert certify(nst, "--split", "val") == 0
+    assert "guarantee" in capsys.readouterr().out
+    certificate = json.loads((nst / "certificate.json").read_text())
+    assert [change["tubes"] for change in certificate["changes"] if change["gate"] == "closed"] == [0, 0]
+    assert (
+        sum(change["count"] for change in certificate["changes"]) == 2 * 2 * 2 * 2
+    )  # clips, sentences, qualities, gates
+    assert {layer["name"] for layer in certificate["layers"]} == {layer["name"] for layer in results["injection"]}
+    assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
+    assert certify(nst) == 1
+    assert "certificate.json' is there already" in capsys.readouterr().err
+    assert certify(nst, "--overwrite", "--batches", "0") == 1
+    assert "--batches must be at least 1, got 0" in capsys.readouterr().err
+    assert certify(zero_shot) == 1
+    assert "there is no" in capsys.readouterr().err
 
     # Finished runs are never overwritten in silence.
     before = (nst / "adapter.safetensors").read_bytes(), (zero_shot / "results.json").read_bytes()

@@ -91,7 +91,8 @@ class MiniatureModule(lightning.LightningModule):
         self.grounder = nn.Sequential(GatedLinear())
         self.tuner = GatedTuner()
         self.metrics = GroundingMetrics()
-        self.injection = InjectionReport(method="GatedTuner", layers=(), trainable=40, total=60)
+        layers = (LayerReport("decoder.0", (4, 4), rank=3, nullity=1, leakage=1e-9, adapter="a gate"),)
+        self.injection = InjectionReport(method="GatedTuner", layers=layers, trainable=40, total=60)
         self.num_test_steps = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from callbacks import NullSpaceMonitor
-from callbacks.nullspace_monitor import PARTS, gradient_norms
-from stvg_nst.tuning.nst import QualityAdaptiveUnit
+from callbacks.nullspace_monitor import PARTS, gradient_norms, separation
+from stvg_nst.tuning.qau import QualityAdaptiveUnit
 
 
 def test_training_diagnostics_every_n_steps(run: Any) -> None:
@@ -35,11 +35,41 @@ def test_gates_are_told_apart_by_quality_after_each_validation(run: Any) -> None
         assert events.Scalars(f"gates/mean_{quality}")[-1].value == pytest.approx(expected)
 
 
+def test_separation_of_the_gates_is_logged_by_layer_and_over_all(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Layer 0 is right, layer 1 is wrong by less; a hard gate rounds both to naught, and its router still tells.
+    verdicts = {"decoder.0": (0.1, 0.4), "decoder.1": (0.3, 0.2)}
+
+    def diagnostics(tuner: Any) -> dict[str, torch.Tensor]:
+        values = {f"router/{layer}": torch.tensor(pair)[tuner.last] for layer, pair in verdicts.items()}
+        return values | {f"gate/{layer}": torch.zeros(len(tuner.last)) for layer in verdicts}
+
+    monkeypatch.setattr(type(run.module.tuner), "diagnostics", diagnostics)
+    run.fit(NullSpaceMonitor())
+    events = run.events()
+    scores = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if "auroc" in tag}
+    assert scores == {"gate_auroc/decoder.0": 1.0, "gate_auroc/decoder.1": 0.0, "gates/auroc": 1.0}
+    assert [event.step for event in events.Scalars("gates/auroc")] == [3], "none for the sanity check"
+
+
+def test_a_gate_without_a_router_is_scored_as_it_is(run: Any) -> None:
+    run.fit(NullSpaceMonitor())
+    assert run.events().Scalars("gate_auroc/decoder.0")[0].value == 1.0
+
+
+def test_separation_by_hand() -> None:
+    qualities = torch.tensor([0, 1, 0, 1])
+    verdict = torch.tensor([0.2, 0.3, 0.4, 0.9])  # of the four pairs of HQ and LQ, three are in order
+    constant = torch.ones(4)  # an open gate: every pair is a tie
+    scores = separation({"a": verdict, "b": constant}, qualities)
+    assert scores == pytest.approx({"gate_auroc/a": 0.75, "gate_auroc/b": 0.5, "gates/auroc": 0.75})
+    assert separation({"a": verdict}, torch.ones(4, dtype=torch.long)) == {}
+
+
 def test_tuner_without_diagnostics_logs_none(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(run.module.tuner), "diagnostics", lambda self: {})
     run.fit(NullSpaceMonitor(every_n_steps=1))
     tags = run.events().Tags()
-    assert not [tag for tag in tags["scalars"] if tag.startswith(("nullspace/", "gates/"))]
+    assert not [tag for tag in tags["scalars"] if tag.startswith(("nullspace/", "gate"))]
     assert tags["histograms"] == []
 
 
@@ -63,6 +93,6 @@ def test_interval_must_be_positive() -> None:
 
 
 def test_parts_are_those_of_the_quality_adaptive_unit() -> None:
-    options = {"heads": 2, "hidden": 4, "gate_per": "clip", "coefficients_from": "reference"}
-    unit = QualityAdaptiveUnit(8, 4, row_rank=2, null_rank=2, **options)
+    choices = {"gate_per": "clip", "coefficients_from": "reference", "coefficients_per": "token", "routes": True}
+    unit = QualityAdaptiveUnit(8, 4, width=4, row_rank=2, null_rank=2, heads=2, hidden=4, **choices)
     assert set(PARTS) <= {name for name, _ in unit.named_children()}

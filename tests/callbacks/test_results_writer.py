@@ -36,6 +36,8 @@ def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:
         "processes": 1,
     }
     assert extra["data"]["data_set"] == "miniature"
+    layer = {"name": "decoder.0", "shape": [4, 4], "rank": 3, "nullity": 1, "leakage": 1e-9, "adapter": "a gate"}
+    assert extra["injection"] == [layer]
     assert not list(run.folder.glob(".*")), "nothing half-written stays behind"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
+    spec = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("tuning") / "toy.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,272 @@
+"""The certificate of a null-space tuned model: what it says, and how it is shown.
+
+It is measured in ``stvg_nst/certificate.py``; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+SCHEMA = 1
+PIPE_WIDTH = 160
+
+Standing = Literal["guarantee", "bound", "observation"]
+"""What a number is worth.
+
+``guarantee``: zero by construction, on any clip and after any training; the measurement only checks it.
+
+``bound``: each layer passes at most its worst leak, and rounding, on any clip; what that does to the whole model is
+observed.
+
+``observation``: what the router did on these clips; other clips may fare otherwise.
+"""
+
+MEANINGS: Mapping[Standing, str] = {
+    "guarantee": "zero by construction, on any clip and after any training; the numbers here only check it",
+    "bound": "no layer passes more of its null branch than its worst leak and rounding, on any clip; what that does to "
+    "the answers is observed",
+    "observation": "what the gates let happen on these clips; other clips may fare otherwise",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCertificate:
+    """What a wrapped layer lets through of its own null branch, when the gate sends everything there (g = 0).
+
+    A leak is the largest norm of ``f(x + dX_null) - f(x)`` over all real tokens, as a share of the root mean square of
+    the outputs' norms. In a layer without a null branch leaks, worst and size are None; so is a leak that overflows.
+
+    Args:
+        name: qualified name in the model.
+        shape: (d_out, d_in) of the frozen weight W.
+        rank, nullity: dimensions of the row and the null space of W.
+        sigma_next: ``sigma_{rank + 1}``, the most of a unit vector of the null space that W passes, by float64 algebra.
+        worst: the most of a unit residual of the null branch that W passes, for the basis as it is stored; it is
+            ``sigma_next`` but for the basis's own rounding, and says what the controls' random directions pass.
+        size: root mean square of ``norm(dX_null)`` over that of ``norm(x)``.
+        literal: leak by precision, when ``dX_null`` is added to x and the sum goes through W, both rounded to it.
+        separate: leak in single precision when the image of ``dX_null`` is added to the output, as the model runs.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    nullity: int
+    sigma_next: float
+    worst: float | None
+    size: float | None
+    literal: Mapping[str, float | None]
+    separate: float | None
+
+    @property
+    def rank_ratio(self) -> float:
+        """``rank / d_in``, the share of the input's directions that the layer sees."""
+        return self.rank / self.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputChange:
+    """By how much the tuned model's answers differ from the frozen model's: largest absolute changes, real frames only.
+
+    Args:
+        gate: ``closed`` (g = 0 in every layer, forced) or ``own`` (as the model runs).
+        clips: ``HQ``, ``LQ``, or ``closed``: those that the model's own gates, in every layer, close on.
+        count: number of clips.
+        standing: what the numbers are worth.
+        boxes: in units of the frame, cxcywh.
+        confidence: in (0, 2).
+        start_end, actioness: of the logits.
+        tubes: clips whose decoded tube differs in any frame or coordinate.
+        spans: clips, among these, whose tube covers other frames.
+    """
+
+    gate: Literal["closed", "own"]
+    clips: Literal["HQ", "LQ", "closed"]
+    count: int
+    standing: Standing
+    boxes: float
+    confidence: float
+    start_end: float
+    actioness: float
+    tubes: int
+    spans: int
+
+    @property
+    def none(self) -> bool:
+        """Whether no answer differs by a bit."""
+        return not (self.boxes or self.confidence or self.start_end or self.actioness or self.tubes)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Everything that ``certify`` measured of one run.
+
+    Args:
+        run: its folder.
+        adapter: SHA-256 of its adapter's file.
+        gate, forward_mode, basis: the tuner's options.
+        split: of the data set.
+        data: provenance of the pixels.
+        left_out: samples of the split that were not looked at.
+        device: where it was measured.
+        layers: the wrapped layers, in the model's order.
+        changes: of the whole model's answers.
+    """
+
+    run: str
+    adapter: str
+    gate: str
+    forward_mode: str
+    basis: str
+    split: str
+    data: Mapping[str, Any]
+    left_out: int
+    device: str
+    layers: tuple[LayerCertificate, ...]
+    changes: tuple[OutputChange, ...]
+
+    @property
+    def broken(self) -> tuple[OutputChange, ...]:
+        """Guarantees that the measurement contradicts: there is a bug where this is not empty."""
+        return tuple(change for change in self.changes if change.standing == "guarantee" and not change.none)
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Stop before any work is done if the file is there already.
+
+    Raises:
+        FileExistsError: it is, and ``overwrite`` is false.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"'{path}' is there already; choose another file with --json, or replace it: --overwrite")
+
+
+def to_json(certificate: Certificate) -> str:
+    """The certificate as it is stored."""
+    return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
+
+
+def to_markdown(certificate: Certificate) -> str:
+    """The same tables and notes as :func:`print_certificate`, as a Markdown section."""
+    parts = []
+    for title, header, rows in _tables(certificate):
+        lines = [f"### {title}", "", _markdown_row(header), "|" + "---|" * len(header), *map(_markdown_row, rows)]
+        parts.append("\n".join(lines))
+    parts.append("\n".join(f"- {note}" for note in _notes(certificate)))
+    return "\n\n".join(parts) + "\n"
+
+
+def print_certificate(certificate: Certificate) -> None:
+    """Prints the layers' table, the whole model's, and what the words in them mean."""
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
+        console.width = PIPE_WIDTH
+    for title, header, rows in _tables(certificate):
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for index, name in enumerate(header):
+            table.add_column(name, justify="right" if index else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row, style="red" if _is_broken(row) else None)
+        console.print(table)
+    for note in _notes(certificate):
+        console.print(note, markup=False, soft_wrap=True)
+
+
+LAYER_HEADER = (
+    "layer",
+    "weight",
+    "rank",
+    "nullity",
+    "rank ratio",
+    "sigma r+1",
+    "worst leak",
+    "|dX| / |x|",
+    "fp32",
+    "bf16",
+    "fp16",
+    "separate",
+)
+CHANGE_HEADER = (
+    "gate",
+    "clips",
+    "number",
+    "boxes",
+    "confidence",
+    "start, end",
+    "actioness",
+    "tubes",
+    "spans",
+    "standing",
+)
+
+
+def _tables(certificate: Certificate) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, header and rows of each."""
+    data = f"{certificate.data['dataset']} {certificate.split}"
+    yield f"{certificate.run}: each layer's own null branch", LAYER_HEADER, [*map(_layer_row, certificate.layers)]
+    rows = [_change_row(change, certificate) for change in certificate.changes]
+    yield f"{certificate.run}: answers that differ from the frozen model's, {data}", CHANGE_HEADER, rows
+
+
+def _layer_row(layer: LayerCertificate) -> tuple[str, ...]:
+    measured = (layer.worst, layer.size, *layer.literal.values(), layer.separate)
+    missing = "-" if layer.size is None else "overflow"
+    return (
+        layer.name,
+        "{} x {}".format(*layer.shape),
+        str(layer.rank),
+        str(layer.nullity),
+        f"{layer.rank_ratio:.2f}",
+        _number(layer.sigma_next),
+        *(missing if value is None else _number(value) for value in measured),
+    )
+
+
+def _change_row(change: OutputChange, certificate: Certificate) -> tuple[str, ...]:
+    broken = change in certificate.broken
+    return (
+        "closed" if change.gate == "closed" else f"its own, {certificate.gate}",
+        "gate closed" if change.clips == "closed" else change.clips,
+        str(change.count),
+        *(_number(value) for value in (change.boxes, change.confidence, change.start_end, change.actioness)),
+        str(change.tubes),
+        str(change.spans),
+        f"{change.standing} BROKEN" if broken else change.standing,
+    )
+
+
+def _is_broken(row: Sequence[str]) -> bool:
+    return row[-1].endswith("BROKEN")
+
+
+def _number(value: float) -> str:
+    """Two digits, 0 only for zero."""
+    return f"{value:.1e}" if value else "0"
+
+
+def _notes(certificate: Certificate) -> Iterator[str]:
+    for standing, meaning in MEANINGS.items():
+        if any(change.standing == standing for change in certificate.changes):
+            yield f"{standing}: {meaning}"
+    if certificate.forward_mode == "literal":
+        yield "forward_mode is literal: the residual is added to the input, and rounding lets the null branch through"
+    if certificate.left_out:
+        yield f"{certificate.left_out} samples of {certificate.split} were not looked at; guarantees cover them too"
+    for change in certificate.broken:
+        yield (
+            f"BROKEN: on {change.clips} clips under gate '{change.gate}' the answers must equal the frozen model's and "
+            "do not; the code that ran has a bug: trust nothing of this run before it is found"
+        )
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    # The norms' bars would end a cell.
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

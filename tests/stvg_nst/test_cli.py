@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from stvg_nst.cli import CertifyCLI, finished_run
+from stvg_nst.tuning import ZeroShot
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a finished fit, with what the command line stores of one."""
+    model = {"weights": "random", "tuner": {"class_path": "stvg_nst.tuning.NullSpaceTuning"}, "baseline": "gone.json"}
+    config = {
+        "seed_everything": 3,
+        "trainer": {"max_epochs": 2},
+        "model": model,
+        "data": {"class_path": "datamodules.MiniSTVG"},
+        "run": "runs/nst",
+        "ckpt_path": "last",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "adapter.safetensors").touch()
+    return tmp_path
+
+
+def test_of_a_finished_run_only_what_it_is_made_of_is_read(run: Path) -> None:
+    config = finished_run(run)
+    assert config.keys() == {"seed_everything", "model", "data"}
+    assert config["seed_everything"] == 3
+    assert config["model"]["adapter"] == str(run / "adapter.safetensors")
+    assert config["model"]["weights"] == "random"
+    assert config["model"]["baseline"] is None
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "adapter.safetensors"])
+def test_an_unfinished_run_is_refused(run: Path, missing: str) -> None:
+    (run / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"there is no '{run / missing}'; fit first")):
+        finished_run(run)
+
+
+def test_a_run_of_another_tuner_has_nothing_to_certify() -> None:
+    cli = SimpleNamespace(model=SimpleNamespace(tuner=ZeroShot()), datamodule=None)
+    with pytest.raises(ValueError, match="a run of NullSpaceTuning in 'runs/other', got one of ZeroShot"):
+        CertifyCLI.certify(cli, Path("runs/other"), split="test", batches=None)
