@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import lightning
 import numpy as np
@@ -27,6 +27,9 @@ class GroundingData(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """What the pixels depend on; has ``benchmark_seed`` and ``degradations``, a version."""
+
+    def skipped(self, split: Literal["train", "val", "test"]) -> int:
+        """Samples of a split that the data module leaves out, because their videos are bad."""
 
 
 def grounding_module(pl_module: lightning.LightningModule) -> GroundingModule:

@@ -19,6 +19,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
 
   fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
   cache                 store what the frozen visual encoders say of a data set
+  data                  verify a data set's files, or count what they hold
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
 
@@ -102,6 +103,12 @@ def _vocabulary(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _data(arguments: Sequence[str]) -> int:
+    from datamodules.data_commands import data_command
+
+    return data_command(arguments, _program("data"))
+
+
 def _degrade(arguments: Sequence[str]) -> int:
     from datamodules.degradations import DEGRADATIONS
     from datamodules.degrade_video import degrade_video
@@ -144,6 +151,7 @@ _COMMANDS = {
     "encoders": _encoders,
     "grounding": _grounding,
     "vocabulary": _vocabulary,
+    "data": _data,
     "degrade": _degrade,
     "report": _report,
 }

@@ -129,9 +129,13 @@ class MiniatureModule(lightning.LightningModule):
 
 class MiniatureData(lightning.LightningDataModule):
     seed = 5
+    num_skipped = 0
 
     def provenance(self) -> dict[str, Any]:
         return {"data_set": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
+
+    def skipped(self, split: str) -> int:
+        return self.num_skipped
 
     def pixels(self, info: ClipInfo) -> np.ndarray:
         return np.full((len(info.frame_ids), *SIZE, 3), COLOURS[info.quality], dtype=np.uint8)
