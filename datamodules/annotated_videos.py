@@ -97,8 +97,12 @@ class AnnotatedVideos(STVGDataModule):
         """
         official: OfficialSplit = "train" if split == "val" and self.held_out else split
         reading = self.source.read(official)
-        if self.expect_official_counts:
-            self.source.check_counts(official)
+        mismatch = self.source.count_mismatch(official) if self.expect_official_counts else ""
+        if mismatch:
+            raise ValueError(
+                f"'{reading.file}' {mismatch}; fetch it again, or allow a part of the data set with "
+                "--data.init_args.expect_official_counts false"
+            )
         wanted = [a for a in reading.annotations if split == "test" or self._is_of(a, split)]
         sound = self._without_bad_videos(wanted, split)
         annotations, errors = self.source.with_boxes(sound)

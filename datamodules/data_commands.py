@@ -80,17 +80,20 @@ def _verify(options: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(videos, description="videos", completed=done, total=total),
         )
     if found.faults:
-        console.print(_fault_table(found.faults))
+        console.print(_fault_table(found.faults, options.root))
     console.print(_summary(found, manifest), soft_wrap=True, markup=False, highlight=False)
     return int(found.failed)
 
 
-def _fault_table(faults: Sequence[Fault]) -> Table:
-    table = Table(title="What is wrong", title_justify="left")
+def _fault_table(faults: Sequence[Fault], root: Path) -> Table:
+    table = Table(title=f"What is wrong in {escape(str(root))}", title_justify="left")
     table.add_column("where", overflow="fold")
     table.add_column("what", overflow="fold")
-    for fault in sorted(faults, key=lambda fault: fault.is_note):
-        table.add_row(escape(fault.where), escape(f"(note) {fault.what}" if fault.is_note else fault.what))
+    for fault in sorted(faults, key=lambda fault: fault.is_note):  # notes last
+        table.add_row(
+            escape(fault.where.removeprefix(f"{root}{os.sep}")),
+            escape(f"(note) {fault.what}" if fault.is_note else fault.what),
+        )
     return table
 
 

@@ -218,7 +218,8 @@ def check_inside(boxes: NDArray[np.float64], size: tuple[int, int], fields: Fiel
     height, width = size
     x1, y1, x2, y2 = boxes.T
     # In single precision too, in which a box of a millionth of a pixel may have no width.
-    single = boxes.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = boxes.astype(np.float32)
     good = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
     good &= (single[:, 0] < single[:, 2]) & (single[:, 1] < single[:, 3])
     if not good.all():

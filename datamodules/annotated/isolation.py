@@ -11,7 +11,7 @@ from math import inf
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -53,6 +53,8 @@ class IsolatedCalls(Generic[Task, Result]):
         if workers < 1 or time_limit <= 0:
             raise ValueError(f"expected at least one worker and a positive time limit, got {workers} and {time_limit}")
         self._function, self._num_workers, self._time_limit = function, workers, time_limit
+        # The server imports once what its processes then have from their first moment on.
+        _CONTEXT.set_forkserver_preload([__name__, function.__module__])
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Result | Failure]]:
         """The index of each task and its result, in the order in which they finish.
@@ -71,7 +73,6 @@ class IsolatedCalls(Generic[Task, Result]):
                     if not finished:
                         continue
                     if worker.task is not None:
-                        assert message is not None
                         yield worker.task, message
                     if isinstance(message, Failure):
                         worker.stop()
@@ -98,7 +99,7 @@ class IsolatedCalls(Generic[Task, Result]):
         theirs.close()
         return _Worker(process, ours)
 
-    def _message(self, worker: _Worker, ready: bool) -> tuple[bool, Result | Failure | None]:
+    def _message(self, worker: _Worker, ready: bool) -> tuple[bool, Any]:
         """Whether a worker has something to say or is overdue, and what."""
         if not ready:
             overdue = time.monotonic() >= worker.deadline
