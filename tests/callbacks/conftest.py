@@ -129,7 +129,10 @@ class MiniatureModule(lightning.LightningModule):
 
 class MiniatureData(lightning.LightningDataModule):
     seed = 5
-    num_skipped = 0
+
+    def __init__(self, num_skipped: int = 0) -> None:
+        super().__init__()
+        self.num_skipped = num_skipped
 
     def provenance(self) -> dict[str, Any]:
         return {"data_set": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
@@ -177,8 +180,9 @@ class Run:
     def fit(self, *callbacks: lightning.Callback, **options: Any) -> None:
         self.trainer(*callbacks, **options).fit(self.module, datamodule=MiniatureData())
 
-    def test(self, *callbacks: lightning.Callback, **options: Any) -> None:
-        self.trainer(*callbacks, **options).test(self.module, datamodule=MiniatureData(), verbose=False)
+    def test(self, *callbacks: lightning.Callback, num_skipped: int = 0, **options: Any) -> None:
+        data = MiniatureData(num_skipped)
+        self.trainer(*callbacks, **options).test(self.module, datamodule=data, verbose=False)
 
     def events(self) -> EventAccumulator:
         """What TensorBoard would read."""
