@@ -105,7 +105,7 @@ class ResultsWriter(lightning.Callback):
             "config_hash": config_hash(run_folder(trainer)),
             "machine": machine(pl_module.device, trainer.world_size),
             "wall_seconds": time.perf_counter() - self._start,
-            "skipped": self._skipped,
+            "skipped": self._skipped + data.skipped(split),
             "samples": self._samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"

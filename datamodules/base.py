@@ -19,8 +19,8 @@ from datamodules.degradations import DEGRADATION_VERSION, degrade
 from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
 from datamodules.quality import Draw, MixedQualityPlan
 from datamodules.records import Record
-from datamodules.sampling import sample_frames
-from datamodules.transforms import normalise
+from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.transforms import Resize, normalise
 from datamodules.video import read_frames
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo
@@ -101,6 +101,18 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         split = self.evaluation_split if stage == "test" else "val"
         return type(self).__name__, split, self.plan.benchmark_seed
 
+    def frame_choice(self, split: Split) -> FrameChoice:
+        """Which frames of a record are shown."""
+        return EvenFrames(self.num_frames)
+
+    def resize(self) -> Resize | None:
+        """How frames are brought to the network's size, ``None`` to show them as they are."""
+        return None
+
+    def skipped(self, split: str) -> int:
+        """Samples of a split that a policy keeps out, each quality of an item being one."""
+        return 0
+
     def setup(self, stage: str) -> None:
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
@@ -177,7 +189,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             raise FeatureCacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions = self.versions(split)
         loader = DataLoader(
-            ClipDataset(self.records[split], self.num_frames, None),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), None),
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
@@ -226,7 +238,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
-            ClipDataset(self.records[split], self.num_frames, self.caches[split]),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.caches[split]),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -241,9 +253,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 class ClipDataset(Dataset[Clip]):
     """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
 
-    def __init__(self, records: Sequence[Record], num_frames: int, cache: FeatureCache | None) -> None:
+    def __init__(
+        self, records: Sequence[Record], choose: FrameChoice, resize: Resize | None, cache: FeatureCache | None
+    ) -> None:
         self._records = records
-        self._num_frames = num_frames
+        self._choose = choose
+        self._resize = resize
         self._cache = cache
 
     def __getitem__(self, draw: Draw) -> Clip:
@@ -254,7 +269,7 @@ class ClipDataset(Dataset[Clip]):
             sentence_type=record.sentence_type,
             quality=draw.quality,
             degradation=draw.degradation,
-            frame_ids=sample_frames(record.num_frames, self._num_frames),
+            frame_ids=self._choose(record),
             target=record.target,
             native_size=record.size,
             native_length=record.num_frames,
@@ -265,7 +280,8 @@ class ClipDataset(Dataset[Clip]):
         if self._cache is not None:
             features = self._cache.read(feature_key(record.clip_id, draw.degradation))
             return Clip(info, None, features, boxes, inside)
-        return Clip(info, normalise(read_pixels(info)), None, boxes, inside)
+        frames = normalise(read_pixels(info))
+        return Clip(info, frames if self._resize is None else self._resize(frames), None, boxes, inside)
 
 
 class _TrainingSampler(Sampler[Draw]):

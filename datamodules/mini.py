@@ -97,6 +97,7 @@ class MiniSTVG(STVGDataModule):
                         query=query,
                         sentence_type=sentence_type,
                         target=scene.target_tube(),
+                        segment=(0, scene.num_frames),
                         num_frames=scene.num_frames,
                         fps=scene.fps,
                         size=scene.size,

@@ -19,7 +19,8 @@ class Record:
         query: the sentence.
         sentence_type: declarative or interrogative.
         target: the true tube.
-        num_frames: frames that the annotation says the video has.
+        segment: half-open span of native frames that is shown: the clip, within its video.
+        num_frames: frames that the annotation says the video has, those outside the segment included.
         fps: frames per second that it says.
         size: (H, W) that it says; a file of another size is refused when it is read.
     """
@@ -30,6 +31,7 @@ class Record:
     query: str
     sentence_type: SentenceType
     target: Tube
+    segment: tuple[int, int]
     num_frames: int
     fps: float
     size: tuple[int, int]

@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+
+from datamodules.records import Record
+
+FrameChoice = Callable[[Record], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class EvenFrames:
+    """So many frames of the record's segment, spread evenly.
+
+    Args:
+        num_frames: frames wanted; a shorter segment gives all of its own.
+    """
+
+    num_frames: int
+
+    def __call__(self, record: Record) -> tuple[int, ...]:
+        start, stop = record.segment
+        return tuple(start + index for index in sample_frames(stop - start, self.num_frames))
+
+
+@dataclass(frozen=True, slots=True)
+class FramesAtRate:
+    """So many frames of the record's segment a second.
+
+    Args:
+        rate: frames per second wanted.
+    """
+
+    rate: float
+
+    def __call__(self, record: Record) -> tuple[int, ...]:
+        start, stop = record.segment
+        return tuple(start + index for index in sample_at_rate(stop - start, fps=record.fps, rate=self.rate))
 
 
 def sample_frames(num_frames: int, num_samples: int) -> tuple[int, ...]:
@@ -24,3 +61,28 @@ def sample_frames(num_frames: int, num_samples: int) -> tuple[int, ...]:
         raise ValueError(f"expected at least one frame and one sample, got {num_frames} frames, {num_samples} samples")
     positions = np.linspace(0, num_frames - 1, min(num_frames, num_samples))
     return tuple(int(position) for position in positions)
+
+
+def sample_at_rate(num_frames: int, *, fps: float, rate: float) -> tuple[int, ...]:
+    """Frame indices at a fixed rate in time, the first and the last frame included.
+
+    A frame is taken when ``floor(frame * rate / fps)`` exceeds that of the frame taken before it.
+
+    Args:
+        num_frames: length of the clip.
+        fps: its frames per second.
+        rate: frames per second wanted; all frames where it is not below ``fps``.
+
+    Returns:
+        Indices in [0, num_frames), strictly increasing.
+
+    Raises:
+        ValueError: there are no frames, or a rate is not positive.
+
+    Source: CG-STVG's protocol for HC-STVG, its floating-point rounding included.
+    """
+    if num_frames < 1 or fps <= 0 or rate <= 0:
+        raise ValueError(f"expected at least one frame and positive rates, got {num_frames} frames, {fps} and {rate}")
+    ticks = (np.arange(num_frames) * (rate / fps)).astype(np.int64)
+    _, taken = np.unique(ticks, return_index=True)
+    return tuple(sorted({*taken.tolist(), num_frames - 1}))

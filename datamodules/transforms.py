@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 # Mean and standard deviation of ImageNet, in which the image encoders of the field are trained.
 IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -14,3 +17,27 @@ IMAGENET_STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 def normalise(frames: np.ndarray) -> Tensor:
     """uint8 RGB (T, H, W, 3) -> float32 (T, 3, H, W), zero mean and unit variance over ImageNet."""
     return (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - IMAGENET_MEAN) / IMAGENET_STD
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Brings frames to one height, bilinearly; frames wider than 7 : 5 are squeezed to that.
+
+    Args:
+        height: in pixels.
+        antialias: average over the pixels that fall away.
+
+    Source: CG-STVG, whose published models were trained with antialiasing on HC-STVG and without on VidSTG.
+    """
+
+    height: int
+    antialias: bool
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) that frames of a size are brought to."""
+        return self.height, max(1, min(int(self.height * width / height), int(self.height * 1.4)))
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """float (T, 3, H, W) -> (T, 3, height, W')."""
+        height, width = frames.shape[-2:]
+        return interpolate(frames, self.size(height, width), mode="bilinear", antialias=self.antialias)

@@ -21,6 +21,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
   cache                 store what the frozen visual encoders say of a data set
   layers                list the null space of every layer, and which of them a strategy selects
+  data                  verify a data set's files, or count what they hold
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
   study                 run a grid of points and seeds, and compare its points
@@ -130,6 +131,12 @@ def _vocabulary(arguments: Sequence[str]) -> int:
         vocabulary=1000,
     )
     return 0
+
+
+def _data(arguments: Sequence[str]) -> int:
+    from datamodules.data_commands import data_command
+
+    return data_command(arguments, _program("data"))
 
 
 def _degrade(arguments: Sequence[str]) -> int:
@@ -256,6 +263,7 @@ _COMMANDS = {
     "encoders": _encoders,
     "grounding": _grounding,
     "vocabulary": _vocabulary,
+    "data": _data,
     "degrade": _degrade,
     "report": _report,
     "study": _study,

@@ -131,11 +131,18 @@ class MiniatureModule(lightning.LightningModule):
 class MiniatureData(lightning.LightningDataModule):
     seed = 5
 
+    def __init__(self, num_skipped: int = 0) -> None:
+        super().__init__()
+        self.num_skipped = num_skipped
+
     def provenance(self) -> dict[str, Any]:
         return {"data_set": "miniature", "degradations": "D-test"}
 
     def conditions(self, stage: str) -> tuple[str, str, int]:
         return "MiniatureData", "val", 3
+
+    def skipped(self, split: str) -> int:
+        return self.num_skipped
 
     def pixels(self, info: ClipInfo) -> np.ndarray:
         return np.full((len(info.frame_ids), *SIZE, 3), COLOURS[info.quality], dtype=np.uint8)
@@ -177,8 +184,9 @@ class Run:
     def fit(self, *callbacks: lightning.Callback, **options: Any) -> None:
         self.trainer(*callbacks, **options).fit(self.module, datamodule=MiniatureData())
 
-    def test(self, *callbacks: lightning.Callback, **options: Any) -> None:
-        self.trainer(*callbacks, **options).test(self.module, datamodule=MiniatureData(), verbose=False)
+    def test(self, *callbacks: lightning.Callback, num_skipped: int = 0, **options: Any) -> None:
+        data = MiniatureData(num_skipped)
+        self.trainer(*callbacks, **options).test(self.module, datamodule=data, verbose=False)
 
     def events(self) -> EventAccumulator:
         """What TensorBoard would read."""

@@ -57,6 +57,12 @@ def test_samples_that_were_left_out_are_counted(run: Any) -> None:
     assert (len(content["samples"]), content["skipped"]) == (4, 2)
 
 
+def test_samples_that_the_data_module_left_out_are_counted(run: Any) -> None:
+    run.test(ResultsWriter(), num_skipped=4)
+    content = json.loads((run.folder / ResultsWriter.NAME).read_text())
+    assert (len(content["samples"]), content["skipped"]) == (6, 4)
+
+
 def test_samples_that_any_process_left_out_are_counted(run: Any) -> None:
     run.test(ResultsWriter(), limit_test_batches=1, devices=2, strategy="ddp_fork")  # 2 of 3 samples on each
     content = json.loads((run.folder / ResultsWriter.NAME).read_text())

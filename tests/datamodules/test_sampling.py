@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from datamodules.sampling import sample_frames
+from datamodules.annotated import VidSTGSource
+from datamodules.annotated.hcstvg_format import read_hcstvg
+from datamodules.base import ClipDataset
+from datamodules.quality import Draw
+from datamodules.records import Record
+from datamodules.sampling import EvenFrames, FramesAtRate, sample_at_rate, sample_frames
+from stvg_nst.types import BackboneFeatures, Tube
+from tests.datamodules.published import write_json
 
 
 def test_known_choices() -> None:
@@ -35,3 +47,107 @@ def test_spans_the_clip_evenly_and_increases() -> None:
 def test_refuses_nonsense(num_frames: int, num_samples: int) -> None:
     with pytest.raises(ValueError, match=f"got {num_frames} frames, {num_samples} samples"):
         sample_frames(num_frames, num_samples)
+
+
+def test_a_rate_takes_the_first_frame_of_each_of_its_ticks_and_the_last_frame() -> None:
+    assert sample_at_rate(10, fps=10, rate=3) == (0, 4, 7, 9)
+    assert sample_at_rate(3, fps=10, rate=30) == (0, 1, 2)
+    assert sample_at_rate(1, fps=10, rate=3) == (0,)
+
+
+@pytest.mark.parametrize(("num_frames", "fps", "rate"), [(0, 1.0, 1.0), (5, 0.0, 1.0), (5, 1.0, -1.0)])
+def test_refuses_a_senseless_rate(num_frames: int, fps: float, rate: float) -> None:
+    with pytest.raises(ValueError, match=f"got {num_frames} frames, {fps} and {rate}"):
+        sample_at_rate(num_frames, fps=fps, rate=rate)
+
+
+def record(segment: tuple[int, int], num_frames: int, fps: float) -> Record:
+    target = Tube(segment[0], segment[0] + 1, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    return Record("i", "c", Path("v.mp4"), "q", "declarative", target, segment, num_frames, fps, (9, 9))
+
+
+def test_choices_count_from_the_beginning_of_the_video() -> None:
+    assert EvenFrames(4)(record((100, 110), 400, 25)) == (100, 103, 106, 109)
+    assert FramesAtRate(3)(record((100, 110), 400, 10)) == (100, 104, 107, 109)
+
+
+def is_run_of(part: Sequence[int], whole: Sequence[int]) -> bool:
+    start = whole.index(part[0])
+    return list(whole[start : start + len(part)]) == list(part)
+
+
+def test_hcstvg_frames_are_those_of_the_published_code(shared: Path, tmp_path: Path) -> None:
+    golden = json.loads((shared / "cgstvg" / "golden" / "13_sampling_hcstvg.json").read_text())
+    reading = read_hcstvg(write_json(tmp_path / "a.json", golden["annotation"]))
+    items = {item.video: item for item in reading.annotations}
+    assert len(golden["items"]) == 10
+    for name, expected in golden["items"].items():
+        item = items[name]
+        assert item.boxes is not None and len(item.boxes) == expected["n_boxes"]
+        assert item.boxes[[0, -1]].tolist() == [expected["bboxs_first"], expected["bboxs_last"]]
+        assert [item.start, item.stop - 1] == expected["gt_temp_bound"]
+        assert item.segment == (expected["first"], expected["last"] + 1)
+    for clip in golden["clips"]:
+        item = items[clip["vid"]]
+        rate = FramesAtRate(3.2 if clip["split"] == "train" else 6.4)
+        ids = list(rate(record(item.segment, 0, item.fps)))
+        # In training, every second draw crops the list in time, which is not done here.
+        cropped = clip["split"] == "train" and random.Random(clip["seed"]).random() >= 0.5
+        assert is_run_of(clip["frame_ids"], ids) if cropped else clip["frame_ids"] == ids
+        assert clip["actioness"] == [int(item.start <= i < item.stop) for i in clip["frame_ids"]]
+
+
+def test_vidstg_frames_are_those_of_the_published_code(shared: Path, tmp_path: Path) -> None:
+    golden = json.loads((shared / "cgstvg" / "golden" / "14_sampling_vidstg.json").read_text())
+    write_json(tmp_path / "sent_annos" / "val_annotations.json", golden["sent_annos"])
+    for item in golden["sent_annos"]:
+        frames = golden["bbox_target_frames"][item["vid"]]
+        content = {name: item[name] for name in ("frame_count", "height", "width")}
+        content["trajectories"] = [frames.get(str(i), []) for i in range(item["frame_count"])]
+        write_json(tmp_path / "bbox_annos" / f"{item['vid']}.json", content)
+    source = VidSTGSource(tmp_path)
+    reading = source.read("val")
+    # Disjoint from the segment, beyond it, or empty: the published code drops the first two and keeps the third.
+    refused = {golden["sent_annos"][int(error.item)]["vid"] for error in reading.errors}
+    assert refused == {"1004", "1005", "1007"}
+    found, errors = source.with_boxes(reading.annotations)
+    assert not errors
+    items = {item.item_id.rpartition("/")[2]: item for item in found}
+    assert items.keys() == golden["items"].keys() - {"18", "19", "20"} and len(items) == 18
+    for number, item in items.items():
+        expected = golden["items"][number]
+        assert item.boxes is not None and item.boxes[0].tolist() == expected["box0"]
+        assert item.segment == (expected["first"], expected["last"] + 1)
+        # The published code counts the exclusive end in, where it is still a frame of the segment.
+        assert (item.start, min(item.stop, item.segment[1] - 1)) == tuple(expected["gt_temp_bound"])
+    for clip in golden["clips"]:
+        item = items.get(str(clip["item_id"]))
+        if item is None:
+            continue
+        choose = EvenFrames(64 if clip["split"] == "train" else 128)
+        # In training, every second draw crops the segment first, which is not done here.
+        if clip["split"] != "train" or random.Random(clip["seed"]).random() >= 0.5:
+            assert clip["frame_ids"] == list(choose(record(item.segment, 0, item.fps)))
+        inside = [int(item.start <= i < item.stop) for i in clip["frame_ids"]]
+        assert clip["actioness"] == [int(a or i == item.stop) for a, i in zip(inside, clip["frame_ids"], strict=True)]
+
+
+def test_sampled_boxes_are_those_of_the_published_code(shared: Path, tmp_path: Path) -> None:
+    golden = np.load(shared / "cgstvg" / "golden" / "15_getitem_hcstvg.npz")
+    annotation = json.loads((shared / "cgstvg" / "golden" / "13_sampling_hcstvg.json").read_text())["annotation"]
+    (item,) = read_hcstvg(write_json(tmp_path / "a.json", {"e15.mp4": annotation["e15.mp4"]})).annotations
+    assert (golden["0_split"], item.query.lower()) == ("test", golden["0_sentence"])
+    assert item.boxes is not None
+    tube = Tube(item.start, item.stop, torch.from_numpy(item.boxes))
+    source = Record("i", "c", Path("v"), "q", "declarative", tube, item.segment, 300, item.fps, item.size)
+    clip = ClipDataset([source], FramesAtRate(6.4), None, NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
+    assert list(clip.info.frame_ids) == golden["0_frame_ids"].tolist()
+    assert clip.inside.int().tolist() == golden["0_actioness"].tolist()
+    np.testing.assert_allclose(clip.boxes[clip.inside], golden["0_boxes"], atol=1e-6)
+
+
+class NoFeatures:
+    """Stands for a cache, so that nothing is decoded."""
+
+    def read(self, key: str) -> BackboneFeatures:
+        return BackboneFeatures(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1).bool())

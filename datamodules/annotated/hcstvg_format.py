@@ -1,0 +1,99 @@
+"""Annotations of HC-STVG: version 1, and version 2 under its own field names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from datamodules.annotated.annotation import Annotation, Reading
+from datamodules.annotated.fields import (
+    AnnotationError,
+    Fields,
+    box_array,
+    check_file_name,
+    check_inside,
+    read_json,
+    shown,
+)
+
+# Every clip of the data set is a cut of this length, from which its frames per second follow.
+CLIP_SECONDS = 20.0
+
+_KNOWN = ("bbox", "st_frame", "img_num", "st_time", "ed_time", "width", "height", "caption", "img_size", "English")
+
+
+def read_hcstvg(file: Path) -> Reading:
+    """Reads an annotation file: an object whose keys are the names of the video files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: it is no such object. Faults of single items are returned.
+    """
+    document = read_json(file)
+    if not isinstance(document.value, dict):
+        raise AnnotationError(file, "", "", "an object with one item for each video", shown(document.value))
+    annotations, errors, unknown = [], [], Counter[str]()
+    for name, value in document.value.items():
+        try:
+            fields = Fields.of(file, name, value)
+            unknown.update(fields.unknown(_KNOWN))
+            annotations.append(parse_hcstvg(name, fields))
+        except AnnotationError as error:
+            errors.append(error)
+    return Reading(file, tuple(annotations), tuple(errors), len(errors), document.duplicates, unknown)
+
+
+def parse_hcstvg(name: str, fields: Fields) -> Annotation:
+    """One item.
+
+    The last frame of a clip is never shown, as in the published code: the annotation counts it, but not every file has
+    it. A tube that ends on it keeps its last box.
+
+    Args:
+        name: of the video file, with its extension.
+        fields: of the item: ``bbox``, a list of [x, y, w, h] in pixels, one for each frame of the tube; ``st_frame``,
+            its first frame, counted from 1; ``img_num``, frames of the clip; ``width`` and ``height``, or ``img_size``
+            [h, w]; ``caption``, or ``English``.
+
+    Raises:
+        AnnotationError: a field is missing or wrong, a box leaves the frame, or the tube leaves the clip.
+    """
+    check_file_name(name, fields.file, shown(name))
+    num_frames = fields.integer("img_num", at_least=2)
+    size = _size(fields)
+    start = fields.integer("st_frame", at_least=1, at_most=num_frames - 1) - 1
+    xywh = box_array(fields.sequence("bbox"), fields, "bbox")
+    stop = start + len(xywh)
+    if stop > num_frames:
+        expected = f"at most {num_frames - start} boxes, for frames {start + 1} to {num_frames}"
+        raise fields.error("bbox", expected, f"{len(xywh)} boxes")
+    xywh[:, 2:] += xywh[:, :2]
+    return Annotation(
+        item_id=name,
+        clip_id=name,
+        video=name,
+        query=_caption(fields),
+        sentence_type="declarative",
+        start=start,
+        stop=stop,
+        segment=(0, num_frames - 1),
+        num_frames=num_frames,
+        fps=num_frames / CLIP_SECONDS,
+        size=size,
+        boxes=check_inside(xywh, size, fields, "bbox"),
+    )
+
+
+def _size(fields: Fields) -> tuple[int, int]:
+    if "img_size" not in fields:
+        return fields.integer("height", at_least=1), fields.integer("width", at_least=1)
+    size = fields.sequence("img_size")
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise fields.error("img_size", "[height, width], two positive integers", shown(size))
+    return size[0], size[1]
+
+
+def _caption(fields: Fields) -> str:
+    if "caption" not in fields and "English" not in fields:
+        raise fields.error("caption", "the sentence, here or in 'English' (version 2)", "an item without either")
+    return fields.text("caption" if "caption" in fields else "English")

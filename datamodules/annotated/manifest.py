@@ -1,0 +1,98 @@
+"""The manifest of a data set's videos: what each file is, and whether it can be used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datamodules.annotated.fields import Fields, read_json, shown
+
+SOUND = "sound"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEntry:
+    """One video file as it was found; what could not be found out is ``None``.
+
+    Args:
+        path: relative to the data set's folder.
+        num_bytes, mtime_ns: size and time of change of the file.
+        sha256: of its bytes.
+        num_frames, fps, size: of its stream, the size as (H, W).
+        verdict: ``sound``, or what is wrong.
+    """
+
+    path: str
+    num_bytes: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    verdict: str = SOUND
+
+    def is_of(self, file: Path) -> bool:
+        """Whether the file is still the one that the entry tells of, or still missing."""
+        if not file.is_file():
+            return self.num_bytes is None
+        stat = file.stat()
+        return (stat.st_size, stat.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
+
+
+def manifest_file(root: Path, name: str) -> Path:
+    """Where the manifest of the data set called ``name`` lies, unless told otherwise."""
+    return root / f"{name}.manifest.json"
+
+
+def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
+    """Writes the manifest whole or not at all."""
+    content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, for a rename is atomic only within a file system.
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
+    """The entries by the names of the videos.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        AnnotationError: it is damaged, or of another data set or version.
+    """
+    fields = Fields.of(file, "", read_json(file).value)
+    fields.integer("schema", at_least=_SCHEMA, at_most=_SCHEMA)
+    if fields.text("dataset") != name:
+        raise fields.error("dataset", f"'{name}'", shown(fields.text("dataset")))
+    videos = fields.fields("videos")
+    return {video: _entry(Fields.of(file, video, value)) for video, value in videos.values.items()}
+
+
+def _entry(fields: Fields) -> VideoEntry:
+    def given(name: str) -> bool:
+        return fields.values.get(name) is not None
+
+    size = None
+    if given("size"):
+        sides = fields.sequence("size")
+        if len(sides) != 2 or not all(type(side) is int for side in sides):
+            raise fields.error("size", "[height, width]", shown(sides))
+        size = (sides[0], sides[1])
+    return VideoEntry(
+        path=fields.text("path"),
+        num_bytes=fields.integer("num_bytes", at_most=2**63) if given("num_bytes") else None,
+        mtime_ns=fields.integer("mtime_ns", at_most=2**63) if given("mtime_ns") else None,
+        sha256=fields.text("sha256") if given("sha256") else None,
+        num_frames=fields.integer("num_frames") if given("num_frames") else None,
+        fps=fields.positive("fps") if given("fps") else None,
+        size=size,
+        verdict=fields.text("verdict"),
+    )

@@ -1,0 +1,240 @@
+"""Looks for everything in a data set's files that would spoil a run: once, before any run."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datamodules.annotated.annotation import Annotation
+from datamodules.annotated.fields import AnnotationError
+from datamodules.annotated.isolation import Failure, IsolatedCalls
+from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
+from datamodules.annotated.source import AnnotatedSource, OfficialSplit
+from datamodules.video import VideoDecodeError, check_video, probe, read_frames
+
+_SECONDS_BETWEEN_SAVES = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is wrong, or, as a note, only strange.
+
+    Args:
+        where: a file, and an item of it.
+        what: the complaint.
+        is_note: whether the data can be used in spite of it.
+    """
+
+    where: str
+    what: str
+    is_note: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTask:
+    """A video and what the annotations need of it.
+
+    Args:
+        name: that annotations have for it.
+        file: its file.
+        path: the same, relative to the data set's folder.
+        size: (H, W) of its frames.
+        num_frames: frames that it must have.
+        annotated_frames: frames that the annotations say it has, ``None`` where they do not say.
+        frame_ids: frames on which something begins or ends, its first and last needed frame among them.
+    """
+
+    name: str
+    file: Path
+    path: str
+    size: tuple[int, int]
+    num_frames: int
+    annotated_frames: int | None
+    frame_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Args:
+    faults: all that is wrong or strange, annotations first.
+    num_sentences, num_videos: what was looked at.
+    num_checked: videos that were decoded now; the others are unchanged since they were found sound.
+    """
+
+    faults: tuple[Fault, ...]
+    num_sentences: int
+    num_videos: int
+    num_checked: int
+
+    @property
+    def failed(self) -> bool:
+        return any(not fault.is_note for fault in self.faults)
+
+
+def verify(
+    source: AnnotatedSource,
+    splits: Sequence[OfficialSplit],
+    manifest: Path,
+    *,
+    expect_official_counts: bool = True,
+    workers: int = 2,
+    time_limit: float = 600.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Reads all annotations of some splits, decodes all their videos, and writes a manifest of the latter.
+
+    Videos that the manifest has as sound, and whose files are unchanged, are not decoded again: an interrupted
+    verification goes on where it was. The manifest is saved every few seconds.
+
+    Args:
+        source: the data set.
+        splits: its splits to look at.
+        manifest: the file to write, and to go on from.
+        expect_official_counts: a number of sentences other than the published one is a fault.
+        workers: processes that decode.
+        time_limit: seconds for one video.
+        progress: called with the numbers of videos that are done, and of all.
+
+    Raises:
+        AnnotationError: the manifest is damaged or of another data set.
+    """
+    annotations, faults = _read_annotations(source, splits, expect_official_counts)
+    tasks, contradictions = _video_tasks(source, annotations)
+    faults += contradictions
+
+    known = read_manifest(manifest, source.name) if manifest.is_file() else {}
+    entries = {**known}
+    to_check = []
+    for task in tasks:
+        entry = known.get(task.name)
+        if entry is not None and entry.num_frames is not None and entry.path == task.path and entry.is_of(task.file):
+            entries[task.name] = _judged(entry, task)
+        else:
+            to_check.append(task)
+    done, saved = len(tasks) - len(to_check), time.monotonic()
+    progress(done, len(tasks))
+    calls = IsolatedCalls(check_file, workers=workers, time_limit=time_limit)
+    try:
+        for index, outcome in calls(to_check):
+            task = to_check[index]
+            entries[task.name] = _failed(task, outcome) if isinstance(outcome, Failure) else outcome
+            done += 1
+            progress(done, len(tasks))
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                write_manifest(manifest, source.name, entries)
+                saved = time.monotonic()
+    finally:
+        write_manifest(manifest, source.name, entries)
+    for task in tasks:
+        faults += _video_faults(entries[task.name], task)
+    return Verification(tuple(faults), len(annotations), len(tasks), len(to_check))
+
+
+def check_file(task: VideoTask) -> VideoEntry:
+    """Decodes a video whole and strictly, and its needed frames once more as a run would."""
+    if not task.file.is_file():
+        return VideoEntry(task.path, verdict="missing")
+    stat = task.file.stat()
+    entry = VideoEntry(task.path, stat.st_size, stat.st_mtime_ns)
+    try:
+        with open(task.file, "rb") as stream:
+            entry = replace(entry, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
+        probe(task.file)
+    except (VideoDecodeError, OSError) as error:
+        return replace(entry, verdict=f"unreadable: {_cause(error)}")
+    try:
+        info = check_video(task.file)
+        read_frames(task.file, [i for i in task.frame_ids if i < info.num_frames])
+    except (VideoDecodeError, OSError) as error:
+        return replace(entry, verdict=f"damaged: {_cause(error)}")
+    return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size), task)
+
+
+def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
+    """An entry of a video that decodes, compared with what is needed of it."""
+    assert entry.num_frames is not None
+    if entry.size != task.size:
+        verdict = f"wrong size: {entry.size} (H, W), but the annotations were made for {task.size}"
+    elif entry.num_frames < task.num_frames:
+        verdict = f"too short: {entry.num_frames} frames, but {task.num_frames} are needed"
+    else:
+        verdict = SOUND
+    return replace(entry, verdict=verdict)
+
+
+def _failed(task: VideoTask, failure: Failure) -> VideoEntry:
+    if not task.file.is_file():
+        return VideoEntry(task.path, verdict="missing")
+    stat = task.file.stat()
+    return VideoEntry(task.path, stat.st_size, stat.st_mtime_ns, verdict=f"unreadable: {failure.cause}")
+
+
+def _cause(error: VideoDecodeError | OSError) -> str:
+    return error.cause if isinstance(error, VideoDecodeError) else str(error)
+
+
+def _read_annotations(
+    source: AnnotatedSource, splits: Sequence[OfficialSplit], expect_official_counts: bool
+) -> tuple[list[Annotation], list[Fault]]:
+    annotations: list[Annotation] = []
+    faults: list[Fault] = []
+    for split in splits:
+        try:
+            reading = source.read(split)
+        except FileNotFoundError:
+            faults.append(Fault(str(source.annotation_file(split)), "missing"))
+            continue
+        except AnnotationError as error:
+            faults.append(_annotation_fault(error))
+            continue
+        mismatch = source.count_mismatch(split) if expect_official_counts else ""
+        if mismatch:
+            faults.append(Fault(str(reading.file), f"{mismatch}; --subset allows it"))
+        faults += [_annotation_fault(error) for error in reading.errors]
+        for name, count in sorted(reading.unknown.items()):
+            faults.append(Fault(str(reading.file), f"unknown field '{name}' in {count:,} items", is_note=True))
+        with_boxes, errors = source.with_boxes(reading.annotations)
+        faults += dict.fromkeys(_annotation_fault(error) for error in errors)
+        # Videos are checked even where boxes are missing.
+        found = {annotation.item_id for annotation in with_boxes}
+        annotations += with_boxes + [a for a in reading.annotations if a.item_id not in found]
+    return annotations, faults
+
+
+def _annotation_fault(error: AnnotationError) -> Fault:
+    place = "".join([f", item '{error.item}'" * bool(error.item), f", field '{error.field}'" * bool(error.field)])
+    return Fault(error.file + place, error.complaint)
+
+
+def _video_tasks(source: AnnotatedSource, annotations: Sequence[Annotation]) -> tuple[list[VideoTask], list[Fault]]:
+    """One task for each video, and what annotations of one video say differently."""
+    by_video: dict[str, list[Annotation]] = {}
+    for annotation in annotations:
+        by_video.setdefault(annotation.video, []).append(annotation)
+    tasks, faults = [], []
+    for video, group in by_video.items():
+        file = source.video_file(video)
+        needed = max(annotation.segment[1] for annotation in group)
+        ids = {0, needed - 1}
+        for annotation in group:
+            edges = (annotation.start, annotation.stop - 1, annotation.segment[0], annotation.segment[1] - 1)
+            ids.update(edge for edge in edges if edge < needed)
+        said = sorted({(*annotation.size, annotation.num_frames or 0) for annotation in group})
+        if len(said) > 1:
+            faults.append(Fault(str(file), f"annotations contradict each other in (H, W, number of frames): {said}"))
+        annotated = group[0].num_frames
+        path = str(file.relative_to(source.root))
+        tasks.append(VideoTask(video, file, path, group[0].size, needed, annotated, tuple(sorted(ids))))
+    return tasks, faults
+
+
+def _video_faults(entry: VideoEntry, task: VideoTask) -> list[Fault]:
+    if entry.verdict != SOUND:
+        return [Fault(str(task.file), entry.verdict)]
+    if task.annotated_frames not in (None, entry.num_frames):
+        what = f"has {entry.num_frames} frames, the annotations say {task.annotated_frames}"
+        return [Fault(str(task.file), what, is_note=True)]
+    return []

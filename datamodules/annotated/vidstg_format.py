@@ -1,0 +1,262 @@
+"""Annotations of VidSTG: the official sentences, the trajectories of VidOR, and both merged in one file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.annotated.annotation import Annotation, Reading
+from datamodules.annotated.fields import (
+    AnnotationError,
+    Document,
+    Fields,
+    box_array,
+    check_inside,
+    read_json,
+    shown,
+)
+from stvg_nst.types import SentenceType
+
+# Captions come before questions, in the numbers of the sentences too.
+_LISTS: dict[str, SentenceType] = {"captions": "declarative", "questions": "interrogative"}
+_TYPES: dict[str, SentenceType] = {"declar": "declarative", "inter": "interrogative"}
+_ITEM_FIELDS = (
+    *("vid", "frame_count", "fps", "width", "height", "subject/objects", "used_segment", "used_relation"),
+    *("temporal_gt", "captions", "questions"),
+)
+_MERGED_FIELDS = (
+    *("vid", "frame_count", "fps", "width", "height", "used_segment", "used_relation", "temp_gt", "ori_temp_gt"),
+    *("id", "qtype", "sentence", "target_category", "target_bboxs"),
+)
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_sentences(file: Path) -> Reading:
+    """Reads ``sent_annos``: a list of relations, each with captions and questions. Boxes are in other files.
+
+    Sentences are numbered through the file, which is what the merged form calls their ``id``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: it is no list. Faults of single items are returned.
+    """
+    document = read_json(file)
+    if not isinstance(document.value, list):
+        raise AnnotationError(file, "", "", "a list of items", shown(document.value))
+    annotations, errors, unknown, lost = [], [], Counter[str](), 0
+    numbers = count()
+    for index, value in enumerate(document.value):
+        try:
+            fields = Fields.of(file, str(index), value)
+            unknown.update(fields.unknown(_ITEM_FIELDS))
+            annotations += parse_item(fields, numbers)
+        except AnnotationError as error:
+            errors.append(error)
+            lost += _num_sentences(value)
+    return Reading(file, tuple(annotations), tuple(errors), lost, document.duplicates, unknown)
+
+
+def read_merged(file: Path) -> Reading:
+    """Reads ``vstg_annos``: an object of sentences by number, each with the boxes of its target.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: it is no such object. Faults of single items are returned.
+    """
+    document = read_json(file)
+    if not isinstance(document.value, dict):
+        raise AnnotationError(file, "", "", "an object with one item for each sentence", shown(document.value))
+    annotations, errors, unknown = [], [], Counter[str]()
+    for name, value in document.value.items():
+        try:
+            fields = Fields.of(file, name, value)
+            unknown.update(fields.unknown(_MERGED_FIELDS))
+            annotations.append(parse_merged(fields))
+        except AnnotationError as error:
+            errors.append(error)
+    return Reading(file, tuple(annotations), tuple(errors), len(errors), document.duplicates, unknown)
+
+
+def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
+    """The sentences of one relation.
+
+    ``used_segment`` counts its last frame in. ``temporal_gt`` does not, as in VidOR, whose ids end one past: in the
+    published files it ends at the number of frames wherever the relation lasts to the end of the video.
+
+    Args:
+        fields: of the item.
+        numbers: numbers of the sentences; as many are taken as the item has sentences, faulty or not.
+
+    Raises:
+        AnnotationError: a field is missing or wrong, or the tube leaves the segment.
+    """
+    taken = {name: [next(numbers) for _ in _list_or_none(fields.values.get(name))] for name in _LISTS}
+    num_frames = fields.integer("frame_count", at_least=1)
+    segment = _segment(fields, num_frames)
+    start, stop = _span(fields, "temporal_gt", segment)
+    video, size, fps = fields.file_name("vid"), _size(fields), fields.positive("fps")
+    known = {entry.integer("tid") for entry in fields.objects("subject/objects")}
+    found = []
+    for name, sentence_type in _LISTS.items():
+        for number, sentence in zip(taken[name], fields.objects(name), strict=True):
+            target_id = sentence.integer("target_id")
+            if target_id not in known:
+                raise sentence.error("target_id", f"one of subject/objects {sorted(known)}", str(target_id))
+            found.append(
+                Annotation(
+                    item_id=f"{video}/{number}",
+                    clip_id=_clip_id(video, segment),
+                    video=video,
+                    query=_query(sentence),
+                    sentence_type=sentence_type,
+                    start=start,
+                    stop=stop,
+                    segment=segment,
+                    num_frames=num_frames,
+                    fps=fps,
+                    size=size,
+                    target_id=target_id,
+                )
+            )
+    if not found:
+        raise fields.error("captions", "a sentence, here or in 'questions'", "none in either")
+    return found
+
+
+def parse_merged(fields: Fields) -> Annotation:
+    """One sentence with its boxes.
+
+    The file does not say how long the video is, only how long the segment.
+
+    Raises:
+        AnnotationError: a field is missing or wrong, the tube leaves the segment, or boxes are missing.
+    """
+    segment = _segment(fields)
+    fields.integer("frame_count", at_least=segment[1] - segment[0], at_most=segment[1] - segment[0])
+    start, stop = _span(fields, "ori_temp_gt", segment)
+    video, size = fields.file_name("vid"), _size(fields)
+    kind = fields.text("qtype")
+    if kind not in _TYPES:
+        raise fields.error("qtype", f"one of {', '.join(_TYPES)}", shown(kind))
+    corners = [_corners(box) for box in fields.objects("target_bboxs")[: stop - start]]
+    if len(corners) < stop - start:
+        raise fields.error("target_bboxs", f"a box for each of frames [{start}, {stop})", f"{len(corners)} boxes")
+    boxes = box_array(corners, fields, "target_bboxs")
+    return Annotation(
+        item_id=f"{video}/{fields.integer('id')}",
+        clip_id=_clip_id(video, segment),
+        video=video,
+        query=_query(fields.fields("sentence")),
+        sentence_type=_TYPES[kind],
+        start=start,
+        stop=stop,
+        segment=segment,
+        num_frames=None,
+        fps=fields.positive("fps"),
+        size=size,
+        boxes=check_inside(boxes, size, fields, "target_bboxs"),
+    )
+
+
+def with_trajectory(annotation: Annotation, trajectories: Document, file: Path) -> Annotation:
+    """An annotation of the official sentences with the boxes of its target.
+
+    Args:
+        trajectories: of its video, as VidOR has them: ``trajectories[frame]`` is a list of objects with ``tid`` and
+            ``bbox`` (``xmin``, ``ymin``, ``xmax``, ``ymax``).
+        file: where they come from.
+
+    Raises:
+        AnnotationError: they are of a video of another length or size, or lack a box on a frame of the tube.
+    """
+    fields = Fields.of(file, annotation.item_id, trajectories.value)
+    height, width = annotation.size
+    num_frames = fields.integer("frame_count")
+    expected_values = {"frame_count": annotation.num_frames or num_frames, "height": height, "width": width}
+    for name, expected in expected_values.items():
+        fields.integer(name, at_least=expected, at_most=expected)
+    frames = fields.sequence("trajectories")
+    if len(frames) != num_frames:
+        raise fields.error("trajectories", f"{num_frames} frames", f"{len(frames)} frames")
+    corners = []
+    for index in range(annotation.start, annotation.stop):
+        place = f"trajectories[{index}]"
+        objects = Fields(file, annotation.item_id, {place: frames[index]}).objects(place)
+        targets = [entry for entry in objects if entry.integer("tid") == annotation.target_id]
+        if len(targets) != 1:
+            raise fields.error(place, f"one box of object {annotation.target_id}", f"{len(targets)} boxes")
+        corners.append(_corners(targets[0].fields("bbox")))
+    boxes = box_array(corners, fields, "trajectories")
+    return replace(annotation, boxes=_inside_frames(boxes, annotation, fields))
+
+
+def clean_sentence(text: str) -> str:
+    """Words of a sentence, lower-cased, single spaces between them; what has no ASCII letter falls out.
+
+    The published code does so, and then corrects some misspelt words by a table, which is left out here: it changes
+    about one sentence in a hundred.
+    """
+    return " ".join(word for word in re.split(r"\W+", text.strip().lower()) if re.search("[a-z]", word))
+
+
+def _query(sentence: Fields) -> str:
+    text = sentence.text("description")
+    query = clean_sentence(text)
+    if not query:
+        raise sentence.error("description", "a sentence with a word in Latin letters", shown(text))
+    return query
+
+
+def _inside_frames(boxes: NDArray[np.float64], annotation: Annotation, fields: Fields) -> NDArray[np.float32]:
+    """As :func:`check_inside`, with errors that count frames from the beginning of the video."""
+    try:
+        return check_inside(boxes, annotation.size, fields, "trajectories")
+    except AnnotationError as error:
+        row = int(error.field.removeprefix("trajectories[").removesuffix("]"))
+        raise fields.error(f"trajectories[{annotation.start + row}]", error.expected, error.got) from None
+
+
+def _corners(box: Fields) -> list[object]:
+    missing = [name for name in _CORNERS if name not in box]
+    if missing:
+        raise box.error(missing[0], "a box with " + ", ".join(_CORNERS), shown(box.values))
+    return [box.values[name] for name in _CORNERS]
+
+
+def _clip_id(video: str, segment: tuple[int, int]) -> str:
+    return f"{video}/{segment[0]}-{segment[1]}"
+
+
+def _size(fields: Fields) -> tuple[int, int]:
+    return fields.integer("height", at_least=1), fields.integer("width", at_least=1)
+
+
+def _segment(fields: Fields, num_frames: int | None = None) -> tuple[int, int]:
+    segment = fields.fields("used_segment")
+    begin = segment.integer("begin_fid")
+    if num_frames is None:
+        return begin, segment.integer("end_fid", at_least=begin) + 1
+    return begin, segment.integer("end_fid", at_least=begin, at_most=num_frames - 1) + 1
+
+
+def _span(fields: Fields, name: str, segment: tuple[int, int]) -> tuple[int, int]:
+    span = fields.fields(name)
+    start = span.integer("begin_fid", at_least=segment[0], at_most=segment[1] - 1)
+    return start, span.integer("end_fid", at_least=start + 1, at_most=segment[1])
+
+
+def _list_or_none(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _num_sentences(item: object) -> int:
+    """How many sentences a faulty item loses, at least one."""
+    lists = [item.get(name) for name in _LISTS] if isinstance(item, dict) else []
+    return max(1, sum(len(_list_or_none(value)) for value in lists))

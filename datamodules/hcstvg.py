@@ -1,0 +1,92 @@
+"""HC-STVG, versions 1 and 2, as a data module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.annotated import HCSTVGSource
+from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.base import Split
+from datamodules.sampling import FrameChoice, FramesAtRate
+from datamodules.transforms import Resize
+
+
+class HCSTVG(AnnotatedVideos):
+    """People in films: clips of 20 seconds, one declarative sentence each.
+
+    ``val`` is held out of the published training set; ``test`` is the published test set of version 1, and the
+    published validation set of version 2.
+
+    Args:
+        root: folder of ``annos/`` and of the videos; docs/data.md shows it.
+        version: ``v1`` or ``v2``.
+        held_out: share of the training set's films that ``val`` gets.
+        on_bad_video: ``error`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        manifest: what ``data verify`` wrote; ``null`` for the place where it writes.
+        expect_official_counts: refuse annotation files with another number of sentences than published.
+        frame_rate: frames sampled a second, in training.
+        eval_frame_rate: and in validation and test.
+        resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        batch_size: clips of a training batch on each device.
+        eval_batch_size: clips of a validation or test batch on each device.
+        num_workers: loader processes; 0 loads in the main process.
+        benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
+        seed: of the run: order, qualities and degradations of training.
+        mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
+        variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
+        features: folder of a cache of frozen backbone features, or ``null``.
+        training_items: train on the first so many records only; ``null`` for all.
+        evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data/hc-stvg"),
+        *,
+        version: Literal["v1", "v2"] = "v1",
+        held_out: float = 0.1,
+        on_bad_video: BadVideoPolicy = "error",
+        manifest: Path | None = None,
+        expect_official_counts: bool = True,
+        frame_rate: float = 3.2,
+        eval_frame_rate: float = 3.2,
+        resolution: int | None = 420,
+        batch_size: int = 2,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        benchmark_seed: int = 0,
+        seed: int = 0,
+        mixed: bool = True,
+        variants: int | None = None,
+        features: Path | None = None,
+        training_items: int | None = None,
+        evaluation_split: Literal["val", "test"] = "test",
+    ) -> None:
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {held_out}")
+        super().__init__(
+            HCSTVGSource(root, version),
+            held_out=held_out,
+            on_bad_video=on_bad_video,
+            manifest=manifest,
+            expect_official_counts=expect_official_counts,
+            resize=None if resolution is None else Resize(resolution, antialias=True),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            benchmark_seed=benchmark_seed,
+            seed=seed,
+            mixed=mixed,
+            variants=variants,
+            features=features,
+            training_items=training_items,
+            evaluation_split=evaluation_split,
+        )
+        self.frame_rates = {"train": frame_rate, "val": eval_frame_rate, "test": eval_frame_rate}
+
+    def frame_choice(self, split: Split) -> FrameChoice:
+        return FramesAtRate(self.frame_rates[split])
+
+    def provenance(self) -> dict[str, Any]:
+        return {**super().provenance(), "num_frames": None, "frame_rates": dict(self.frame_rates)}

@@ -1,0 +1,91 @@
+"""VidSTG as a data module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.annotated import VidSTGSource
+from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.base import Split
+from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.transforms import Resize
+
+
+class VidSTG(AnnotatedVideos):
+    """Objects of 80 kinds in home videos: segments of untrimmed videos, declarative and interrogative sentences.
+
+    Args:
+        root: folder of the annotations and of the videos; docs/data.md shows it.
+        validation: ``held_out`` validates on a part of the training set that is not trained on, as on the other data
+            sets; ``official`` on the published validation set, and trains on all of the training set.
+        held_out: share of the training set's videos that ``val`` gets.
+        on_bad_video: ``error`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        manifest: what ``data verify`` wrote; ``null`` for the place where it writes.
+        expect_official_counts: refuse annotation files with another number of sentences than published.
+        num_frames: frames sampled of a segment, in training.
+        eval_num_frames: and in validation and test.
+        resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        batch_size: clips of a training batch on each device.
+        eval_batch_size: clips of a validation or test batch on each device.
+        num_workers: loader processes; 0 loads in the main process.
+        benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
+        seed: of the run: order, qualities and degradations of training.
+        mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
+        variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
+        features: folder of a cache of frozen backbone features, or ``null``.
+        training_items: train on the first so many records only; ``null`` for all.
+        evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("data/vidstg"),
+        *,
+        validation: Literal["held_out", "official"] = "held_out",
+        held_out: float = 0.1,
+        on_bad_video: BadVideoPolicy = "error",
+        manifest: Path | None = None,
+        expect_official_counts: bool = True,
+        num_frames: int = 64,
+        eval_num_frames: int = 64,
+        resolution: int | None = 420,
+        batch_size: int = 2,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        benchmark_seed: int = 0,
+        seed: int = 0,
+        mixed: bool = True,
+        variants: int | None = None,
+        features: Path | None = None,
+        training_items: int | None = None,
+        evaluation_split: Literal["val", "test"] = "test",
+    ) -> None:
+        if validation == "held_out" and not 0 < held_out < 1:
+            raise ValueError(f"held_out must lie in (0, 1), got {held_out}; or set validation to official")
+        super().__init__(
+            VidSTGSource(root),
+            held_out=held_out if validation == "held_out" else 0.0,
+            on_bad_video=on_bad_video,
+            manifest=manifest,
+            expect_official_counts=expect_official_counts,
+            resize=None if resolution is None else Resize(resolution, antialias=False),
+            num_frames=num_frames,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            benchmark_seed=benchmark_seed,
+            seed=seed,
+            mixed=mixed,
+            variants=variants,
+            features=features,
+            training_items=training_items,
+            evaluation_split=evaluation_split,
+        )
+        self.num_frames_of: dict[Split, int] = {"train": num_frames, "val": eval_num_frames, "test": eval_num_frames}
+
+    def frame_choice(self, split: Split) -> FrameChoice:
+        return EvenFrames(self.num_frames_of[split])
+
+    def provenance(self) -> dict[str, Any]:
+        return {**super().provenance(), "num_frames": dict(self.num_frames_of)}

@@ -1,0 +1,423 @@
+"""Annotation files: what they say comes out, and whatever else they say is an error that names its place."""
+
+from __future__ import annotations
+
+import json
+import math
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from datamodules.annotated import Annotation, AnnotationError, Reading
+from datamodules.annotated.fields import read_json
+from datamodules.annotated.hcstvg_format import read_hcstvg
+from datamodules.annotated.source import HCSTVGSource, VidSTGSource, sentence_counts
+from datamodules.annotated.vidstg_format import clean_sentence, read_merged, read_sentences
+from tests.datamodules.published import hcstvg_item, merged_item, vidor_file, vidstg_item, write_json
+
+# ------------------------------------------------------------------------------------------------------ HC-STVG
+
+
+def test_hcstvg_counts_from_one_and_boxes_by_corners(tmp_path: Path) -> None:
+    (item,) = read_hcstvg(write_json(tmp_path / "a.json", {"7_x.mp4": hcstvg_item()})).annotations
+    assert (item.start, item.stop, item.segment, item.num_frames) == (3, 9, (0, 19), 20)
+    assert (item.size, item.fps, item.sentence_type) == ((48, 64), 1.0, "declarative")
+    assert item.query == "The man in black turns Left."
+    assert item.boxes is not None and item.boxes.dtype == np.float32
+    assert item.boxes[1].tolist() == [5, 6, 25, 36]
+
+
+def test_hcstvg_v2_has_other_names_for_the_same(tmp_path: Path) -> None:
+    other = hcstvg_item(
+        caption=None, width=None, height=None, English="The man in black turns Left.", img_size=[48, 64]
+    )
+    first, second = read_hcstvg(write_json(tmp_path / "a.json", {"a.mp4": hcstvg_item(), "b.mp4": other})).annotations
+    assert (first.size, first.query) == (second.size, second.query)
+
+
+HCSTVG_FAULTS = [
+    ({"img_num": 8}, r"'bbox': expected at most 5 boxes, for frames 4 to 8, got 6 boxes"),
+    ({"img_num": "20"}, r"'img_num': expected an integer >= 2, got '20'"),
+    ({"img_num": True}, r"'img_num': expected an integer >= 2, got True"),
+    ({"img_num": 10**30}, r"'img_num': expected an integer"),
+    ({"st_frame": 0}, r"'st_frame': expected an integer in \[1, 19\], got 0"),
+    ({"st_frame": 20}, r"'st_frame': expected an integer in \[1, 19\], got 20"),
+    ({"caption": " "}, r"'caption': expected a text that is not blank"),
+    ({"caption": None}, r"'caption': expected the sentence, here or in 'English'"),
+    ({"caption": "\ud800"}, r"'caption': .* got '\\ud800'"),
+    ({"bbox": []}, r"'bbox': expected at least one box"),
+    ({"bbox": [[1, 2, 3]]}, r"'bbox\[0\]': expected four numbers"),
+    ({"bbox": [[1, 2, 3, 4], [1, 2, "3", 4]]}, r"'bbox\[1\]': expected four numbers"),
+    ({"bbox": [[1, 2, 3, 10**400]]}, r"'bbox': expected numbers of pixels"),
+    ({"bbox": [[1, 2, -3, 4]]}, r"'bbox\[0\]': expected a box with an area .* 64 x 48 .* got \[1.0, 2.0, -2.0, 6.0\]"),
+    ({"bbox": [[1, 2, 3, 4], [60, 2, 5, 4]]}, r"'bbox\[1\]': expected a box with an area within the frame"),
+    ({"bbox": [[1, 2, 0, 4]]}, r"'bbox\[0\]': expected a box with an area"),
+    ({"img_size": [48]}, r"'img_size': expected \[height, width\]"),
+    ({"width": 0}, r"'width': expected an integer >= 1, got 0"),
+    ({"height": None}, r"'height': expected this field, got an item without it"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), HCSTVG_FAULTS)
+def test_hcstvg_faults_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    file = write_json(tmp_path / "a.json", {"good.mp4": hcstvg_item(), "bad.mp4": hcstvg_item(**changes)})
+    reading = read_hcstvg(file)
+    assert [item.video for item in reading.annotations] == ["good.mp4"]
+    assert reading.lost == len(reading.errors) == 1
+    with pytest.raises(AnnotationError, match=rf"a\.json', item 'bad\.mp4', field {message}"):
+        raise reading.errors[0]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a.mp4", "/a.mp4", "a\0.mp4", "\ud800.mp4"])
+def test_a_video_name_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    (error,) = read_hcstvg(write_json(tmp_path / "a.json", {name: hcstvg_item()})).errors
+    assert "the plain name of a file" in str(error)
+
+
+def test_unknown_fields_are_counted_and_harmless(tmp_path: Path) -> None:
+    reading = read_hcstvg(write_json(tmp_path / "a.json", {n: hcstvg_item(sub="man") for n in ("a.mp4", "b.mp4")}))
+    assert len(reading.annotations) == 2 and reading.unknown == {"sub": 2}
+
+
+# --------------------------------------------------------------------------------------------- whole files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": NaN}', "finite numbers, got NaN"),
+        (b'{"a": -Infinity}', "finite numbers, got -Infinity"),
+        (b'{"a": [1, 2', "a cut download ends so"),
+        (b"\xff\xfe", "UTF-8 text, got byte 0xff"),
+        (b"[" * 100_000, "a few levels"),
+    ],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(AnnotationError, match=message):
+        read_json(file)
+
+
+@pytest.mark.parametrize("read", [read_hcstvg, read_sentences, read_merged])
+def test_another_kind_of_file_is_refused(tmp_path: Path, read: Any) -> None:
+    for value in (3, "a", [] if read is not read_sentences else {}):
+        with pytest.raises(AnnotationError, match=r"a\.json': expected (a list|an object)"):
+            read(write_json(tmp_path / "a.json", value))
+    with pytest.raises(FileNotFoundError, match=r"docs/data\.md"):
+        read(tmp_path / "none.json")
+
+
+def test_keys_and_ids_that_stand_twice_are_errors(tmp_path: Path) -> None:
+    text = json.dumps(hcstvg_item())
+    path = write_json(tmp_path / "annos/hcstvg_v1/train.json", {})
+    path.write_text(f'{{"a.mp4": {text}, "b.mp4": {text}, "a.mp4": {text}}}')
+    reading = HCSTVGSource(tmp_path, "v1").read("train")
+    assert [str(error).partition(", ")[2] for error in reading.errors] == [
+        "item 'a.mp4': expected each key once in an object, got another"
+    ]
+    write_json(tmp_path / "vstg_annos/val.json", {"0": merged_item(0), "1": merged_item(0)})
+    merged = VidSTGSource(tmp_path).read("val")
+    assert merged.lost == len(merged.errors) == 1 and "item '1001/0': expected a unique id" in str(merged.errors[0])
+
+
+# ------------------------------------------------------------------------------------------------------- VidSTG
+
+
+def official(root: Path, item: dict[str, Any], trajectories: dict[str, Any] | None = None) -> VidSTGSource:
+    write_json(root / "sent_annos" / "val_annotations.json", [item])
+    if trajectories is not None:
+        write_json(root / "bbox_annos" / "1001.json", trajectories)
+    return VidSTGSource(root)
+
+
+def all_with_boxes(source: VidSTGSource) -> tuple[list[Annotation], list[AnnotationError]]:
+    reading = source.read("val")
+    found, errors = source.with_boxes(reading.annotations)
+    return found, [*reading.errors, *errors]
+
+
+def test_vidstg_ends_are_exclusive_for_tubes_and_inclusive_for_segments(tmp_path: Path) -> None:
+    items, errors = all_with_boxes(official(tmp_path, vidstg_item(), vidor_file()))
+    assert not errors
+    caption, question = items
+    assert (caption.item_id, question.item_id) == ("1001/0", "1001/1")
+    assert (caption.sentence_type, question.sentence_type) == ("declarative", "interrogative")
+    assert (caption.query, question.query) == ("there is a dog watched by the adult", "who watches the dog")
+    for item in items:
+        assert (item.start, item.stop, item.segment, item.clip_id) == (6, 12, (2, 17), "1001/2-17")
+    assert caption.boxes is not None and question.boxes is not None
+    assert caption.boxes[0].tolist() == [15, 3, 35, 40] and question.boxes[-1].tolist() == [11, 3, 31, 40]
+
+
+def test_both_forms_of_vidstg_say_the_same(tmp_path: Path) -> None:
+    items, _ = all_with_boxes(official(tmp_path / "a", vidstg_item(), vidor_file()))
+    write_json(tmp_path / "b" / "vstg_annos" / "val.json", {str(n): merged_item(n) for n in (0, 1)})
+    merged, errors = all_with_boxes(VidSTGSource(tmp_path / "b"))
+    assert not errors and len(merged) == 2
+    for a, b in zip(items, merged, strict=True):
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+        for name in (
+            "item_id",
+            "clip_id",
+            "video",
+            "query",
+            "sentence_type",
+            "start",
+            "stop",
+            "segment",
+            "size",
+            "fps",
+        ):
+            assert getattr(a, name) == getattr(b, name), name
+
+
+VIDSTG_FAULTS = [
+    (
+        {"temporal_gt": {"begin_fid": 6, "end_fid": 6}},
+        r"'temporal_gt.end_fid': expected an integer in \[7, 17\], got 6",
+    ),
+    ({"temporal_gt": {"begin_fid": 1, "end_fid": 9}}, r"'temporal_gt.begin_fid': expected an integer in \[2, 16\]"),
+    ({"temporal_gt": {"begin_fid": 6, "end_fid": 18}}, r"'temporal_gt.end_fid': expected an integer in \[7, 17\]"),
+    ({"used_segment": {"begin_fid": 2, "end_fid": 20}}, r"'used_segment.end_fid': expected an integer in \[2, 19\]"),
+    ({"used_segment": [2, 16]}, r"'used_segment': expected an object, got \[2, 16\]"),
+    ({"captions": []}, None),
+    ({"captions": [], "questions": []}, r"'captions': expected a sentence, here or in 'questions', got none"),
+    ({"captions": ["a dog"]}, r"'captions\[0\]': expected an object, got 'a dog'"),
+    (
+        {"captions": [{"description": "a dog", "target_id": 7}]},
+        r"'captions\[0\].target_id': expected one of subject/objects \[0, 1\], got 7",
+    ),
+    ({"captions": [{"description": "1 2", "target_id": 1}]}, r"'captions\[0\].description': expected a sentence with"),
+    ({"fps": 0}, r"'fps': expected a positive number, got 0"),
+    ({"vid": "../1001"}, r"'vid': expected the plain name of a file"),
+    ({"vid": 1001}, r"'vid': expected a text"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), VIDSTG_FAULTS)
+def test_vidstg_faults_are_named(tmp_path: Path, changes: dict[str, Any], message: str | None) -> None:
+    reading = official(tmp_path, vidstg_item(**changes)).read("val")
+    if message is None:
+        assert not reading.errors
+        return
+    with pytest.raises(AnnotationError, match=rf"val_annotations\.json', item '0', field {message}"):
+        raise reading.errors[0]
+
+
+def test_a_faulty_item_does_not_move_the_numbers_of_the_others(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "a.json", [vidstg_item(fps=-1), vidstg_item()])
+    reading = read_sentences(file)
+    assert [item.item_id for item in reading.annotations] == ["1001/2", "1001/3"] and reading.lost == 2
+
+
+def spoilt(frame: int, value: Any) -> dict[str, Any]:
+    content = vidor_file()
+    content["trajectories"][frame] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("trajectories", "message"),
+    [
+        (None, "expected VidOR's annotation of video 1001, got no such file"),
+        (vidor_file(frame_count=21), r"item '1001/0', field 'frame_count': expected an integer in \[20, 20\], got 21"),
+        (vidor_file(width=65), "field 'width'"),
+        (vidor_file(trajectories=[]), "field 'trajectories': expected 20 frames, got 0 frames"),
+        (spoilt(7, []), r"field 'trajectories\[7\]': expected one box of object 1, got 0 boxes"),
+        (spoilt(7, 3), r"field 'trajectories\[7\]': expected a list, got 3"),
+        (
+            spoilt(7, [{"tid": 1, "bbox": {"xmin": 1}}]),
+            r"field 'trajectories\[7\]\[0\].bbox.ymin': expected a box with",
+        ),
+        (
+            spoilt(7, [{"tid": 1, "bbox": {"xmin": 9, "ymin": 1, "xmax": 3, "ymax": 4}}]),
+            r"field 'trajectories\[7\]': expected a box with an area",
+        ),
+    ],
+)
+def test_faulty_trajectories_are_named(tmp_path: Path, trajectories: dict[str, Any] | None, message: str) -> None:
+    found, errors = all_with_boxes(official(tmp_path, vidstg_item(), trajectories))
+    assert len(found) + len(errors) == 2
+    with pytest.raises(AnnotationError, match=message):
+        raise errors[0]
+
+
+def test_frames_outside_the_tube_may_lack_the_target(tmp_path: Path) -> None:
+    assert not all_with_boxes(official(tmp_path, vidstg_item(), spoilt(12, [])))[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qtype": "other"}, "'qtype': expected one of declar, inter, got 'other'"),
+        ({"frame_count": 14}, r"'frame_count': expected an integer in \[15, 15\], got 14"),
+        ({"target_bboxs": [{}] * 6}, r"'target_bboxs\[0\].xmin': expected a box with xmin"),
+        ({"target_bboxs": []}, r"'target_bboxs': expected a box for each of frames \[6, 12\), got 0 boxes"),
+        ({"sentence": "a dog"}, "'sentence': expected an object"),
+        ({"id": "0"}, "'id': expected an integer"),
+    ],
+)
+def test_merged_faults_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    (error,) = read_merged(write_json(tmp_path / "a.json", {"0": merged_item(0, **changes)})).errors
+    with pytest.raises(AnnotationError, match=rf"item '0', field {message}"):
+        raise error
+
+
+def test_sentences_are_cleaned_as_published_but_for_the_table_of_misspelt_words(shared: Path) -> None:
+    golden = json.loads((shared / "cgstvg" / "golden" / "14_text_cleaning_vidstg.json").read_text())
+    table = {
+        "whtie": "white",
+        "next_to": "next to",
+        "inred": "in red",
+        "speakin": "speaking",
+        "1another": "another",
+        "baby_seat": "baby seat",
+        "mthe": "man",
+        "palid": "",
+    }
+    for text, expected in zip(golden["in"], golden["out"], strict=True):
+        ours = " ".join(table.get(word, word) for word in clean_sentence(text).split())
+        assert " ".join(ours.split()) == expected, text
+
+
+# ---------------------------------------------------------------------------------------------------- real files
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> VidSTGSource:
+    root = tmp_path_factory.mktemp("vidstg")
+    (root / "sent_annos").mkdir()
+    (root / "sent_annos" / "val_annotations.json").symlink_to(shared / "vidstg" / "val_annotations.json")
+    return VidSTGSource(root)
+
+
+def test_the_real_validation_set_is_read_without_fault(real: VidSTGSource) -> None:
+    reading = real.read("val")
+    assert not reading.errors and not reading.unknown and not reading.duplicates
+    assert sentence_counts(reading.annotations) == (3996, 4960) and real.count_mismatch("val") == ""
+    assert len({item.item_id for item in reading.annotations}) == 8956
+    assert len({item.video for item in reading.annotations}) == 602
+    # The evidence for exclusive ends: they reach the number of frames, and never beyond.
+    assert max(item.stop - (item.num_frames or 0) for item in reading.annotations) == 0
+    assert min(item.stop - item.start for item in reading.annotations) == 4
+
+
+def test_a_wrong_count_is_told(tmp_path: Path) -> None:
+    mismatch = official(tmp_path, vidstg_item()).count_mismatch("val")
+    assert mismatch == (
+        "has 2 sentences (1 declarative, 1 interrogative), "
+        "the published val split 8,956 sentences (3,996 declarative, 4,960 interrogative)"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- properties
+
+# What a careless hand, another program or a broken disc might leave in the place of a value.
+ODDITIES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**40), 10**40),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.text(max_size=8),
+    st.lists(st.integers(-5, 5), max_size=5),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested lists and objects."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, child in inner for place in places(child, (*path, key)))]
+
+
+@st.composite
+def mutilated(draw: st.DrawFn, whole: Any) -> Any:
+    """A JSON value in which up to two places hold something else, or nothing."""
+    value = deepcopy(whole)
+    for _ in range(draw(st.integers(1, 2))):
+        place = draw(st.sampled_from(places(value)))
+        if not place:
+            return draw(ODDITIES)
+        target = value
+        for key in place[:-1]:
+            target = target[key]
+        if isinstance(target, dict) and draw(st.booleans()):
+            del target[place[-1]]
+        else:
+            target[place[-1]] = draw(ODDITIES)
+    return value
+
+
+def check_sound(item: Annotation) -> None:
+    """What every annotation promises to those who use it."""
+    height, width = item.size
+    assert item.query.strip() and 0 <= item.segment[0] <= item.start < item.segment[1]
+    assert item.start < item.stop and math.isfinite(item.fps) and item.fps > 0
+    assert item.num_frames is None or item.stop <= item.num_frames
+    if item.boxes is not None:
+        x1, y1, x2, y2 = item.boxes.T
+        assert item.boxes.shape == (item.stop - item.start, 4) and np.isfinite(item.boxes).all()
+        assert (x1 >= 0).all() and (x1 < x2).all() and (x2 <= width).all()
+        assert (y1 >= 0).all() and (y1 < y2).all() and (y2 <= height).all()
+
+
+def read_or_refuse(read: Any, file: Path, value: Any) -> Reading | None:
+    file.write_text(json.dumps(value))
+    reading, errors = None, []
+    try:
+        reading = read(file)
+    except AnnotationError as error:
+        errors.append(error)
+    for error in errors if reading is None else reading.errors:
+        assert str(file) in str(error) and "expected" in str(error)
+    for item in () if reading is None else reading.annotations:
+        check_sound(item)
+    return reading
+
+
+FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FAST
+@given(value=mutilated({"7_a.mp4": hcstvg_item(bbox=[[4.0, 6.0, 20.0, 30.0]] * 2)}))
+def test_any_hcstvg_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
+    read_or_refuse(read_hcstvg, tmp_path / "a.json", value)
+
+
+@FAST
+@given(value=mutilated([vidstg_item()]))
+def test_any_sentence_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
+    read_or_refuse(read_sentences, tmp_path / "a.json", value)
+
+
+@FAST
+@given(value=mutilated({"0": merged_item(0)}))
+def test_any_merged_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
+    read_or_refuse(read_merged, tmp_path / "a.json", value)
+
+
+@FAST
+@given(value=mutilated(vidor_file()))
+def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
+    root = tmp_path / "vidstg"
+    source = official(root, vidstg_item(), {})
+    (root / "bbox_annos" / "1001.json").write_text(json.dumps(value))
+    found, errors = all_with_boxes(source)
+    assert len(found) + len(errors) == 2
+    for item in found:
+        assert item.boxes is not None
+        check_sound(item)
+    assert all("1001.json" in str(error) for error in errors)
+
+
+@given(name=st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
+@FAST
+def test_names_in_any_script_are_kept(tmp_path: Path, name: str) -> None:
+    reading = read_or_refuse(read_hcstvg, tmp_path / "a.json", {f"{name}.mp4": hcstvg_item(caption=f"a {name}")})
+    assert reading is not None and reading.annotations[0].video == f"{name}.mp4"

@@ -1,0 +1,86 @@
+"""`python -m stvg_nst data`, as a user sees it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stvg_nst import __main__ as root_module
+from tests.datamodules.published import hcstvg_item
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", "data", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        return root_module.main()
+
+    return run
+
+
+def test_verify_exits_by_what_it_finds(
+    data: Callable[..., int], hcstvg: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b [x].mp4": hcstvg_item()})
+    verify = ("verify", "hcstvg_v1", root, "--split", "test", "--subset", "--workers", "1")
+    assert data(*verify) == 0
+    said = capsys.readouterr().out
+    assert "What is wrong" not in said
+    assert f"2 sentences, 2 videos (2 decoded now): 0 faults, 0 notes; manifest: {root}/hcstvg_v1.manifest.json" in said
+    (root / "v1_video" / "b [x].mp4").unlink()
+    assert data(*verify) == 1
+    said = capsys.readouterr().out
+    assert "v1_video/b [x].mp4" in said and "missing" in said and "1 faults" in said
+
+
+def test_verify_takes_a_part_for_damage_unless_told(
+    data: Callable[..., int], hcstvg: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    assert data("verify", "hcstvg_v1", root, "--split", "test", "--workers", "1") == 1
+    assert "the published test split 1,160 sentences" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stats_of_the_real_validation_file_alone(
+    data: Callable[..., int], shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sent_annos").mkdir()
+    (tmp_path / "sent_annos" / "val_annotations.json").symlink_to(shared / "vidstg" / "val_annotations.json")
+    assert data("stats", "vidstg", tmp_path, "--split", "val", "--plot", tmp_path / "val.png") == 0
+    said = capsys.readouterr().out
+    for number in ("602", "2,048", "8,956", "3,996", "4,960"):
+        assert number in said
+    assert "absent: boxes of 8,956 of 8,956 sentences" in said and "absent: 602 of 602 video files" in said
+    assert (tmp_path / "val.png").stat().st_size > 10_000
+
+
+def test_stats_of_the_real_clips(data: Callable[..., int], shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data("stats", "hcstvg_v1", shared / "real_clips" / "hc-stvg", "--split", "test") == 0
+    said = capsys.readouterr().out
+    assert "box size" in said and "absent" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["stats", "hcstvg_v1", ".", "--split", "val"], 1, "hcstvg_v1 has the splits train, test, got 'val'"),
+        (["stats", "hcstvg_v1", "nowhere", "--split", "test"], 1, "there is no folder 'nowhere'"),
+        (["stats", "hcstvg_v1", ".", "--split", "test"], 1, "docs/data.md says what belongs there"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    data: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, message: str
+) -> None:
+    assert data(*arguments) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["verify", "charades", "."], ["verify", "vidstg", ".", "--workers", "0"], []])
+def test_misspelt_commands_are_refused(data: Callable[..., int], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        data(*arguments)
+    assert stop.value.code == 2

@@ -1,0 +1,174 @@
+"""HC-STVG as a data module: splits, bad videos, batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import HCSTVG
+from datamodules.annotated import AnnotationError, HCSTVGSource
+from datamodules.annotated.verify import verify
+from stvg_nst.types import Batch
+from tests.datamodules.published import hcstvg_item, write_clip
+
+TRAIN = {f"{i}_film{film:07d}.mp4": hcstvg_item() for i in range(2) for film in range(8)}
+
+
+def module(root: Path, **changes: Any) -> HCSTVG:
+    options = {"expect_official_counts": False, "num_workers": 0, "held_out": 0.5, "resolution": 32, **changes}
+    return HCSTVG(root, **options)
+
+
+def verified(root: Path) -> None:
+    source = HCSTVGSource(root, "v1")
+    verify(source, ("test",), root / "hcstvg_v1.manifest.json", expect_official_counts=False, workers=1)
+
+
+def test_a_film_is_in_training_or_in_validation(hcstvg: Callable[..., Path]) -> None:
+    data = module(hcstvg(train=TRAIN))
+    data.setup("fit")  # there is no test annotation file: choosing anything needs none
+    train, val = ({record.item_id for record in data.records[split]} for split in ("train", "val"))
+    assert not train & val and train | val == TRAIN.keys()
+    films = [{name.partition("_")[2] for name in names} for names in (train, val)]
+    assert not films[0] & films[1] and all(films)
+
+
+def test_the_held_out_part_hangs_on_names_only(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(train=TRAIN)
+    whole = {record.item_id for record in module(root, seed=1).load_records("val")}
+    part = dict(list(TRAIN.items())[5:])
+    hcstvg(train=part)
+    assert {record.item_id for record in module(root, benchmark_seed=9).load_records("val")} == whole & part.keys()
+
+
+def test_batches_hold_the_clips_at_the_networks_size(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(train=TRAIN, test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item(st_frame=1)})
+    data = module(root, eval_frame_rate=0.5, frame_rate=1.0, eval_batch_size=4)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert isinstance(batch, Batch) and batch.frames is not None
+    # 20 frames are one a second; the last is never shown; every second of the others and the last of them.
+    assert batch.clips[0].frame_ids == (0, 2, 4, 6, 8, 10, 12, 14, 16, 18)
+    assert batch.frames.shape == (4, 10, 3, 32, 42) and batch.frame_sizes == ((32, 42),) * 4
+    assert [info.item_id for info in batch.clips] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4"]
+    assert batch.inside[0].nonzero().flatten().tolist() == [2, 3, 4]
+    torch.testing.assert_close(batch.boxes[0, 2], torch.tensor([15 / 64, 21 / 48, 20 / 64, 30 / 48]))
+    data.setup("fit")
+    training = next(iter(data.train_dataloader()))
+    assert training.frames.shape == (2, 19, 3, 32, 42) and training.qualities.tolist() == [0, 1]
+
+
+def test_counts_are_the_published_ones_unless_told(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    with pytest.raises(ValueError, match=r"1,160 sentences .*expect_official_counts false"):
+        module(root, expect_official_counts=True).load_records("test")
+
+
+def test_a_faulty_annotation_stops_or_is_skipped(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item(fps=1, st_frame=0)})
+    with pytest.raises(AnnotationError, match=r"item 'b\.mp4', field 'st_frame'"):
+        module(root).load_records("test")
+    verified(root)
+    data = module(root, on_bad_video="skip")
+    assert [record.item_id for record in data.load_records("test")] == ["a.mp4"] and data.skipped("test") == 2
+
+
+def test_bad_videos_stop_or_are_skipped_and_counted(
+    hcstvg: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = hcstvg(test={name: hcstvg_item() for name in ("a.mp4", "b.mp4", "c.mp4")})
+    (root / "v1_video" / "b.mp4").write_bytes(b"")
+    (root / "v1_video" / "c.mp4").unlink()
+    assert len(module(root).load_records("test")) == 3, "nothing is known of the videos yet"
+    verified(root)
+    with pytest.raises(ValueError, match=r"2 videos of the test split .* the first 'b\.mp4' \(unreadable: the file is"):
+        module(root).load_records("test")
+    data = module(root, on_bad_video="skip")
+    with caplog.at_level(logging.WARNING):
+        data.setup("test")
+    assert [record.item_id for record in data.records["test"]] == ["a.mp4"]
+    assert data.skipped("test") == 4 and "test: 2 of 3 sentences are skipped" in caplog.text
+    assert data.provenance() == module(root).provenance()
+
+
+def test_a_bad_video_that_was_fetched_anew_must_be_verified(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item()})
+    (root / "v1_video" / "b.mp4").unlink()
+    verified(root)
+    write_clip(root / "v1_video" / "b.mp4")
+    for policy in ("error", "skip"):
+        with pytest.raises(ValueError, match=r"'v1_video/b\.mp4' has changed since it was found 'missing'; run"):
+            module(root, on_bad_video=policy).load_records("test")
+    verified(root)
+    assert len(module(root).load_records("test")) == 2
+
+
+def test_skipping_needs_to_know_the_videos(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    with pytest.raises(FileNotFoundError, match=r"run `python -m stvg_nst data verify hcstvg_v1 "):
+        module(root, on_bad_video="skip").load_records("test")
+    verified(root)
+    hcstvg(test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item()})
+    with pytest.raises(ValueError, match=r"does not know the video 'b\.mp4'"):
+        module(root, on_bad_video="skip").load_records("test")
+
+
+def test_an_empty_split_is_an_error(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(train={"a.mp4": hcstvg_item()})
+    sizes = []
+    for split in ("train", "val"):
+        try:
+            sizes.append(len(module(root).load_records(split)))  # type: ignore[arg-type]
+        except ValueError as error:
+            sizes.append(0)
+            told = str(error)
+    assert sorted(sizes) == [0, 1]
+    assert "is empty: 0 of the 1 sentences" in told and "change held_out (0.5)" in told
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1])
+def test_something_must_be_held_out(held_out: float) -> None:
+    with pytest.raises(ValueError, match=f"held_out must lie in .* got {held_out}"):
+        HCSTVG(Path("nowhere"), held_out=held_out)
+
+
+def test_version_2_is_found_under_both_names(tmp_path: Path) -> None:
+    folder = tmp_path / "annos" / "hcstvg_v2"
+    folder.mkdir(parents=True)
+    source = HCSTVGSource(tmp_path, "v2")
+    assert source.annotation_file("test").name == "test.json"
+    (folder / "valv2.json").write_text("{}")
+    (folder / "trainv2.json").write_text("{}")
+    assert [source.annotation_file(split).name for split in source.splits] == ["trainv2.json", "valv2.json"]
+    assert "10,131" in source.count_mismatch("train") and "2,000" in source.count_mismatch("test")
+    with pytest.raises(ValueError, match="has the splits train, test, got 'val'"):
+        source.annotation_file("val")
+
+
+@pytest.mark.parametrize(
+    ("video", "film"),
+    [
+        ("47_1XZZnWMP4CU.mkv", "1XZZnWMP4CU"),
+        ("10__Gvp-cj3bmIY.mp4", "Gvp-cj3bmIY"),
+        ("crossing.mp4", "crossing.mp4"),
+    ],
+)
+def test_films_by_their_names(video: str, film: str) -> None:
+    assert HCSTVGSource(Path("nowhere"), "v1").film(video) == film
+
+
+def test_the_real_clips_become_a_batch(shared: Path) -> None:
+    root = shared / "real_clips" / "hc-stvg"
+    if not root.is_dir():
+        pytest.skip("no real clips in the shared folder")
+    data = module(root, resolution=64, eval_frame_rate=1.6, eval_batch_size=2)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert batch.frames.shape[2:] == (3, 64, 89) and batch.frames.isfinite().all()
+    assert batch.inside.any(dim=1).all() and batch.clips[0].native_size == (240, 360)
+    assert batch.clips[0].frame_ids[-1] == 118
