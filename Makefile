@@ -12,6 +12,8 @@ PYTHON ?= python3
 DATA ?= data
 RUNS ?= runs/mini
 PRETRAIN ?= runs/pretrain
+STUDIES ?= runs/ablate
+JOBS ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,7 +35,7 @@ export OMP_NUM_THREADS ?= 2
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---------------------------------------------------------------------------------------------- environment
 # The stamp is written last, so that a killed installation is taken up again; pip skips what is already there.
@@ -63,6 +65,17 @@ $(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json
 $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
 	$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) \
 	  --model.adapter $(RUNS)/nst/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
+
+# Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
+ABLATIONS := components nullity gate rank
+.PHONY: $(ABLATIONS:%=ablate-%)
+$(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
+	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
+
+ablate-components:  ## Table III: which part restores, which preserves (75 min on 2 cores; QUICK=1: 15)
+ablate-nullity:  ## Table IV: layers of high, low and random nullity
+ablate-gate:  ## how the two subspaces are gated
+ablate-rank:  ## how many directions a layer needs
 
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch
@@ -108,6 +121,10 @@ check: | $(STAMP)  ## lint, formatting and types
 format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: bench-evaluate
+bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
+	$(BIN)/python benchmarks/evaluation.py
 
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay

@@ -2,8 +2,18 @@
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.hyperparameters import HyperparameterSummary
+from callbacks.moving_average import MovingAverage
 from callbacks.nullspace_monitor import NullSpaceMonitor
+from callbacks.predictions_writer import PredictionsWriter
 from callbacks.results_writer import ResultsWriter
 from callbacks.tube_visualizer import TubeVisualizer
 
-__all__ = ["AdapterCheckpoint", "HyperparameterSummary", "NullSpaceMonitor", "ResultsWriter", "TubeVisualizer"]
+__all__ = [
+    "AdapterCheckpoint",
+    "HyperparameterSummary",
+    "MovingAverage",
+    "NullSpaceMonitor",
+    "PredictionsWriter",
+    "ResultsWriter",
+    "TubeVisualizer",
+]

@@ -85,15 +85,16 @@ class ResultsWriter(lightning.Callback):
             return
         module, data = grounding_module(pl_module), grounding_data(trainer)
         provenance = data.provenance()
+        dataset, split, benchmark_seed = data.conditions("test")
         commit, dirty = git_state(Path(stvg_nst.__file__))
         results = {
             "schema": SCHEMA,
             "method": type(module.tuner).__name__,
-            "dataset": type(data).__name__,
-            "split": "test",
+            "dataset": dataset,
+            "split": split,
             "metrics": self._metrics,
             "seed": data.seed,
-            "benchmark_seed": provenance["benchmark_seed"],
+            "benchmark_seed": benchmark_seed,
             "data": provenance,
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
@@ -113,7 +114,7 @@ class ResultsWriter(lightning.Callback):
 
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number."""
-    libraries = ("torch", "torchvision", "lightning", "transformers", "decord2", "albumentations", "numpy")
+    libraries = ("torch", "torchvision", "lightning", "transformers", "peft", "decord2", "albumentations", "numpy")
     try:
         project = version("stvg_nst")
     except PackageNotFoundError:

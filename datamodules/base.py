@@ -42,6 +42,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null`` to decode and encode every time.
         training_items: train on the first so many records only; ``null`` for all.
+        evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         variants: int | None = None,
         features: Path | None = None,
         training_items: int | None = None,
+        evaluation_split: Literal["val", "test"] = "test",
     ) -> None:
         super().__init__()
         if features is not None and mixed and variants is None:
@@ -72,6 +74,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants)
         self.features = features
         self.training_items = training_items
+        self.evaluation_split: Literal["val", "test"] = evaluation_split
         self.records: dict[Split, tuple[Record, ...]] = {}
         self.caches: dict[Split, FeatureCache | None] = {}
 
@@ -90,8 +93,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             "num_frames": self.num_frames,
         }
 
+    def conditions(self, stage: str) -> tuple[str, str, int]:
+        """Data set, split and benchmark seed that a stage (``fit``, ``validate`` or ``test``) measures under.
+
+        Numbers from different conditions do not compare.
+        """
+        split = self.evaluation_split if stage == "test" else "val"
+        return type(self).__name__, split, self.plan.benchmark_seed
+
     def setup(self, stage: str) -> None:
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": (self.evaluation_split,),
+        }
         for split in splits.get(stage, ()):
             self.setup_split(split)
             self.caches[split] = None if self.features is None else self.open_cache(split)
@@ -198,7 +213,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader[Clip]:
-        return self._loader("test", self.eval_batch_size)
+        return self._loader(self.evaluation_split, self.eval_batch_size)
 
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
         clip_ids = [record.clip_id for record in self.records[split]]

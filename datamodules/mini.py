@@ -46,6 +46,7 @@ class MiniSTVG(STVGDataModule):
         variants: int | None = None,
         features: Path | None = None,
         training_items: int | None = None,
+        evaluation_split: Literal["val", "test"] = "test",
     ) -> None:
         super().__init__(
             num_frames=num_frames,
@@ -58,6 +59,7 @@ class MiniSTVG(STVGDataModule):
             variants=variants,
             features=features,
             training_items=training_items,
+            evaluation_split=evaluation_split,
         )
         self.root = Path(root)
         self.training_split = training_split

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -23,6 +24,12 @@ usage: python -m stvg_nst COMMAND [--help] ...
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
+  study                 run a grid of points and seeds, and compare its points
+  evaluate              score the predictions of any model, from files, by the field's protocols
+
+CG-STVG at full size (docs/weights.md):
+  convert               write an official checkpoint as weights of ours
+  initialise            write the weights that its training starts from: MDETR's, Video Swin's, RoBERTa's
 
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
@@ -70,6 +77,20 @@ def _export(arguments: Sequence[str]) -> int:
     from stvg_nst.cli import ExportCLI
 
     print(ExportCLI(**_built("export")).export())
+    return 0
+
+
+def _convert(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import convert
+
+    print(convert(_program("convert"), arguments))
+    return 0
+
+
+def _initialise(arguments: Sequence[str]) -> int:
+    from stvg_nst.cli import initialise
+
+    print(initialise(_program("initialise"), arguments))
     return 0
 
 
@@ -144,9 +165,61 @@ def _report(arguments: Sequence[str]) -> int:
     return report_folder(options.folder, options.markdown)
 
 
+def _study(arguments: Sequence[str]) -> int:
+    from stvg_nst.study.command import study_command
+
+    return study_command(arguments, prog=_program("study"))
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    from stvg_nst import evaluation
+
+    parser = argparse.ArgumentParser(
+        prog=_program("evaluate"),
+        description="Score predicted tubes against true ones. docs/evaluation.md is the manual of the files.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("predictions", type=Path, help="predictions.json of any model")
+    parser.add_argument("ground_truth", type=Path, help="ground_truth.json that they are for")
+    parser.add_argument("--baseline", type=Path, help="predictions of the zero-shot model: adds differences and WAS")
+    parser.add_argument(
+        "--protocol",
+        action="append",
+        choices=evaluation.PROTOCOLS,
+        help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
+    )
+    parser.add_argument("--lambda-hq", type=float, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
+    parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
+    parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
+    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="replicates for 95 %% intervals")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--json", type=Path, help="write every number to this file")
+    parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    options = parser.parse_args(arguments)
+    result = evaluation.evaluate(
+        evaluation.load_predictions(options.predictions),
+        evaluation.load_ground_truth(options.ground_truth),
+        baseline=None if options.baseline is None else evaluation.load_predictions(options.baseline),
+        protocols=options.protocol,
+        lambda_hq=options.lambda_hq,
+        missing=options.missing,
+        unknown=options.unknown,
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+    )
+    evaluation.print_evaluation(result)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if options.markdown is not None:
+        options.markdown.write_text(evaluation.to_markdown(result), encoding="utf-8")
+    return 0
+
+
 def _certify(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog=_program("certify"), description="Measure what a run of null-space tuning leaves of the frozen model."
+        prog=_program("certify"),
+        description="Measure what a run of null-space tuning leaves of the frozen model. See docs/certificate.md.",
+        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
     parser.add_argument("--split", choices=("test", "val"), default="test")
@@ -180,11 +253,15 @@ _COMMANDS = {
     "cache": _cache,
     "layers": _layers,
     "export": _export,
+    "convert": _convert,
+    "initialise": _initialise,
     "encoders": _encoders,
     "grounding": _grounding,
     "vocabulary": _vocabulary,
     "degrade": _degrade,
     "report": _report,
+    "study": _study,
+    "evaluate": _evaluate,
     "certify": _certify,
 }
 

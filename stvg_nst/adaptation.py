@@ -6,9 +6,18 @@ Free of torch, so that the metric and the report share one formula.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Points = TypeVar("Points", float, "np.ndarray")
+"""Percent points: one number, or one for each replicate of a bootstrap."""
 
 
-def weighted_adaptation_score(lq: float, lq_base: float, hq: float, hq_base: float, lambda_hq: float = 1.0) -> float:
+def weighted_adaptation_score(
+    lq: Points, lq_base: Points, hq: Points, hq_base: Points, lambda_hq: float = 1.0
+) -> Points:
     """Gain on LQ minus ``lambda_hq`` times the drop on HQ, both relative to the zero-shot baseline.
 
     Args:
@@ -25,8 +34,8 @@ def weighted_adaptation_score(lq: float, lq_base: float, hq: float, hq_base: flo
 
 
 def adaptation_scores(
-    metrics: Mapping[str, float], baseline: Mapping[str, float], lambda_hq: float = 1.0
-) -> dict[str, float]:
+    metrics: Mapping[str, Points], baseline: Mapping[str, Points], lambda_hq: float = 1.0
+) -> dict[str, Points]:
     """``WAS/<name>`` for every ``<name>`` that ``metrics`` has under both ``LQ/`` and ``HQ/``.
 
     Args:
@@ -46,7 +55,7 @@ def adaptation_scores(
     }
 
 
-def require_metrics(baseline: Mapping[str, float], names: Iterable[str]) -> None:
+def require_metrics(baseline: Mapping[str, object], names: Iterable[str]) -> None:
     """Raises ValueError, naming them, where the baseline lacks some of ``names``."""
     missing = [name for name in names if name not in baseline]
     if missing:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
-from lightning import LightningModule, Trainer
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from stvg_nst.certificate import certify
+from stvg_nst.models.cgstvg import CGSTVG
+from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.weights import save_weights
 from stvg_nst.nullspace import RankRule
 from stvg_nst.report.certificate import Certificate
@@ -200,3 +203,72 @@ class RunCLI(ComponentsCLI):
             class_path="lightning.pytorch.loggers.TensorBoardLogger",
             init_args=Namespace(save_dir=config.run, name="", version=""),
         )
+
+
+FULL_SIZE = Path("experiments/model/cgstvg.yaml")
+_TARGET = "the .safetensors file to write; it must not exist"
+
+
+def convert(program: str, arguments: Sequence[str]) -> str:
+    """`convert`: an official checkpoint as weights of ours; returns what was read from where, and written.
+
+    Raises:
+        WeightsMismatchError: the checkpoint does not fit the model.
+        FileExistsError: the target exists, and ``--overwrite`` was not given.
+    """
+    parser = weights_parser(program, "Write an official CG-STVG checkpoint as weights of this suite.")
+    parser.add_argument("source", type=Path, help="hcstvg.pth, hcstvg2.pth, vidstg.pth, or one of the official code")
+    parser.add_argument("target", type=Path, help=_TARGET)
+    options = _parse_weights(parser, arguments)
+    model = parser.instantiate(options).model.grounder
+    report = load_official(options.source, model)
+    save_weights(options.target, model)
+    return f"{report}\nwritten to '{options.target}'"
+
+
+def initialise(program: str, arguments: Sequence[str]) -> str:
+    """`initialise`: the weights that CG-STVG's training starts from; returns what was read from where, and written.
+
+    Raises:
+        ValueError: nothing is given to start from.
+        WeightsMismatchError: one of the checkpoints does not fit the model.
+        FileExistsError: the target exists, and ``--overwrite`` was not given.
+    """
+    parser = weights_parser(program, "Write the weights that the training of CG-STVG starts from.")
+    parser.add_argument("target", type=Path, help=_TARGET)
+    parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
+    parser.add_argument("--video_swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
+    parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts that start from random weights")
+    options = _parse_weights(parser, arguments)
+    # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
+    loaders: list[tuple[Any, Any]] = [
+        (load_roberta, options.roberta),
+        (load_video_swin, options.video_swin),
+        (load_mdetr, options.mdetr),
+    ]
+    chosen = [(load, source) for load, source in loaders if source is not None]
+    if not chosen:
+        raise ValueError("there is nothing to start from; give at least one of --roberta, --video_swin and --mdetr")
+    seed_everything(options.seed, verbose=False)
+    model = parser.instantiate(options).model.grounder
+    reports = [load(source, model) for load, source in chosen]
+    save_weights(options.target, model)
+    return "\n".join([*map(str, reports), f"written to '{options.target}'"])
+
+
+def weights_parser(program: str, description: str) -> ArgumentParser:
+    """Options of a command that builds CG-STVG, by default at full size, to write its weights."""
+    parser = ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
+    parser.add_subclass_arguments(CGSTVG, "model.grounder", required=True)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    return parser
+
+
+def _parse_weights(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    given = any(argument.startswith("--config") for argument in arguments)
+    options = parser.parse_args([*arguments] if given else [f"--config={FULL_SIZE}", *arguments])
+    if options.target.exists() and not options.overwrite:
+        raise FileExistsError(f"'{options.target}' exists already; choose another name, or give --overwrite")
+    return options

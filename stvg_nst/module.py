@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 
+from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.tubes import decode_tubes
+from stvg_nst.report.results import RunResults, load_results
+from stvg_nst.schedules import CosineSchedule, Schedule
 from stvg_nst.tuning.adapter import adapter_state, load_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
@@ -35,9 +39,15 @@ class GroundingModule(lightning.LightningModule):
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
         loss: the grounding objective.
         optimizer: of the trainable parameters.
-        warmup_steps: steps over which the learning rate rises linearly before it falls as a cosine to zero.
+        learning_rates: of parameters by shell-style patterns of their names in the grounder, the first that matches;
+            all others have the optimiser's.
+        schedule: of the learning rates; by default they rise linearly, then fall as a cosine to zero.
+        warmup_steps: of the default schedule, over which the rates rise.
         lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
-        baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged.
+        baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
+            measured on the split that this run measures.
+        inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
+            passes of CG-STVG's own evaluation.
     """
 
     def __init__(
@@ -49,9 +59,12 @@ class GroundingModule(lightning.LightningModule):
         adapter: Path | None = None,
         loss: GroundingLoss | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
+        learning_rates: dict[str, float] | None = None,
+        schedule: Schedule | None = None,
         warmup_steps: int = 0,
         lambda_hq: float = 1.0,
         baseline: Path | None = None,
+        inference: InferenceProtocol = "single_pass",
     ) -> None:
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
@@ -66,9 +79,17 @@ class GroundingModule(lightning.LightningModule):
             load_adapter(adapter, grounder, tuner)
         self.loss = loss or GroundingLoss()
         self.make_optimizer = optimizer
-        self.warmup_steps = warmup_steps
+        self.learning_rates = learning_rates or {}
+        self.schedule = schedule or CosineSchedule(warmup_steps)
+        if unknown := sorted(set(self.schedule.groups) - set(self.learning_rates)):
+            raise ValueError(
+                f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
+                f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
+            )
+        self.inference = inference
+        self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(
-            baseline=None if baseline is None else _read_metrics(baseline), lambda_hq=lambda_hq
+            baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
 
     def forward(self, batch: Batch) -> GroundingOutput:
@@ -108,6 +129,20 @@ class GroundingModule(lightning.LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        # Lightning counts this step only when the hook has returned.
+        self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
+
+    def _total_steps(self) -> int:
+        return int(self.trainer.estimated_stepping_batches)
+
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
 
@@ -118,17 +153,30 @@ class GroundingModule(lightning.LightningModule):
                 f"{type(self.tuner).__name__} trains nothing, so there is nothing to fit; run `test`, or choose "
                 "another tuner with --config experiments/tuner/NAME.yaml"
             )
-        optimizer = self.make_optimizer(parameters)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        groups = self._parameter_groups(parameters)
+        optimizer = self.make_optimizer([options for _, options in groups])
+        total_steps = self._total_steps()
+        factors: list[Callable[[int], float]] = [
+            partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups
+        ]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self, parameters: Sequence[torch.nn.Parameter]) -> list[tuple[str, dict[str, Any]]]:
+        """Each group's pattern and its options for the optimiser; the rest goes first, by the empty pattern."""
+        names = {parameter: name.removeprefix("grounder.") for name, parameter in self.named_parameters()}
+        members: dict[str, list[torch.nn.Parameter]] = {"": [], **{pattern: [] for pattern in self.learning_rates}}
+        for parameter in parameters:
+            matches = (pattern for pattern in self.learning_rates if fnmatchcase(names[parameter], pattern))
+            members[next(matches, "")].append(parameter)
+        for pattern in self.learning_rates:
+            if not members[pattern]:
+                raise ValueError(
+                    f"learning rate of '{pattern}': no trained parameter has such a name that an earlier pattern "
+                    f"does not take; trained are '{names[parameters[0]]}' and {len(parameters) - 1} more"
+                )
+        rates = {pattern: {"lr": rate} for pattern, rate in self.learning_rates.items()}
+        return [(pattern, {"params": group, **rates.get(pattern, {})}) for pattern, group in members.items() if group]
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
@@ -139,9 +187,11 @@ class GroundingModule(lightning.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, tuple[Tube, ...]]:
-        output = self(batch)
-        self._log_terms(stage, self.loss(output, batch), batch)
-        tubes = decode_tubes(output, batch.clips)
+        passes = split_passes(batch, self.inference)
+        outputs = [self(part) for part in passes]
+        for part, output in zip(passes, outputs, strict=True):
+            self._log_terms(stage, self.loss(output, part), part)
+        tubes = join_passes(outputs, batch.clips, self.inference)
         self.metrics.update(tubes, batch.clips)
         return {"tubes": tubes}
 
@@ -176,6 +226,8 @@ class GroundingModule(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
+        if self.baseline is not None and datamodule is not None:
+            self._check_baseline(self.baseline, datamodule, stage)
         self.check_backbones(getattr(datamodule, "cached_backbones", None))
 
     def check_backbones(self, cached: str | None) -> None:
@@ -190,12 +242,21 @@ class GroundingModule(lightning.LightningModule):
                 "build the cache again with `python -m stvg_nst cache`, or set --data.init_args.features null"
             )
 
+    def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:
+        measured = datamodule.conditions(stage)
+        if baseline.conditions != measured:
+            raise ValueError(
+                f"the baseline '{baseline.path}' was measured on {_words(*baseline.conditions)}, but this `{stage}` "
+                f"measures on {_words(*measured)}; give zero-shot results of the same, or leave out --model.baseline"
+            )
+
     def backbone_fingerprint(self) -> str:
         return modules_fingerprint(self.grounder.backbones())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = self._tuned_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
+        checkpoint["tuner"] = self.tuner.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         expected, found = self._tuned_names(), set(checkpoint["state_dict"])
@@ -205,15 +266,12 @@ class GroundingModule(lightning.LightningModule):
                 f"the checkpoint holds {len(found)} tensors but {type(self.tuner).__name__} has {len(expected)}; "
                 f"the first that differ: {different}; resume with the configuration of the interrupted run"
             )
+        self.tuner.load_training_state(checkpoint.get("tuner", {}))
 
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
-    try:
-        metrics = json.loads(path.read_text())["metrics"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"baseline '{path}' is no results.json of a finished run: {error!r}") from error
-    return {name: float(value) for name, value in metrics.items()}
+def _words(dataset: str, split: str, benchmark_seed: int) -> str:
+    return f"{dataset} {split}, benchmark seed {benchmark_seed}"

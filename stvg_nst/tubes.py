@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,19 +13,49 @@ from stvg_nst.boxes import cxcywh_to_xyxy
 from stvg_nst.types import ClipInfo, GroundingOutput, Tube
 
 
-def decode_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[Tube, ...]:
-    """The most probable tube of each clip, by the last decoder stage.
+@dataclass(frozen=True, slots=True)
+class SampledTube:
+    """What the network says of one clip, on its sampled frames.
 
-    The first and the last frame are the pair ``i < j`` of real frames with the largest
-    ``log_softmax(start)[i] + log_softmax(end)[j]``, the earliest pair among equals (``i == j`` only where a clip has
-    one real frame). Boxes are clamped to the frame, then interpolated linearly between sampled frames.
+    Args:
+        start, stop: the most probable span, half-open, native frame indices.
+        frame_ids: T native indices of the sampled frames.
+        boxes: (T, 4) float32 on the CPU, xyxy in native pixels, not clamped to the frame.
+    """
+
+    start: int
+    stop: int
+    frame_ids: tuple[int, ...]
+    boxes: Tensor
+
+
+def decode_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[Tube, ...]:
+    """The most probable tube of each clip, see :func:`sample_tubes`; boxes are clamped to the frame, then interpolated.
 
     Args:
         output: of B clips with up to T sampled frames, on any device and in any precision.
         clips: B of them; frame ids, native sizes.
 
     Returns:
-        B tubes over ``[frame_ids[i], frame_ids[j] + 1)``, boxes float32 on the CPU.
+        B tubes, boxes float32 on the CPU.
+
+    Raises:
+        ValueError: the network's answer for a clip is not finite.
+    """
+    tubes = []
+    for sampled, clip in zip(sample_tubes(output, clips), clips, strict=True):
+        boxes = clip_boxes_to_image(sampled.boxes, clip.native_size)
+        dense = interpolate_boxes(sampled.frame_ids, boxes, sampled.start, sampled.stop)
+        tubes.append(Tube(sampled.start, sampled.stop, dense))
+    return tuple(tubes)
+
+
+def sample_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[SampledTube, ...]:
+    """The most probable span of each clip and the boxes on its sampled frames, by the last decoder stage.
+
+    The first and the last frame are the pair ``i < j`` of real frames with the largest
+    ``log_softmax(start)[i] + log_softmax(end)[j]``, the earliest pair among equals (``i == j`` only where a clip has
+    one real frame); the span is ``[frame_ids[i], frame_ids[j] + 1)``.
 
     Raises:
         ValueError: the network's answer for a clip is not finite.
@@ -35,7 +66,9 @@ def decode_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[Tu
     # Packed as one tensor because every transfer waits for the device; float32 is exact for indices below 2 ** 24.
     columns = torch.stack([first, last, num_frames, score], dim=1)
     packed = torch.cat([columns, boxes.flatten(1)], dim=1).cpu()
-    return tuple(_tube(row[:4].tolist(), row[4:].reshape(-1, 4), clip) for row, clip in zip(packed, clips, strict=True))
+    return tuple(
+        _sampled_tube(row[:4].tolist(), row[4:].reshape(-1, 4), clip) for row, clip in zip(packed, clips, strict=True)
+    )
 
 
 def interpolate_boxes(frame_ids: Sequence[int], boxes: Tensor, start: int, stop: int) -> Tensor:
@@ -82,18 +115,17 @@ def _best_spans(start_end: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, 
     return index // num_frames, index % num_frames, score
 
 
-def _tube(decision: Sequence[float], boxes: Tensor, clip: ClipInfo) -> Tube:
-    """One clip's tube, from its ``(first, last, num_frames, score)`` and (T, 4) boxes, xyxy in units of the frame."""
+def _sampled_tube(decision: Sequence[float], boxes: Tensor, clip: ClipInfo) -> SampledTube:
+    """One clip's, from its ``(first, last, num_frames, score)`` and (T, 4) boxes, xyxy in units of the frame."""
     first, last, num_frames = (int(value) for value in decision[:3])
     assert num_frames == len(clip.frame_ids), (
         f"clip '{clip.item_id}': {num_frames} real frames, {len(clip.frame_ids)} ids"
     )
     height, width = clip.native_size
-    native = clip_boxes_to_image(boxes[:num_frames] * torch.tensor([width, height] * 2), clip.native_size)
+    native = boxes[:num_frames] * torch.tensor([width, height] * 2)
     if not (torch.tensor(decision[3]).isfinite() and native.isfinite().all()):
         raise ValueError(
             f"the network's answer for clip '{clip.item_id}' is not finite; the weights have diverged, "
             "so lower the learning rate or clip the gradient"
         )
-    start, stop = clip.frame_ids[first], clip.frame_ids[last] + 1
-    return Tube(start, stop, interpolate_boxes(clip.frame_ids, native, start, stop))
+    return SampledTube(clip.frame_ids[first], clip.frame_ids[last] + 1, clip.frame_ids, native)

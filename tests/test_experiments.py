@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from stvg_nst import __main__ as root
+from stvg_nst.models.base import Grounder
+from stvg_nst.study import planned_runs, read_study
+from stvg_nst.tuning import InjectionReport, Tuner
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
@@ -35,9 +39,61 @@ def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, mo
     assert parse(monkeypatch, *configs(*names)) == 0
 
 
+def inject(name: str) -> InjectionReport:
+    """What the tuner of an overlay does to the miniature."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Grounder, "grounder")
+    parser.add_subclass_arguments(Tuner, "tuner")
+    model, tuner = (yaml.safe_load((FOLDER / f"{part}.yaml").read_text()) for part in ("model/mini", f"tuner/{name}"))
+    config = {"grounder": model["model"]["grounder"], "tuner": tuner["model"]["tuner"]}
+    built = parser.instantiate(parser.parse_object(config))
+    return built.tuner.inject(built.grounder)
+
+
+def test_the_adapters_tune_the_same_layers_of_the_miniature() -> None:
+    reports = {name: inject(name) for name in ("nst", "lora", "dora", "adalora", "flylora")}
+    layers = [layer.name for layer in reports["nst"].layers]
+    assert len(layers) == 21
+    assert all([layer.name for layer in report.layers] == layers for report in reports.values())
+
+
+def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None:
+    decoder, model = inject("full_decoder"), inject("full")
+    assert 0 < decoder.trainable < model.trainable < model.total == decoder.total
+
+
+def test_vidstg_weights_bring_their_thresholds_and_their_objective(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("base", "data/mini", "model/cgstvg", "model/cgstvg_vidstg_weights", "tuner/zero_shot")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    grounder, loss = (model[name]["init_args"] for name in ("grounder", "loss"))
+    assert (grounder["actioness_threshold"], grounder["confidence_threshold"]) == (-0.5, 0.5)
+    assert grounder["visual"]["init_args"]["frozen_norm"] is True
+    assert (loss["boxes"], loss["giou"], loss["start_end"]) == (5.0, 3.0, 1.0)
+
+
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("base", "model/mini", "pretrain/grounding")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "ablate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
+    for quick in (False, True):
+        baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
+        for run in (baseline, *runs[: len(runs) if quick else 1]):
+            run.write_config()
+            assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
+
+
+def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(monkeypatch, *configs("base", "data/mini", "model/cgstvg", "pretrain/cgstvg")) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    names = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert names.index("callbacks.MovingAverage") > names.index("callbacks.AdapterCheckpoint")
+    assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,17 @@ def calls(folder: Path) -> list[str]:
 
 def test_make_alone_lists_every_public_target(checkout: Path) -> None:
     listing = make(checkout).stdout
-    for target in ("train", "test", "test-all", "check", "format", "pretrain", "dashboard", "clean"):
+    for target in (
+        "train",
+        "test",
+        "test-all",
+        "check",
+        "format",
+        "pretrain",
+        "dashboard",
+        "clean",
+        "ablate-components",
+    ):
         assert re.search(rf"^  make {target} +\w", listing, re.MULTILINE), listing
 
 

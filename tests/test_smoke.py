@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stvg_nst import __main__ as root
+from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.weights import save_weights
@@ -39,6 +40,7 @@ TINY = (
     "--trainer.callbacks+=callbacks.TubeVisualizer",
     "--trainer.callbacks+=callbacks.HyperparameterSummary",
     "--trainer.callbacks+=callbacks.ResultsWriter",
+    "--trainer.callbacks+=callbacks.PredictionsWriter",
     "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
     "--trainer.callbacks.save_last=true",
 )
@@ -99,6 +101,17 @@ def test_from_clips_to_the_table(
     assert {"HQ/m_vIoU", "LQ/vIoU@0.5", "MQ/declarative/m_tIoU", "WAS/m_vIoU"} <= results["metrics"].keys()
     assert (nst / "config.yaml").exists() and (nst / "test.yaml").exists() and (nst / "tubes.png").exists()
 
+    # The files of tubes say the same, whoever counts them.
+    evaluation = evaluate(
+        load_predictions(nst / "predictions.json"),
+        load_ground_truth(nst / "ground_truth.json"),
+        baseline=load_predictions(zero_shot / "predictions.json"),
+    )
+    counted = evaluation.protocols["half_open"].metrics
+    for name, value in results["metrics"].items():
+        assert counted[name] == pytest.approx(value, rel=1e-6, abs=1e-4), name  # results.json rounds to float32
+    assert "tubedetr" in evaluation.protocols
+
     def certify(folder: Path, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["stvg_nst", "certify", str(folder), *arguments])
         return root.main()
@@ -107,9 +120,8 @@ def test_from_clips_to_the_table(
     assert "guarantee" in capsys.readouterr().out
     certificate = json.loads((nst / "certificate.json").read_text())
     assert [change["tubes"] for change in certificate["changes"] if change["gate"] == "closed"] == [0, 0]
-    assert (
-        sum(change["count"] for change in certificate["changes"]) == 2 * 2 * 2 * 2
-    )  # clips, sentences, qualities, gates
+    # Two clips, two sentences each, both qualities, both gates.
+    assert sum(change["count"] for change in certificate["changes"]) == 2**4
     assert {layer["name"] for layer in certificate["layers"]} == {layer["name"] for layer in results["injection"]}
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1
@@ -130,6 +142,48 @@ def test_from_clips_to_the_table(
 
     assert root._report([str(tmp_path)]) == 0
     assert "NullSpaceTuning" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_study_of_two_points(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = {"training_clips": 4, "val_clips": 2, "test_clips": 3}
+    sizes = {"num_frames": 6, "batch_size": 4, "eval_batch_size": 4, "num_workers": 0, "evaluation_split": "val"}
+    tiny = {
+        "trainer": {"accelerator": "cpu"},
+        "data": {"init_args": {"root": str(data), **clips, **sizes}},
+        "model": {"weights": str(weights)},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    study = {
+        "title": "Two ranks",
+        "seeds": [1],
+        "minutes_per_run": 1,
+        "overlays": [*(f"experiments/{name}.yaml" for name in MINI), str(tmp_path / "tiny.yaml")],
+        "baseline": ["experiments/tuner/zero_shot.yaml"],
+        "tuner": ["experiments/tuner/nst.yaml"],
+        "set": {"trainer.max_epochs": 1},
+        "points": {"rank 64": {}, "rank 8": {"model.tuner.init_args.rank": 8}},
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    runs = tmp_path / "runs"
+    command = ["stvg_nst", "study", str(tmp_path / "study.yaml"), "--runs", str(runs), "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert root.main() == 0, "".join(path.read_text() for path in runs.glob("*/log.txt"))
+
+    results = {path.parent.name: load_results(path) for path in runs.glob("*/results.json")}
+    assert results.keys() == {"zero-shot", "rank-64-seed1", "rank-8-seed1"}
+    assert {run.split for run in results.values()} == {"val"} and results["rank-8-seed1"].seed == 1
+    assert 0 < results["rank-8-seed1"].trainable_parameters < results["rank-64-seed1"].trainable_parameters
+    assert all((runs / f"study.{kind}").stat().st_size for kind in ("md", "csv", "png", "svg"))
+    capsys.readouterr()
+
+    (runs / "rank-8-seed1" / "results.json").unlink()
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "rank 8"])
+    assert root.main() == 0
+    assert "1 of 2 runs finished, 1 to go" in capsys.readouterr().out
+    assert load_results(runs / "rank-8-seed1" / "results.json").metrics == results["rank-8-seed1"].metrics
 
 
 def test_the_seed_decides_everything_and_the_workers_nothing(stvg: Any, tmp_path: Path) -> None:

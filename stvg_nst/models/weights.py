@@ -41,15 +41,25 @@ def load_weights(path: Path, model: nn.Module) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise WeightsMismatchError(f"'{path}' is not a readable safetensors file: {error}") from error
-    own = model.state_dict()
-    differences = _differences(tensors, own)
-    if differences:
+    require_fit(f"'{path}'", tensors, model.state_dict(), type(model).__name__)
+    model.load_state_dict(tensors)
+
+
+def require_fit(source: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], target: str) -> None:
+    """Refuses weights whose names or shapes are not exactly the expected ones.
+
+    Args:
+        source, target: what the weights come from and what they are for, as the error names them.
+
+    Raises:
+        WeightsMismatchError: with the first differences.
+    """
+    if differences := _differences(found, expected):
         shown = "\n  ".join(differences[:5])
         raise WeightsMismatchError(
-            f"'{path}' does not fit {type(model).__name__}: {len(differences)} of {len(own)} keys differ, the first are"
+            f"{source} does not fit {target}: {len(differences)} of {len(expected)} keys differ, the first are"
             f"\n  {shown}\nuse the model configuration that the weights were made with"
         )
-    model.load_state_dict(tensors)
 
 
 def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

@@ -31,7 +31,7 @@ def report_folder(folder: Path, markdown: Path | None = None) -> int:
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
     """
-    console = _console()
+    console = report_console()
     if not folder.is_dir():
         console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
         return 1
@@ -48,7 +48,7 @@ def report_folder(folder: Path, markdown: Path | None = None) -> int:
 
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table per data set, split and benchmark seed, and the files that were left out with the reason."""
-    _print(_console(), *_read(paths))
+    _print(report_console(), *_read(paths))
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
@@ -60,7 +60,7 @@ def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
         except ResultsFileError as error:
             left_out.append(str(error))
         else:
-            benchmarks[run.dataset, run.split, run.benchmark_seed].append(run)
+            benchmarks[run.conditions].append(run)
     return [_part(benchmarks[key]) for key in sorted(benchmarks)], left_out
 
 
@@ -97,7 +97,8 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
             )
 
 
-def _console() -> Console:
+def report_console() -> Console:
+    """The terminal, or a pipe as wide as a table needs."""
     console = Console(highlight=False)
     if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
         console.width = PIPE_WIDTH

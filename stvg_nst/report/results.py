@@ -53,6 +53,11 @@ class RunResults:
     skipped: int
 
     @property
+    def conditions(self) -> tuple[str, str, int]:
+        """Data set, split and benchmark seed: numbers from different conditions do not compare."""
+        return self.dataset, self.split, self.benchmark_seed
+
+    @property
     def sample_keys(self) -> frozenset[tuple[str, str]]:
         """(item id, quality) of every sample: equal for runs that may be compared."""
         return frozenset((sample["item_id"], sample["quality"]) for sample in self.samples)

@@ -101,7 +101,7 @@ def _lines(
                 continue
             reference = {} if base is None or run.method == base.method else base.metrics
             cells = tuple(_cell(key, own, reference, points) for key in keys)
-            lines.append(_Line(view, label, _trainable(run), cells))
+            lines.append(_Line(view, label, parameter_count(run.trainable_parameters), cells))
     return lines
 
 
@@ -124,12 +124,13 @@ def _cell(
     rivals = [points[key] for points in everyone if key in points]
     is_score = key.startswith("WAS/")
     # The WAS is a difference already, and a baseline's own WAS/ metrics are relative to something else.
-    change = f" ({_signed(own[key] - reference[key])})" if key in reference and not is_score else ""
-    value = _signed(own[key]) if is_score else f"{own[key]:.2f}"
+    change = f" ({signed(own[key] - reference[key])})" if key in reference and not is_score else ""
+    value = signed(own[key]) if is_score else f"{own[key]:.2f}"
     return _Cell(value, change, best=len(rivals) > 1 and own[key] == max(rivals))
 
 
-def _signed(points: float) -> str:
+def signed(points: float) -> str:
+    """A difference as it is shown, like ``+0.88``."""
     return f"{round(points, 2) + 0.0:+.2f}"  # adding zero turns -0.00 into +0.00
 
 
@@ -163,7 +164,7 @@ def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
 
 
 def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
-    conditions = {(run.dataset, run.split, run.benchmark_seed) for run in runs}
+    conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
             f"a table holds runs on one data set, split and benchmark seed, got {sorted(conditions) or 'no run'}; "
@@ -174,8 +175,9 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
     return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}"
 
 
-def _trainable(run: RunResults) -> str:
+def parameter_count(count: int) -> str:
+    """A number of parameters as it is shown, like ``1.77 M``."""
     for unit, size in (("M", 10**6), ("k", 10**3)):
-        if run.trainable_parameters >= size:
-            return f"{run.trainable_parameters / size:.2f} {unit}"
-    return str(run.trainable_parameters)
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)

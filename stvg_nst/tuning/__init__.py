@@ -9,16 +9,22 @@ from stvg_nst.tuning.adapter import (
     save_adapter,
 )
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.flylora import FlyLoRA
 from stvg_nst.tuning.frozen import ZeroShot
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
+from stvg_nst.tuning.peft import AdaLoRA, DoRA, LoRA
 
 __all__ = [
+    "AdaLoRA",
     "AdapterConfig",
     "AdapterMismatchError",
+    "DoRA",
+    "FlyLoRA",
     "FullFineTuning",
     "InjectionReport",
     "LayerReport",
+    "LoRA",
     "NullSpaceTuning",
     "ReferenceTokens",
     "TunedLinear",

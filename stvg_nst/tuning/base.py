@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from stvg_nst.nullspace import split_dual_space
+
 
 class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
@@ -22,9 +24,23 @@ class TunedLinear(TuningModule):
     would bypass the adapter in silence, and so it fails instead.
     """
 
+    moving_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that training moves without a gradient; all others stay what they were at injection."""
+
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
+
+    def merged(self) -> nn.Linear:
+        """A new plain layer that computes what this one does at inference.
+
+        Raises:
+            TypeError: there is none, because what is added depends on the input by more than a matrix.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
+            f"adapter beside the frozen weight"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,19 @@ class LayerReport:
     nullity: int
     leakage: float
     adapter: str
+
+    @classmethod
+    def of(cls, name: str, layer: nn.Linear, adapter: str) -> LayerReport:
+        """The report of a layer whose tuner does not need the geometry itself."""
+        space = split_dual_space(layer.weight)
+        return cls(
+            name=name,
+            shape=(layer.out_features, layer.in_features),
+            rank=space.rank,
+            nullity=space.nullity,
+            leakage=space.leakage,
+            adapter=adapter,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +176,34 @@ class Tuner(ABC):
     def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
         """Around a forward of a batch whose quality labels (B,) are known: only a control may look at them."""
         return nullcontext()
+
+    def after_step(self, grounder: nn.Module, step: int, total_steps: int) -> None:
+        """What a recipe does once the optimiser has moved; the gradients of that step are still there.
+
+        Called on every process, once a step of the optimiser and not once a batch: gradients may be gathered over
+        several.
+
+        Args:
+            step: steps taken, this one included: 1 to ``total_steps``.
+            total_steps: of the whole training, however often it is interrupted.
+        """
+        return None
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a resumed training needs beyond the parameters and buffers; it goes to checkpoints, not to adapters."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a :meth:`training_state`.
+
+        Raises:
+            ValueError: it is not one of this tuner.
+        """
+        if state:
+            raise ValueError(
+                f"{type(self).__name__} keeps no state of its training, got {len(state)} tensors such as "
+                f"'{next(iter(state))}'; resume with the configuration of the interrupted run"
+            )
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""

@@ -46,7 +46,10 @@ class DualSpaceReparameterization(nn.Module):
             null = null[:, :0]
         if basis != "svd":
             row, null = random_directions(len(row), row.shape[1], null.shape[1])
-        self.leaks = bool(null.shape[1]) and (basis != "svd" or not space.exact)
+        matrix = weight.detach().cpu().double()
+        # Of the directions that are used: the last of an approximate null space may be exact though the first are not.
+        leak = torch.linalg.matrix_norm(matrix @ null, ord=2).item() if null.shape[1] else 0.0
+        self.leaks = (basis == "learned" and bool(null.shape[1])) or leak > space.noise
 
         row_image = null_image = None
         if basis == "learned":
@@ -55,7 +58,6 @@ class DualSpaceReparameterization(nn.Module):
         else:
             self.register_buffer("row_basis", row.to(weight.dtype).contiguous())
             self.register_buffer("null_basis", null.to(weight.dtype).contiguous())
-            matrix = weight.detach().cpu().double()
             row_image = (matrix @ row).to(weight.dtype)
             null_image = (matrix @ null).to(weight.dtype) if self.leaks else None
         self.register_buffer("row_image", row_image)

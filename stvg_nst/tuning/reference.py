@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ from stvg_nst.models.base import Reference
 
 if TYPE_CHECKING:
     from stvg_nst.tuning.dual_space import DualSpaceReparameterization
-    from stvg_nst.tuning.qau import SharedRouter
 
 
 class ReferenceBank(NamedTuple):
@@ -131,11 +130,11 @@ class ForwardState:
 
     def observe(self, point: nn.Module, inputs: tuple[Tensor, ...], reference: Reference) -> None:
         """Of a grounder's reference point; a shared router is its child."""
-        self._begin(ReferenceBank.of(reference))
-        router: SharedRouter | None = getattr(point, "router", None)
+        self._begin(bank := ReferenceBank.of(reference))
+        router: Callable[[Tensor, Tensor, ReferenceBank], Tensor] | None = getattr(point, "router", None)
         if router is not None and not self.bypassed:
             mask = reference.visual_mask & reference.frame_mask[..., None]
-            self.shared_logits = router(reference.visual.detach(), mask, self._bank)
+            self.shared_logits = router(reference.visual.detach(), mask, bank)
 
     def observe_tokens(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Of the module of another model whose output (B, N, D), or (B, D, ...) maps, are the reference's tokens."""

@@ -132,7 +132,10 @@ class MiniatureData(lightning.LightningDataModule):
     seed = 5
 
     def provenance(self) -> dict[str, Any]:
-        return {"data_set": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
+        return {"data_set": "miniature", "degradations": "D-test"}
+
+    def conditions(self, stage: str) -> tuple[str, str, int]:
+        return "MiniatureData", "val", 3
 
     def pixels(self, info: ClipInfo) -> np.ndarray:
         return np.full((len(info.frame_ids), *SIZE, 3), COLOURS[info.quality], dtype=np.uint8)

@@ -137,3 +137,11 @@ def test_clips_of_different_lengths_and_sizes_are_padded_and_masked() -> None:
     assert batch.frame_mask.tolist() == [[True, True, False], [True, True, True]]
     assert batch.frames[0].sum() == 2 * 3 * 4 * 6 and batch.frames[1].sum() == 3 * 3 * 5 * 3
     assert batch.inside.tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
+    data = mini(root, evaluation_split="val", benchmark_seed=0)
+    seen = {info.item_id for batch in batches(data, "test") for info in batch.clips}
+    assert seen == {info.item_id for batch in batches(mini(root), "val") for info in batch.clips}
+    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0)
+    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7)

@@ -211,13 +211,15 @@ class BoxDecoder(nn.Module):
             if not layer.first:
                 query_sine = query_sine * self.query_scale(x)
             x = layer(x, self.position_head(sine), query_sine, memory, context)
-            boxes = self.box_head(x).sigmoid()
+            # In full precision under autocast too: half of it would move boxes by pixels, and regions by cells.
+            boxes = self.box_head(x).float().sigmoid()
             anchors = boxes.detach()
 
             bounds = region_bounds(anchors, memory.grid_sizes)
             appearance, motion = pool_regions(appearance_map, bounds), pool_regions(motion_map, bounds)
             confidence = (
-                self.appearance_confidence(appearance).sigmoid() + self.motion_confidence(motion).sigmoid()
+                self.appearance_confidence(appearance).float().sigmoid()
+                + self.motion_confidence(motion).float().sigmoid()
             ).squeeze(-1)
             chosen = select_context(anchors, confidence.detach()) & memory.frame_mask
             context = (

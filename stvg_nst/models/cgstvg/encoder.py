@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stvg_nst.models.cgstvg.layers import Attention, FeedForward
 
@@ -25,14 +27,25 @@ class EncoderLayer(nn.Module):
 
 
 class CrossModalEncoder(nn.Module):
-    """A stack of encoder layers; frames do not see each other here."""
+    """A stack of encoder layers; frames do not see each other here.
 
-    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+    Args:
+        recompute: keep only the tokens between the layers for the backward pass, and compute the rest anew there.
+    """
+
+    def __init__(
+        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, *, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layers = nn.ModuleList(EncoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            tokens = layer(tokens, positions, mask)
+            if recompute:
+                tokens = checkpoint(layer, tokens, positions, mask, use_reentrant=False)
+            else:
+                tokens = layer(tokens, positions, mask)
         return self.norm(tokens)

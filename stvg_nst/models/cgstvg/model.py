@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder, ReferencePoint
@@ -36,6 +37,9 @@ class CGSTVG(Grounder):
         head_dropout: probability in the temporal and confidence heads, in training.
         actioness_threshold: a frame gives context if its actioness *logit* exceeds this ...
         confidence_threshold: ... and its confidence, in (0, 2), exceeds this.
+        recompute_encoder: in training, compute the layers of the cross-modal encoder anew in the backward pass instead
+            of keeping what they compute: less memory for more time, with the same gradients. Adapters in these layers
+            run twice.
 
     Raises:
         ValueError: the two visual encoders disagree on the stride.
@@ -55,6 +59,7 @@ class CGSTVG(Grounder):
         head_dropout: float = 0.3,
         actioness_threshold: float = 0.5,
         confidence_threshold: float = 0.8,
+        recompute_encoder: bool = False,
     ) -> None:
         super().__init__()
         if visual.stride != motion.stride:
@@ -72,7 +77,7 @@ class CGSTVG(Grounder):
         self.motion_proj = nn.Linear(motion.channels, width)
         self.reference_point = ReferencePoint()
 
-        self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout)
+        self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout, recompute=recompute_encoder)
         self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout)
         self.anchor_head = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
@@ -144,7 +149,7 @@ class CGSTVG(Grounder):
 
         weights = memory.token_mask.unsqueeze(-1).to(memory.tokens.dtype)
         frame_summary = (memory.tokens * weights).sum(2) / weights.sum(2)
-        anchors = self.anchor_head(frame_summary).sigmoid()
+        anchors = self.anchor_head(frame_summary).float().sigmoid()
         boxes, confidence = self.box_decoder(anchors, memory, select_context or trusted)
         return GroundingOutput(
             boxes=boxes,
@@ -191,10 +196,11 @@ def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> 
     columns = max(appearance.shape[-1] for appearance, _ in encoded)
 
     def stack(maps: Sequence[Tensor]) -> Tensor:
-        padded = maps[0].new_zeros((len(maps), num_frames, maps[0].shape[1], rows, columns))
-        for target, source in zip(padded, maps, strict=True):
-            target[: source.shape[0], :, : source.shape[2], : source.shape[3]] = source
-        return padded
+        def padding(source: Tensor) -> tuple[int, ...]:
+            """From the last axis to the first, before and behind."""
+            return 0, columns - source.shape[3], 0, rows - source.shape[2], 0, 0, 0, num_frames - source.shape[0]
+
+        return torch.stack([F.pad(source, padding(source)) for source in maps])
 
     appearance, motion = (stack(maps) for maps in zip(*encoded, strict=True))
     cell_mask = torch.zeros(len(encoded), rows, columns, dtype=torch.bool, device=appearance.device)

@@ -7,21 +7,32 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# In order; each name goes through all of them. What ends up starting with `-` has no counterpart: it is never used.
+UNUSED = "no forward pass of the original uses it"
+DERIVED = "follows from the configuration"
+ALIASES = {"ground_decoder.time_embed2.": "action_embed.", "ground_decoder.decoder.bbox_embed.": "bbox_embed."}
+"""Prefixes under which an official checkpoint repeats a shared head, and the head's own."""
+
+_IGNORED = tuple(
+    (re.compile(pattern), reason)
+    for pattern, reason in (
+        (r"ground_encoder\.fusion\.", UNUSED),
+        (r"ground_encoder\.encoder\.(temporal_layers|local_pos_embed|frame_cls|video_cls)\.", UNUSED),
+        (r"ground_decoder\.(time_fc|template_generator)\.", UNUSED),
+        (r"ground_decoder\.decoder\.(norm|norm2|fuse_linear)\.", UNUSED),
+        (r"ground_decoder\.decoder\.layers\.\d\.(ca_qtime_proj|ca2\.memory_intermediate)\.", UNUSED),
+        (r"ground_decoder\.decoder\.layers\.0\.ca2\.", UNUSED),
+        (r"text_encoder\.body\.pooler\.", UNUSED),
+        (r"ground_(encoder\.encoder|decoder)\.time_embed\.te$", DERIVED),
+        (r"text_encoder\.body\.embeddings\.position_ids$", DERIVED),
+        (r"vid\..*\.relative_position_index$", DERIVED),
+        *((re.escape(alias), f"the same tensors as {head}*") for alias, head in ALIASES.items()),
+    )
+)
+
+# In order; each name goes through all of them.
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # Present in every official checkpoint, used by no forward pass.
-        (r"^ground_encoder\.fusion\..*", "-"),
-        (r"^ground_encoder\.encoder\.(temporal_layers|time_embed|local_pos_embed|frame_cls|video_cls)\..*", "-"),
-        (r"^ground_decoder\.(time_fc|template_generator|time_embed)\..*", "-"),
-        (r"^ground_decoder\.decoder\.(norm|norm2|fuse_linear)\..*", "-"),
-        (r".*\.(ca_qtime_proj|memory_intermediate)\..*", "-"),
-        (r"^ground_decoder\.decoder\.layers\.0\.ca2\..*", "-"),
-        (r".*(pooler\.dense\..*|position_ids|relative_position_index)$", "-"),
-        # The same tensors under a second name.
-        (r"^ground_decoder\.time_embed2\..*", "-"),
-        (r"^ground_decoder\.decoder\.bbox_embed\..*", "-"),
         # Encoders.
         (r"^vis_encoder\.0\.body\.", "visual.body."),
         (r"^text_encoder\.body\.", "text.body."),
@@ -76,30 +87,40 @@ _RENAMES = tuple(
 )
 
 
-def translate_name(official: str) -> str | None:
-    """Our name of an official parameter, ``None`` for one that no forward pass uses.
+def ignored_reason(official: str) -> str | None:
+    """Why an official tensor has no counterpart among ours, ``None`` for one that has."""
+    return next((reason for pattern, reason in _IGNORED if pattern.match(official)), None)
 
-    Packed attention projections keep their official ending (``in_proj_weight``); :func:`translate_state` splits them.
+
+def translate_name(official: str) -> str | None:
+    """Our name of an official tensor, ``None`` for one of :func:`ignored_reason`.
+
+    Packed attention projections keep their official ending (``in_proj_weight``); :func:`translate_tensor` splits them.
     """
+    if ignored_reason(official) is not None:
+        return None
     name = official
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
-    return None if name == "-" else name
+    return name
+
+
+def translate_tensor(official: str, value: Tensor) -> dict[str, Tensor]:
+    """An official tensor under our names, none where it has no counterpart.
+
+    Packed projections (3 D, ...) become three, 1 x 1 convolutions (D, C, 1, 1) linear layers (D, C); all are views.
+    """
+    name = translate_name(official)
+    if name is None:
+        return {}
+    if name.endswith((".in_proj_weight", ".in_proj_bias")):
+        stem, kind = name.rsplit(".in_proj_", 1)
+        return {f"{stem}.{part}_proj.{kind}": rows for part, rows in zip("qkv", value.tensor_split(3), strict=True)}
+    if name in ("visual_proj.weight", "motion_proj.weight"):
+        return {name: value.flatten(1)}
+    return {name: value}
 
 
 def translate_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official ``state_dict`` under our names: packed projections split, 1 x 1 convolutions as linear layers."""
-    translated: dict[str, Tensor] = {}
-    for key, value in official.items():
-        name = translate_name(key)
-        if name is None:
-            continue
-        if name.endswith((".in_proj_weight", ".in_proj_bias")):
-            stem, kind = name.rsplit(".in_proj_", 1)
-            for part, rows in zip("qkv", value.chunk(3), strict=True):
-                translated[f"{stem}.{part}_proj.{kind}"] = rows
-        elif name in ("visual_proj.weight", "motion_proj.weight"):
-            translated[name] = value.flatten(1)
-        else:
-            translated[name] = value
-    return translated
+    """An official ``state_dict`` under our names, as views of its tensors."""
+    return {name: part for key, value in official.items() for name, part in translate_tensor(key, value).items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaConfig, RobertaModel
 
 
 class TextEncoder(nn.Module):
@@ -16,12 +16,15 @@ class TextEncoder(nn.Module):
         source: a folder with ``config.json`` and the tokenizer's files, or a model's name on the hub.
         width: features of the tokens that come out.
         dropout: probability after the projection.
+
+    Raises:
+        OSError: the source is neither a complete folder nor a model that the hub's cache holds or the hub hands out.
+        ValueError: its tokenizer and its configuration do not belong together.
     """
 
     def __init__(self, source: str, width: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        config = RobertaConfig.from_pretrained(source)
+        self.tokenizer, config = _fetch(source)
         if len(self.tokenizer) > config.vocab_size:
             raise ValueError(
                 f"the tokenizer in '{source}' has {len(self.tokenizer)} tokens but its config.json a vocabulary of "
@@ -50,3 +53,16 @@ class TextEncoder(nn.Module):
         mask = tokens.attention_mask.to(device)
         hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
         return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
+
+
+def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
+    """The tokenizer and the configuration of a folder or of a model of the hub."""
+    try:
+        return AutoTokenizer.from_pretrained(source), RobertaConfig.from_pretrained(source)
+    except OSError as error:
+        raise OSError(
+            f"no tokenizer and configuration of the text encoder in '{source}': it is no folder with config.json and "
+            "tokenizer.json, not in the cache of the Hugging Face hub, and the hub did not hand it out; run once with "
+            "a network, or give the folder of a copy with --model.grounder.init_args.text.init_args.source FOLDER "
+            "(docs/weights.md)"
+        ) from error

@@ -93,6 +93,61 @@ def test_gradients_of_clips_without_context_are_finite(grounder: CGSTVG) -> None
     grounder.zero_grad()
 
 
+def test_the_visual_encoders_can_be_trained_through_padding(grounder: CGSTVG) -> None:
+    frames, mask = clip(4, 64, 96, seed=3).expand(2, -1, -1, -1, -1), torch.tensor([[True] * 4, [True] * 3 + [False]])
+    features = grounder.encode(frames, mask, [(64, 96), (64, 64)])
+    (features.appearance.square().mean() + features.motion.square().mean()).backward()
+    for encoder in (grounder.visual, grounder.motion):
+        gradients = [parameter.grad for parameter in encoder.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    grounder.zero_grad()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+def test_autocast_is_near_full_precision_and_has_gradients(
+    grounder: CGSTVG, dtype: torch.dtype, tolerance: float
+) -> None:
+    frames, mask = clip(6, 64, 96, seed=5), torch.ones(1, 6, dtype=torch.bool)
+    with torch.no_grad():
+        full = run(grounder, frames, QUERIES[0])
+    with torch.autocast("cpu", dtype=dtype):
+        half = grounder(frames, mask, QUERIES[:1])
+    assert half.boxes.dtype == half.confidence.dtype == torch.float32
+    for name in ("boxes", "confidence", "start_end", "actioness"):
+        torch.testing.assert_close(getattr(half, name).float(), getattr(full, name), atol=tolerance, rtol=0)
+    (half.boxes.sum() + half.confidence.sum() + half.start_end.float().sum()).backward()
+    gradients = [parameter.grad for parameter in grounder.parameters() if parameter.grad is not None]
+    assert len(gradients) > 300 and all(gradient.isfinite().all() for gradient in gradients)
+    grounder.zero_grad()
+
+
+def test_a_recomputed_encoder_gives_the_same_gradients_and_keeps_less(grounder: CGSTVG) -> None:
+    frames, mask = clip(4, 64, 64, seed=3), torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        features = grounder.encode(frames, mask)
+    gradients: dict[bool, dict[str, Tensor]] = {}
+    kept: dict[bool, int] = {}
+    for recompute in (False, True):
+        sizes: list[int] = []
+        grounder.encoder.recompute = recompute
+        grounder.encoder.train()  # with dropout, whose masks must be drawn alike
+        torch.manual_seed(7)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x):
+            output = grounder.ground(features, mask, QUERIES[:1])
+        output.boxes.sum().backward()
+        kept[recompute] = sum(sizes)
+        named = grounder.encoder.named_parameters()
+        gradients[recompute] = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        grounder.zero_grad()
+    grounder.encoder.recompute = False
+    grounder.eval()
+    assert gradients[True].keys() == gradients[False].keys()
+    for name, gradient in gradients[False].items():
+        torch.testing.assert_close(gradients[True][name], gradient)
+    assert gradients[False]["layers.0.ffn.linear1.weight"].abs().max() > 0
+    assert kept[True] < 0.8 * kept[False]
+
+
 def test_forward_takes_no_ground_truth(grounder: CGSTVG) -> None:
     assert list(inspect.signature(grounder.forward).parameters) == ["frames", "frame_mask", "queries", "frame_sizes"]
 

@@ -5,8 +5,6 @@ The golden files lie beside the project; without them these tests skip.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
 from types import ModuleType
 
@@ -30,26 +28,6 @@ TERMS = {
     "start_end": "loss_sted",
     "actioness": "loss_actioness",
 }
-
-
-@pytest.fixture(scope="module")
-def cgstvg(shared: Path) -> Path:
-    return shared / "cgstvg"
-
-
-@pytest.fixture(scope="module")
-def rule(cgstvg: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_weights", cgstvg / "golden_weights.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def shapes(cgstvg: Path) -> dict[str, tuple[int, ...]]:
-    manifest = json.loads((cgstvg / "state_dict_manifest.json").read_text())
-    return {row["key"]: tuple(row["shape"]) for row in manifest["keys"]}
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from stvg_nst.tuning import NullSpaceTuning, TunedLinear, Tuner, ZeroShot
+from stvg_nst.tuning import (
+    AdaLoRA,
+    DoRA,
+    FlyLoRA,
+    FullFineTuning,
+    LoRA,
+    NullSpaceTuning,
+    TunedLinear,
+    Tuner,
+    ZeroShot,
+    adapter_state,
+    save_adapter,
+)
+
+ROOT = Path(__file__).parents[3]
+QUALITIES = torch.tensor([0, 1, 1])
+STEPS = 3
 
 TARGETS = ("encoder.linear2", "decoder.linear2", "head")
 TUNERS = {
     "zero_shot": ZeroShot,
+    "full": lambda: FullFineTuning(("encoder", "decoder", "head")),
+    "lora": lambda: LoRA(TARGETS, rank=6, alpha=12),
+    "lora_capped": lambda: LoRA(TARGETS, rank=12),  # the head has 9 outputs
+    "dora": lambda: DoRA(TARGETS, rank=6),
+    "adalora": lambda: AdaLoRA(TARGETS, rank=6, interval=1),
+    "flylora": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3),
+    "flylora_signed": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3, selection="signed"),
     "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
     "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
@@ -27,20 +55,34 @@ def tuner(request: pytest.FixtureRequest) -> Tuner:
     return TUNERS[request.param]()
 
 
-def train(toy: ModuleType, grounder: nn.Module, tuner: Tuner) -> None:
-    """Three steps as the LightningModule takes them: Lightning puts all in train mode, then the tuner has its say."""
+def make_optimizer(grounder: nn.Module, tuner: Tuner) -> torch.optim.Optimizer | None:
     parameters = tuner.trainable_parameters(grounder)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2) if parameters else None
-    for step in range(3):
+    return torch.optim.AdamW(parameters, lr=1e-2) if parameters else None
+
+
+def train(
+    toy: ModuleType,
+    grounder: nn.Module,
+    tuner: Tuner,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    steps: Iterable[int] = range(STEPS),
+    precision: torch.dtype | None = None,
+) -> None:
+    """Steps as the LightningModule takes them: Lightning puts all in train mode, then the tuner has its say."""
+    optimizer = optimizer or make_optimizer(grounder, tuner)
+    for step in steps:
         grounder.train()
         tuner.set_training(grounder, True)
-        loss = toy.flat(grounder(*toy.toy_batch(step))).square().mean()
-        for name, term in tuner.auxiliary_losses(torch.tensor([0, 1, 1])).items():
-            loss = loss + tuner.loss_weights[name] * term
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            loss = toy.flat(grounder(*toy.toy_batch(step))).float().square().mean()
+            for name, term in tuner.auxiliary_losses(QUALITIES).items():
+                loss = loss + tuner.loss_weights[name] * term
         if optimizer is not None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            tuner.after_step(grounder, step + 1, STEPS)
 
 
 def tensors(grounder: nn.Module) -> dict[str, torch.Tensor]:
@@ -64,16 +106,22 @@ def test_only_what_is_listed_trainable_moves(toy, tuner):
     tuner.inject(grounder)
     before = tensors(grounder)
     trainable = {name for name, parameter in grounder.named_parameters() if parameter.requires_grad}
-    listed = {id(parameter) for parameter in tuner.trainable_parameters(grounder)}
-    assert listed == {id(grounder.get_parameter(name)) for name in trainable}
+    handed_out = {id(parameter) for parameter in tuner.trainable_parameters(grounder)}
+    assert handed_out == {id(grounder.get_parameter(name)) for name in trainable}
     train(toy, grounder, tuner)
     after = tensors(grounder)
 
-    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    shared = {name.replace("head.", "alias.0.", 1) for name in trainable if name.startswith("head.")}
-    assert moved == trainable | shared
+    listed = trainable | {
+        f"{name}.{buffer}"
+        for name, layer in grounder.named_modules()
+        if isinstance(layer, TunedLinear)
+        for buffer in layer.moving_buffers
+    }
+    listed |= {name.replace("head.", "alias.0.", 1) for name in listed if name.startswith("head.")}
+    assert {name for name, tensor in after.items() if not torch.equal(tensor, before[name])} == listed
     for name, tensor in untouched.items():
-        assert after[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+        if name not in listed:
+            assert after[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
 def test_frozen_modules_stay_in_eval_mode_and_adapters_follow(toy, tuner):
@@ -115,14 +163,14 @@ def test_a_wrapped_layer_cannot_be_bypassed(toy, tuner):
 
 def test_the_report_counts_and_weights_match_the_losses(toy, tuner):
     grounder = toy.ToyGrounder()
-    bare = sum(parameter.numel() for parameter in grounder.parameters())
+    bare = set(grounder.parameters())
     report = tuner.inject(grounder)
     assert report.method == type(tuner).__name__
-    assert report.total == bare + report.trainable
+    assert report.total == sum(parameter.numel() for parameter in bare | set(grounder.parameters()))
     assert report.trainable == sum(parameter.numel() for parameter in grounder.parameters() if parameter.requires_grad)
     assert f"{report.trainable:,} of {report.total:,}" in str(report)
     grounder(*toy.toy_batch())
-    losses = tuner.auxiliary_losses(torch.tensor([0, 1, 1]))
+    losses = tuner.auxiliary_losses(QUALITIES)
     assert set(losses) == set(tuner.loss_weights)
     assert all(loss.ndim == 0 for loss in losses.values())
     for name, value in tuner.diagnostics().items():
@@ -138,3 +186,77 @@ def test_a_tuner_and_a_model_are_used_once(toy, tuner):
     if report.layers:
         with pytest.raises(RuntimeError, match=r"model without adapters, got one at 'encoder\.linear"):
             ZeroShot().inject(grounder)
+
+
+def test_half_precision_trains_and_answers_as_single_does(toy, tuner):
+    grounder = toy.ToyGrounder()
+    tuner.inject(grounder)
+    train(toy, grounder, tuner, precision=torch.bfloat16)
+    assert all(parameter.isfinite().all() for parameter in grounder.parameters())
+    assert {parameter.dtype for parameter in grounder.parameters()} == {torch.float32}
+    tuner.set_training(grounder, False)
+    single = toy.flat(grounder(*toy.toy_batch()))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = toy.flat(grounder(*toy.toy_batch()))
+        losses = tuner.auxiliary_losses(QUALITIES)
+    torch.testing.assert_close(half.float(), single, atol=0.1, rtol=0.1)
+    assert {loss.dtype for loss in losses.values()} <= {torch.float32}
+
+
+def test_an_interrupted_training_goes_on_to_the_same_adapter(toy, tuner, request):
+    grounder = toy.ToyGrounder()
+    tuner.inject(grounder)
+    optimizer = make_optimizer(grounder, tuner)
+    train(toy, grounder, tuner, optimizer, steps=range(2))
+    file = io.BytesIO()
+    torch.save((adapter_state(grounder), optimizer and optimizer.state_dict(), tuner.training_state()), file)
+    train(toy, grounder, tuner, optimizer, steps=range(2, STEPS))
+
+    file.seek(0)
+    state, moments, training_state = torch.load(file, weights_only=True)
+    twin, twin_tuner = toy.ToyGrounder(), TUNERS[request.node.callspec.params["tuner"]]()
+    twin_tuner.inject(twin)
+    assert not twin.load_state_dict(state, strict=False).unexpected_keys
+    twin_tuner.load_training_state(training_state)
+    if (twin_optimizer := make_optimizer(twin, twin_tuner)) is not None:
+        twin_optimizer.load_state_dict(moments)
+    train(toy, twin, twin_tuner, twin_optimizer, steps=range(2, STEPS))
+    assert all(torch.equal(tensor, adapter_state(twin)[name]) for name, tensor in adapter_state(grounder).items())
+
+
+# Rebuilds the toy and each tuner that it finds a file of, loads the adapter, and saves what the models say.
+FRESH_PROCESS = """
+import importlib.util, sys, torch
+from pathlib import Path
+folder, toy_path = map(Path, sys.argv[1:])
+spec = importlib.util.spec_from_file_location("toy", toy_path)
+toy = sys.modules["toy"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+from stvg_nst import tuning
+torch.set_num_threads(1)
+torch.manual_seed(99)
+outputs = {}
+for path in folder.glob("*.safetensors"):
+    config = tuning.read_adapter_config(path)
+    grounder, tuner = toy.ToyGrounder(), getattr(tuning, config.tuner.rpartition(".")[2])(**config.fields)
+    tuner.inject(grounder)
+    tuning.load_adapter(path, grounder, tuner)
+    outputs[path.stem] = toy.flat(grounder(*toy.toy_batch())).detach()
+torch.save(outputs, folder / "outputs.pt")
+"""
+
+
+def test_all_adapters_round_trip_through_a_fresh_process(toy, tmp_path):
+    expected = {}
+    for name, make in TUNERS.items():
+        grounder, tuner = toy.ToyGrounder(), make()
+        tuner.inject(grounder)
+        train(toy, grounder, tuner)
+        tuner.set_training(grounder, False)
+        expected[name] = toy.flat(grounder(*toy.toy_batch())).detach()
+        save_adapter(tmp_path / f"{name}.safetensors", grounder, tuner)
+    subprocess.run([sys.executable, "-c", FRESH_PROCESS, tmp_path, toy.__file__], check=True, cwd=ROOT, timeout=120)
+    outputs = torch.load(tmp_path / "outputs.pt")
+    assert outputs.keys() == expected.keys()
+    for name, output in outputs.items():
+        torch.testing.assert_close(output, expected[name], atol=0, rtol=0, msg=name)

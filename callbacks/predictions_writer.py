@@ -1,0 +1,113 @@
+"""``predictions.json`` and ``ground_truth.json``: every tube of a test, for any evaluator to count again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning
+import torch
+
+from callbacks.run import (
+    grounding_data,
+    grounding_module,
+    leaves_files,
+    refuse_finished,
+    run_folder,
+    write_atomically,
+)
+from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.types import Batch, ClipInfo, Tube
+
+Answers = dict[tuple[str, str], tuple[ClipInfo, Tube]]
+"""Clip and predicted tube by item id and condition."""
+
+
+class PredictionsWriter(lightning.Callback):
+    """Writes what was predicted and what was true into the run's folder when a test is complete.
+
+    ``python -m stvg_nst evaluate`` on the two files gives the numbers of ``results.json``, to the float32 in which it
+    holds them, and those of the field's other protocols. Coordinates are written exactly.
+
+    Args:
+        overwrite: replace the files of an earlier test.
+    """
+
+    PREDICTIONS = "predictions.json"
+    GROUND_TRUTH = "ground_truth.json"
+
+    def __init__(self, *, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
+        self._answers: Answers = {}
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuse, before any work is done, to test into a folder that has predictions.
+
+        Raises:
+            FileExistsError: the folder holds one of the files, and ``overwrite`` is false.
+        """
+        if stage == "test" and not self.overwrite:
+            for name in (self.PREDICTIONS, self.GROUND_TRUTH):
+                refuse_finished(trainer, run_folder(trainer) / name, callback=type(self).__name__)
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._answers = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for clip, tube in zip(batch.clips, outputs["tubes"], strict=True):
+            self._answers[clip.item_id, _condition(clip)] = clip, tube
+
+    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.world_size > 1:
+            parts: list[Answers] = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(parts, self._answers)
+            # A sampler that repeats samples to even out its shards repeats keys, too.
+            self._answers = {key: answer for part in parts for key, answer in part.items()}
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if leaves_files(trainer):
+            answers = {key: self._answers[key] for key in sorted(self._answers)}
+            method = type(grounding_module(pl_module).tuner).__name__
+            dataset = type(grounding_data(trainer)).__name__
+            folder = run_folder(trainer)
+            predictions = render_predictions(method, _predicted(answers))
+            write_atomically(folder / self.PREDICTIONS, predictions.encode())
+            write_atomically(folder / self.GROUND_TRUTH, render_ground_truth(dataset, "test", _true(answers)).encode())
+        self._answers = {}
+
+
+def _condition(clip: ClipInfo) -> str:
+    return clip.quality.name if clip.degradation is None else str(clip.degradation)
+
+
+def _predicted(answers: Answers) -> Iterator[dict[str, Any]]:
+    for (item_id, condition), (_, tube) in answers.items():
+        yield {"item_id": item_id, "condition": condition, **_span(tube)}
+
+
+def _true(answers: Answers) -> Iterator[dict[str, Any]]:
+    """One entry an item, with every condition in which it was shown."""
+    clips: Mapping[str, ClipInfo] = {item_id: clip for (item_id, _), (clip, _) in answers.items()}
+    conditions: dict[str, list[str]] = {}
+    for item_id, condition in answers:
+        conditions.setdefault(item_id, []).append(condition)
+    for item_id, clip in clips.items():
+        yield {
+            "item_id": item_id,
+            "sentence_type": clip.sentence_type,
+            "conditions": conditions[item_id],
+            "sampled_frames": list(clip.frame_ids),
+            **_span(clip.target),
+        }
+
+
+def _span(tube: Tube) -> dict[str, Any]:
+    return {"start": tube.start, "stop": tube.stop, "boxes": tube.boxes.double().tolist()}

@@ -1,0 +1,204 @@
+"""From predicted and true tubes to every number of the benchmark, by every protocol, in one pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.evaluation.protocols import Protocol
+from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
+from stvg_nst.evaluation.tubes import GroundTruth, Predictions
+from stvg_nst.evaluation.views import Samples, ViewSums
+
+LEVEL = 0.95
+"""Of the bootstrap's percentile intervals."""
+
+_REPLICATES_AT_ONCE = 64
+_SCHEMA = 1
+
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolResult:
+    """The numbers of one protocol, in percent points, by ``<view>/<metric>`` or ``<view>/<sentence type>/<metric>``.
+
+    Args:
+        metrics: of the method; with a baseline, the ``WAS/`` too. NaN where a number is undefined: LQ relative to an
+            HQ of 0.
+        intervals: of ``metrics``; empty without bootstrap.
+        baseline: metrics of the baseline; empty without one, as are the next two.
+        differences: method less baseline.
+        difference_intervals: of ``differences``, paired over items; empty without bootstrap.
+    """
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    baseline: Mapping[str, float]
+    differences: Mapping[str, float]
+    difference_intervals: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All numbers of one method on one ground truth.
+
+    Args:
+        dataset, split: of the ground truth.
+        method, baseline: names; the baseline's is ``None`` without one.
+        lambda_hq: of the WAS.
+        num_items: of the ground truth, what a bootstrap draws from.
+        coverage, baseline_coverage: what the predictions answered.
+        bootstrap, seed: replicates, and the seed of their draws; 0 replicates are no bootstrap.
+        protocols: the numbers by protocol.
+        left_out: protocols that could not be computed, and why.
+    """
+
+    dataset: str
+    split: str
+    method: str
+    baseline: str | None
+    lambda_hq: float
+    num_items: int
+    coverage: Coverage
+    baseline_coverage: Coverage | None
+    bootstrap: int
+    seed: int
+    protocols: Mapping[Protocol, ProtocolResult]
+    left_out: Mapping[Protocol, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of the file of results; a number that is undefined is null."""
+        return _without_nan({"schema": _SCHEMA, "level": LEVEL, **asdict(self)})
+
+
+def evaluate(
+    predictions: Predictions,
+    ground_truth: GroundTruth,
+    *,
+    baseline: Predictions | None = None,
+    protocols: Sequence[Protocol] | None = None,
+    lambda_hq: float = 1.0,
+    missing: Missing = "error",
+    unknown: Unknown = "error",
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Scores predicted tubes on every view of the benchmark.
+
+    Args:
+        predictions: of any method.
+        ground_truth: what is true, and which samples count.
+        baseline: predictions of the zero-shot method; adds differences and the WAS.
+        protocols: which to compute, the first being the main one; ``None`` for all that the ground truth allows.
+        lambda_hq: weight of the drop on HQ in the WAS, eq. (8).
+        missing: a sample without a prediction is an error, or scores 0, as the HC-STVG organisers have it. It holds
+            for the baseline too.
+        unknown: a prediction that the ground truth does not ask for is an error, or is ignored.
+        bootstrap: replicates for intervals; items are drawn, each with all its conditions, and the same ones for the
+            method and the baseline. 0 for none.
+        seed: of the draws.
+
+    Raises:
+        CoverageError: a sample is missing or unknown, and that is an error.
+        ValueError: a protocol was asked for that the ground truth does not allow, the number of replicates is
+            negative, or a policy is none of its choices.
+    """
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap must be a number of replicates, 0 for none, got {bootstrap}")
+    chosen, left_out = choose_protocols(protocols, ground_truth)
+    samples = Samples.of(ground_truth)
+    own, coverage = score_samples(predictions, ground_truth, samples, chosen, missing=missing, unknown=unknown)
+    base, baseline_coverage = None, None
+    if baseline is not None:
+        base, baseline_coverage = score_samples(
+            baseline, ground_truth, samples, chosen, missing=missing, unknown=unknown
+        )
+    return Evaluation(
+        dataset=ground_truth.dataset,
+        split=ground_truth.split,
+        method=predictions.method,
+        baseline=None if baseline is None else baseline.method,
+        lambda_hq=lambda_hq,
+        num_items=samples.num_items,
+        coverage=coverage,
+        baseline_coverage=baseline_coverage,
+        bootstrap=bootstrap,
+        seed=seed,
+        protocols={
+            protocol: _summarise(
+                ViewSums(samples, *own[protocol]),
+                None if base is None else ViewSums(samples, *base[protocol]),
+                lambda_hq,
+                _draws(samples.num_items, bootstrap, seed),
+            )
+            for protocol in chosen
+        },
+        left_out=left_out,
+    )
+
+
+def _draws(num_items: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """(R, I) arrays: how often each replicate has drawn each item."""
+    generator = np.random.default_rng(seed)
+    for first in range(0, replicates, _REPLICATES_AT_ONCE):
+        rows = min(_REPLICATES_AT_ONCE, replicates - first)
+        drawn = generator.integers(num_items, size=(rows, num_items)) + num_items * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * num_items).reshape(rows, num_items).astype(float)
+
+
+def _summarise(own: ViewSums, base: ViewSums | None, lambda_hq: float, draws: Iterator[np.ndarray]) -> ProtocolResult:
+    whole = np.ones((1, own.num_items))
+    metrics, baseline, differences = _numbers(own, base, lambda_hq, whole)
+    replicates = [_numbers(own, base, lambda_hq, weights) for weights in draws]
+    return ProtocolResult(
+        metrics=_scalars(metrics),
+        intervals=_intervals([part[0] for part in replicates]),
+        baseline=_scalars(baseline),
+        differences=_scalars(differences),
+        difference_intervals=_intervals([part[2] for part in replicates]),
+    )
+
+
+Numbers = dict[str, np.ndarray]
+
+
+def _numbers(own: ViewSums, base: ViewSums | None, lambda_hq: float, weights: np.ndarray) -> tuple[Numbers, ...]:
+    """(R,) metrics of the method, of the baseline, and their differences, of each row of ``weights``."""
+    metrics = own.means(weights)
+    if base is None:
+        return metrics, {}, {}
+    baseline = base.means(weights)
+    differences = {name: metrics[name] - baseline[name] for name in metrics}
+    return {**metrics, **adaptation_scores(metrics, baseline, lambda_hq)}, baseline, differences
+
+
+def _scalars(numbers: Numbers) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in numbers.items()}
+
+
+def _intervals(parts: Sequence[Numbers]) -> dict[str, Interval]:
+    """Percentiles over all replicates in which a number is defined."""
+    if not parts:
+        return {}
+    intervals = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        values = values[np.isfinite(values)]
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (math.nan, math.nan)
+        intervals[name] = float(low), float(high)
+    return intervals
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,84 @@
+"""Learning rates over the course of a training: a factor on each parameter group's own rate, step by step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+
+class Schedule(ABC):
+    """What to multiply the rate of a parameter group with."""
+
+    groups: Sequence[str] = ()
+    """Patterns of the groups that it treats apart; the module must have a learning rate of each."""
+
+    @abstractmethod
+    def factor(self, group: str, step: int, total_steps: int) -> float:
+        """The factor of a step.
+
+        Args:
+            group: the pattern of parameter names that makes the group, empty for the rest.
+            step: finished steps, 0 for the first.
+            total_steps: of the whole training.
+        """
+
+
+class CosineSchedule(Schedule):
+    """Rises linearly to 1, then falls as a cosine to 0.
+
+    Args:
+        warmup_steps: of the rise.
+    """
+
+    def __init__(self, warmup_steps: int = 0) -> None:
+        self.warmup_steps = warmup_steps
+
+    def factor(self, group: str, step: int, total_steps: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class CGSTVGSchedule(Schedule):
+    """The original's: some groups rise and fall linearly, the others drop to a tenth at given epochs.
+
+    The very first step runs at the full rate, because the original sets the rates only after each step.
+
+    Args:
+        epochs: of the whole training; with ``drops`` it says after which steps the rates drop.
+        drops: epochs at whose start the rate falls to a tenth.
+        linear: patterns of the groups that rise and fall linearly instead.
+        warm_up_all: the groups that drop rise first, too.
+        warmup_share: of all steps, for the rise.
+
+    Source: CG-STVG (Gu et al., CVPR 2024), `multistep_with_warmup` (HC-STVG) and `multistep_with_warmup_all` (VidSTG).
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        drops: Sequence[int],
+        *,
+        linear: Sequence[str] = (),
+        warm_up_all: bool = False,
+        warmup_share: float = 0.01,
+    ) -> None:
+        self.epochs = epochs
+        self.drops = drops
+        self.groups = linear
+        self.warm_up_all = warm_up_all
+        self.warmup_share = warmup_share
+
+    def factor(self, group: str, step: int, total_steps: int) -> float:
+        if step == 0:
+            return 1.0
+        warmup = round(self.warmup_share * total_steps)
+        linear = group in self.groups
+        if step < warmup and (linear or self.warm_up_all):
+            return step / warmup
+        if linear:
+            return max(0, total_steps - step) / (total_steps - warmup)
+        epoch = step // max(1, round(total_steps / self.epochs))
+        return 0.1 ** sum(drop <= epoch for drop in self.drops)

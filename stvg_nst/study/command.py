@@ -1,0 +1,212 @@
+"""`study`: runs what is missing of a grid, then reports what stands."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from stvg_nst.report.folder import report_console
+from stvg_nst.study.definition import Study, read_study
+from stvg_nst.study.figure import draw_study
+from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
+from stvg_nst.study.overlays import StudyError
+from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
+from stvg_nst.study.summary import StudySummary, failure_of, summarise
+from stvg_nst.study.tables import explanation, study_csv, study_markdown, study_table
+
+INTERRUPTED = 130
+
+
+def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ...] = PROGRAM) -> int:
+    """Runs a study's missing runs and prints its report.
+
+    Args:
+        prog: how the command is called, for its help.
+        program: what takes the arguments of `fit` and `test`.
+
+    Returns:
+        Exit status: 0 where all that was asked for is done, 1 where a run failed, 130 after Ctrl-C.
+    """
+    options = _options(arguments, prog)
+    study = read_study(options.study, quick=options.quick)
+    folder: Path = options.runs.with_name(f"{options.runs.name}-quick") if options.quick else options.runs
+    console = report_console()
+    with alone_in(folder) as lock, termination_as_interrupt():
+        status = 0
+        if not options.report_only:
+            launcher = Launcher(options.jobs, lock, _places(options), program)
+            try:
+                failures = _run(study, folder, launcher, _selection(study, options), console)
+            except KeyboardInterrupt:
+                _say(console, "stopped; what was reached stands, and the same command goes on from there")
+                return INTERRUPTED
+            status = 1 if failures else 0
+        _report(summarise(study, folder), folder, console)
+    return status
+
+
+def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Run a study, each of its points under each of its seeds, and compare the points with the frozen "
+        "grounder. Finished runs are not repeated, interrupted ones go on where they were.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", type=Path, help="the study's .yaml")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs and of the report")
+    parser.add_argument("--jobs", type=_positive, default=1, help="runs at once; they share the CPU cores (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="the study cut short, in the folder RUNS-quick")
+    parser.add_argument("--seeds", type=int, nargs="+", help="run these of the study's seeds only")
+    parser.add_argument("--only", nargs="+", metavar="POINT", help="run these of the study's points only")
+    parser.add_argument("--data", help="folder of the data set, instead of the overlays'")
+    parser.add_argument("--features", help="folder of the cached features, instead of the overlays'")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _places(options: argparse.Namespace) -> tuple[str, ...]:
+    named = (("--data.init_args.root", options.data), ("--data.init_args.features", options.features))
+    return tuple(f"{name}={folder}" for name, folder in named if folder is not None)
+
+
+def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
+    for kind, asked, known in (("point", options.only, study.points), ("seed", options.seeds, study.seeds)):
+        unknown = [name for name in asked or () if name not in known]
+        if unknown:
+            raise StudyError(
+                f"{study.path}: the study has no {kind} {', '.join(map(repr, unknown))}; "
+                f"it has {', '.join(map(repr, known))}"
+            )
+    return {(point, seed) for point in options.only or study.points for seed in options.seeds or study.seeds}
+
+
+def _run(
+    study: Study, folder: Path, launcher: Launcher, selection: set[tuple[str, int]], console: Console
+) -> list[Outcome]:
+    """Runs what is selected and not finished, and returns what failed."""
+    baseline, runs = planned_runs(study, folder)
+    refuse_changed((baseline, *runs))
+    selected = [run for run in runs if (run.point, run.seed) in selection]
+    missing = [run for run in (baseline, *selected) if not run.results.exists()]
+    _say(console, _announcement(study, 1 + len(selected), len(missing), launcher.jobs))
+    failures: list[Outcome] = []
+    with _Board(console, study, len(missing), launcher.jobs) as board:
+        # The others are compared with the baseline: there is no use in going on without it.
+        for stage in ([run for run in missing if run is baseline], [run for run in missing if run is not baseline]):
+            if failures:
+                break
+            with closing(launcher.outcomes(stage, baseline.results, on_start=board.started)) as outcomes:
+                for outcome in outcomes:
+                    board.ended(outcome)
+                    if outcome.failure is not None:
+                        failures.append(outcome)
+    return failures
+
+
+def _report(summary: StudySummary, folder: Path, console: Console) -> None:
+    console.print(study_table(summary))
+    _say(console, explanation(summary))
+    for note in summary.notes:
+        console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
+    files["md"].write_text(study_markdown(summary), encoding="utf-8")
+    files["csv"].write_text(study_csv(summary), encoding="utf-8")
+    draw_study(summary, files["png"], files["svg"])
+    _say(console, f"written: {', '.join(map(str, files.values()))}")
+
+
+def _announcement(study: Study, total: int, missing: int, jobs: int) -> str:
+    finished = f"{total - missing} of {total} runs finished" if missing < total else f"{total} runs"
+    if not missing:
+        return f"{study.title}: {finished}"
+    minutes = missing * study.minutes_per_run
+    return (
+        f"{study.title}: {finished}, {missing} to go, {jobs} at once; about {_duration(60 * minutes)} on 2 CPU cores "
+        f"({study.minutes_per_run:g} minutes a run)"
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(50), _duration(1000), _duration(9000)
+    ('1 min', '17 min', '2 h 30 min')
+    """
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+class _Board:
+    """Shows how far the study is: a line for each run that ends, and a bar with the time that is left.
+
+    The time is reckoned from the runs that have ended, and from the study's own estimate before any has.
+    """
+
+    def __init__(self, console: Console, study: Study, total: int, jobs: int) -> None:
+        self._console, self._total, self._jobs = console, total, jobs
+        self._seconds_per_run = 60 * study.minutes_per_run
+        self._durations: list[float] = []
+        self._working: list[str] = []
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            _Remaining(),
+            TextColumn("{task.description}"),
+        )
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> _Board:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def started(self, run: StudyRun) -> None:
+        self._working.append(str(run))
+        self._update()
+
+    def ended(self, outcome: Outcome) -> None:
+        self._working.remove(str(outcome.run))
+        if outcome.failure is None:
+            self._durations.append(outcome.seconds)
+            self._seconds_per_run = sum(self._durations) / len(self._durations)
+            _say(self._console, f"finished: {outcome.run} ({_duration(outcome.seconds)})")
+        else:
+            self._console.print(
+                f"failed: {outcome.run}: {failure_of(outcome.run)}", markup=False, style="red", soft_wrap=True
+            )
+        self._progress.advance(self._task)
+        self._update()
+
+    def _update(self) -> None:
+        left = self._total - int(self._progress.tasks[0].completed)
+        end = time.monotonic() + left * self._seconds_per_run / self._jobs
+        self._progress.update(self._task, description=", ".join(self._working), end=end)
+
+
+class _Remaining(ProgressColumn):
+    """The expected time until all is done."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields["end"] - time.monotonic() if "end" in task.fields else 0.0
+        return Text(f"about {_duration(seconds)} left", style="progress.remaining")

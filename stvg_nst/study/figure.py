@@ -1,0 +1,104 @@
+"""A study's findings as a picture: the WAS of each point, and what it gains on LQ against what it loses on HQ."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stvg_nst.study.summary import PointSummary, StudySummary
+from stvg_nst.study.tables import conditions_line
+
+SHOWN = ("m_vIoU", "m_tIoU")
+# Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+Looks = Mapping[str, Mapping[str, Any]]
+MUTED = "#6b6b6b"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "svg.fonttype": "none",  # text stays text: searchable, and small
+    "svg.hashsalt": "study",  # the same numbers give the same file
+}
+
+
+def draw_study(summary: StudySummary, *paths: Path) -> None:
+    """Draws the study into each of ``paths``, whose suffixes choose the format.
+
+    Left, the WAS of each point: mean, sample standard deviation, and below them a dot for each seed. Right, its gain on
+    LQ over its change on HQ: the frozen grounder is the origin, and the thin diagonals join points of equal WAS.
+    """
+    looks = {
+        point.name: {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index // len(COLOURS) % len(MARKERS)]}
+        for index, point in enumerate(summary.points)
+    }
+    with matplotlib.rc_context(STYLE):
+        height = 1.0 + len(SHOWN) * max(2.6, 0.8 + 0.36 * len(summary.points))
+        figure = Figure(figsize=(9.5, height), layout="constrained")
+        rows = figure.subplots(len(SHOWN), 2, squeeze=False)
+        for metric, (scores, plane) in zip(SHOWN, rows, strict=True):
+            _draw_scores(scores, summary.points, looks, metric)
+            _draw_plane(plane, [point for point in summary.points if point.spreads], looks, metric)
+        missing = "" if summary.complete else ", INCOMPLETE"
+        title = f"{textwrap.fill(summary.title, 100)}\n{conditions_line(summary)}{missing}"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        for path in paths:
+            # The date would make a new file of the same numbers.
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+
+
+def _draw_scores(axes: Axes, points: Sequence[PointSummary], looks: Looks, metric: str) -> None:
+    for row, point in enumerate(points):
+        if point.spreads:
+            spread, look = point.spreads["WAS", metric], looks[point.name]
+            axes.scatter(spread.values, [row + 0.24] * len(spread.values), s=9, alpha=0.5, linewidths=0, **look)
+            axes.errorbar(spread.mean, row, xerr=spread.deviation, markersize=6, capsize=3, linewidth=1.4, **look)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    labels = [p.name if p.complete else f"{p.name} ({p.num_seeds} of {p.num_expected})" for p in points]
+    axes.set_yticks(range(len(points)), [textwrap.fill(label, 26) for label in labels])
+    for label, point in zip(axes.get_yticklabels(), points, strict=True):
+        label.set_color(looks[point.name]["color"] if point.spreads else MUTED)
+    axes.set_ylim(len(points) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("points")
+    axes.set_title(f"WAS, {metric}")
+
+
+def _draw_plane(axes: Axes, points: Sequence[PointSummary], looks: Looks, metric: str) -> None:
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.annotate("zero-shot", (0, 0), (4, 4), textcoords="offset points", color=MUTED, fontsize=7)
+    for point in points:
+        gain, change = point.spreads["LQ gain", metric], point.spreads["HQ change", metric]
+        look = looks[point.name]
+        axes.errorbar(
+            change.mean, gain.mean, xerr=change.deviation, yerr=gain.deviation, markersize=6, linewidth=1.0, **look
+        )
+    axes.set_xlabel("change on HQ, points")
+    axes.set_ylabel("gain on LQ, points")
+    axes.set_title(f"what is restored, and at what cost, {metric}")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.margins(0.15)
+    _draw_equal_scores(axes)
+
+
+def _draw_equal_scores(axes: Axes) -> None:
+    """Thin lines of equal WAS, which is the sum of the axes, as many as keep the plane legible."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    axes.autoscale(False)
+    for score in MaxNLocator(5).tick_values(left + low, right + high):
+        axes.axline((0, score), slope=-1, color="#d9d9d9", linewidth=0.7, zorder=0)
+        if low < score - right < high:
+            axes.annotate(f" WAS {score:+g}", (right, score - right), color=MUTED, fontsize=7, va="center")

@@ -1,0 +1,184 @@
+"""Runs as processes: several at once, each with its log, all ended with the command that started them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from stvg_nst.study.overlays import StudyError
+from stvg_nst.study.runs import Stage, StudyRun
+
+PROGRAM = (sys.executable, "-m", "stvg_nst")
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+"""What a process is given to end by itself, so that a checkpoint that it is writing is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. ``failure`` is its last word where it failed, and ``None`` where its results stand."""
+
+    run: StudyRun
+    seconds: float
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What the processes of a study share.
+
+    Args:
+        jobs: runs at once.
+        lock: descriptor of the folder's lock, which the processes hold too.
+        places: options that say where the data lies.
+        program: the command that takes a stage's arguments.
+    """
+
+    jobs: int
+    lock: int
+    places: tuple[str, ...] = ()
+    program: tuple[str, ...] = PROGRAM
+
+    def outcomes(
+        self, runs: Iterable[StudyRun], baseline: Path, *, on_start: Callable[[StudyRun], None]
+    ) -> Generator[Outcome, None, None]:
+        """Brings every run to its end, in order, and yields each as it ends; a failed one does not stop the others.
+
+        Closing the iterator ends the processes that still work; what they have reached stands for the next time.
+
+        Args:
+            baseline: ``results.json`` of the baseline, with which trained runs are compared.
+            on_start: called as a run starts.
+        """
+        waiting, working = deque(runs), list[_Process]()
+        try:
+            while waiting or working:
+                while waiting and len(working) < self.jobs:
+                    run = waiting.popleft()
+                    on_start(run)
+                    working.append(_Process(self, run, run.stages(baseline, self.places)))
+                time.sleep(POLL_SECONDS)
+                for process in tuple(working):
+                    if (outcome := process.outcome()) is not None:
+                        working.remove(process)
+                        yield outcome
+        finally:
+            _end(working)
+
+    def environment(self) -> Mapping[str, str]:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+
+
+class _Process:
+    """A run at work, one stage after the other."""
+
+    def __init__(self, launcher: Launcher, run: StudyRun, stages: Sequence[Stage]) -> None:
+        self._launcher, self._run, self._stages = launcher, run, deque(stages)
+        self._start = time.monotonic()
+        run.write_config()
+        run.failure.unlink(missing_ok=True)
+        self._next_stage()
+
+    def _next_stage(self) -> None:
+        self._stage = self._stages.popleft()
+        command = (*self._launcher.program, *self._stage.arguments)
+        with self._run.log.open("ab") as log:
+            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.flush()
+            self._said_before = log.tell()
+            # In a group of its own: a Ctrl-C at the terminal must reach us alone, who then end the whole group.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._launcher.environment(),
+                start_new_session=True,
+                pass_fds=(self._launcher.lock,),
+            )
+
+    def outcome(self) -> Outcome | None:
+        """How the run ended; ``None`` while it goes on, be it with its next stage."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        failure = None
+        if status != 0 or not self._stage.leaves.exists():
+            failure = f"{self._stage.arguments[0]} ended with status {status}: {self._last_word()}"
+            self._run.failure.write_text(failure + "\n", encoding="utf-8")
+        elif self._stages:
+            self._next_stage()
+            return None
+        return Outcome(self._run, time.monotonic() - self._start, failure)
+
+    def _last_word(self) -> str:
+        """The last line of this stage's log that speaks of an error, or else its last line."""
+        with self._run.log.open("rb") as log:
+            log.seek(self._said_before)
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines[-20:] if "error" in line.lower()]
+        return (errors or lines or [f"it said nothing, and left no {self._stage.leaves.name}"])[-1]
+
+    def wait(self, seconds: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the process and its loader workers."""
+        with suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(self._process.pid, number)
+
+
+def _end(processes: Sequence[_Process]) -> None:
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    try:
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # also where an impatient user interrupts the grace
+        for process in processes:
+            process.signal(signal.SIGKILL)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[int]:
+    """Holds a study's folder for one command at a time; yields the lock's descriptor, to be passed to its processes.
+
+    They hold it too, so that a command that is killed outright is not followed by another while its runs still work.
+
+    Raises:
+        StudyError: another command holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"'{folder}' is in use by another study command, or by runs that one left behind; wait until it ends"
+            ) from error
+        yield lock.fileno()
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Makes a polite kill, and a terminal that is closed, end the study's processes as Ctrl-C does."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,156 @@
+"""What a study found: each point's difference to the baseline, over its seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.report import RunResults, load_results
+from stvg_nst.study.definition import Study
+from stvg_nst.study.overlays import StudyError
+from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
+
+METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+QUANTITIES = ("LQ gain", "HQ change", "WAS")
+"""LQ gain and HQ change are differences to the baseline; the WAS, eq. (8) with lambda_hq = 1, is their sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One number over the seeds of a point, in percent points; never empty."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation; ``None`` for one value, which has none."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class PointSummary:
+    """One point of a study.
+
+    Args:
+        num_seeds: how many runs are finished; the study is to have ``num_expected``.
+        trainable_parameters: ``None`` where none is finished.
+        failed: whether the last attempt at some run failed.
+        spreads: by quantity and metric; empty where no run is finished.
+    """
+
+    name: str
+    num_seeds: int
+    num_expected: int
+    trainable_parameters: int | None
+    failed: bool
+    spreads: Mapping[tuple[str, str], Spread]
+
+    @property
+    def complete(self) -> bool:
+        return self.num_seeds == self.num_expected
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """All that a report shows. ``notes`` say what its reader must know, first of all what is missing."""
+
+    title: str
+    baseline: RunResults
+    points: tuple[PointSummary, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return all(point.complete for point in self.points)
+
+
+def summarise(study: Study, folder: Path) -> StudySummary:
+    """Reads the results that stand in the folder of a study; one that is not finished is shown as far as it is.
+
+    Raises:
+        StudyError: the baseline is not finished, or some results are of another configuration, of other samples or
+            under other conditions than the study's.
+        ResultsFileError: a ``results.json`` is damaged.
+    """
+    baseline_run, runs = planned_runs(study, folder)
+    refuse_changed((baseline_run, *runs))
+    if not baseline_run.results.exists():
+        reason = f"; its last attempt failed: {failure_of(baseline_run)}" if baseline_run.failure.exists() else ""
+        raise StudyError(f"there is nothing to compare with: '{baseline_run.results}' is not there yet{reason}")
+    baseline = load_results(baseline_run.results)
+    finished = [(run, load_results(run.results)) for run in runs if run.results.exists()]
+    for run, results in finished:
+        _refuse_incomparable(run, results, baseline)
+    points = tuple(
+        _point(
+            name, [run for run in runs if run.point == name], [r for run, r in finished if run.point == name], baseline
+        )
+        for name in study.points
+    )
+    return StudySummary(study.title, baseline, points, _notes(runs, (baseline, *(results for _, results in finished))))
+
+
+def failure_of(run: StudyRun) -> str:
+    """Why the last attempt at a run failed, and where to read more."""
+    return f"{run.failure.read_text(encoding='utf-8').strip()} ({run.log})"
+
+
+def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
+    for file in (baseline, results):
+        missing = [f"{view}/{metric}" for view in ("HQ", "LQ") for metric in METRICS]
+        missing = [name for name in missing if name not in file.metrics]
+        if missing:
+            raise StudyError(f"{file.path} lacks {', '.join(missing)}; delete it, and measure HQ and LQ again")
+    if results.conditions != baseline.conditions:
+        raise StudyError(
+            f"{results.path} was measured on {results.conditions}, but the baseline {baseline.path} on "
+            f"{baseline.conditions} (data set, split, benchmark seed); delete the one that is wrong, and run it again"
+        )
+    if results.sample_keys != baseline.sample_keys:
+        raise StudyError(
+            f"{results.path} has {len(results.sample_keys)} samples, which are not the {len(baseline.sample_keys)} of "
+            f"the baseline {baseline.path}; delete the one that is wrong, and run it again"
+        )
+    if results.seed != run.seed:
+        raise StudyError(f"{results.path} is of seed {results.seed}, but stands for seed {run.seed}; delete it")
+
+
+def _point(name: str, runs: Sequence[StudyRun], finished: Sequence[RunResults], baseline: RunResults) -> PointSummary:
+    per_seed = [_differences(results, baseline) for results in finished]
+    return PointSummary(
+        name=name,
+        num_seeds=len(finished),
+        num_expected=len(runs),
+        trainable_parameters=finished[0].trainable_parameters if finished else None,
+        failed=any(run.failure.exists() for run in runs),
+        spreads={key: Spread(tuple(found[key] for found in per_seed)) for key in (per_seed[0] if per_seed else ())},
+    )
+
+
+def _differences(results: RunResults, baseline: RunResults) -> dict[tuple[str, str], float]:
+    scores = adaptation_scores(results.metrics, baseline.metrics)
+    found = {}
+    for metric in METRICS:
+        for quantity, view in (("LQ gain", "LQ"), ("HQ change", "HQ")):
+            found[quantity, metric] = results.metrics[f"{view}/{metric}"] - baseline.metrics[f"{view}/{metric}"]
+        found["WAS", metric] = scores[f"WAS/{metric}"]
+    return found
+
+
+def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str, ...]:
+    notes = [f"failed: {run}: {failure_of(run)}" for run in runs if run.failure.exists()]
+    missing = [str(run) for run in runs if not run.results.exists() and not run.failure.exists()]
+    if missing:
+        notes.append(f"not run yet, {len(missing)} of {len(runs)}: {'; '.join(missing)}")
+    notes += [f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped]
+    commits = {str(r.git_commit)[:12] for r in results}
+    if len(commits) > 1:
+        notes.append(f"the runs are of {len(commits)} states of the code: commits {', '.join(sorted(commits))}")
+    return tuple(notes)

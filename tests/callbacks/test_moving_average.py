@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks import MovingAverage
+
+
+class Counter(lightning.LightningModule):
+    """One weight that grows by 1 in each step, and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.frozen = nn.Parameter(torch.full((1,), 5.0), requires_grad=False)
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        return -self.weight.sum()
+
+    def validation_step(self, batch: Tensor, batch_index: int) -> None:
+        self.seen.append(self.weight.item())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=1.0)
+
+
+def fit(folder: Path, callback: MovingAverage, epochs: int, **options: Any) -> Counter:
+    module, loader = Counter(), DataLoader(torch.zeros(2, 1))
+    trainer = lightning.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=epochs,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback, lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True)],
+        **options,
+    )
+    trainer.fit(module, loader, loader, ckpt_path="last" if (folder / "last.ckpt").exists() else None)
+    return module
+
+
+def average(steps: int, decay: float) -> float:
+    value = 0.0
+    for step in range(1, steps + 1):
+        value = decay * value + (1 - decay) * step
+    return value
+
+
+def test_validation_and_the_finished_fit_have_the_average_and_training_goes_on_without(tmp_path: Path) -> None:
+    module = fit(tmp_path, MovingAverage(0.5), epochs=2)
+    assert module.seen == pytest.approx([average(2, 0.5)] * 2 + [average(4, 0.5)] * 2)
+    assert module.weight.item() == pytest.approx(average(4, 0.5))
+    assert module.frozen.item() == 5
+
+
+def test_a_resumed_fit_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    fit(tmp_path, MovingAverage(0.5), epochs=1)
+    module = fit(tmp_path, MovingAverage(0.5), epochs=3)
+    assert module.seen == pytest.approx([average(4, 0.5)] * 2 + [average(6, 0.5)] * 2)
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    module = fit(tmp_path, MovingAverage(0.5), epochs=3, accumulate_grad_batches=2)
+    assert module.weight.item() == pytest.approx(average(3, 0.5))
+
+
+def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
+    callback = MovingAverage()
+    callback.load_state_dict({"averages": {"other": torch.zeros(1)}, "last_step": 3})
+    with pytest.raises(ValueError, match=r"averages 1 parameters, but 1 are trained; .*\['other', 'weight'\]"):
+        fit(tmp_path, callback, epochs=1)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_impossible_decays_are_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=rf"decay must lie in \[0, 1\), got {decay}"):
+        MovingAverage(decay)
+
+
+def test_the_average_is_the_original_s_but_for_shared_heads(shared: Path) -> None:
+    rows = json.loads((shared / "cgstvg" / "golden" / "16_ema.json").read_text())["rows"]
+    module, trainer, callback = Counter(), SimpleNamespace(global_step=0), MovingAverage()
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    module.weight.data.fill_(1)
+    for step, shared_head, ordinary in rows:
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, None, step)  # type: ignore[arg-type]
+        value = callback.state_dict()["averages"]["weight"].item()
+        assert value == pytest.approx(ordinary, rel=1e-4)
+        assert 1 - (1 - value) ** 2 == pytest.approx(shared_head, rel=1e-3)

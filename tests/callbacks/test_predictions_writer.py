@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks import PredictionsWriter, ResultsWriter
+from stvg_nst.evaluation import Evaluation, evaluate, load_ground_truth, load_predictions
+from stvg_nst.types import Batch, Tube
+
+
+def evaluation_of(folder: Path) -> Evaluation:
+    return evaluate(
+        load_predictions(folder / PredictionsWriter.PREDICTIONS),
+        load_ground_truth(folder / PredictionsWriter.GROUND_TRUTH),
+    )
+
+
+def test_files_say_what_was_shown_and_answered(run: Any) -> None:
+    run.test(PredictionsWriter())
+    predictions = load_predictions(run.folder / "predictions.json")
+    assert predictions.method == "GatedTuner"
+    items = ("item-0", "item-0", "item-1", "item-1", "item-2", "item-2")
+    assert (predictions.item_ids, predictions.conditions) == (items, ("HQ", "motion_blur:3") * 3)
+    assert predictions.tubes.start.tolist() == [2, 4] * 3 and predictions.tubes.stop.tolist() == [8, 10] * 3
+    ground_truth = load_ground_truth(run.folder / "ground_truth.json")
+    assert (ground_truth.dataset, ground_truth.split) == ("MiniatureData", "test")
+    assert ground_truth.item_ids == ("item-0", "item-1", "item-2")
+    assert ground_truth.conditions == (("HQ", "motion_blur:3"),) * 3
+    assert ground_truth.sentence_types == ("declarative",) * 3
+    sampled = ground_truth.sampled_frames[0]
+    assert sampled is not None and sampled.tolist() == [0, 2, 4, 6, 8, 10]
+    np.testing.assert_array_equal(ground_truth.tubes.boxes, [[4, 4, 20, 16]] * 18)
+    assert not list(run.folder.glob(".*")), "nothing half-written stays behind"
+
+
+def test_evaluation_of_the_files_gives_the_results(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def guess(batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+        """Random tubes, whose float32 coordinates no short decimal writes."""
+        tubes = []
+        for _ in batch.clips:
+            start, length = torch.randint(1, 6, (2,), generator=generator).tolist()
+            corners = 24 * torch.rand(length, 2, 2, generator=generator)
+            tubes.append(Tube(start, start + length, corners.sort(dim=1).values.flatten(1)))
+        run.module.metrics.update(tubes, batch.clips)
+        return {"tubes": tuple(tubes)}
+
+    monkeypatch.setattr(run.module, "test_step", guess)
+    run.test(PredictionsWriter(), ResultsWriter())
+    results = json.loads((run.folder / "results.json").read_text())
+    counted = evaluation_of(run.folder).protocols["half_open"].metrics
+    assert 0 < results["metrics"]["LQ/m_vIoU"] < results["metrics"]["LQ/m_tIoU"] < 100
+    for name, value in results["metrics"].items():
+        assert np.float32(counted[name]) == pytest.approx(value, rel=2e-7), name  # the metric's tensors are float32
+    # The samples' own numbers are float64 in both.
+    for quality in ("HQ", "LQ"):
+        for metric, field in (("m_tIoU", "tIoU"), ("m_vIoU", "vIoU")):
+            exact = 100 * np.mean([s[field] for s in results["samples"] if s["quality"] == quality])
+            assert counted[f"{quality}/{metric}"] == pytest.approx(exact, abs=1e-12)
+
+
+def test_two_processes_write_each_tube_once(run: Any) -> None:
+    run.test(PredictionsWriter())
+    one = evaluation_of(run.folder)
+    run.test(PredictionsWriter(overwrite=True), devices=2, strategy="ddp_fork")
+    assert evaluation_of(run.folder) == one and one.coverage.samples == 6
+
+
+def test_existing_files_are_refused_before_any_work(run: Any) -> None:
+    run.test(PredictionsWriter())
+    (run.folder / "predictions.json").unlink()
+    steps = run.module.num_test_steps
+    path = run.folder / "ground_truth.json"
+    with pytest.raises(FileExistsError, match=re.escape(f"'{path}' is there from a finished run; choose another")):
+        run.test(PredictionsWriter())
+    assert run.module.num_test_steps == steps
+    run.test(PredictionsWriter(overwrite=True), limit_test_batches=1)
+    assert evaluation_of(run.folder).coverage.samples == 2
+
+
+def test_neither_a_fit_nor_a_rehearsal_writes(run: Any) -> None:
+    run.fit(PredictionsWriter())
+    run.test(PredictionsWriter(), fast_dev_run=True)
+    assert not list(run.folder.glob("*.json"))

@@ -1,0 +1,283 @@
+"""The command as a whole, over a program that stands for `fit` and `test`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stvg_nst.study import StudyError, command, launch
+from stvg_nst.study.launch import alone_in
+
+Write = Callable[..., Path]
+ADAPTED = {"model.tuner.init_args.rank": 8}
+
+
+@pytest.fixture
+def study(tmp_path: Path, program: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(command, "draw_study", lambda summary, *paths: None)  # takes longer than all the rest
+
+    def run(path: Path, *options: str) -> int:
+        return command.study_command(
+            [str(path), "--runs", str(tmp_path / "runs"), *options], prog="study", program=program
+        )
+
+    return run
+
+
+def calls(folder: Path) -> dict[str, list[str]]:
+    """The stages that each run was put through since the last look, with the threads that each was given."""
+    found = {path.parent.name: path.read_text().splitlines() for path in sorted(folder.glob("*/calls"))}
+    for path in folder.glob("*/calls"):
+        path.unlink()
+    return found
+
+
+def stages(folder: Path) -> dict[str, list[str]]:
+    return {name: [line.split()[0] for line in lines] for name, lines in calls(folder).items()}
+
+
+def test_a_study_from_nothing_to_its_report(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert study(write()) == 0
+    trained = {f"rank-{rank}-seed{seed}": ["fit", "test"] for rank in (4, 8) for seed in (0, 1)}
+    assert stages(runs) == {**trained, "zero-shot": ["test"]}
+    text = capsys.readouterr().out
+    assert "Two ranks: 5 runs, 5 to go, 1 at once; about 15 min on 2 CPU cores (3 minutes a run)" in text
+    # rank 8: LQ gain 8 and 9, HQ change -0.8, so WAS 7.2 and 8.2
+    assert re.search(r"rank 8 +8\.00 k +2 of 2 +\+8\.50 ± 0\.71", text), text
+    assert re.search(r"rank 8 +8\.00 k +2 of 2 +-0\.80 ± 0\.00", text)
+    assert "(HQ 50.00 / 50.00 / 50.00 / 50.00, LQ 30.00" in text
+    assert "note" not in text
+    assert "| WAS | rank 8 | 8.00 k | 2 of 2 | **+7.70 ± 0.71** |" in (runs / "study.md").read_text()
+    rows = list(csv.DictReader((runs / "study.csv").open()))
+    assert len(rows) == 2 * 4
+    assert float(rows[4]["was_mean"]) == pytest.approx(7.7) and float(rows[4]["was_std"]) == pytest.approx(0.5**0.5)
+    log = (runs / "rank-4-seed1" / "log.txt").read_text()
+    assert re.search(r"^\$ .* fit --config .*point\.yaml --run .* --ckpt_path last$", log, re.MULTILINE)
+    assert f"--model.baseline {runs}/zero-shot/results.json" in log
+
+
+def test_what_stands_is_not_repeated(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    assert study(write()) == 0
+    calls(runs)
+    assert study(write()) == 0
+    assert stages(runs) == {}
+    assert "5 of 5 runs finished" in capsys.readouterr().out
+    (runs / "rank-4-seed0" / "results.json").unlink()
+    assert study(write(title="Another title", minutes_per_run=7)) == 0
+    assert stages(runs) == {"rank-4-seed0": ["test"]}, "the fit stands"
+
+
+def test_a_grown_study_runs_what_is_new(study: Any, write: Write, content: Any, tmp_path: Path) -> None:
+    assert study(write(seeds=[0])) == 0
+    calls(tmp_path / "runs")
+    more = content["points"] | {"hard": {"model.tuner.init_args.gate": "hard"}}
+    assert study(write(seeds=[0, 2], points=more)) == 0
+    assert set(stages(tmp_path / "runs")) == {"rank-4-seed2", "rank-8-seed2", "hard-seed0", "hard-seed2"}
+
+
+@pytest.mark.parametrize("options", [(), ("--report-only",)])
+def test_results_of_another_configuration_are_refused(
+    study: Any, write: Write, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    assert study(write()) == 0
+    before = (tmp_path / "runs" / "rank-8-seed0" / "results.json").stat().st_mtime_ns
+    with pytest.raises(StudyError, match=r"rank-8-seed0': model\.tuner\.init_args\.rank: 8 before, 9 now"):
+        study(write(points={"rank 4": {}, "rank 8": {"model.tuner.init_args.rank": 9}}), *options)
+    (tmp_path / "base.yaml").write_text((tmp_path / "base.yaml").read_text().replace("4", "5"))
+    with pytest.raises(StudyError, match=r"zero-shot': trainer\.max_epochs: 4 before, 5 now"):
+        study(write(), *options)
+    assert (tmp_path / "runs" / "rank-8-seed0" / "results.json").stat().st_mtime_ns == before
+
+
+def test_runs_that_no_study_made_are_refused(study: Any, write: Write, tmp_path: Path) -> None:
+    assert study(write()) == 0
+    (tmp_path / "runs" / "rank-4-seed0" / "point.yaml").unlink()
+    with pytest.raises(StudyError, match="rank-4-seed0' holds a run that no study made; choose another folder"):
+        study(write())
+
+
+def test_where_the_data_lies_may_change(study: Any, write: Write, tmp_path: Path) -> None:
+    assert study(write(seeds=[0]), "--data", "/here", "--features", "/there") == 0
+    log = (tmp_path / "runs" / "rank-4-seed0" / "log.txt").read_text()
+    assert "--data.init_args.root=/here --data.init_args.features=/there" in log
+    assert study(write(seeds=[0])) == 0
+
+
+def test_a_failed_run_does_not_stop_the_others(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"bad": ADAPTED | {"trainer.act": "die"}, "worse": ADAPTED | {"trainer.act": "vanish"}, "good": {}}
+    runs = tmp_path / "runs"
+    assert study(write(points=points)) == 1
+    assert stages(runs)["good-seed1"] == ["fit", "test"] and stages(runs) == {}
+    text = capsys.readouterr().out
+    assert re.search(r"bad +- +0 of 2 +failed", text)
+    why = "fit ended with status 1: ValueError: rank must be positive"
+    assert f"note: failed: bad, seed 1: {why} ({runs}/bad-seed1/log.txt)" in text
+    assert "worse, seed 0: test ended with status 0: it said nothing, and left no results.json" in text
+    assert f"failed: bad, seed 0: {why}" in (runs / "study.md").read_text()
+
+    # What failed before it learnt anything may be corrected in place; what failed after it may not.
+    corrected = points | {"bad": ADAPTED, "worse": ADAPTED | {"trainer.act": "none"}}
+    with pytest.raises(StudyError, match=r"worse-seed0': trainer\.act: 'vanish' before, 'none' now"):
+        study(write(points=corrected))
+    assert study(write(points=points | {"bad": ADAPTED})) == 1
+    assert stages(runs) == {
+        f"{run}-seed{seed}": s for seed in (0, 1) for run, s in (("bad", ["fit", "test"]), ("worse", ["test"]))
+    }
+    assert not (runs / "bad-seed0" / "failure.txt").exists()
+
+
+def test_without_a_baseline_nothing_else_is_run(study: Any, write: Write, tmp_path: Path) -> None:
+    frozen = {"model": {"tuner": {"class_path": "ZeroShot"}}, "trainer": {"act": "die"}}
+    (tmp_path / "frozen.yaml").write_text(yaml.safe_dump(frozen))
+    with pytest.raises(
+        StudyError, match=r"nothing to compare with: .*its last attempt failed: test ended with status 1"
+    ):
+        study(write())
+    assert set(stages(tmp_path / "runs")) == {"zero-shot"}
+
+
+def test_an_unfinished_study_is_shown_as_such(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(write(), "--only", "rank 8", "--seeds", "1") == 0
+    assert stages(tmp_path / "runs") == {"zero-shot": ["test"], "rank-8-seed1": ["fit", "test"]}
+    text = capsys.readouterr().out
+    assert re.search(r"rank 4 +- +0 of 2 +- ", text) and re.search(r"rank 8 +8\.00 k +1 of 2 +\+9\.00 ", text)
+    assert "note: not run yet, 3 of 4: rank 4, seed 0; rank 8, seed 0; rank 4, seed 1" in text
+
+
+def test_a_report_runs_nothing(study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StudyError, match=r"zero-shot/results\.json' is not there yet"):
+        study(write(), "--report-only")
+    assert study(write()) == 0
+    calls(tmp_path / "runs")
+    (tmp_path / "runs" / "study.md").unlink()
+    capsys.readouterr()
+    assert study(write(seeds=[0, 1, 2]), "--report-only") == 0
+    assert "2 of 3" in capsys.readouterr().out and calls(tmp_path / "runs") == {}
+    assert (tmp_path / "runs" / "study.md").exists()
+
+
+def test_quick_is_marked_everywhere_and_apart(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(write(), "--quick") == 0
+    folder = tmp_path / "runs-quick"
+    assert set(stages(folder)) == {"zero-shot", "rank-4-seed0", "rank-8-seed0"}
+    mark = "QUICK: 1 seed, trainer.max_epochs=1. Two ranks"
+    assert capsys.readouterr().out.count(mark) == 2  # as it starts, and over the table
+    for name in ("study.md", "study.csv"):
+        assert mark in (folder / name).read_text()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--only", "rank 5"), "the study has no point 'rank 5'; it has 'rank 4', 'rank 8'"),
+        (("--seeds", "0", "7"), "the study has no seed 7; it has 0, 1"),
+    ],
+)
+def test_what_the_study_does_not_have_cannot_be_chosen(
+    study: Any, write: Write, options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        study(write(), *options)
+
+
+def test_runs_at_once_share_the_cores(
+    study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert study(write(), "--jobs", "3") == 0
+    assert calls(tmp_path / "runs")["rank-4-seed0"] == ["fit 2", "test 2"]
+    with pytest.raises(SystemExit):
+        study(write(), "--jobs", "0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_processes_and_keeps_the_rest(
+    study: Any, write: Write, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"good": {}, "slow": ADAPTED | {"trainer.act": "hang"}}
+    runs = tmp_path / "runs"
+
+    def interrupt() -> None:
+        while not (runs / "slow-seed0" / "checkpoints").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    start = time.monotonic()
+    assert study(write(points=points, seeds=[0])) == 130
+    assert time.monotonic() - start < 20, "the slow run was not waited for"
+    assert "the same command goes on from there" in capsys.readouterr().out
+    assert (runs / "good-seed0" / "results.json").exists()
+    assert not (runs / "slow-seed0" / "failure.txt").exists(), "it was stopped, it did not fail"
+    with alone_in(runs):  # which a process that still works would hold
+        pass
+
+
+def test_a_folder_is_for_one_command_at_a_time(study: Any, write: Write, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "runs"), pytest.raises(StudyError, match="is in use by another study command"):
+        study(write())
+
+
+def test_different_conditions_are_not_compared(study: Any, write: Write, tmp_path: Path) -> None:
+    assert study(write()) == 0
+    path = tmp_path / "runs" / "rank-4-seed1" / "results.json"
+    results = json.loads(path.read_text())
+    for change, message in (
+        ({"split": "val"}, r"was measured on \('MiniSTVG', 'val', 0\), but the baseline .*'test', 0\)"),
+        ({"samples": [{"item_id": "b", "quality": "HQ"}]}, "has 1 samples, which are not the 2 of the baseline"),
+        ({"seed": 7}, "is of seed 7, but stands for seed 1"),
+        ({"metrics": {"HQ/m_tIoU": 1.0}}, "lacks HQ/m_vIoU, HQ/vIoU@0.3, HQ/vIoU@0.5, LQ/m_tIoU"),
+    ):
+        path.write_text(json.dumps(results | change))
+        with pytest.raises(StudyError, match=f"^{path} {message}"):
+            study(write(), "--report-only")
+
+
+def test_what_a_reader_must_know_is_noted(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(write()) == 0
+    path = tmp_path / "runs" / "rank-4-seed1" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skipped": 2, "git_commit": "abc"}))
+    capsys.readouterr()
+    assert study(write(), "--report-only") == 0
+    text = capsys.readouterr().out
+    assert f"note: {path}: 2 samples were skipped" in text
+    assert "note: the runs are of 2 states of the code: commits None, abc" in text
+
+
+def test_a_study_does_not_load_torch(write: Write, tmp_path: Path) -> None:
+    script = (
+        "import sys, stvg_nst.study.command; heavy = {'torch', 'lightning', 'torchmetrics'} & set(sys.modules); "
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

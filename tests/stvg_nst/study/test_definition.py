@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stvg_nst.study import StudyError, planned_runs, read_study
+
+Write = Callable[..., Path]
+
+
+def test_points_are_overlays_and_overrides_in_one_piece(write: Write, tmp_path: Path) -> None:
+    lora = {"overlays": [str(tmp_path / "lora.yaml")], "trainer.max_epochs": 9}
+    study = read_study(write(set={"trainer.max_epochs": 2}, points={"a": {}, "b": {"trainer.lr": 1}, "c": lora}))
+    assert (study.title, study.seeds, study.minutes_per_run, study.quick) == ("Two ranks", (0, 1), 3.0, False)
+    assert study.baseline["model"] == {"tuner": {"class_path": "ZeroShot"}}
+    assert study.baseline["trainer"] == {"max_epochs": 2}
+    assert study.points["a"]["model"]["tuner"] == {"class_path": "NST", "init_args": {"rank": 4, "gate": "soft"}}
+    assert study.points["b"]["trainer"] == {"max_epochs": 2, "lr": 1}
+    assert study.points["c"]["model"]["tuner"] == {"class_path": "LoRA", "init_args": {"rank": 2}}
+    assert study.points["c"]["trainer"]["max_epochs"] == 9
+
+
+def test_quick_cuts_short_and_says_so(write: Write) -> None:
+    study = read_study(write(), quick=True)
+    assert (study.seeds, study.minutes_per_run, study.quick) == ((0,), 1.0, True)
+    assert study.title == "QUICK: 1 seed, trainer.max_epochs=1. Two ranks"
+    assert study.points["rank 8"]["trainer"] == study.baseline["trainer"] == {"max_epochs": 1}
+
+
+def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> None:
+    baseline, runs = planned_runs(read_study(write()), tmp_path)
+    assert [str(run) for run in (baseline, *runs)] == [
+        "zero-shot",
+        "rank 4, seed 0",
+        "rank 8, seed 0",
+        "rank 4, seed 1",
+        "rank 8, seed 1",
+    ]
+    assert runs[2].folder == tmp_path / "rank-4-seed1" and runs[2].config["seed_everything"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"point": {}}, "the study has an unknown key 'point'; did you mean 'points'?"),
+        ({"zzz": 1}, "the study has an unknown key 'zzz'; it knows title, seeds,"),
+        ({"quick": {"seed": [0]}}, "quick has an unknown key 'seed'; did you mean 'seeds'?"),
+        ({"title": None}, "'title' is missing"),
+        ({"title": 3}, "'title' must be text, got 3"),
+        ({"seeds": 3}, "'seeds' must be a list, got 3"),
+        ({"seeds": [0, 0]}, "different whole numbers from 0, such as [0, 1, 2], got [0, 0]"),
+        ({"seeds": [True]}, "got [True]"),
+        ({"seeds": []}, "got []"),
+        ({"minutes_per_run": 0}, "'minutes_per_run' must be positive, got 0"),
+        ({"overlays": [3]}, "'overlays' must be a list of overlays' paths, got [3]"),
+        ({"overlays": ["absent.yaml"]}, "absent.yaml: cannot be read: No such file"),
+        ({"points": {}}, "'points' is empty"),
+        ({"points": {False: {}}}, "a point's name must be text with letters or digits, got False; put it in quotes"),
+        ({"points": {"??": {}}}, "got '??'"),
+        ({"points": {"a": 3}}, "point 'a' must be a mapping of dotted names to values, {} for none, got 3"),
+        ({"points": {"a": {}, "b": {}}}, "points 'a' and 'b' are the same run"),
+        ({"points": {"a b": {}, "A  B": {"trainer.lr": 1}}}, "points 'a b' and 'A  B' would share a folder"),
+        ({"points": {"a": {"rank": 3}}}, "point 'a': 'rank' is no dotted name"),
+        ({"points": {"a": {"seed_everything": 3}}}, "point 'a': the seeds of a study are its 'seeds'"),
+        ({"points": {"a": {"model.tunr.rank": 3}}}, "point 'a': 'model.tunr.rank' sets nothing"),
+        ({"set": {"trainr.lr": 3}}, "the baseline: 'trainr.lr' sets nothing: the overlays have no section 'trainr'"),
+        ({"tuner": None}, "point 'rank 4' names no tuner; give it 'overlays', or the study 'tuner'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file(write: Write, changes: dict[str, Any], message: str) -> None:
+    path = write(**changes)
+    with pytest.raises(StudyError) as error:
+        read_study(path)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
+
+
+def test_a_point_that_is_given_twice_is_refused(write: Write) -> None:
+    path = write()
+    path.write_text(path.read_text().replace("rank 8:", "rank 4:"))
+    with pytest.raises(StudyError, match="'rank 4' is given twice"):
+        read_study(path)
+
+
+def test_quick_needs_its_section(write: Write) -> None:
+    with pytest.raises(StudyError, match="has no section 'quick'; write one"):
+        read_study(write(quick=None), quick=True)

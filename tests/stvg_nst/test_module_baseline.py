@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from stvg_nst.module import GroundingModule
+from stvg_nst.report import ResultsFileError
+from stvg_nst.tuning import ZeroShot
+
+NAMES = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+RESULTS: dict[str, Any] = {
+    "schema": 1,
+    "method": "ZeroShot",
+    "dataset": "MiniSTVG",
+    "split": "test",
+    "metrics": {f"{view}/{name}": 40.0 for view in ("HQ", "LQ", "MQ") for name in NAMES},
+    "samples": [{"item_id": "a", "quality": "HQ"}],
+    "seed": 0,
+    "benchmark_seed": 3,
+    "trainable_parameters": 0,
+    "total_parameters": 9,
+    "versions": {},
+    "git_commit": None,
+    "config_hash": "",
+    "wall_seconds": 1.0,
+    "skipped": 0,
+}
+
+
+class Data:
+    """Stands for a data module that tests on the test split of the benchmark with seed 3."""
+
+    cached_backbones = None
+
+    def conditions(self, stage: str) -> tuple[str, str, int]:
+        return "MiniSTVG", "test" if stage == "test" else "val", 3
+
+
+def module(baseline: Path) -> GroundingModule:
+    grounder: Any = nn.Sequential(nn.Linear(2, 2))
+    made = GroundingModule(grounder, ZeroShot(), weights="random", baseline=baseline)
+    made._trainer = SimpleNamespace(datamodule=Data())  # type: ignore[assignment]
+    return made
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "results.json"
+    path.write_text(json.dumps(RESULTS | changes))
+    return path
+
+
+def test_a_baseline_of_the_same_conditions_is_taken(tmp_path: Path) -> None:
+    made = module(written(tmp_path))
+    made.setup("test")
+    assert made.metrics.baseline == RESULTS["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "message"),
+    [
+        ({"split": "val"}, "test", "on MiniSTVG val, benchmark seed 3, but this `test` measures on MiniSTVG test"),
+        ({}, "fit", "on MiniSTVG test, benchmark seed 3, but this `fit` measures on MiniSTVG val"),
+        (
+            {"benchmark_seed": 0},
+            "test",
+            "benchmark seed 0, but this `test` measures on MiniSTVG test, benchmark seed 3",
+        ),
+        ({"dataset": "VidSTG"}, "test", "on VidSTG test, benchmark seed 3, but"),
+    ],
+)
+def test_a_baseline_of_other_conditions_is_refused(
+    tmp_path: Path, change: dict[str, Any], stage: str, message: str
+) -> None:
+    made = module(written(tmp_path, **change))
+    with pytest.raises(ValueError, match=message):
+        made.setup(stage)
+
+
+def test_a_baseline_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ResultsFileError, match="cannot be read"):
+        module(tmp_path / "results.json")

@@ -1,0 +1,107 @@
+"""What the module adds to its parts: groups of parameters, and how clips are shown in an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.models.base import Grounder
+from stvg_nst.module import GroundingModule
+from stvg_nst.schedules import CGSTVGSchedule
+from stvg_nst.tuning import FullFineTuning
+from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
+
+
+class Stub(Grounder):
+    """Answers each clip with its whole length, and counts the frames that it is shown."""
+
+    width = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.text, self.rest = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.shown: list[int] = []
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return ()
+
+    def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Any) -> BackboneFeatures:
+        self.shown.append(frames.shape[1])
+        return BackboneFeatures(frames, frames, torch.ones(len(frames), 1, 1, dtype=torch.bool))
+
+    def ground(self, features: BackboneFeatures, frame_mask: Tensor, queries: Any) -> GroundingOutput:
+        logits = torch.zeros(1, *frame_mask.shape, 2)
+        logits[0, :, 0, 0] = logits[0, :, -1, 1] = 9
+        boxes = torch.full((1, *frame_mask.shape, 4), 0.5)
+        return GroundingOutput(boxes, logits[..., 0], logits, logits[..., 0], frame_mask)
+
+
+def make(**options: Any) -> GroundingModule:
+    tuner = FullFineTuning(scope=("head", "text", "rest"))
+    return GroundingModule(Stub(), tuner, weights="random", **options)
+
+
+def optimiser(module: GroundingModule) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    module._trainer = type("Trainer", (), {"estimated_stepping_batches": 200})()  # type: ignore[assignment]
+    configured: Any = module.configure_optimizers()
+    return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+
+
+def test_parameters_are_grouped_by_the_first_pattern_that_matches() -> None:
+    rates = {"text.*": 5e-5, "*.bias": 1e-2}
+    groups = optimiser(make(learning_rates=rates))[0].param_groups
+    # Rest (two weights), text (weight and bias), biases (of the two others).
+    assert [(len(group["params"]), group["initial_lr"]) for group in groups] == [(2, 1e-3), (2, 5e-5), (2, 1e-2)]
+
+
+def test_each_group_follows_the_schedule_under_its_own_name() -> None:
+    schedule = CGSTVGSchedule(2, (1,), linear=("text.*",))
+    optimizer, scheduler = optimiser(make(learning_rates={"text.*": 1.0}, schedule=schedule))
+    rates = []
+    for _ in range(151):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx([1e-3, 1.0])
+    assert rates[1] == pytest.approx([1e-3, 0.5])
+    assert rates[150] == pytest.approx([1e-4, 50 / 198])
+
+
+def test_a_rate_for_nothing_and_a_schedule_of_unknown_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"learning rate of 'txet.\*': no trained parameter has such a name"):
+        optimiser(make(learning_rates={"txet.*": 1.0}))
+    with pytest.raises(
+        ValueError, match=r"CGSTVGSchedule treats \['text.\*'\] apart, but the learning rates are of \[\]"
+    ):
+        make(schedule=CGSTVGSchedule(2, (1,), linear=("text.*",)))
+
+
+@pytest.mark.parametrize(("inference", "shown"), [("single_pass", [5]), ("two_pass", [3, 2])])
+def test_evaluation_follows_the_named_protocol(
+    monkeypatch: pytest.MonkeyPatch, inference: Any, shown: list[int]
+) -> None:
+    module = make(inference=inference)
+    monkeypatch.setattr(module, "log_dict", lambda *args, **options: None)
+    clip = ClipInfo(
+        item_id="item",
+        query="a ball",
+        sentence_type="declarative",
+        quality=Quality.HQ,
+        degradation=None,
+        frame_ids=(0, 2, 4, 6, 8),
+        target=Tube(0, 9, torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(9, 4)),
+        native_size=(10, 10),
+        native_length=9,
+        fps=25.0,
+        video="ball.mp4",
+    )
+    inside = torch.ones(1, 5, dtype=torch.bool)
+    frames, boxes = torch.zeros(1, 5, 3, 8, 8), torch.full((1, 5, 4), 0.5)
+    batch = Batch((clip,), frames, None, inside, ((8, 8),), boxes, inside, torch.zeros(1, dtype=torch.long))
+    (tube,) = module.test_step(batch, 0)["tubes"]
+    assert (tube.start, tube.stop) == (0, 9)
+    assert module.grounder.shown == shown
+    assert module.metrics.compute()["HQ/m_tIoU"] == 100

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stvg_nst.schedules import CGSTVGSchedule, CosineSchedule
+
+RATES = {
+    "hcstvg": {"": 3e-4, "visual.*": 2e-5, "text.*": 5e-5, "time_decoder.*": 1e-4},
+    "vidstg": {"": 3e-4, "visual.*": 1e-5, "text.*": 5e-5, "time_decoder.*": 1e-4},
+}
+
+
+def official(name: str) -> CGSTVGSchedule:
+    if name.startswith("vidstg"):
+        return CGSTVGSchedule(10, (8, 10), warm_up_all=True)
+    return CGSTVGSchedule(90, (50, 90), linear=("text.*", "time_decoder.*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["hcstvg_N4500_gpus8", "hcstvg2_N10131_gpus8", "hcstvg_N40_gpus1", "vidstg_N80684_gpus8"]
+)
+def test_official_rates_of_every_group(shared: Path, name: str) -> None:
+    golden = json.loads((shared / "cgstvg" / "golden" / "16_lr_schedule.json").read_text())[name]
+    rates = RATES["vidstg" if name.startswith("vidstg") else "hcstvg"]
+    for step, *expected in golden["rows_step_rest_vis_text_temp"]:
+        ours = [rate * official(name).factor(group, step, golden["max_iter"]) for group, rate in rates.items()]
+        assert ours == pytest.approx(expected, rel=1e-9, abs=1e-18), step
+
+
+def test_the_first_official_step_is_not_warmed_up() -> None:
+    assert official("hcstvg").factor("text.*", 0, 3600) == official("vidstg").factor("", 0, 3600) == 1
+
+
+@pytest.mark.parametrize("schedule", [official("hcstvg"), official("vidstg"), CosineSchedule(5), CosineSchedule()])
+@pytest.mark.parametrize("total_steps", [1, 2, 7, 200])
+def test_factors_stay_between_0_and_1(schedule: CGSTVGSchedule | CosineSchedule, total_steps: int) -> None:
+    for group in ("", "text.*"):
+        assert all(0 <= schedule.factor(group, step, total_steps) <= 1 for step in range(total_steps + 1))
+
+
+def test_cosine_by_hand() -> None:
+    schedule = CosineSchedule(warmup_steps=2)
+    assert [schedule.factor("", step, 4) for step in range(5)] == pytest.approx([0.5, 1, 1, 0.5, 0])
