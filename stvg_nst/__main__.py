@@ -24,6 +24,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   data                  verify a data set's files, or count what they hold
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
+  certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
   study                 run a grid of points and seeds, and compare its points
   evaluate              score the predictions of any model, from files, by the field's protocols
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
@@ -224,7 +225,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 def _certify(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog=_program("certify"), description="Measure what a run of null-space tuning leaves of the frozen model."
+        prog=_program("certify"),
+        description="Measure what a run of null-space tuning leaves of the frozen model. See docs/certificate.md.",
+        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
     parser.add_argument("--split", choices=("test", "val"), default="test")

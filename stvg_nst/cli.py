@@ -113,17 +113,24 @@ class LayersCLI(ComponentsCLI):
 
 
 class ExportCLI(ComponentsCLI):
-    """`export`: writes a fully fine-tuned grounder as weights of its own, in half precision."""
+    """`export`: writes a fully fine-tuned grounder as weights of its own."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+        parser.add_argument(
+            "--precision",
+            type=Literal["half", "single"],
+            default="half",
+            help="of the numbers; single to go on training from them, and to keep fitting a cache of features",
+        )
 
     def export(self) -> Path:
         module: Any = self.model
         if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
             raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
-        save_weights(self.config.output, module.grounder, dtype=torch.float16)
+        dtype = torch.float16 if self.config.precision == "half" else torch.float32
+        save_weights(self.config.output, module.grounder, dtype=dtype)
         return self.config.output
 
 
@@ -159,6 +166,7 @@ class CertifyCLI(ComponentsCLI):
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
+            dataset=data.conditions("test")[0],
             split=split,
             data=data.provenance(),
             left_out=len(loader.sampler) - sum(change.count for change in changes if change.gate == "closed"),

@@ -120,9 +120,8 @@ def test_from_clips_to_the_table(
     assert "guarantee" in capsys.readouterr().out
     certificate = json.loads((nst / "certificate.json").read_text())
     assert [change["tubes"] for change in certificate["changes"] if change["gate"] == "closed"] == [0, 0]
-    assert (
-        sum(change["count"] for change in certificate["changes"]) == 2 * 2 * 2 * 2
-    )  # clips, sentences, qualities, gates
+    # Two clips, two sentences each, both qualities, both gates.
+    assert sum(change["count"] for change in certificate["changes"]) == 2**4
     assert {layer["name"] for layer in certificate["layers"]} == {layer["name"] for layer in results["injection"]}
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1

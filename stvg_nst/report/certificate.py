@@ -113,7 +113,7 @@ class Certificate:
         run: its folder.
         adapter: SHA-256 of its adapter's file.
         gate, forward_mode, basis: the tuner's options.
-        split: of the data set.
+        dataset, split: what it was measured on.
         data: provenance of the pixels.
         left_out: samples of the split that were not looked at.
         device: where it was measured.
@@ -126,6 +126,7 @@ class Certificate:
     gate: str
     forward_mode: str
     basis: str
+    dataset: str
     split: str
     data: Mapping[str, Any]
     left_out: int
@@ -210,7 +211,7 @@ CHANGE_HEADER = (
 
 def _tables(certificate: Certificate) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Title, header and rows of each."""
-    data = f"{certificate.data['dataset']} {certificate.split}"
+    data = f"{certificate.dataset} {certificate.split}"
     yield f"{certificate.run}: each layer's own null branch", LAYER_HEADER, [*map(_layer_row, certificate.layers)]
     rows = [_change_row(change, certificate) for change in certificate.changes]
     yield f"{certificate.run}: answers that differ from the frozen model's, {data}", CHANGE_HEADER, rows

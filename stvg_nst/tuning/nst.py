@@ -119,7 +119,9 @@ class NullSpaceLinear(TunedLinear):
         bank = self.state.bank_for(self.name)
         mask = bank.mask_of(x, self.name)
         gate = self._known_gate(mask)
-        if gate is not None and self.gate == "hard" and not self.training:
+        # A router of the layer's own has to see all clips, whatever gate is forced upon it.
+        routed = isinstance(self.unit, QualityAdaptiveUnit) and self.unit.router is not None
+        if gate is not None and self.gate == "hard" and not self.training and not routed:
             return self._forward_open_clips(x, bank, mask, gate)
 
         found = self.unit(x, bank, mask)

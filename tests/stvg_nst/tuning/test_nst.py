@@ -371,6 +371,17 @@ def test_a_hard_shared_gate_leaves_the_clips_it_closes_on_bit_for_bit(toy, tuned
         assert (energies["row_energy/encoder.linear2"] > 0) == any(gates)
 
 
+def test_a_gate_forced_on_hard_routers_of_the_layers_leaves_their_verdict_readable(toy, tuned):
+    grounder, tuner = tuned(gate="hard")
+    grounder(*toy.toy_batch())
+    router = tuner.diagnostics()["router/head"]
+    with tuner.override_gate(0.0):
+        grounder(*toy.toy_batch())
+    assert tuner.diagnostics()["gate/head"].tolist() == [0, 0, 0]
+    assert tuner.diagnostics()["router/encoder.linear2"].shape == router.shape
+    assert tuner.auxiliary_losses(QUALITIES)["router"] > 0
+
+
 def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
     gates = torch.tensor([0.0, 1.0, 0.0])
     skipping, tuner = tuned(router="shared", gate="hard")
