@@ -88,7 +88,7 @@ class ResultsWriter(lightning.Callback):
         results = {
             "schema": SCHEMA,
             "method": type(module.tuner).__name__,
-            "dataset": type(data).__name__,
+            "dataset": provenance["dataset"],
             "split": "test",
             "metrics": self._metrics,
             "seed": data.seed,

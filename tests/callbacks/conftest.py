@@ -135,7 +135,7 @@ class MiniatureData(lightning.LightningDataModule):
         self.num_skipped = num_skipped
 
     def provenance(self) -> dict[str, Any]:
-        return {"data_set": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
+        return {"dataset": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
 
     def skipped(self, split: str) -> int:
         return self.num_skipped
