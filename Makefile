@@ -29,6 +29,9 @@ PRETRAIN_FEATURES := $(DATA)/features/pretrain
 GROUNDING := $(foreach part,base model/mini pretrain/grounding,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
   --model.weights $(PRETRAIN)/encoders/encoders.safetensors
+DECODERS := $(foreach part,base model/mini pretrain/decoders,--config experiments/$(part).yaml) \
+  --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
+  --model.weights $(PRETRAIN)/grounding/grounder.safetensors
 
 # The main process only: PyTorch gives each worker of a loader one thread of its own accord.
 export OMP_NUM_THREADS ?= 2
@@ -91,8 +94,14 @@ $(PRETRAIN_FEATURES)/val/index.json: $(PRETRAIN)/encoders/encoders.safetensors
 $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
 	$(STVG) grounding $(GROUNDING) --run $(@D) --ckpt_path last
 
-$(PRETRAIN)/model.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
-	$(STVG) export $(GROUNDING) --model.adapter $< --output $@
+$(PRETRAIN)/grounding/grounder.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
+	$(STVG) export $(GROUNDING) --model.adapter $< --output $@ --precision single
+
+$(PRETRAIN)/decoders/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
+	$(STVG) fit $(DECODERS) --run $(@D) --ckpt_path last
+
+$(PRETRAIN)/model.safetensors: $(PRETRAIN)/decoders/adapter.safetensors
+	$(STVG) export $(DECODERS) --model.adapter $< --output $@
 
 $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \

@@ -26,7 +26,7 @@ class GroundingData(Protocol):
         """The sampled frames of a clip as the network saw them, (T, H, W, 3) uint8, at the native size."""
 
     def provenance(self) -> dict[str, Any]:
-        """What the pixels depend on; has ``degradations``, a version."""
+        """What the pixels depend on; has its name ``dataset``, ``benchmark_seed`` and ``degradations``, a version."""
 
     def conditions(self, stage: str) -> tuple[str, str, int]:
         """Data set, split and benchmark seed that a stage measures under."""

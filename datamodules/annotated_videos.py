@@ -86,10 +86,6 @@ class AnnotatedVideos(STVGDataModule):
     def resize(self) -> Resize | None:
         return self._resize
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        _, split, seed = super().conditions(stage)
-        return self.source.name, split, seed
-
     def skipped(self, split: str) -> int:
         return 2 * self._num_skipped.get(split, 0)
 
@@ -112,9 +108,9 @@ class AnnotatedVideos(STVGDataModule):
         wanted = [a for a in reading.annotations if split == "test" or self._is_of(a, split)]
         sound = self._without_bad_videos(wanted, split)
         annotations, errors = self.source.with_boxes(sound)
-        # Of a faulty item of the training file one cannot say whether it would have been held out.
-        unread = 0 if official != split else reading.lost
-        errors = [*(reading.errors if official == split else ()), *errors]
+        errors = [*reading.errors, *errors]
+        # Of a faulty item of the training file one cannot say whether it would have been held out: train counts it.
+        unread = reading.lost if official == split else 0
         if errors and self.on_bad_video == "error":
             more = f" ({len(errors) - 1:,} more)" if len(errors) > 1 else ""
             _log.error("faulty annotations in %s%s; `python -m stvg_nst data verify` lists all", official, more)

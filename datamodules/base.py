@@ -99,7 +99,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         Numbers from different conditions do not compare.
         """
         split = self.evaluation_split if stage == "test" else "val"
-        return type(self).__name__, split, self.plan.benchmark_seed
+        return self.provenance()["dataset"], split, self.plan.benchmark_seed
 
     def frame_choice(self, split: Split) -> FrameChoice:
         """Which frames of a record are shown."""

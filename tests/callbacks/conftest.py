@@ -136,10 +136,10 @@ class MiniatureData(lightning.LightningDataModule):
         self.num_skipped = num_skipped
 
     def provenance(self) -> dict[str, Any]:
-        return {"data_set": "miniature", "degradations": "D-test"}
+        return {"dataset": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
 
     def conditions(self, stage: str) -> tuple[str, str, int]:
-        return "MiniatureData", "val", 3
+        return "miniature", "val", 3
 
     def skipped(self, split: str) -> int:
         return self.num_skipped

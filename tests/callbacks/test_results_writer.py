@@ -19,7 +19,7 @@ def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:
     (run.folder / "config.yaml").write_text("seed_everything: 5\n")
     run.test(ResultsWriter())
     results = load_results(run.folder / ResultsWriter.NAME)
-    assert (results.method, results.dataset, results.split) == ("GatedTuner", "MiniatureData", "val")
+    assert (results.method, results.dataset, results.split) == ("GatedTuner", "miniature", "val")
     assert (results.seed, results.benchmark_seed, results.skipped) == (5, 3, 0)
     assert (results.trainable_parameters, results.total_parameters) == (40, 60)
     assert results.versions["degradations"] == "D-test"
@@ -35,7 +35,7 @@ def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:
         "cores": 0,
         "processes": 1,
     }
-    assert extra["data"]["data_set"] == "miniature"
+    assert extra["data"]["dataset"] == "miniature"
     layer = {"name": "decoder.0", "shape": [4, 4], "rank": 3, "nullity": 1, "leakage": 1e-9, "adapter": "a gate"}
     assert extra["injection"] == [layer]
     assert not list(run.folder.glob(".*")), "nothing half-written stays behind"

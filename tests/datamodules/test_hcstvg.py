@@ -78,6 +78,13 @@ def test_a_faulty_annotation_stops_or_is_skipped(hcstvg: Callable[..., Path]) ->
     assert [record.item_id for record in data.load_records("test")] == ["a.mp4"] and data.skipped("test") == 2
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_faulty_training_file_serves_neither_training_nor_validation(hcstvg: Callable[..., Path], split: Any) -> None:
+    root = hcstvg(train={**TRAIN, "b.mp4": hcstvg_item(st_frame=0)})
+    with pytest.raises(AnnotationError, match=r"item 'b\.mp4', field 'st_frame'"):
+        module(root).load_records(split)
+
+
 def test_bad_videos_stop_or_are_skipped_and_counted(
     hcstvg: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
