@@ -29,7 +29,7 @@ PRETRAIN_FEATURES := $(DATA)/features/pretrain
 GROUNDING := $(foreach part,base model/mini pretrain/grounding,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
   --model.weights $(PRETRAIN)/encoders/encoders.safetensors
-DECODERS := $(foreach part,base model/mini pretrain/decoders,--config experiments/$(part).yaml) \
+BOXES := $(foreach part,base model/mini pretrain/boxes,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
   --model.weights $(PRETRAIN)/grounding/grounder.safetensors
 
@@ -97,11 +97,11 @@ $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
 $(PRETRAIN)/grounding/grounder.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
 	$(STVG) export $(GROUNDING) --model.adapter $< --output $@ --precision single
 
-$(PRETRAIN)/decoders/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
-	$(STVG) fit $(DECODERS) --run $(@D) --ckpt_path last
+$(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
+	$(STVG) boxes $(BOXES) --run $(@D) --ckpt_path last
 
-$(PRETRAIN)/model.safetensors: $(PRETRAIN)/decoders/adapter.safetensors
-	$(STVG) export $(DECODERS) --model.adapter $< --output $@
+$(PRETRAIN)/model.safetensors: $(PRETRAIN)/boxes/adapter.safetensors
+	$(STVG) export $(BOXES) --model.adapter $< --output $@
 
 $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \

@@ -36,7 +36,7 @@ CG-STVG at full size (docs/weights.md):
 to make the miniature grounder anew (`make pretrain` runs them in order):
   vocabulary            its tokenizer and text encoder's configuration
   encoders              pretrain its visual encoders
-  grounding             pretrain its grounding model (takes the options of fit)
+  grounding, boxes      pretrain its grounding model, and go on with its boxes (take the options of fit)
   export                write a fully fine-tuned grounder as weights of its own
 
 COMMAND --help says more.
@@ -52,11 +52,22 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _grounding(arguments: Sequence[str]) -> int:
-    from stvg_nst.cli import RunCLI, RunConfig
     from stvg_nst.pretraining import GroundingPretraining
 
+    return _pretrain(GroundingPretraining)
+
+
+def _boxes(arguments: Sequence[str]) -> int:
+    from stvg_nst.pretraining import BoxPretraining
+
+    return _pretrain(BoxPretraining)
+
+
+def _pretrain(module: type) -> int:
+    from stvg_nst.cli import RunCLI, RunConfig
+
     sys.argv.insert(1, "fit")
-    RunCLI(**{**_components(), **_run_options(RunConfig), "model_class": GroundingPretraining})
+    RunCLI(**{**_components(), **_run_options(RunConfig), "model_class": module})
     return 0
 
 
@@ -265,6 +276,7 @@ _COMMANDS = {
     "initialise": _initialise,
     "encoders": _encoders,
     "grounding": _grounding,
+    "boxes": _boxes,
     "vocabulary": _vocabulary,
     "data": _data,
     "degrade": _degrade,

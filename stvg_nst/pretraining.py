@@ -7,6 +7,7 @@ the grounding model, over the frozen encoders.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ class GroundingPretraining(GroundingModule):
     ATTRIBUTE_WEIGHT = 16.0
     ATTENTION_WEIGHT = 16.0
     ATTRIBUTES = ("shape", "colour", "size", "action")
+    HELPERS: tuple[str, ...] = ("alignment_head.weight", "alignment_head.bias", "attention_bias")
 
     def configure_model(self) -> None:
         if not hasattr(self, "alignment_head"):
@@ -143,28 +145,25 @@ class GroundingPretraining(GroundingModule):
         loss = super().training_step(batch, batch_index)
         for hook in hooks:
             hook.remove()
+        return loss + self._dense_loss(seen, batch)
 
-        assert batch.features is not None
-        rows, columns = batch.features.cell_mask.shape[1:]
-        cells = rows * columns
-
-        def visual(tokens: Tensor) -> Tensor:
-            return torch.stack((tokens[:, :, :cells], tokens[:, :, -cells:]))
-
-        answer, *attributes = self.alignment_head(visual(seen["tokens"])).unbind(-1)
+    def _dense_loss(self, seen: Mapping[str, Any], batch: Batch) -> Tensor:
+        """The weighted sum of the dense terms; seen is what the watched modules gave."""
+        grid = _grid(batch)
+        answer, *attributes = self.alignment_head(_visual(seen["tokens"], grid)).unbind(-1)
+        cells = grid[0] * grid[1]
         attention = self._attention_logits(
-            visual(seen["query"]), seen["key"][:, 0, cells:-cells], seen["reference"].text_mask
+            _visual(seen["query"], grid), seen["key"][:, 0, cells:-cells], seen["reference"].text_mask
         )
-        answer_loss = self._answer_loss(answer, batch, (rows, columns))
-        attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, (rows, columns))
-        attention_loss = self._attribute_loss(attention, batch, (rows, columns))
+        answer_loss = self._answer_loss(answer, batch, grid)
+        attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, grid)
+        attention_loss = self._attribute_loss(attention, batch, grid)
         self.log("train/alignment/answer", answer_loss.detach(), batch_size=len(batch))
         for index, name in enumerate(self.ATTRIBUTES):
             self.log(f"train/alignment/{name}", attribute_loss[index].detach(), batch_size=len(batch))
             self.log(f"train/attention/{name}", attention_loss[index].detach(), batch_size=len(batch))
         return (
-            loss
-            + self.ANSWER_WEIGHT * answer_loss
+            self.ANSWER_WEIGHT * answer_loss
             + self.ATTRIBUTE_WEIGHT * attribute_loss.mean()
             + self.ATTENTION_WEIGHT * attention_loss.mean()
         )
@@ -198,10 +197,56 @@ class GroundingPretraining(GroundingModule):
         return loss.sum((0, 1, 2, 3)) / (len(logits) * (cells >= 0).sum()).clamp(min=1)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        return [*super().trained_parameters(), *self.alignment_head.parameters(), self.attention_bias]
+        helpers = dict(self.named_parameters())
+        return [*super().trained_parameters(), *(helpers[name] for name in self.HELPERS)]
 
     def _tuned_names(self) -> set[str]:
-        return super()._tuned_names() | {"alignment_head.weight", "alignment_head.bias", "attention_bias"}
+        return super()._tuned_names() | set(self.HELPERS)
+
+
+class BoxPretraining(GroundingPretraining):
+    """Goes on where :class:`GroundingPretraining` has ended, with a fourth dense term: where the boxes are.
+
+    The box head answers in coordinates of the frame, but the decoder's attention mixes values that know of their place
+    only what the convolutions' padding has let through. So each visual token that leaves the encoder is asked for the
+    box of the actor that it is under.
+    """
+
+    EXTENT_WEIGHT = 10.0
+    HELPERS = (*GroundingPretraining.HELPERS, "extent_head.weight", "extent_head.bias")
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if not hasattr(self, "extent_head"):
+            self.extent_head = nn.Linear(self.grounder.width, 4)
+
+    def _dense_loss(self, seen: Mapping[str, Any], batch: Batch) -> Tensor:
+        grid = _grid(batch)
+        extent_loss = self._extent_loss(self.extent_head(_visual(seen["tokens"], grid)), batch, grid)
+        self.log("train/alignment/extent", extent_loss.detach(), batch_size=len(batch))
+        return super()._dense_loss(seen, batch) + self.EXTENT_WEIGHT * extent_loss
+
+    def _extent_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """L1 distance of cells (2, B, T, h * w, 4) to the box, in shares of the frame, of the actor they are under."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        boxes = data.matches(batch.clips)[0].to(logits.device)
+        cells = cell_targets(boxes, grid)
+        true = _boxes_of_cells(boxes, cells).view(*cells.shape, 4).flatten(2, 3)
+        error = (logits.sigmoid() - true).abs().sum(-1) * (cells >= 0).flatten(2)
+        return error.sum() / (len(logits) * (cells >= 0).sum()).clamp(min=1)
+
+
+def _grid(batch: Batch) -> tuple[int, int]:
+    """Rows and columns of the backbones' feature maps."""
+    assert batch.features is not None
+    rows, columns = batch.features.cell_mask.shape[1:]
+    return rows, columns
+
+
+def _visual(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Appearance and motion tokens (2, B, T, h * w, D) among all tokens (B, T, M, D) of the memory."""
+    cells = grid[0] * grid[1]
+    return torch.stack((tokens[:, :, :cells], tokens[:, :, -cells:]))
 
 
 def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

@@ -74,8 +74,9 @@ def test_vidstg_weights_bring_their_thresholds_and_their_objective(
     assert (loss["boxes"], loss["giou"], loss["start_end"]) == (5.0, 3.0, 1.0)
 
 
-def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("base", "model/mini", "pretrain/grounding")
+@pytest.mark.parametrize("stage", ["grounding", "boxes"])
+def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    names = ("base", "model/mini", f"pretrain/{stage}")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
 
 
