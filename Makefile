@@ -24,14 +24,13 @@ STVG := $(BIN)/python -m stvg_nst
 FEATURES := $(DATA)/features/mini
 MINI := $(foreach part,base data/mini_cached model/mini model/mini_weights,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(FEATURES)
-# Its grounding model in the making.
+# Its grounding model in the making: a stage, and the weights that it starts from.
 PRETRAIN_FEATURES := $(DATA)/features/pretrain
-GROUNDING := $(foreach part,base model/mini pretrain/grounding,--config experiments/$(part).yaml) \
-  --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
-  --model.weights $(PRETRAIN)/encoders/encoders.safetensors
-BOXES := $(foreach part,base model/mini pretrain/boxes,--config experiments/$(part).yaml) \
-  --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) \
-  --model.weights $(PRETRAIN)/grounding/grounder.safetensors
+stage = $(foreach part,base model/mini pretrain/$(1),--config experiments/$(part).yaml) \
+  --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
+GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
+BOXES := $(call stage,boxes,grounding/grounder.safetensors)
+POLISH := $(call stage,polish,boxes/grounder.safetensors)
 
 # The main process only: PyTorch gives each worker of a loader one thread of its own accord.
 export OMP_NUM_THREADS ?= 2
@@ -77,8 +76,16 @@ $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/
 
 ablate-components:  ## Table III: which part restores, which preserves (75 min on 2 cores; QUICK=1: 15)
 ablate-nullity:  ## Table IV: layers of high, low and random nullity
-ablate-gate:  ## how the two subspaces are gated
-ablate-rank:  ## how many directions a layer needs
+ablate-gate:  ## is it the gate or the null space
+ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers
+
+# What the tuners' settings were chosen by, on the validation split.
+SEARCHES := placement
+.PHONY: $(SEARCHES:%=search-%)
+$(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
+	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
+
+search-placement:  ## where to insert null-space tuning, by the validation split
 
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch
@@ -100,8 +107,14 @@ $(PRETRAIN)/grounding/grounder.safetensors: $(PRETRAIN)/grounding/adapter.safete
 $(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
 	$(STVG) boxes $(BOXES) --run $(@D) --ckpt_path last
 
-$(PRETRAIN)/model.safetensors: $(PRETRAIN)/boxes/adapter.safetensors
-	$(STVG) export $(BOXES) --model.adapter $< --output $@
+$(PRETRAIN)/boxes/grounder.safetensors: $(PRETRAIN)/boxes/adapter.safetensors
+	$(STVG) export $(BOXES) --model.adapter $< --output $@ --precision single
+
+$(PRETRAIN)/polish/adapter.safetensors: $(PRETRAIN)/boxes/grounder.safetensors
+	$(STVG) boxes $(POLISH) --run $(@D) --ckpt_path last
+
+$(PRETRAIN)/model.safetensors: $(PRETRAIN)/polish/adapter.safetensors
+	$(STVG) export $(POLISH) --model.adapter $< --output $@
 
 $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \
@@ -130,6 +143,10 @@ check: | $(STAMP)  ## lint, formatting and types
 format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: bench-tuning
+bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model
+	$(BIN)/python benchmarks/tuning.py
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate

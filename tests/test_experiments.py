@@ -51,8 +51,8 @@ def inject(name: str) -> InjectionReport:
 
 
 def test_the_adapters_tune_the_same_layers_of_the_miniature() -> None:
-    reports = {name: inject(name) for name in ("nst", "lora", "dora", "adalora", "flylora")}
-    layers = [layer.name for layer in reports["nst"].layers]
+    reports = {name: inject(name) for name in ("nst_decoder", "lora", "dora", "adalora", "flylora")}
+    layers = [layer.name for layer in reports["nst_decoder"].layers]
     assert len(layers) == 21
     assert all([layer.name for layer in report.layers] == layers for report in reports.values())
 
@@ -74,13 +74,17 @@ def test_vidstg_weights_bring_their_thresholds_and_their_objective(
     assert (loss["boxes"], loss["giou"], loss["start_end"]) == (5.0, 3.0, 1.0)
 
 
-@pytest.mark.parametrize("stage", ["grounding", "boxes"])
+@pytest.mark.parametrize("stage", ["grounding", "boxes", "polish"])
 def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     names = ("base", "model/mini", f"pretrain/{stage}")
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "ablate").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(FOLDER / "ablate").glob("*.yaml"), *(FOLDER / "search").glob("*.yaml")]),
+    ids=lambda path: path.stem,
+)
 def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
     for quick in (False, True):
         baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
