@@ -121,7 +121,8 @@ class NullSpaceLinear(TunedLinear):
         gate = self._known_gate(mask)
         # A router of the layer's own has to see all clips, whatever gate is forced upon it.
         routed = isinstance(self.unit, QualityAdaptiveUnit) and self.unit.router is not None
-        if gate is not None and self.gate == "hard" and not self.training and not routed:
+        hard = self.gate == "hard" and not self.training
+        if gate is not None and hard and not routed:
             return self._forward_open_clips(x, bank, mask, gate)
 
         found = self.unit(x, bank, mask)
@@ -134,9 +135,11 @@ class NullSpaceLinear(TunedLinear):
         spread = _spread(gate, x).to(found.row.dtype)
         if self.forward_mode == "literal":
             assert isinstance(self.dual_space, DualSpaceReparameterization), "folding turns the literal form off"
-            return self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
-        # Eq. (1), the null term dropped
-        return self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
+            y = self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
+        else:  # Eq. (1), the null term dropped
+            y = self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
+        # A leak or a rounded sum would reach the clips that a hard gate closes on, too.
+        return torch.where(_spread(_any_open(gate), x), y, self._frozen(x)) if hard else y
 
     def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, mask: Tensor, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
@@ -144,7 +147,7 @@ class NullSpaceLinear(TunedLinear):
         A closed gate leaves no null term either where the null space is exact; where it leaks, the leak is skipped too.
         """
         y, logits = self._frozen(x), self.state.shared_logits
-        clips = gate.reshape(len(gate), -1).any(dim=1).nonzero().squeeze(1)
+        clips = _any_open(gate).nonzero().squeeze(1)
         if not len(clips):
             self._record(x.new_zeros(0, *x.shape[1:-1], self.unit.row_rank), None, logits, gate, mask, clips)
             return y
@@ -565,6 +568,11 @@ class NullSpaceTuning(Tuner):
 def _spread(gate: Tensor, x: Tensor) -> Tensor:
     """A gate (B,) or (B, T) with axes of size 1 behind it, to broadcast over coefficients of x (B, ..., d)."""
     return gate.reshape(gate.shape + (1,) * (x.ndim - gate.ndim))
+
+
+def _any_open(gate: Tensor) -> Tensor:
+    """(B,), the clips of a gate (B,) or (B, T) that is open in any frame."""
+    return gate.reshape(len(gate), -1).any(dim=1)
 
 
 def _share(part: Tensor, other: Tensor) -> Tensor:
