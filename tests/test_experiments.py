@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,12 +43,15 @@ def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, mo
 
 def inject(name: str) -> InjectionReport:
     """What the tuner of an overlay does to the miniature."""
+    model, tuner = (yaml.safe_load((FOLDER / f"{part}.yaml").read_text()) for part in ("model/mini", f"tuner/{name}"))
+    return inject_configured({**model["model"], **tuner["model"]})
+
+
+def inject_configured(model: Mapping[str, Any]) -> InjectionReport:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
     parser.add_subclass_arguments(Tuner, "tuner")
-    model, tuner = (yaml.safe_load((FOLDER / f"{part}.yaml").read_text()) for part in ("model/mini", f"tuner/{name}"))
-    config = {"grounder": model["model"]["grounder"], "tuner": tuner["model"]["tuner"]}
-    built = parser.instantiate(parser.parse_object(config))
+    built = parser.instantiate(parser.parse_object({part: model[part] for part in ("grounder", "tuner")}))
     return built.tuner.inject(built.grounder)
 
 
@@ -55,6 +60,15 @@ def test_the_adapters_tune_the_same_layers_of_the_miniature() -> None:
     layers = [layer.name for layer in reports["nst_decoder"].layers]
     assert len(layers) == 21
     assert all([layer.name for layer in report.layers] == layers for report in reports.values())
+
+
+@pytest.mark.parametrize("ablation", ["components", "gate"])
+def test_the_points_of_an_ablation_differ_in_one_thing_and_not_in_size(ablation: str) -> None:
+    study = read_study(FOLDER / "ablate" / f"{ablation}.yaml")
+    reports = [inject_configured(point["model"]) for point in study.points.values()]
+    sizes = [report.trainable for report in reports]
+    assert max(sizes) / min(sizes) < 1.03
+    assert len({tuple(layer.name for layer in report.layers) for report in reports}) == 1
 
 
 def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None:
