@@ -27,7 +27,6 @@ usage: python -m stvg_nst COMMAND [--help] ...
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
   study                 run a grid of points and seeds, and compare its points
   evaluate              score the predictions of any model, from files, by the field's protocols
-  certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
 
 CG-STVG at full size (docs/weights.md):
   convert               write an official checkpoint as weights of ours
@@ -249,9 +248,10 @@ def _certify(arguments: Sequence[str]) -> int:
 
     from torch.utils.tensorboard import SummaryWriter
 
+    from callbacks import ResultsWriter
     from callbacks.run import write_atomically
     from stvg_nst.cli import CertifyCLI, finished_run
-    from stvg_nst.report.certificate import print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
 
     output = options.json or options.run / "certificate.json"
     refuse_existing(output, overwrite=options.overwrite)
@@ -259,6 +259,8 @@ def _certify(arguments: Sequence[str]) -> int:
     cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_atomically(output, to_json(certificate).encode())
+    if (results := options.run / ResultsWriter.NAME).is_file():
+        write_atomically(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
     with SummaryWriter(options.run) as dashboard:
         dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)

@@ -123,6 +123,9 @@ def test_from_clips_to_the_table(
     # Two clips, two sentences each, both qualities, both gates.
     assert sum(change["count"] for change in certificate["changes"]) == 2**4
     assert {layer["name"] for layer in certificate["layers"]} == {layer["name"] for layer in results["injection"]}
+    certified = json.loads((nst / "results.json").read_text())
+    assert certified.pop("certificate")["changes"] == certificate["changes"]
+    assert certified == results
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1
     assert "certificate.json' is there already" in capsys.readouterr().err
