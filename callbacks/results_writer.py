@@ -98,6 +98,7 @@ class ResultsWriter(lightning.Callback):
             "data": provenance,
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
+            "weights": module.weights,
             "injection": [asdict(layer) for layer in module.injection.layers],
             "versions": {**software_versions(), "degradations": provenance["degradations"]},
             "git_commit": commit,

@@ -46,8 +46,20 @@ def _run(arguments: Sequence[str]) -> int:
     """`fit`, `validate`, `test`; read from sys.argv, with which Lightning also starts the other processes of DDP."""
     from stvg_nst.cli import RunCLI, RunConfig
 
-    RunCLI(**{**_components(), **_run_options(RunConfig)})
+    cli = RunCLI(**{**_components(), **_run_options(RunConfig)})
+    if cli.subcommand == "test" and cli.trainer.is_global_zero:
+        _print_results(Path(cli.trainer.default_root_dir), cli.model.baseline)
     return 0
+
+
+def _print_results(folder: Path, baseline: Any) -> None:
+    """The table of a test that has left its results, beside the baseline's where one was given."""
+    from callbacks import ResultsWriter
+    from stvg_nst.report import print_report
+
+    results = folder / ResultsWriter.NAME
+    if results.is_file():
+        print_report([results] if baseline is None else [baseline.path, results])
 
 
 def _grounding(arguments: Sequence[str]) -> int:
@@ -127,13 +139,22 @@ def _encoders(arguments: Sequence[str]) -> int:
 
 def _vocabulary(arguments: Sequence[str]) -> int:
     from datamodules.ministvg import all_sentences_sample
-    from stvg_nst.models.cgstvg.vocabulary import write_text_encoder
+    from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
 
     parser = argparse.ArgumentParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
     parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
+    parser.add_argument(
+        "--roberta-base",
+        action="store_true",
+        help="in the shape of roberta-base: a stand-in, to try the full size with random weights and without a network",
+    )
     options = parser.parse_args(arguments)
+    sentences = all_sentences_sample(seed=0, n=4000)
+    if options.roberta_base:
+        write_stand_in(sentences, options.folder)
+        return 0
     write_text_encoder(
-        all_sentences_sample(seed=0, n=4000),
+        sentences,
         options.folder,
         width=96,
         layers=2,

@@ -69,6 +69,7 @@ class GroundingModule(lightning.LightningModule):
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
         self.strict_loading = False
+        self.weights = str(weights)
         if weights != "random":
             load_weights(Path(weights), grounder)
         self.grounder = grounder

@@ -88,6 +88,8 @@ def test_from_clips_to_the_table(
     assert stvg("test", "zero_shot", f"--run={zero_shot}") == 0
     baseline = load_results(zero_shot / "results.json")
     assert baseline.method == "ZeroShot" and len(baseline.samples) == 3 * 2 * 2
+    shown = capsys.readouterr().out
+    assert "MiniSTVG test, benchmark seed 0" in shown and "RANDOM WEIGHTS" not in shown
 
     assert stvg("fit", "nst", f"--run={nst}", "--trainer.max_epochs=2") == 0
     adapter = load_file(nst / "adapter.safetensors")

@@ -34,6 +34,7 @@ class RunResults:
         config_hash: of the resolved configuration.
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
+        weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
     """
 
     path: Path
@@ -51,6 +52,12 @@ class RunResults:
     config_hash: str
     wall_seconds: float
     skipped: int
+    weights: str | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the grounder was never trained, so that the metrics say nothing about the method."""
+        return self.weights == "random"
 
     @property
     def conditions(self) -> tuple[str, str, int]:
@@ -102,7 +109,8 @@ def load_results(path: Path | str) -> RunResults:
         _check(path, f"samples[{index}]", sample, (dict,))
         for name in ("item_id", "quality"):
             _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
-    values = {field.name: content[field.name] for field in fields(RunResults) if field.name != "path"}
+    _check(path, "weights", content.get("weights"), (str, type(None)))
+    values = {field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"}
     return RunResults(path=path, **values | {"samples": tuple(content["samples"])})
 
 

@@ -15,6 +15,7 @@ from stvg_nst.report.results import RunResults
 
 VIEWS = ("HQ", "LQ", "MQ", "WAS")
 ZERO_SHOT = "ZeroShot"
+_RANDOM = "RANDOM WEIGHTS"
 
 
 class BaselineError(ValueError):
@@ -152,9 +153,10 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
 
 
 def _labels(runs: Sequence[RunResults]) -> list[str]:
-    """The method, and the run's folder where a method has several runs (seeds, ablations)."""
+    """The method, the run's folder where a method has several runs (seeds, ablations), and whether it means a thing."""
     count = Counter(run.method for run in runs)
-    return [run.method if count[run.method] == 1 else f"{run.method} ({run.path.parent.name})" for run in runs]
+    labels = [run.method if count[run.method] == 1 else f"{run.method} ({run.path.parent.name})" for run in runs]
+    return [f"{label} {_RANDOM}" if run.random_weights else label for run, label in zip(runs, labels, strict=True)]
 
 
 def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
@@ -172,7 +174,8 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
         )
     dataset, split, benchmark_seed = conditions.pop()
     sentences = f"{sentence_type} sentences, " if sentence_type else ""
-    return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}"
+    random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
+    return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}{random}"
 
 
 def parameter_count(count: int) -> str:

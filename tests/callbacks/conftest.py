@@ -86,6 +86,8 @@ class GatedTuner(Tuner):
 
 
 class MiniatureModule(lightning.LightningModule):
+    weights = "random"
+
     def __init__(self) -> None:
         super().__init__()
         self.grounder = nn.Sequential(GatedLinear())

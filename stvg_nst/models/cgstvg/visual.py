@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+# Pixels to encode at a time where no gradient is needed: 16 frames of 224 x 313, or 4 of 420 x 588.
+_PIECE = 2**20
 
 
 class ImageEncoder(nn.Module):
@@ -36,9 +42,53 @@ class ImageEncoder(nn.Module):
         (self.stride,) = feature_info.reduction()
         if frozen_norm:
             self.body = freeze_batch_norm_2d(self.body)
+            _fold_norms(self.body)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, 3, H, W), normalised -> (B, T, C, h, w)."""
+        images = frames.flatten(0, 1)
+        if torch.is_grad_enabled():
+            return self._encode(images).unflatten(0, frames.shape[:2])
+        pieces = images.split(max(1, _PIECE // (images.shape[-2] * images.shape[-1])))
+        return torch.cat([self._encode(piece) for piece in pieces]).unflatten(0, frames.shape[:2])
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, C, h, w)."""
         # Channels last: half the time on a CPU, and what tensor cores want on a GPU.
-        (features,) = self.body(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        return features.unflatten(0, frames.shape[:2])
+        (features,) = self.body(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+
+class NormedConv2d(nn.Conv2d):
+    """A convolution that applies the frozen batch norm behind it, by its weights: one pass over the pixels, not three.
+
+    The norm keeps its constants, under its own name in the network.
+    """
+
+    norm: tuple[FrozenBatchNorm2d]  # in a tuple, so that it is not registered a second time
+
+    def forward(self, x: Tensor) -> Tensor:
+        (norm,) = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        return self._conv_forward(x, weight, norm.bias - norm.running_mean * scale)
+
+
+class AppliedNorm2d(FrozenBatchNorm2d):
+    """A frozen batch norm that a :class:`NormedConv2d` has applied already."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def _fold_norms(body: nn.Module) -> None:
+    """Gives each frozen batch norm of a residual network to the convolution ahead of it."""
+    for module in body.modules():
+        # Elsewhere the order of registration need not be that of computation.
+        if module is not body and not isinstance(module, (BasicBlock, Bottleneck, nn.Sequential)):
+            continue
+        for conv, norm in pairwise(module.children()):
+            if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d and conv.bias is None:
+                # They keep their tensors and their names; only what they compute moves from one to the other.
+                conv.__class__, norm.__class__ = NormedConv2d, AppliedNorm2d
+                conv.norm = (norm,)

@@ -44,6 +44,12 @@ def test_reads_every_field(tmp_path: Path) -> None:
     assert load_results(written(tmp_path, COMPLETE | {"git_commit": None})).git_commit is None
 
 
+def test_random_weights_are_known_and_older_files_readable(tmp_path: Path) -> None:
+    for weights, random in (("random", True), ("weights/hcstvg.safetensors", False), (None, False)):
+        assert load_results(written(tmp_path, COMPLETE | {"weights": weights})).random_weights is random
+    assert load_results(written(tmp_path, COMPLETE)).weights is None
+
+
 @pytest.mark.parametrize("name", sorted(COMPLETE))
 def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, {key: value for key, value in COMPLETE.items() if key != name})
@@ -57,6 +63,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
         ({"schema": 2}, "'schema' must be 1, got 2"),
         ({"seed": "0"}, "'seed' must be int, got '0'"),
         ({"seed": True}, "'seed' must be int, got True"),
+        ({"weights": 1}, "'weights' must be str or null, got 1"),
         ({"git_commit": 1}, "'git_commit' must be str or null, got 1"),
         ({"metrics": {}}, "'metrics' is empty"),
         ({"metrics": {"HQ/m_tIoU": None}}, "'metrics.HQ/m_tIoU' must be float or int, got None"),
