@@ -140,15 +140,23 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
+        """Another draw of the benchmark degrades other pixels, and so it has caches of its own beside the first's."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
-        return self.features / split
+        draw = self.plan.benchmark_seed
+        return self.features / (split if draw == 0 else f"{split}-benchmark{draw}")
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split, "versions": len(self.versions(split))}
+        return {**self.provenance(), "split": split}
 
     def open_cache(self, split: Split) -> FeatureCache:
-        return FeatureCache(self.cache_folder(split), self.cache_provenance(split))
+        """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
+        cache = FeatureCache(self.cache_folder(split), self.cache_provenance(split))
+        cache.require(self._version_key(split, version) for version in self.versions(split))
+        return cache
+
+    def _version_key(self, split: Split, version: Draw) -> str:
+        return feature_key(self.records[split][version.index].clip_id, version.degradation)
 
     @property
     def cached_backbones(self) -> str | None:
@@ -202,9 +210,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    clip_id = self.records[split][versions[len(writer)].index].clip_id
                     writer.add(
-                        feature_key(clip_id, info.degradation),
+                        self._version_key(split, versions[len(writer)]),
                         features.appearance[row, :length, :, :rows, :columns],
                         features.motion[row, :length, :, :rows, :columns],
                     )

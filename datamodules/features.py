@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -109,7 +109,8 @@ class FeatureCache:
             index = json.loads((folder / _INDEX).read_text())
             self._rows: dict[str, dict[str, Any]] = index["rows"]
             self.backbones: str = index["backbones"]
-            found = index["provenance"]
+            # How many versions a cache holds is no condition of their making; `require` asks for those it needs.
+            found = {name: value for name, value in index["provenance"].items() if name != "versions"}
         except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
             raise FeatureCacheError(f"'{folder / _INDEX}' is damaged ({error!r}); {remedy}") from error
         expected = json.loads(json.dumps(dict(provenance)))
@@ -131,6 +132,19 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def require(self, keys: Iterable[str]) -> None:
+        """Refuse, before any work is done, a cache that lacks some of ``keys``.
+
+        Raises:
+            FeatureCacheError: it does.
+        """
+        lacking = [key for key in keys if key not in self._rows]
+        if lacking:
+            raise FeatureCacheError(
+                f"the feature cache in '{self._folder}' holds {len(self)} versions of clips, but lacks {len(lacking)} "
+                f"that this run shows, the first being '{lacking[0]}'; {self._remedy}"
+            )
 
     def read(self, key: str) -> BackboneFeatures:
         """Float32 features with B = 1.

@@ -11,6 +11,8 @@ import torch
 from datamodules import MiniSTVG
 from datamodules.base import collate
 from datamodules.features import FeatureCacheError
+from datamodules.mini import target_words
+from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
 
 
@@ -87,6 +89,18 @@ def test_a_training_subset_takes_the_first_records(root: Path) -> None:
         batches(mini(root, training_items=7), "train")
 
 
+def test_training_clips_can_lack_looks_and_actions(root: Path) -> None:
+    scenes = {scene.clip_id: target_words(scene) for scene in load_annotations(root / "ministvg-1" / "tune")[:3]}
+    words = frozenset.intersection(scenes["tune-00000"], frozenset(COLOURS))
+    data = mini(root, training_without=[*words])
+    batches(data, "train")
+    left = {record.clip_id for record in data.records["train"]}
+    assert left == {clip for clip, found in scenes.items() if not words & found} and "tune-00000" not in left
+    assert len(data.records["val"]) == 4, "validation shows everything"
+    with pytest.raises(ValueError, match=r"training_without knows circle, .*, got crimson"):
+        mini(root, training_without=["crimson"])
+
+
 def encode(batch: Batch) -> BackboneFeatures:
     """Stands for the backbones: mean colours on a 2 x 2 grid, so that a swapped clip would be noticed."""
     assert batch.frames is not None
@@ -115,8 +129,30 @@ def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, t
     assert (folder / "features.bin").stat().st_mtime_ns == before
     with pytest.raises(FeatureCacheError, match="other backbones"):
         data.build_cache("val", encode, "others")
-    with pytest.raises(FeatureCacheError, match="benchmark_seed = 0, but this run has 1"):
-        mini(root, variants=1, features=tmp_path, benchmark_seed=1).build_cache("val", encode, "backbones")
+
+
+def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:
+    first, second = (mini(root, variants=1, features=tmp_path, benchmark_seed=draw) for draw in (0, 1))
+    assert first.build_cache("test", encode, "backbones") == tmp_path / "test"
+    assert second.build_cache("test", encode, "backbones") == tmp_path / "test-benchmark1"
+    high, low = ([batch.features.appearance[row] for batch in batches(second, "test")] for row in (0, 1))
+    (tmp_path / "test-benchmark1").rename(tmp_path / "test-benchmark2")
+    with pytest.raises(FeatureCacheError, match="benchmark_seed = 1, but this run has 2"):
+        batches(mini(root, variants=1, features=tmp_path, benchmark_seed=2), "test")
+    for row, alike in ((0, True), (1, False)):
+        seen = [batch.features.appearance[row] for batch in batches(first, "test")]
+        assert all(torch.equal(a, b) is alike for a, b in zip(seen, (high, low)[row], strict=True))
+
+
+def test_a_smaller_run_reads_from_a_larger_cache_and_not_the_reverse(root: Path, tmp_path: Path) -> None:
+    full, part = (mini(root, variants=2, features=tmp_path, training_clips=clips) for clips in (3, 1))
+    for split in ("train", "val"):
+        full.build_cache(split, encode, "backbones")
+    assert len(batches(part, "train")) == 1
+    (tmp_path / "train").rename(tmp_path / "kept")
+    part.build_cache("train", encode, "backbones")
+    with pytest.raises(FeatureCacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
+        batches(full, "train")
 
 
 def test_a_cache_of_fresh_degradations_is_impossible(root: Path) -> None:
