@@ -12,7 +12,7 @@
     points:                                       # name: what is particular about it
       as published: {}
       rank 16: {model.tuner.init_args.rank: 16}
-      LoRA: {overlays: [experiments/tuner/lora.yaml]}  # instead of `tuner`
+      LoRA: {overlays: [experiments/tuner/lora.yaml, experiments/scope/both.yaml]}  # instead of `tuner`
     quick:                                        # what --quick changes
       seeds: [0]
       minutes_per_run: 1
