@@ -26,8 +26,8 @@ usage: python -m stvg_nst COMMAND [--help] ...
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
   study                 run a grid of points and seeds, and compare its points
+  choose                write down the settings that a search found best on the validation split
   evaluate              score the predictions of any model, from files, by the field's protocols
-  certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
 
 CG-STVG at full size (docs/weights.md):
   convert               write an official checkpoint as weights of ours
@@ -190,6 +190,12 @@ def _study(arguments: Sequence[str]) -> int:
     return study_command(arguments, prog=_program("study"))
 
 
+def _choose(arguments: Sequence[str]) -> int:
+    from stvg_nst.study.choice import choose_command
+
+    return choose_command(arguments, prog=_program("choose"))
+
+
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
 
@@ -282,6 +288,7 @@ _COMMANDS = {
     "degrade": _degrade,
     "report": _report,
     "study": _study,
+    "choose": _choose,
     "evaluate": _evaluate,
     "certify": _certify,
 }

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from stvg_nst import __main__ as root
 from stvg_nst.models.base import Grounder
-from stvg_nst.study import planned_runs, read_study
+from stvg_nst.study import planned_runs, read_studies
 from stvg_nst.study.overlays import merge
 from stvg_nst.tuning import InjectionReport, Tuner
 
@@ -121,7 +121,7 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None
 )
 def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
     for quick in (False, True):
-        baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
+        baseline, runs = planned_runs(read_studies(path, quick=quick)[0], tmp_path)
         for run in (baseline, *runs[: len(runs) if quick else 1]):
             run.write_config()
             assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
