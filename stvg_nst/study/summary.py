@@ -97,7 +97,7 @@ def summarise(study: Study, folder: Path) -> StudySummary:
     finished = [(run, _results(run)) for run in runs if run.finished]
     for run, results in finished:
         for measured, baseline in zip(results, baselines, strict=True):
-            _refuse_incomparable(run, measured, baseline)
+            refuse_incomparable(run, measured, baseline)
     points = {
         name: _point(
             name, [run for run in runs if run.point == name], [r for run, r in finished if run.point == name], baselines
@@ -129,7 +129,12 @@ def failure_of(run: StudyRun) -> str:
     return f"{run.failure.read_text(encoding='utf-8').strip()} ({run.log})"
 
 
-def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
+def refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
+    """Keeps what was not measured alike from being compared.
+
+    Raises:
+        StudyError: other metrics, conditions, samples, or another seed than the run's.
+    """
     for file in (baseline, results):
         missing = [f"{view}/{metric}" for view in ("HQ", "LQ") for metric in METRICS]
         missing = [name for name in missing if name not in file.metrics]
