@@ -13,7 +13,9 @@ DATA ?= data
 RUNS ?= runs/mini
 PRETRAIN ?= runs/pretrain
 STUDIES ?= runs/ablate
+COMPARE ?= runs/compare
 JOBS ?= 1
+SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,8 +27,8 @@ FEATURES := $(DATA)/features/mini
 MINI := $(foreach part,base data/mini_cached model/mini model/mini_weights,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(FEATURES)
 # Its grounding model in the making: a stage, and the weights that it starts from.
-PRETRAIN_FEATURES := $(DATA)/features/pretrain
-stage = $(foreach part,base model/mini pretrain/$(1),--config experiments/$(part).yaml) \
+PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
+stage = $(foreach part,base model/mini pretrain/$(1),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
 GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
 BOXES := $(call stage,boxes,grounding/grounder.safetensors)
@@ -37,7 +39,7 @@ export OMP_NUM_THREADS ?= 2
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---------------------------------------------------------------------------------------------- environment
 # The stamp is written last, so that a killed installation is taken up again; pip skips what is already there.
@@ -81,11 +83,72 @@ ablate-rank:  ## how many directions a layer needs, and a tolerance on square la
 
 # What the tuners' settings were chosen by, on the validation split.
 SEARCHES := placement
-.PHONY: $(SEARCHES:%=search-%)
+.PHONY: $(SEARCHES:%=search-%) search-lr
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
 search-placement:  ## where to insert null-space tuning, by the validation split
+
+# Only a whole search writes into the repository; a quick one keeps its choice beside its runs.
+RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
+search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (3 h; QUICK=1: 5 min)
+	$(STVG) study $< --runs runs/search/lr --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
+	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite $(if $(QUICK),--quick)
+
+# The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
+# of the test set. ONLY='decoder / *' runs a part of them; the tables show what stands, and what is missing.
+SECOND := runs/pretrain-1/model.safetensors
+SECOND_FEATURES := $(DATA)/features/mini-1
+SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weights,--config experiments/$(part).yaml) \
+  --data.init_args.root $(DATA) --data.init_args.features $(SECOND_FEATURES)
+CACHES := $(FEATURES) $(if $(wildcard $(SECOND)),$(SECOND_FEATURES))
+DRAWS := $(CACHES:%=%/test/index.json) $(if $(QUICK),,$(CACHES:%=%/test-benchmark1/index.json))
+PEERS := experiments/compare/peers.yaml
+study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) \
+  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
+TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json $(if $(QUICK),--quick)
+
+$(SECOND_FEATURES)/test/index.json: | $(STAMP)
+	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml
+
+$(FEATURES)/test-benchmark1/index.json: | $(STAMP)
+	$(STVG) cache $(MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --splits '[test]'
+
+$(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
+	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --splits '[test]'
+
+.PHONY: budget compare table1 table2 fig2 fig3 robustness cost tables bench-peers curve-tuning-size curve-narrow
+budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s)
+	$(STVG) budget $(PEERS)
+
+compare: budget | $(DRAWS)  ## run every method, 5 seeds (8 h a grounder; QUICK=1: 10 min; ONLY='decoder / *')
+	$(call study,$(PEERS),$(COMPARE)/peers,$(DATA)/features)
+
+table1: compare  ## Table I: Mixed Quality by sentence type (as `compare`, as are all of these)
+table2: compare  ## Table II: the WAS by sentence type
+fig2: compare  ## Fig. 2: gain on LQ against drop on HQ
+fig3: compare  ## Fig. 3: frames, truth and answers of a typical clip of each quality
+robustness: compare  ## by kind and severity of degradation
+table1 table2 fig2 fig3 robustness:
+	$(TABLES) --show $@
+
+cost: $(COMPARE)/cost.json  ## parameters, time and memory of every method (5 min)
+	$(TABLES) --show cost
+
+tables: compare $(COMPARE)/cost.json  ## all tables and figures
+	$(TABLES)
+
+$(COMPARE)/cost.json: | $(STAMP)
+	$(BIN)/python -m benchmarks.peers --output $@
+
+bench-peers: | $(STAMP)  ## measure anew what every method costs (5 min)
+	$(BIN)/python -m benchmarks.peers --output $(COMPARE)/cost.json
+
+curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index.json  ## WAS against 25 to 400 tuning clips (6 h; QUICK=1: 8 min)
+	$(call study,$<,$(COMPARE)/tuning-size,$(FEATURES))
+
+curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (5 h; QUICK=1: 8 min)
+	$(call study,$<,$(COMPARE)/narrow,$(FEATURES))
 
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch
@@ -93,7 +156,7 @@ pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that th
 
 $(PRETRAIN)/encoders/encoders.safetensors: | $(STAMP)
 	$(STVG) encoders --config experiments/pretrain/encoders.yaml --config experiments/model/mini.yaml \
-	  --data.root $(DATA) --model.output $@ --trainer.logger.init_args.save_dir $(@D)
+	  --seed_everything $(SEED) --data.root $(DATA) --model.output $@ --trainer.logger.init_args.save_dir $(@D)
 
 $(PRETRAIN_FEATURES)/val/index.json: $(PRETRAIN)/encoders/encoders.safetensors
 	$(STVG) cache $(GROUNDING) --splits '[train, val]'

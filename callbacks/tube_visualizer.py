@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_writers, write_atomically
-from callbacks.strip import draw_strip, stack_strips
+from callbacks.strip import draw_strip
+from stvg_nst.drawing import stack_strips
 from stvg_nst.types import Batch, ClipInfo, Quality, Tube
 
 

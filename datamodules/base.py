@@ -23,7 +23,7 @@ from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize, normalise
 from datamodules.video import read_frames
 from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality
 
 Split = Literal["train", "val", "test"]
 
@@ -223,6 +223,23 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """The sampled native frames of a clip in its own quality, uint8 (T, H, W, 3): what the network was shown."""
         return read_pixels(info)
 
+    def sample(self, item_id: str, quality: Quality) -> ClipInfo:
+        """One sample of what ``test`` measures on, to look at.
+
+        Raises:
+            ValueError: the split has no such item.
+        """
+        split = self.evaluation_split
+        if split not in self.records:
+            self.setup_split(split)
+        records = self.records[split]
+        index = next((index for index, record in enumerate(records) if record.item_id == item_id), None)
+        if index is None:
+            raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
+        clip_id = records[index].clip_id
+        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(clip_id)
+        return ClipDataset(records, self.frame_choice(split), self.resize(), None).describe(Draw(index, degradation))
+
     # --- loaders ----------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Clip]:
@@ -268,9 +285,10 @@ class ClipDataset(Dataset[Clip]):
         self._resize = resize
         self._cache = cache
 
-    def __getitem__(self, draw: Draw) -> Clip:
+    def describe(self, draw: Draw) -> ClipInfo:
+        """All of a sample but its pixels."""
         record = self._records[draw.index]
-        info = ClipInfo(
+        return ClipInfo(
             item_id=record.item_id,
             query=record.query,
             sentence_type=record.sentence_type,
@@ -283,9 +301,13 @@ class ClipDataset(Dataset[Clip]):
             fps=record.fps,
             video=str(record.video),
         )
+
+    def __getitem__(self, draw: Draw) -> Clip:
+        info = self.describe(draw)
         boxes, inside = _sample_target(info)
         if self._cache is not None:
-            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
+            clip_id = self._records[draw.index].clip_id
+            features = self._cache.read(feature_key(clip_id, draw.degradation))
             return Clip(info, None, features, boxes, inside)
         frames = normalise(read_pixels(info))
         return Clip(info, frames if self._resize is None else self._resize(frames), None, boxes, inside)

@@ -7,9 +7,12 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stvg_nst.comparison.strips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
 
@@ -26,6 +29,9 @@ usage: python -m stvg_nst COMMAND [--help] ...
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
   study                 run a grid of points and seeds, and compare its points
+  budget                list what each point of a study adapts and trains, before any of it is trained
+  choose                write down the settings that a search found best on the validation split
+  tables                the paper's tables and figures out of the runs of a study
   evaluate              score the predictions of any model, from files, by the field's protocols
 
 CG-STVG at full size (docs/weights.md):
@@ -210,6 +216,51 @@ def _study(arguments: Sequence[str]) -> int:
     return study_command(arguments, prog=_program("study"))
 
 
+def _budget(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=_program("budget"),
+        description="List the adapted layers, the trainable parameters and their share of each point of a study.",
+    )
+    parser.add_argument("study", type=Path, help="the study's .yaml")
+    options = parser.parse_args(arguments)
+
+    from stvg_nst.budget import budget_text
+    from stvg_nst.study import read_studies
+
+    print(budget_text(read_studies(options.study)[0]))
+    return 0
+
+
+def _choose(arguments: Sequence[str]) -> int:
+    from stvg_nst.study.choice import choose_command
+
+    return choose_command(arguments, prog=_program("choose"))
+
+
+def _tables(arguments: Sequence[str]) -> int:
+    from stvg_nst.comparison.command import tables_command
+
+    return tables_command(arguments, prog=_program("tables"), show=_shown_clip)
+
+
+def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quality: str) -> ShownClip:
+    """A sample of the data that a run's configuration names, from the folder ``root`` if given."""
+    from jsonargparse import ArgumentParser
+
+    from datamodules import STVGDataModule
+    from stvg_nst.comparison.strips import ShownClip
+    from stvg_nst.types import Quality
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(STVGDataModule, "data")
+    changed = {"features": None} | ({} if root is None else {"root": root})
+    settings = {**config["data"], "init_args": {**config["data"]["init_args"], **changed}}
+    data = parser.instantiate(parser.parse_object({"data": settings})).data
+    info = data.sample(item_id, Quality[quality])
+    degradation = None if info.degradation is None else str(info.degradation)
+    return ShownClip(data.pixels(info), info.frame_ids, info.native_length, info.query, degradation)
+
+
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
 
@@ -305,6 +356,9 @@ _COMMANDS = {
     "degrade": _degrade,
     "report": _report,
     "study": _study,
+    "budget": _budget,
+    "choose": _choose,
+    "tables": _tables,
     "evaluate": _evaluate,
     "certify": _certify,
 }

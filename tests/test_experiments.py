@@ -14,11 +14,14 @@ from jsonargparse import ArgumentParser
 
 from stvg_nst import __main__ as root
 from stvg_nst.models.base import Grounder
-from stvg_nst.study import planned_runs, read_study
+from stvg_nst.study import planned_runs, read_studies
+from stvg_nst.study.overlays import merge
 from stvg_nst.tuning import InjectionReport, Tuner
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
+SCOPES = sorted(path.stem for path in (FOLDER / "scope").glob("*.yaml"))
+SCOPELESS = ("adalora", "dora", "flylora", "gated_adapter", "lora")
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
@@ -35,16 +38,39 @@ def configs(*names: str) -> list[str]:
     return [argument for name in names for argument in ("--config", str(FOLDER / f"{name}.yaml"))]
 
 
-@pytest.mark.parametrize(("data", "model", "tuner"), [*product(OVERLAYS["data"], ARCHITECTURES, OVERLAYS["tuner"])])
+# Data and tuner are sections of their own: each meets every architecture, and not each of the other's overlays.
+COMPOSITIONS = sorted(
+    {*product(OVERLAYS["data"], ARCHITECTURES, ["nst"]), *product(["mini_cached"], ARCHITECTURES, OVERLAYS["tuner"])}
+)
+
+
+@pytest.mark.parametrize(("data", "model", "tuner"), COMPOSITIONS)
 def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, model: str, tuner: str) -> None:
-    names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}")
+    scope = ("scope/decoder",) if tuner in SCOPELESS else ()
+    names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}", *scope)
     assert parse(monkeypatch, *configs(*names)) == 0
 
 
-def inject(name: str) -> InjectionReport:
-    """What the tuner of an overlay does to the miniature."""
-    model, tuner = (yaml.safe_load((FOLDER / f"{part}.yaml").read_text()) for part in ("model/mini", f"tuner/{name}"))
-    return inject_configured({**model["model"], **tuner["model"]})
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_goes_over_a_tuner(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scope: str
+) -> None:
+    names = ("base", "data/mini", "model/mini", "model/mini_weights", "tuner/lora", f"scope/{scope}")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    tuner = yaml.safe_load(capsys.readouterr().out)["model"]["tuner"]
+    assert tuner["class_path"] == "stvg_nst.tuning.LoRA" and tuner["init_args"]["rank"] == 64
+    assert tuner["init_args"]["targets"] == read_tuner("scope", scope)["init_args"]["targets"]
+
+
+def read_tuner(kind: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / kind / f"{name}.yaml").read_text())["model"]["tuner"]
+
+
+def inject(name: str, scope: str | None = None) -> InjectionReport:
+    """What the tuner of an overlay, with a scope over it, does to the miniature."""
+    tuner = read_tuner("tuner", name)
+    model = yaml.safe_load((FOLDER / "model" / "mini.yaml").read_text())["model"]
+    return inject_configured({**model, "tuner": tuner if scope is None else merge(tuner, read_tuner("scope", scope))})
 
 
 def inject_configured(model: Mapping[str, Any]) -> InjectionReport:
@@ -55,25 +81,29 @@ def inject_configured(model: Mapping[str, Any]) -> InjectionReport:
     return built.tuner.inject(built.grounder)
 
 
-def test_the_adapters_tune_the_same_layers_of_the_miniature() -> None:
-    reports = {name: inject(name) for name in ("nst_decoder", "lora", "dora", "adalora", "flylora")}
-    layers = [layer.name for layer in reports["nst_decoder"].layers]
-    assert len(layers) == 21
+@pytest.mark.parametrize(
+    ("scope", "count", "paper"), [("decoder", 21, "nst_decoder"), ("encoder", 2, "nst_encoder"), ("both", 23, "nst")]
+)
+def test_the_adapters_of_a_scope_tune_the_same_layers_of_the_miniature(scope: str, count: int, paper: str) -> None:
+    reports = {name: inject(name, scope) for name in (*SCOPELESS, "nst")}
+    layers = [layer.name for layer in inject(paper).layers]
+    assert len(layers) == count
     assert all([layer.name for layer in report.layers] == layers for report in reports.values())
 
 
 @pytest.mark.parametrize("ablation", ["components", "gate"])
 def test_the_points_of_an_ablation_differ_in_one_thing_and_not_in_size(ablation: str) -> None:
-    study = read_study(FOLDER / "ablate" / f"{ablation}.yaml")
+    (study,) = read_studies(FOLDER / "ablate" / f"{ablation}.yaml")
     reports = [inject_configured(point["model"]) for point in study.points.values()]
     sizes = [report.trainable for report in reports]
     assert max(sizes) / min(sizes) < 1.03
     assert len({tuple(layer.name for layer in report.layers) for report in reports}) == 1
 
 
-def test_full_fine_tuning_of_the_decoders_is_part_of_that_of_the_model() -> None:
-    decoder, model = inject("full_decoder"), inject("full")
-    assert 0 < decoder.trainable < model.trainable < model.total == decoder.total
+def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
+    decoder, encoder, both, model = map(inject, ("full_decoder", "full_encoder", "full_both", "full"))
+    assert 0 < decoder.trainable < both.trainable < model.trainable < model.total == decoder.total
+    assert decoder.trainable + encoder.trainable == both.trainable
 
 
 def test_vidstg_weights_bring_their_thresholds_and_their_objective(
@@ -101,7 +131,7 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None
 )
 def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
     for quick in (False, True):
-        baseline, runs = planned_runs(read_study(path, quick=quick), tmp_path)
+        baseline, runs = planned_runs(read_studies(path, quick=quick)[0], tmp_path)
         for run in (baseline, *runs[: len(runs) if quick else 1]):
             run.write_config()
             assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
@@ -132,11 +162,18 @@ def test_a_misspelt_key_is_refused_by_name(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["tuner", "grounder", "weights"])
+@pytest.mark.parametrize("missing", ["tuner", "grounder", "weights", "targets"])
 def test_a_forgotten_overlay_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
 ) -> None:
-    overlays = {"tuner": "tuner/nst", "grounder": "model/mini", "weights": "model/mini_weights"}
+    overlays = {
+        "grounder": "model/mini",
+        "weights": "model/mini_weights",
+        "tuner": "tuner/lora",
+        "targets": "scope/both",
+    }
+    if missing == "tuner":
+        del overlays["targets"]
     names = ["base", "data/mini", *(overlay for part, overlay in overlays.items() if part != missing)]
     assert parse(monkeypatch, *configs(*names), show=False) == 2
     assert missing in capsys.readouterr().err

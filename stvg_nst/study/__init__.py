@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stvg_nst.study.definition import Study, StudyError, read_study
+from stvg_nst.study.definition import Study, StudyError, read_studies
 from stvg_nst.study.runs import StudyRun, planned_runs
 from stvg_nst.study.summary import StudySummary, summarise
 
-__all__ = ["Study", "StudyError", "StudyRun", "StudySummary", "planned_runs", "read_study", "summarise"]
+__all__ = ["Study", "StudyError", "StudyRun", "StudySummary", "planned_runs", "read_studies", "summarise"]

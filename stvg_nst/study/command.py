@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from stvg_nst.report.folder import report_console
-from stvg_nst.study.definition import Study, read_study
+from stvg_nst.study.definition import Study, folder_name, quick_folder, read_studies
 from stvg_nst.study.figure import draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
+from stvg_nst.study.levels import levels_table, write_levels
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
 from stvg_nst.study.summary import StudySummary, failure_of, summarise
@@ -35,20 +37,21 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
         Exit status: 0 where all that was asked for is done, 1 where a run failed, 130 after Ctrl-C.
     """
     options = _options(arguments, prog)
-    study = read_study(options.study, quick=options.quick)
-    folder: Path = options.runs.with_name(f"{options.runs.name}-quick") if options.quick else options.runs
+    parts = read_studies(options.study, quick=options.quick)
+    folder: Path = quick_folder(options.runs) if options.quick else options.runs
     console = report_console()
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
         if not options.report_only:
-            launcher = Launcher(options.jobs, lock, _places(options), program)
+            launcher = Launcher(options.jobs, lock, program)
             try:
-                failures = _run(study, folder, launcher, _selection(study, options), console)
+                status = 1 if _run(parts, folder, launcher, options, console) else 0
             except KeyboardInterrupt:
                 _say(console, "stopped; what was reached stands, and the same command goes on from there")
                 return INTERRUPTED
-            status = 1 if failures else 0
-        _report(summarise(study, folder), folder, console)
+        for study in parts:
+            if study.grounder is None or study.folder_in(folder).is_dir():
+                _report(summarise(study, study.folder_in(folder)), study.folder_in(folder), console)
     return status
 
 
@@ -64,9 +67,16 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at once; they share the CPU cores (default: 1)")
     parser.add_argument("--quick", action="store_true", help="the study cut short, in the folder RUNS-quick")
     parser.add_argument("--seeds", type=int, nargs="+", help="run these of the study's seeds only")
-    parser.add_argument("--only", nargs="+", metavar="POINT", help="run these of the study's points only")
+    parser.add_argument(
+        "--only", nargs="+", metavar="POINT", help="run these of the study's points only; * matches any"
+    )
     parser.add_argument("--data", help="folder of the data set, instead of the overlays'")
-    parser.add_argument("--features", help="folder of the cached features, instead of the overlays'")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="folder of the cached features, instead of the overlays'; of several grounders, the folder that holds one "
+        "for each by its name",
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
     return parser.parse_args(arguments)
 
@@ -78,38 +88,54 @@ def _positive(text: str) -> int:
     return number
 
 
-def _places(options: argparse.Namespace) -> tuple[str, ...]:
-    named = (("--data.init_args.root", options.data), ("--data.init_args.features", options.features))
+def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
+    features = options.features
+    if features is not None and study.grounder is not None:
+        features = features / folder_name(study.grounder)
+    named = (("--data.init_args.root", options.data), ("--data.init_args.features", features))
     return tuple(f"{name}={folder}" for name, folder in named if folder is not None)
 
 
 def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
-    for kind, asked, known in (("point", options.only, study.points), ("seed", options.seeds, study.seeds)):
-        unknown = [name for name in asked or () if name not in known]
-        if unknown:
+    def chosen(point: str) -> bool:
+        return options.only is None or any(fnmatchcase(point, pattern) for pattern in options.only)
+
+    unknown = [p for p in options.only or () if not any(fnmatchcase(point, p) for point in study.points)]
+    strangers = [seed for seed in options.seeds or () if seed not in study.seeds]
+    for kind, asked, known in (("point", unknown, [*study.points]), ("seed", strangers, study.seeds)):
+        if asked:
             raise StudyError(
-                f"{study.path}: the study has no {kind} {', '.join(map(repr, unknown))}; "
+                f"{study.path}: the study has no {kind} {', '.join(map(repr, asked))}; "
                 f"it has {', '.join(map(repr, known))}"
             )
-    return {(point, seed) for point in options.only or study.points for seed in options.seeds or study.seeds}
+    return {(point, seed) for point in study.points if chosen(point) for seed in options.seeds or study.seeds}
 
 
 def _run(
-    study: Study, folder: Path, launcher: Launcher, selection: set[tuple[str, int]], console: Console
+    parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
 ) -> list[Outcome]:
     """Runs what is selected and not finished, and returns what failed."""
-    baseline, runs = planned_runs(study, folder)
-    refuse_changed((baseline, *runs))
-    selected = [run for run in runs if (run.point, run.seed) in selection]
-    missing = [run for run in (baseline, *selected) if not run.results.exists()]
-    _say(console, _announcement(study, 1 + len(selected), len(missing), launcher.jobs))
+    baselines, selected = [], []
+    for study in parts:
+        baseline, runs = planned_runs(study, study.folder_in(folder), _places(study, options))
+        refuse_changed((baseline, *runs))
+        selection = _selection(study, options)
+        if study.grounder is not None and baseline.weights is not None and not baseline.weights.is_file():
+            _say(console, f"left out {study.grounder}: its weights '{baseline.weights}' are not there")
+            continue
+        baselines.append(baseline)
+        selected += [run for run in runs if (run.point, run.seed) in selection]
+    selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice
+    stages = [[run for run in stage if not run.finished] for stage in (baselines, selected)]
+    missing = sum(map(len, stages))
+    _say(console, _announcement(parts[0], len(baselines) + len(selected), missing, launcher.jobs))
     failures: list[Outcome] = []
-    with _Board(console, study, len(missing), launcher.jobs) as board:
-        # The others are compared with the baseline: there is no use in going on without it.
-        for stage in ([run for run in missing if run is baseline], [run for run in missing if run is not baseline]):
+    with _Board(console, parts[0], missing, launcher.jobs) as board:
+        for stage in stages:
+            # The others are compared with the baselines: there is no use in going on without them.
             if failures:
                 break
-            with closing(launcher.outcomes(stage, baseline.results, on_start=board.started)) as outcomes:
+            with closing(launcher.outcomes(stage, on_start=board.started)) as outcomes:
                 for outcome in outcomes:
                     board.ended(outcome)
                     if outcome.failure is not None:
@@ -125,8 +151,14 @@ def _report(summary: StudySummary, folder: Path, console: Console) -> None:
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
     files["md"].write_text(study_markdown(summary), encoding="utf-8")
     files["csv"].write_text(study_csv(summary), encoding="utf-8")
-    draw_study(summary, files["png"], files["svg"])
-    _say(console, f"written: {', '.join(map(str, files.values()))}")
+    written = [files["md"], files["csv"]]
+    if summary.levels:
+        console.print(levels_table(summary))
+        written += write_levels(summary, folder)
+    else:
+        draw_study(summary, files["png"], files["svg"])
+        written = [*files.values()]
+    _say(console, f"written: {', '.join(map(str, written))}")
 
 
 def _announcement(study: Study, total: int, missing: int, jobs: int) -> str:

@@ -4,7 +4,7 @@
 
     title: "Table III: which part restores"
     seeds: [0, 1, 2]
-    minutes_per_run: 3.5            # of a fit and its test on 2 CPU cores
+    minutes_per_run: 3.5            # of a fit and its tests on 2 CPU cores
     overlays: [experiments/base.yaml, ...]        # what all runs share, the baseline included
     baseline: [experiments/tuner/zero_shot.yaml]  # over these: what all points are compared with
     tuner: [experiments/tuner/nst.yaml]           # over these: where every point starts
@@ -12,11 +12,26 @@
     points:                                       # name: what is particular about it
       as published: {}
       rank 16: {model.tuner.init_args.rank: 16}
-      LoRA: {overlays: [experiments/tuner/lora.yaml]}  # instead of `tuner`
+      LoRA: {overlays: [experiments/tuner/lora.yaml, experiments/scope/both.yaml]}  # instead of `tuner`
     quick:                                        # what --quick changes
       seeds: [0]
       minutes_per_run: 1
       set: {trainer.max_epochs: 1}
+      points: ["LoRA"]                            # of points, levels, tests, grounders: those that match a pattern
+
+and, where it is wanted,
+
+::
+
+    extends: experiments/compare/methods.yaml     # a file of the same keys, under this one's
+    grounders:                                    # the whole study on each, in a folder of its name
+      mini: {overlays: [experiments/model/mini_weights.yaml]}
+    tests:                                        # each run is tested under each, in a folder of its name
+      draw 0: {}
+      draw 1: {data.init_args.benchmark_seed: 1}
+    levels:                                       # every point at each of these, as `rank 16, 25 clips`
+      25 clips: {data.init_args.training_clips: 25}
+    chosen: experiments/compare/learning_rates.yaml  # settings of points by name, which a search wrote
 
 Paths of overlays are relative to the working directory, as they are after ``--config``.
 """
@@ -27,14 +42,28 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from stvg_nst.study.overlays import Config, StudyError, merge, override, read_yaml
 
-_KEYS = ("title", "seeds", "minutes_per_run", "overlays", "baseline", "tuner", "set", "points", "quick")
-_QUICK_KEYS = ("seeds", "minutes_per_run", "set")
+_FACTORS = ("points", "levels", "tests", "grounders")
+_KEYS = (
+    "extends",
+    "title",
+    "seeds",
+    "minutes_per_run",
+    "overlays",
+    "baseline",
+    "tuner",
+    "set",
+    *_FACTORS,
+    "chosen",
+    "quick",
+)
+_QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
 _KINDS: Mapping[Any, str] = {str: "text", list: "a list", dict: "a mapping", (int, float): "a number"}
 
 
@@ -46,9 +75,14 @@ class Study:
         path: the file that it was read from.
         title: of its tables and figure; begins with QUICK where the study is cut short.
         seeds: of each point's runs.
-        minutes_per_run: expected duration of a fit and its test on 2 CPU cores.
+        minutes_per_run: expected duration of a fit and its tests on 2 CPU cores.
         baseline: configuration of the run without training that all points are compared with.
         points: name to configuration, but for the seed; two are never equal.
+        levels: name to settings; empty where the study has none, as is the next.
+        cells: of each point its name without the level, and the level.
+        tests: name to settings; the one test of most studies is nameless.
+        grounder: which of the file's grounders this is the study of; ``None`` where it names none.
+        unchosen: points that the file of chosen settings says nothing of.
         quick: the study is cut short, so that its numbers stand for nothing but that it runs.
     """
 
@@ -58,7 +92,16 @@ class Study:
     minutes_per_run: float
     baseline: Config
     points: Mapping[str, Config]
+    levels: Mapping[str, Config]
+    cells: Mapping[str, tuple[str, str]]
+    tests: Mapping[str, Config]
+    grounder: str | None = None
+    unchosen: tuple[str, ...] = ()
     quick: bool = False
+
+    def folder_in(self, runs: Path) -> Path:
+        """Where its runs lie below the folder of all."""
+        return runs if self.grounder is None else runs / folder_name(self.grounder)
 
 
 def folder_name(point: str) -> str:
@@ -70,11 +113,19 @@ def folder_name(point: str) -> str:
     return re.sub(r"[^\w.@+-]+", "-", point).strip("-")
 
 
-def read_study(path: Path, *, quick: bool = False) -> Study:
+def quick_folder(runs: Path) -> Path:
+    """Where a study that is cut short keeps its runs, so that none of them is taken for a whole one."""
+    return runs.with_name(f"{runs.name}-quick")
+
+
+def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
     """Reads and checks a study file, and merges the overlays of its points.
 
     Args:
         quick: apply the file's section ``quick``.
+
+    Returns:
+        One study for each of the file's grounders; one where it names none.
 
     Raises:
         StudyError: a key is misspelt, missing or of a wrong type, an overlay cannot be read, an override leads nowhere,
@@ -82,61 +133,138 @@ def read_study(path: Path, *, quick: bool = False) -> Study:
     """
     content = read_yaml(path)
     try:
-        return _study(path, content, quick=quick)
+        _refuse_unknown(content, _KEYS, "the study")
+        content = _extended(content)
+        _refuse_unknown(_typed(content, "quick", dict, default={}), _QUICK_KEYS, "quick")
+        content = _cut_short(content) if quick else content
+        grounders = _factor(content, "grounders").items()
+        return tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
     except StudyError as error:
         # An unreadable overlay is named already, but not who asked for it.
         raise StudyError(f"{path}: {error}") from error
 
 
-def _study(path: Path, content: Mapping[str, Any], *, quick: bool) -> Study:
-    _refuse_unknown(content, _KEYS, "the study")
-    title = _typed(content, "title", str)
-    seeds = _seeds(content)
-    minutes = _minutes(content)
-    shared_overlays = _overlays(content, "overlays")
-    settings = dict(_typed(content, "set", dict, default={}))
+def _extended(content: dict[str, Any]) -> dict[str, Any]:
+    """The content over that of the file which it extends, if any: of mappings entry by entry, all else replaced."""
+    if "extends" not in content:
+        return content
+    below = read_yaml(Path(_typed(content, "extends", str)))
+    _refuse_unknown(below, [key for key in _KEYS if key != "extends"], f"'{content['extends']}'")
+    return merge(below, {key: value for key, value in content.items() if key != "extends"})
+
+
+def _cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The study with its section ``quick`` applied, and a title that says so."""
     changes = _typed(content, "quick", dict, default={})
-    _refuse_unknown(changes, _QUICK_KEYS, "quick")
-    if quick:
-        if not changes:
-            raise StudyError("has no section 'quick'; write one, or leave --quick out")
-        seeds = _seeds(changes) if "seeds" in changes else seeds
-        minutes = _minutes(changes) if "minutes_per_run" in changes else minutes
-        shortened = _typed(changes, "set", dict, default={})
-        settings |= shortened
-        title = f"QUICK: {_quick_words(seeds, shortened)}. {title}"
-    shared = _merged({}, shared_overlays)
+    if not changes:
+        raise StudyError("has no section 'quick'; write one, or leave --quick out")
+    short = dict(content) | {name: changes[name] for name in ("seeds", "minutes_per_run") if name in changes}
+    settings = _typed(changes, "set", dict, default={})
+    short["set"] = _typed(content, "set", dict, default={}) | settings
+    for name in _FACTORS:
+        if name in changes:
+            short[name] = _matching(_named(content, name), _typed(changes, name, list), name)
+    count = len(_seeds(short))
+    words = (f"{count} seed" + ("s" if count > 1 else ""), *(f"{name}={value}" for name, value in settings.items()))
+    return short | {"title": f"QUICK: {', '.join(words)}. {_typed(content, 'title', str)}"}
+
+
+def _matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -> dict[str, Any]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, str(pattern)) for name in entries):
+            raise StudyError(f"quick: none of the {place} is named '{pattern}'; they are {', '.join(entries)}")
+    return {name: entry for name, entry in entries.items() if any(fnmatchcase(name, str(p)) for p in patterns)}
+
+
+def _study(
+    path: Path, content: Mapping[str, Any], grounder: str | None, particular: Mapping[str, Any], *, quick: bool
+) -> Study:
+    settings = _typed(content, "set", dict, default={}) | _settings(particular)
+    shared = _merged({}, (*_overlays(content, "overlays"), *_overlays(particular, "overlays", default=())))
     baseline = _configured(_merged(shared, _overlays(content, "baseline")), settings, "the baseline")
-    return Study(path, title, seeds, minutes, baseline, _points(content, shared, settings), quick)
+    chosen = read_yaml(Path(_typed(content, "chosen", str))) if "chosen" in content else None
+    tests = _named(content, "tests") if "tests" in content else {"": {}}
+    for name, own in tests.items():
+        _configured(baseline, own, f"test '{name}'")
+    points, cells = _points(content, shared, settings, chosen or {})
+    title = _typed(content, "title", str)
+    return Study(
+        path=path,
+        title=title if grounder is None else f"{title}, {grounder}",
+        seeds=_seeds(content),
+        minutes_per_run=_minutes(content),
+        baseline=baseline,
+        points=points,
+        levels={name: _settings(entry) for name, entry in content.get("levels", {}).items()},
+        cells=cells,
+        tests=tests,
+        grounder=grounder,
+        unchosen=() if chosen is None else tuple(name for name in content["points"] if name not in chosen),
+        quick=quick,
+    )
 
 
-def _quick_words(seeds: Sequence[int], settings: Mapping[str, Any]) -> str:
-    count = f"{len(seeds)} seed" + ("s" if len(seeds) > 1 else "")
-    return ", ".join((count, *(f"{name}={value}" for name, value in settings.items())))
-
-
-def _points(content: Mapping[str, Any], shared: Config, settings: dict[str, Any]) -> dict[str, Config]:
-    tuner = _overlays(content, "tuner", default=())
+def _points(
+    content: Mapping[str, Any], shared: Config, settings: Config, chosen: Config
+) -> tuple[dict[str, Config], dict[str, tuple[str, str]]]:
+    """Every point, at each of the levels where there are some; and what each is made of."""
+    levels = _factor(content, "levels")
     points: dict[str, Config] = {}
-    for name, particular in _typed(content, "points", dict).items():
-        if not isinstance(name, str) or not folder_name(name):
-            raise StudyError(f"a point's name must be text with letters or digits, got {name!r}; put it in quotes")
-        place = f"point '{name}'"
-        if not isinstance(particular, dict):
-            raise StudyError(f"{place} must be a mapping of dotted names to values, {{}} for none, got {particular!r}")
-        overlays = _overlays(particular, "overlays", default=tuner)
-        if not overlays:
-            raise StudyError(f"{place} names no tuner; give it 'overlays', or the study 'tuner'")
-        own = {key: value for key, value in particular.items() if key != "overlays"}
-        points[name] = _configured(_merged(shared, overlays), settings | own, place)
-    if not points:
-        raise StudyError("'points' is empty; name at least one")
+    cells: dict[str, tuple[str, str]] = {}
+    for row, particular in _named(content, "points").items():
+        for level, above in levels.items():
+            name = row if level is None else f"{row}, {level}"
+            points[name] = _point(content, shared, settings | chosen.get(row, {}), row, (particular, above))
+            if level is not None:
+                cells[name] = row, level
     for one, other in combinations(points, 2):
         if folder_name(one).lower() == folder_name(other).lower():
             raise StudyError(f"points '{one}' and '{other}' would share a folder; rename one")
         if points[one] == points[other]:
             raise StudyError(f"points '{one}' and '{other}' are the same run; change one, or drop it")
-    return points
+    return points, cells
+
+
+def _point(
+    content: Mapping[str, Any], shared: Config, settings: Config, name: str, layers: Sequence[Mapping[str, Any]]
+) -> Config:
+    """The configuration of a point: what is particular about it, and over that its level."""
+    place = f"point '{name}'"
+    overlays = _overlays(layers[0], "overlays", default=_overlays(content, "tuner", default=()))
+    if not overlays:
+        raise StudyError(f"{place} names no tuner; give it 'overlays', or the study 'tuner'")
+    for layer in layers[1:]:
+        overlays = (*overlays, *_overlays(layer, "overlays", default=()))
+    for layer in layers:
+        settings = {**settings, **_settings(layer)}
+    return _configured(_merged(shared, overlays), settings, place)
+
+
+def _settings(particular: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in particular.items() if name != "overlays"}
+
+
+def _factor(content: Mapping[str, Any], kind: str) -> dict[str | None, Any]:
+    """The entries of a factor by name; one without a name where the study does not vary it."""
+    return dict[str | None, Any](_named(content, kind).items()) if kind in content else {None: {}}
+
+
+def _named(content: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The entries of a factor, by names that can be folders."""
+    entries = _typed(content, kind, dict)
+    for name, particular in entries.items():
+        if not isinstance(name, str) or not folder_name(name):
+            raise StudyError(
+                f"a {kind.removesuffix('s')}'s name must be text with letters or digits, got {name!r}; put it in quotes"
+            )
+        if not isinstance(particular, dict):
+            raise StudyError(
+                f"{kind.removesuffix('s')} '{name}' must be a mapping of dotted names to values, {{}} for none, "
+                f"got {particular!r}"
+            )
+    if not entries:
+        raise StudyError(f"'{kind}' is empty; name at least one")
+    return entries
 
 
 def _configured(config: Config, settings: Mapping[str, Any], place: str) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,14 @@ def draw_study(summary: StudySummary, *paths: Path) -> None:
         missing = "" if summary.complete else ", INCOMPLETE"
         title = f"{textwrap.fill(summary.title, 100)}\n{conditions_line(summary)}{missing}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        for path in paths:
-            # The date would make a new file of the same numbers.
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+        save(figure, paths)
+
+
+def save(figure: Figure, paths: Iterable[Path]) -> None:
+    """Writes a figure into each of ``paths``; the same numbers give the same file."""
+    for path in paths:
+        # The date would make a new file of the same numbers.
+        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
 def _draw_scores(axes: Axes, points: Sequence[PointSummary], looks: Looks, metric: str) -> None:

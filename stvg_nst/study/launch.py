@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stvg_nst.study.overlays import StudyError
-from stvg_nst.study.runs import Stage, StudyRun
+from stvg_nst.study.runs import StudyRun
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1
 LAST_WORD_LENGTH = 400
+_GPUS = "CUDA_VISIBLE_DEVICES"
 GRACE_SECONDS = 10.0
 """What a process is given to end by itself, so that a checkpoint that it is writing is whole."""
 
@@ -42,24 +43,21 @@ class Launcher:
     Args:
         jobs: runs at once.
         lock: descriptor of the folder's lock, which the processes hold too.
-        places: options that say where the data lies.
         program: the command that takes a stage's arguments.
     """
 
     jobs: int
     lock: int
-    places: tuple[str, ...] = ()
     program: tuple[str, ...] = PROGRAM
 
     def outcomes(
-        self, runs: Iterable[StudyRun], baseline: Path, *, on_start: Callable[[StudyRun], None]
+        self, runs: Iterable[StudyRun], *, on_start: Callable[[StudyRun], None]
     ) -> Generator[Outcome, None, None]:
         """Brings every run to its end, in order, and yields each as it ends; a failed one does not stop the others.
 
         Closing the iterator ends the processes that still work; what they have reached stands for the next time.
 
         Args:
-            baseline: ``results.json`` of the baseline, with which trained runs are compared.
             on_start: called as a run starts.
         """
         waiting, working = deque(runs), list[_Process]()
@@ -68,7 +66,8 @@ class Launcher:
                 while waiting and len(working) < self.jobs:
                     run = waiting.popleft()
                     on_start(run)
-                    working.append(_Process(self, run, run.stages(baseline, self.places)))
+                    free = min(set(range(self.jobs)) - {process.slot for process in working})
+                    working.append(_Process(self, run, free))
                 time.sleep(POLL_SECONDS)
                 for process in tuple(working):
                     if (outcome := process.outcome()) is not None:
@@ -77,16 +76,28 @@ class Launcher:
         finally:
             _end(working)
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, slot: int) -> Mapping[str, str]:
+        """Of a run in one of the ``jobs`` slots: its share of the cores and, where it is not alone, one of the GPUs."""
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        return os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        gpus = visible_gpus() if self.jobs > 1 else ()
+        return environment | ({_GPUS: gpus[slot % len(gpus)]} if gpus else {})
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The NVIDIA GPUs that a process may use, as ``CUDA_VISIBLE_DEVICES`` names them; torch would take long to ask."""
+    named = os.environ.get(_GPUS)
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    return tuple(str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
 class _Process:
-    """A run at work, one stage after the other."""
+    """A run at work in one of the launcher's slots, one stage after the other."""
 
-    def __init__(self, launcher: Launcher, run: StudyRun, stages: Sequence[Stage]) -> None:
-        self._launcher, self._run, self._stages = launcher, run, deque(stages)
+    def __init__(self, launcher: Launcher, run: StudyRun, slot: int) -> None:
+        self.slot = slot
+        self._launcher, self._run, self._stages = launcher, run, deque(run.stages())
         self._start = time.monotonic()
         run.write_config()
         run.failure.unlink(missing_ok=True)
@@ -94,6 +105,8 @@ class _Process:
 
     def _next_stage(self) -> None:
         self._stage = self._stages.popleft()
+        for path in self._stage.clears:
+            path.unlink(missing_ok=True)
         command = (*self._launcher.program, *self._stage.arguments)
         with self._run.log.open("ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
@@ -105,7 +118,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._launcher.environment(),
+                env=self._launcher.environment(self.slot),
                 start_new_session=True,
                 pass_fds=(self._launcher.lock,),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from stvg_nst.study.definition import Study, folder_name
 from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
 
 BASELINE_FOLDER = "zero-shot"
+_TUBES = ("predictions.json", "ground_truth.json")
 _HEADER = """\
 # What this run was asked for, in one piece; the study compares it before it takes the run for its own.
 # By hand: python -m stvg_nst fit --config THIS_FILE --run ITS_FOLDER --ckpt_path last
@@ -23,10 +25,57 @@ _HEADER = """\
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One command of a run: the arguments after ``python -m stvg_nst``, and the file that stands when it is done."""
+    """One command of a run.
+
+    Args:
+        arguments: what follows ``python -m stvg_nst``.
+        leaves: the file that stands when it is done.
+        clears: files that an earlier attempt may have left, which it would refuse to overwrite.
+    """
 
     arguments: tuple[str, ...]
     leaves: Path
+    clears: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunTest:
+    """A test of a run, one of several where the study has ``tests``.
+
+    Args:
+        name: empty where there is one.
+        folder: holds what the test leaves.
+        settings: what is tested otherwise than the run's configuration says, by dotted name.
+        baseline: ``results.json`` of the baseline under the same test; ``None`` for the baseline's own.
+    """
+
+    name: str
+    folder: Path
+    settings: Config
+    baseline: Path | None
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.json"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "settings.yaml"
+
+    def changes(self) -> list[str]:
+        """Where the settings of results that stand differ from what is asked for."""
+        if not self.results.exists():
+            return []
+        before = read_yaml(self.settings_file) if self.settings_file.exists() else {}
+        return [f"test '{self.name}': {change}" for change in differences(before, self.settings)]
+
+    def stage(self, arguments: Sequence[str], adapter: Path | None) -> Stage:
+        trained: tuple[str, ...] = ()
+        if adapter is not None:
+            trained = ("--model.adapter", str(adapter), "--model.baseline", str(self.baseline))
+        settings = (f"--{name}={json.dumps(value)}" for name, value in self.settings.items())
+        command = ("test", *arguments, "--run", str(self.folder), *settings, *trained)
+        return Stage(command, self.results, tuple(self.folder / name for name in _TUBES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +87,32 @@ class StudyRun:
         seed: ``None`` for the baseline, which trains nothing.
         folder: holds all that the run leaves.
         config: all that the run is asked for, its seed included.
+        tests: at least one.
+        grounder: its name, where the study has several.
+        places: options that say where the data lies; they are no part of what is compared.
     """
 
     point: str | None
     seed: int | None
     folder: Path
     config: Config
+    tests: tuple[RunTest, ...]
+    grounder: str | None = None
+    places: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "zero-shot" if self.point is None else f"{self.point}, seed {self.seed}"
+        name = "zero-shot" if self.point is None else f"{self.point}, seed {self.seed}"
+        return name if self.grounder is None else f"{self.grounder}: {name}"
+
+    @property
+    def finished(self) -> bool:
+        return all(test.results.exists() for test in self.tests)
+
+    @property
+    def weights(self) -> Path | None:
+        """The pretrained grounder, whose file may get another content under the same name."""
+        name = self.config.get("model", {}).get("weights", "random")
+        return None if name == "random" else Path(name)
 
     @property
     def config_file(self) -> Path:
@@ -60,10 +126,6 @@ class StudyRun:
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter.safetensors"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
 
     @property
     def log(self) -> Path:
@@ -80,13 +142,14 @@ class StudyRun:
         Raises:
             StudyError: the folder holds what no study made, or its ``point.yaml`` is damaged.
         """
-        kept = (self.results, self.adapter, self.folder / "checkpoints")
+        kept = (*(test.results for test in self.tests), self.adapter, self.folder / "checkpoints")
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
         changes = differences(read_yaml(self.config_file), self.config)
-        weights = self._weights()
+        changes += [change for test in self.tests for change in test.changes()]
+        weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
             before, now = self.weights_file.read_text(encoding="utf-8").split()[0], _sha256(weights)
             if before != now:
@@ -99,31 +162,26 @@ class StudyRun:
         Raises:
             StudyError: the weights are not there.
         """
-        weights = self._weights()
-        if weights is not None and not weights.is_file():
-            raise StudyError(f"{self}: model.weights '{weights}' is no file; check the overlays")
+        if self.weights is not None and not self.weights.is_file():
+            raise StudyError(f"{self}: model.weights '{self.weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.weights_file, "" if weights is None else f"{_sha256(weights)}  {weights}\n")
+        _write(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
         _write(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
+        for test in self.tests:
+            if test.name and not test.results.exists():
+                test.folder.mkdir(exist_ok=True)
+                _write(test.settings_file, yaml.safe_dump(dict(test.settings)))
 
-    def _weights(self) -> Path | None:
-        """The pretrained grounder, whose file may get another content under the same name."""
-        name = self.config.get("model", {}).get("weights", "random")
-        return None if name == "random" else Path(name)
-
-    def stages(self, baseline: Path, places: Sequence[str] = ()) -> tuple[Stage, ...]:
-        """What is left to do: a fit, which goes on where it was interrupted, and a test; the baseline is only tested.
-
-        Args:
-            baseline: ``results.json`` of the baseline.
-            places: options that say where the data lies; they are no part of what is compared.
-        """
-        common = ("--config", str(self.config_file), "--run", str(self.folder), *places)
-        fit = Stage(("fit", *common, "--ckpt_path", "last"), self.adapter)
-        trained = ("--model.adapter", str(self.adapter), "--model.baseline", str(baseline))
-        test = Stage(("test", *common, *(() if self.point is None else trained)), self.results)
-        stages = (test,) if self.point is None else (fit, test)
-        return () if self.results.exists() else tuple(stage for stage in stages if not stage.leaves.exists())
+    def stages(self) -> tuple[Stage, ...]:
+        """What is left to do: a fit, which goes on where it was interrupted, and tests; the baseline is only tested."""
+        if self.finished:
+            return ()
+        common = ("--config", str(self.config_file), *self.places)
+        adapter = None if self.point is None else self.adapter
+        stages = [test.stage(common, adapter) for test in self.tests]
+        if adapter is not None:
+            stages = [Stage(("fit", *common, "--run", str(self.folder), "--ckpt_path", "last"), adapter), *stages]
+        return tuple(stage for stage in stages if not stage.leaves.exists())
 
 
 def _sha256(path: Path) -> str:
@@ -145,16 +203,32 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def planned_runs(study: Study, folder: Path) -> tuple[StudyRun, tuple[StudyRun, ...]]:
+def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tuple[StudyRun, tuple[StudyRun, ...]]:
     """The baseline, and every point under every seed: all points once before any twice, so that a mistake in one shows
-    early and an unfinished study compares equals."""
-    baseline = StudyRun(None, None, folder / BASELINE_FOLDER, study.baseline)
+    early and an unfinished study compares equals.
+
+    Args:
+        folder: of this study; see :meth:`Study.folder_in`.
+        places: options of every run that say where the data lies.
+    """
+
+    def run(point: str | None, seed: int | None, name: str, config: Config) -> StudyRun:
+        return StudyRun(point, seed, folder / name, config, tests(name), study.grounder, places)
+
+    def tests(name: str) -> tuple[RunTest, ...]:
+        parts = {test: Path(folder_name(test)) if test else Path() for test in study.tests}
+        before = None if name == BASELINE_FOLDER else folder / BASELINE_FOLDER
+        return tuple(
+            RunTest(test, folder / name / part, study.tests[test], before and before / part / "results.json")
+            for test, part in parts.items()
+        )
+
     runs = (
-        StudyRun(point, seed, folder / f"{folder_name(point)}-seed{seed}", merge(config, {"seed_everything": seed}))
+        run(point, seed, f"{folder_name(point)}-seed{seed}", merge(config, {"seed_everything": seed}))
         for seed in study.seeds
         for point, config in study.points.items()
     )
-    return baseline, tuple(runs)
+    return run(None, None, BASELINE_FOLDER, study.baseline), tuple(runs)
 
 
 def refuse_changed(runs: Iterable[StudyRun]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
@@ -59,12 +59,20 @@ class PointSummary:
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """All that a report shows. ``notes`` say what its reader must know, first of all what is missing."""
+    """All that a report shows.
+
+    Args:
+        baselines: of each test, in order; at least one.
+        notes: what its reader must know, first of all what is missing.
+        levels: in a study of levels, their names in order; the point of a row and a level is ``points[cells[...]]``.
+    """
 
     title: str
-    baseline: RunResults
+    baselines: tuple[RunResults, ...]
     points: tuple[PointSummary, ...]
     notes: tuple[str, ...]
+    levels: tuple[str, ...] = ()
+    cells: Mapping[tuple[str, str], PointSummary] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -81,20 +89,39 @@ def summarise(study: Study, folder: Path) -> StudySummary:
     """
     baseline_run, runs = planned_runs(study, folder)
     refuse_changed((baseline_run, *runs))
-    if not baseline_run.results.exists():
+    if not baseline_run.finished:
         reason = f"; its last attempt failed: {failure_of(baseline_run)}" if baseline_run.failure.exists() else ""
-        raise StudyError(f"there is nothing to compare with: '{baseline_run.results}' is not there yet{reason}")
-    baseline = load_results(baseline_run.results)
-    finished = [(run, load_results(run.results)) for run in runs if run.results.exists()]
+        lacking = next(test.results for test in baseline_run.tests if not test.results.exists())
+        raise StudyError(f"there is nothing to compare with: '{lacking}' is not there yet{reason}")
+    baselines = _results(baseline_run)
+    finished = [(run, _results(run)) for run in runs if run.finished]
     for run, results in finished:
-        _refuse_incomparable(run, results, baseline)
-    points = tuple(
-        _point(
-            name, [run for run in runs if run.point == name], [r for run, r in finished if run.point == name], baseline
+        for measured, baseline in zip(results, baselines, strict=True):
+            refuse_incomparable(run, measured, baseline)
+    points = {
+        name: _point(
+            name, [run for run in runs if run.point == name], [r for run, r in finished if run.point == name], baselines
         )
         for name in study.points
+    }
+    every = (*baselines, *(measured for _, results in finished for measured in results))
+    return StudySummary(
+        title=study.title,
+        baselines=baselines,
+        points=tuple(points.values()),
+        notes=(*_notes(runs, every), *_unchosen(study)),
+        levels=tuple(dict.fromkeys(level for _, level in study.cells.values())),
+        cells={cell: points[name] for name, cell in study.cells.items()},
     )
-    return StudySummary(study.title, baseline, points, _notes(runs, (baseline, *(results for _, results in finished))))
+
+
+def _results(run: StudyRun) -> tuple[RunResults, ...]:
+    return tuple(load_results(test.results) for test in run.tests)
+
+
+def _unchosen(study: Study) -> Iterator[str]:
+    if study.unchosen:
+        yield f"no search has chosen for {'; '.join(study.unchosen)}: their overlays' own settings hold"
 
 
 def failure_of(run: StudyRun) -> str:
@@ -102,7 +129,12 @@ def failure_of(run: StudyRun) -> str:
     return f"{run.failure.read_text(encoding='utf-8').strip()} ({run.log})"
 
 
-def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
+def refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
+    """Keeps what was not measured alike from being compared.
+
+    Raises:
+        StudyError: other metrics, conditions, samples, or another seed than the run's.
+    """
     for file in (baseline, results):
         missing = [f"{view}/{metric}" for view in ("HQ", "LQ") for metric in METRICS]
         missing = [name for name in missing if name not in file.metrics]
@@ -122,16 +154,27 @@ def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResult
         raise StudyError(f"{results.path} is of seed {results.seed}, but stands for seed {run.seed}; delete it")
 
 
-def _point(name: str, runs: Sequence[StudyRun], finished: Sequence[RunResults], baseline: RunResults) -> PointSummary:
-    per_seed = [_differences(results, baseline) for results in finished]
+def _point(
+    name: str,
+    runs: Sequence[StudyRun],
+    finished: Sequence[tuple[RunResults, ...]],
+    baselines: Sequence[RunResults],
+) -> PointSummary:
+    per_seed = [_mean_differences(results, baselines) for results in finished]
     return PointSummary(
         name=name,
         num_seeds=len(finished),
         num_expected=len(runs),
-        trainable_parameters=finished[0].trainable_parameters if finished else None,
+        trainable_parameters=finished[0][0].trainable_parameters if finished else None,
         failed=any(run.failure.exists() for run in runs),
         spreads={key: Spread(tuple(found[key] for found in per_seed)) for key in (per_seed[0] if per_seed else ())},
     )
+
+
+def _mean_differences(results: Sequence[RunResults], baselines: Sequence[RunResults]) -> dict[tuple[str, str], float]:
+    """Over the tests, each compared with the baseline's of the same name."""
+    found = [_differences(measured, baseline) for measured, baseline in zip(results, baselines, strict=True)]
+    return {key: statistics.fmean(part[key] for part in found) for key in found[0]}
 
 
 def _differences(results: RunResults, baseline: RunResults) -> dict[tuple[str, str], float]:
@@ -146,7 +189,7 @@ def _differences(results: RunResults, baseline: RunResults) -> dict[tuple[str, s
 
 def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str, ...]:
     notes = [f"failed: {run}: {failure_of(run)}" for run in runs if run.failure.exists()]
-    missing = [str(run) for run in runs if not run.results.exists() and not run.failure.exists()]
+    missing = [str(run) for run in runs if not run.finished and not run.failure.exists()]
     if missing:
         notes.append(f"not run yet, {len(missing)} of {len(runs)}: {'; '.join(missing)}")
     notes += [f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped]

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from rich import box
 from rich.table import Table
@@ -60,28 +61,38 @@ def study_csv(summary: StudySummary) -> str:
     spreads = [f"{name}_{part}" for name in names for part in ("mean", "std")]
     identity = ("study", "dataset", "split", "benchmark_seed", "point", "trainable_parameters", "seeds", "of_seeds")
     writer.writerow((*identity, "metric", *spreads))
+    dataset, split, _ = summary.baselines[0].conditions
+    conditions = (dataset, split, "+".join(str(baseline.benchmark_seed) for baseline in summary.baselines))
     for point in summary.points:
         for metric in METRICS:
             found = [point.spreads.get((quantity, metric)) for quantity in QUANTITIES]
             numbers = [number for spread in found for number in (_numbers(spread) if spread else (None, None))]
             row = (point.name, point.trainable_parameters, point.num_seeds, point.num_expected, metric, *numbers)
-            writer.writerow((summary.title, *summary.baseline.conditions, *row))
+            writer.writerow((summary.title, *conditions, *row))
     return text.getvalue()
 
 
 def explanation(summary: StudySummary) -> str:
     """What the numbers are, and what the differences are relative to."""
-    metrics = summary.baseline.metrics
-    views = (f"{view} " + " / ".join(f"{metrics[f'{view}/{name}']:.2f}" for name in METRICS) for view in ("HQ", "LQ"))
+    views = (
+        f"{view} " + " / ".join(f"{_baseline_mean(summary, f'{view}/{name}'):.2f}" for name in METRICS)
+        for view in ("HQ", "LQ")
+    )
+    tests = ", of each seed's mean over the tests" if len(summary.baselines) > 1 else ""
     return (
-        f"{conditions_line(summary)}. Points of difference to {summary.baseline.method} ({', '.join(views)}), mean "
-        "\u00b1 sample standard deviation over seeds."
+        f"{conditions_line(summary)}. Points of difference to {summary.baselines[0].method} ({', '.join(views)}), mean "
+        f"\u00b1 sample standard deviation over seeds{tests}."
     )
 
 
+def _baseline_mean(summary: StudySummary, name: str) -> float:
+    return fmean(baseline.metrics[name] for baseline in summary.baselines)
+
+
 def conditions_line(summary: StudySummary) -> str:
-    dataset, split, benchmark_seed = summary.baseline.conditions
-    return f"{dataset} {split}, benchmark seed {benchmark_seed}"
+    dataset, split, _ = summary.baselines[0].conditions
+    seeds = dict.fromkeys(str(baseline.benchmark_seed) for baseline in summary.baselines)
+    return f"{dataset} {split}, benchmark seed{'s' if len(seeds) > 1 else ''} {' and '.join(seeds)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.strip import FONT, PREDICTED, TRUE, draw_strip, stack_strips, wrap
+from callbacks.strip import draw_strip
+from stvg_nst.drawing import FONT, PREDICTED, TRUE, stack_strips, wrap
 from stvg_nst.types import ClipInfo, Quality, Tube
 
 MakeClip = Callable[[int, Quality], ClipInfo]

@@ -229,8 +229,10 @@ def test_runs_at_once_share_the_cores(
     study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launch, "visible_gpus", lambda: ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert study(write(), "--jobs", "3") == 0
-    assert calls(tmp_path / "runs")["rank-4-seed0"] == ["fit 2", "test 2"]
+    assert calls(tmp_path / "runs")["rank-4-seed0"] == ["fit 2 None", "test 2 None"]
     with pytest.raises(SystemExit):
         study(write(), "--jobs", "0")
 
@@ -310,3 +312,73 @@ def test_a_study_does_not_load_torch(write: Write, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_is_tested_on_every_draw_and_one_lost_result_is_made_anew(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(seeds=[0], tests={"draw 0": {}, "draw 1": {"data.init_args.benchmark_seed": 1}})
+    runs = tmp_path / "runs"
+    assert study(path) == 0
+    log = (runs / "rank-4-seed0" / "log.txt").read_text()
+    assert "--data.init_args.benchmark_seed=1" in log
+    assert f"--model.baseline {runs}/zero-shot/draw-1/results.json" in log
+    assert stages(runs) == {name: ["fit"] for name in ("rank-4-seed0", "rank-8-seed0")}, (
+        "tests have folders of their own"
+    )
+    text = capsys.readouterr().out
+    assert "MiniSTVG test, benchmark seeds 0 and 1." in text
+    assert re.search(r"rank 8 +8\.00 k +1 of 1 +\+13\.00", text), text  # +8 and +18
+    lost = runs / "rank-8-seed0" / "draw-1" / "results.json"
+    before = {file: file.stat().st_mtime_ns for file in runs.rglob("results.json")}
+    lost.unlink()
+    assert study(path) == 0
+    after = {file: file.stat().st_mtime_ns for file in runs.rglob("results.json")}
+    assert [file for file in before if before[file] != after[file]] == [lost]
+    with pytest.raises(StudyError, match=r"test 'draw 1': data\.init_args\.benchmark_seed: 1 before, 2 now"):
+        study(write(seeds=[0], tests={"draw 0": {}, "draw 1": {"data.init_args.benchmark_seed": 2}}))
+
+
+def test_every_grounder_has_its_folder_and_an_absent_one_is_left_out(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "a.safetensors"
+    weights.write_text("a")
+    grounders = {name: {"model.weights": str(tmp_path / f"{name}.safetensors")} for name in ("a", "b")}
+    path = write(seeds=[0], grounders=grounders)
+    assert study(path, "--features", "cache") == 0
+    text = capsys.readouterr().out
+    assert f"left out b: its weights '{tmp_path}/b.safetensors' are not there" in text
+    assert "Two ranks, a" in text and "3 runs, 3 to go" in text
+    assert "--data.init_args.features=cache/a" in (tmp_path / "runs" / "a" / "rank-4-seed0" / "log.txt").read_text()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {".lock", "a"}
+    (tmp_path / "b.safetensors").write_text("b")
+    assert study(path) == 0
+    assert "3 of 6 runs finished, 3 to go" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "b" / "study.md").exists()
+
+
+def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: Path) -> None:
+    levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
+    assert study(write(levels=levels), "--only", "rank 8,*", "rank 4, 25*") == 0
+    runs = tmp_path / "runs"
+    table = (runs / "levels.md").read_text()
+    assert "| WAS | rank 4 | +4.10 \u00b1 0.71 | - |" in table and "| WAS | rank 8 | +7.70 \u00b1 0.71 | +7.70" in table
+    assert "INCOMPLETE" in (runs / "levels.svg").read_text()
+    rows = list(csv.DictReader((runs / "levels.csv").open()))
+    assert {(row["row"], row["level"]) for row in rows} == {
+        ("rank 8", "25 clips"),
+        ("rank 8", "50 clips"),
+        ("rank 4", "25 clips"),
+    }
+
+
+def test_runs_at_once_take_turns_on_the_gpus(
+    study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert study(write(seeds=[0]), "--jobs", "2") == 0
+    found = calls(tmp_path / "runs")
+    assert {found[name][0].split()[-1] for name in ("rank-4-seed0", "rank-8-seed0")} == {"3", "5"}
+    assert study(write(seeds=[1])) == 0
+    assert calls(tmp_path / "runs")["rank-4-seed1"][0].endswith(" 3, 5"), "one run may use them all"

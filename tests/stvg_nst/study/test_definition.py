@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.study import StudyError, planned_runs, read_study
+from stvg_nst.study import StudyError, planned_runs, read_studies
 
 Write = Callable[..., Path]
 
 
 def test_points_are_overlays_and_overrides_in_one_piece(write: Write, tmp_path: Path) -> None:
     lora = {"overlays": [str(tmp_path / "lora.yaml")], "trainer.max_epochs": 9}
-    study = read_study(write(set={"trainer.max_epochs": 2}, points={"a": {}, "b": {"trainer.lr": 1}, "c": lora}))
+    (study,) = read_studies(write(set={"trainer.max_epochs": 2}, points={"a": {}, "b": {"trainer.lr": 1}, "c": lora}))
     assert (study.title, study.seeds, study.minutes_per_run, study.quick) == ("Two ranks", (0, 1), 3.0, False)
     assert study.baseline["model"] == {"tuner": {"class_path": "ZeroShot"}}
     assert study.baseline["trainer"] == {"max_epochs": 2}
@@ -24,14 +24,36 @@ def test_points_are_overlays_and_overrides_in_one_piece(write: Write, tmp_path: 
 
 
 def test_quick_cuts_short_and_says_so(write: Write) -> None:
-    study = read_study(write(), quick=True)
+    (study,) = read_studies(write(), quick=True)
     assert (study.seeds, study.minutes_per_run, study.quick) == ((0,), 1.0, True)
     assert study.title == "QUICK: 1 seed, trainer.max_epochs=1. Two ranks"
     assert study.points["rank 8"]["trainer"] == study.baseline["trainer"] == {"max_epochs": 1}
 
 
+def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("rank 8: {trainer.lr: 7}\nanother study's: {trainer.lr: 8}\n")
+    levels = {"few": {"trainer.clips": 2}, "many": {"trainer.clips": 9, "trainer.lr": 6}}
+    grounders = {"one": {"trainer.weights": 1}, "two": {"trainer.weights": 2}}
+    one, two = read_studies(write(levels=levels, grounders=grounders, chosen=str(chosen)))
+    assert [*one.points] == ["rank 4, few", "rank 4, many", "rank 8, few", "rank 8, many"]
+    assert one.cells["rank 8, many"] == ("rank 8", "many") and one.unchosen == ("rank 4",)
+    assert one.points["rank 8, few"]["trainer"] == {"max_epochs": 4, "weights": 1, "lr": 7, "clips": 2}
+    assert two.points["rank 8, many"]["trainer"] == {"max_epochs": 4, "weights": 2, "lr": 6, "clips": 9}
+    assert two.baseline["trainer"]["weights"] == 2 and two.title == "Two ranks, two"
+    assert two.folder_in(tmp_path) == tmp_path / "two"
+
+
+def test_quick_keeps_what_matches(write: Write) -> None:
+    quick = {"points": ["*8"], "tests": ["a"], "set": {"trainer.max_epochs": 1}}
+    (study,) = read_studies(write(tests={"a": {}, "b": {"trainer.lr": 1}}, quick=quick), quick=True)
+    assert [*study.points] == ["rank 8"] and [*study.tests] == ["a"]
+    with pytest.raises(StudyError, match=r"quick: none of the points is named 'x'; they are rank 4, rank 8"):
+        read_studies(write(quick={"points": ["x"]}), quick=True)
+
+
 def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> None:
-    baseline, runs = planned_runs(read_study(write()), tmp_path)
+    baseline, runs = planned_runs(*read_studies(write()), tmp_path)
     assert [str(run) for run in (baseline, *runs)] == [
         "zero-shot",
         "rank 4, seed 0",
@@ -67,13 +89,16 @@ def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> N
         ({"points": {"a": {"seed_everything": 3}}}, "point 'a': the seeds of a study are its 'seeds'"),
         ({"points": {"a": {"model.tunr.rank": 3}}}, "point 'a': 'model.tunr.rank' sets nothing"),
         ({"set": {"trainr.lr": 3}}, "the baseline: 'trainr.lr' sets nothing: the overlays have no section 'trainr'"),
+        ({"tests": {"a": {"trainr.lr": 1}}}, "test 'a': 'trainr.lr' sets nothing"),
+        ({"grounders": {"a": 3}}, "grounder 'a' must be a mapping of dotted names to values, {} for none, got 3"),
+        ({"chosen": "absent.yaml"}, "absent.yaml: cannot be read: No such file"),
         ({"tuner": None}, "point 'rank 4' names no tuner; give it 'overlays', or the study 'tuner'"),
     ],
 )
 def test_a_mistake_is_named_with_its_file(write: Write, changes: dict[str, Any], message: str) -> None:
     path = write(**changes)
     with pytest.raises(StudyError) as error:
-        read_study(path)
+        read_studies(path)
     assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
 
 
@@ -81,9 +106,9 @@ def test_a_point_that_is_given_twice_is_refused(write: Write) -> None:
     path = write()
     path.write_text(path.read_text().replace("rank 8:", "rank 4:"))
     with pytest.raises(StudyError, match="'rank 4' is given twice"):
-        read_study(path)
+        read_studies(path)
 
 
 def test_quick_needs_its_section(write: Write) -> None:
     with pytest.raises(StudyError, match="has no section 'quick'; write one"):
-        read_study(write(quick=None), quick=True)
+        read_studies(write(quick=None), quick=True)

@@ -1,0 +1,85 @@
+"""What every method of a study costs: `make bench-peers`.
+
+Times the grounding model alone, on random backbone features, so that no decoding hides the difference, and tracks the
+memory of the tensors that a training step and an inference hold at most. Methods take turns, and the file gives medians
+and ratios within one run: absolute times on a shared machine mean little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from benchmarks.tuning import Row, infer, make_features, measure, train
+from stvg_nst.budget import frozen_grounder, injected_points
+from stvg_nst.study import read_studies
+from stvg_nst.tuning import ZeroShot
+
+FROZEN, PEER = "Zero-shot", "LoRA"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("experiments/compare/peers.yaml"))
+    parser.add_argument("--output", type=Path, required=True, help="the .json to write")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--clips", type=int, default=8, help="of a batch; half of them count as low quality")
+    parser.add_argument("--size", type=int, default=128, help="of a frame, in pixels")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    (study, *_) = read_studies(options.study)
+    grounder = frozen_grounder(study)
+    features, mask = make_features(grounder, options)
+    rows = [Row(FROZEN, grounder, ZeroShot(), trains=False)]
+    costs: dict[str, dict[str, Any]] = {FROZEN: {"trainable": 0, "share": 0.0, "layers": 0}}
+    for name, tuned, tuner, report in injected_points(study):
+        rows.append(Row(name, tuned, tuner))
+        share = 100 * report.trainable / report.total
+        costs[name] = {"trainable": report.trainable, "share": share, "layers": len(report.layers)}
+    works = {
+        "inference": {row.name: (row, lambda row=row: infer(row, features, mask)) for row in rows},
+        "step": {row.name: (row, lambda row=row: train(row, features, mask, labels)) for row in rows if row.trains},
+    }
+    labels = torch.arange(options.clips) % 2
+    for kind, work in works.items():
+        medians = measure([*work.values()], options.repeats)
+        of = FROZEN if kind == "inference" else next(name for name in medians if name.endswith(PEER))
+        for name, seconds in medians.items():
+            row, run = work[name]
+            costs[name] |= {
+                f"{kind}_ms": 1e3 * seconds,
+                f"{kind}_ratio": seconds / medians[of],
+                f"{kind}_mib": peak_memory(row, run) / 2**20,
+            }
+    conditions = (
+        f"{options.clips} clips of {options.frames} frames of cached features, {options.threads} thread(s) of "
+        f"{os.cpu_count()} {platform.machine()} cores, medians of {options.repeats} in turns; memory is what tensors "
+        "hold at most, the model's included"
+    )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"conditions": conditions, "rows": costs}, indent=1) + "\n")
+    print(f"written: {options.output}")
+
+
+def peak_memory(row: Row, run: Callable[[], None]) -> int:
+    """Bytes of all live tensors at most during ``run``: parameters, gradients, optimiser, activations."""
+    tracker = MemTracker()
+    tracker.track_external(row.grounder)
+    with tracker:
+        run()
+    return sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`tables`: the tables and figures of a study, as text, Markdown, CSV, PNG and SVG."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from stvg_nst.comparison.costs import cost_sheet
+from stvg_nst.comparison.figures import draw_figure2, draw_severities
+from stvg_nst.comparison.paired import PairedBootstrap
+from stvg_nst.comparison.replicates import Comparison, read_comparison
+from stvg_nst.comparison.robustness import robustness
+from stvg_nst.comparison.sheet import WIDTH, print_sheet, write_sheet
+from stvg_nst.comparison.strips import ShowClip, draw_figure3
+from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.study.definition import quick_folder, read_studies
+
+KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
+
+
+def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> int:
+    """Writes what was asked for below the folder of the runs, and prints it.
+
+    Args:
+        show: reads the pixels of a clip, for Fig. 3.
+    """
+    options = _options(arguments, prog)
+    runs: Path = quick_folder(options.runs) if options.quick else options.runs
+    comparison = read_comparison(read_studies(options.study, quick=options.quick), runs)
+    folder: Path = options.output or runs / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
+        console.width = WIDTH
+    written = []
+    for kind in options.show:
+        written += _make(kind, comparison, folder, options, show, console)
+    console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _make(
+    kind: str, comparison: Comparison, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
+) -> list[Path]:
+    if kind == "fig3":
+        words = draw_figure3(comparison, options.scope, show, options.data, folder / "fig3.png")
+        (folder / "fig3.txt").write_text(words + "\n", encoding="utf-8")
+        console.print(words, markup=False, soft_wrap=True)
+        return [folder / "fig3.png", folder / "fig3.txt"]
+    pictures = {"fig2": draw_figure2, "robustness": draw_severities}
+    if kind == "robustness":
+        sheet = robustness(comparison)
+    elif kind == "cost":
+        sheet = cost_sheet(comparison, options.costs)
+    else:
+        make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
+        own = [run for method in comparison.methods for run, _ in method.replicates]
+        sheet = make(comparison, PairedBootstrap(own, draws=options.bootstrap))
+    print_sheet(sheet, console)
+    written = write_sheet(sheet, folder)
+    if kind in pictures:
+        paths = [folder / f"{kind}.png", folder / f"{kind}.svg"]
+        pictures[kind](comparison, paths)
+        written += paths
+    return written
+
+
+def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="The paper's tables and figures out of the runs of a study, finished or not. Nothing is run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", type=Path, help="the study's .yaml")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
+    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--show", nargs="+", choices=KINDS, default=KINDS, help="what to make (default: all)")
+    parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
+    parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
+    parser.add_argument("--data", help="folder of the data set, for the frames of Fig. 3")
+    parser.add_argument("--costs", type=Path, help="what benchmarks/peers.py wrote")
+    parser.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="replicates (default: 2000)")
+    return parser.parse_args(arguments)

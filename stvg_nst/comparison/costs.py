@@ -1,0 +1,60 @@
+"""What each method costs: parameters, time and memory, in one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stvg_nst.comparison.replicates import Comparison
+from stvg_nst.comparison.sheet import Cell, Section, Sheet
+from stvg_nst.comparison.tables import make_sheet
+from stvg_nst.report.table import parameter_count
+from stvg_nst.study.overlays import StudyError
+
+_COLUMNS = {
+    "trainable": "Trainable",
+    "share": "Share, %",
+    "layers": "Layers",
+    "step_ms": "Step, ms",
+    "step_ratio": "Step / LoRA",
+    "step_mib": "Step, MiB",
+    "inference_ms": "Inference, ms",
+    "inference_ratio": "Inference / frozen",
+    "inference_mib": "Inference, MiB",
+}
+
+
+def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
+    """The rows of ``benchmarks/peers.py``, which times all methods in turns on one machine.
+
+    Raises:
+        StudyError: the file is not there, or is none of that program's.
+    """
+    costs = _read(path)
+    rows, records = [], []
+    for point, found in costs["rows"].items():
+        scope, _, name = point.rpartition(" / ")
+        rows.append((Cell(scope), Cell(name), *(Cell(_shown(key, found.get(key))) for key in _COLUMNS)))
+        records.append({"scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}})
+    section = Section("", ("Scope", "Method", *_COLUMNS.values()), tuple(rows))
+    sheet = make_sheet(comparison, "cost", "Cost of tuning and of inference", (section,), records, intervals=False)
+    return Sheet(sheet.name, sheet.title, sheet.sections, sheet.records, (str(costs["conditions"]),))
+
+
+def _read(path: Path | None) -> Mapping[str, Any]:
+    if path is None or not path.is_file():
+        raise StudyError(f"the table of costs needs what benchmarks/peers.py wrote, got '{path}'; name it with --costs")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"conditions", "rows"} <= content.keys():
+        raise StudyError(f"{path}: expected the fields 'conditions' and 'rows' of benchmarks/peers.py")
+    return content
+
+
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key == "trainable":
+        return parameter_count(int(value))
+    return str(value) if key == "layers" else f"{value:.2f}"

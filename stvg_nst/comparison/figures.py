@@ -1,0 +1,139 @@
+"""Fig. 2, the trade-off between restoration and forgetting, and the matrix of kinds and severities."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method, Replicate
+from stvg_nst.comparison.robustness import severity_matrix
+from stvg_nst.comparison.tables import BASELINE, MAIN, changes
+from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, save
+
+PEER = "LoRA"
+"""The method that is shown beside null-space tuning where there is room for one."""
+
+
+def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
+    """Fig. 2: gain on LQ over drop on HQ, a panel for each scope; mean and sample standard deviation over the runs.
+
+    The frozen grounder is the origin, and the thin diagonals join points of equal WAS, which is gain less drop.
+    """
+    names = list(dict.fromkeys(method.name for method in comparison.methods))
+    looks = {
+        name: {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        for index, name in enumerate(names)
+    }
+    measured = [method for method in comparison.methods if method.replicates]
+    scopes = list(dict.fromkeys(method.scope for method in measured)) or [""]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.6 + 3.4 * len(scopes), 4.4), layout="constrained")
+        panels = figure.subplots(1, len(scopes), squeeze=False, sharex=True, sharey=True)[0]
+        for axes, scope in zip(panels, scopes, strict=True):
+            _draw_plane(axes, [method for method in measured if method.scope == scope], looks)
+            axes.set_title(f"scope: {scope}" if scope else MAIN)
+        panels[0].set_ylabel(f"gain on LQ, {MAIN}, points")
+        for axes in panels:
+            _draw_equal_scores(axes)
+        handles = {
+            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend([*handles.values()], [*handles], loc="outside right center", frameon=False)
+        _entitle(figure, comparison, width=30 + 45 * len(scopes))
+        save(figure, paths)
+
+
+def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
+    """m_vIoU by kind and severity: of the frozen grounder, and what LoRA and null-space tuning change, by scope."""
+    shown: list[tuple[str, Sequence[Replicate]]] = [(BASELINE, comparison.baselines)]
+    shown += [
+        (f"{method.name}, {method.scope}", [own for own, _ in method.replicates])
+        for method in comparison.methods
+        if method.name in (PEER, REFERENCE) and method.replicates
+    ]
+    before = severity_matrix(comparison.baselines)
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = Figure(figsize=(3.6 * columns, 0.9 + 2.5 * rows), layout="constrained")
+        panels = [*figure.subplots(rows, columns, squeeze=False).flat]
+        for (name, replicates), axes in zip(shown, panels, strict=False):
+            found = severity_matrix(replicates)
+            own = found if name == BASELINE else {cell: value - before[cell] for cell, value in found.items()}
+            _draw_matrix(axes, own, difference=name != BASELINE)
+            axes.set_title(name if name == BASELINE else f"{name}: change")
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
+        _entitle(figure, comparison, width=36 * columns)
+        save(figure, paths)
+
+
+def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.annotate("zero-shot", (0, 0), (4, 4), textcoords="offset points", color=MUTED, fontsize=7)
+    for method in methods:
+        gain, drop = changes(method, "LQ"), changes(method, "HQ", -1)
+        assert gain is not None and drop is not None, "only methods with runs are drawn"
+        axes.errorbar(
+            drop.mean,
+            gain.mean,
+            xerr=drop.deviation,
+            yerr=gain.deviation,
+            label=method.name,
+            markersize=9 if method.name == REFERENCE else 6,
+            linewidth=1.0,
+            linestyle="none",
+            elinewidth=1.0,
+            **looks[method.name],
+        )
+    axes.set_xlabel(f"drop on HQ, {MAIN}, points")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.margins(0.12)
+
+
+def _draw_equal_scores(axes: Axes) -> None:
+    """Thin lines of equal WAS, gain less drop, as many as keep the plane legible."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    axes.autoscale(False)
+    for score in MaxNLocator(6).tick_values(low - right, high - left):
+        axes.axline((0, score), slope=1, color="#d9d9d9", linewidth=0.7, zorder=0)
+        if low < score + right < high:
+            axes.annotate(f"WAS {score:+g}", (right, score + right), color=MUTED, fontsize=6, va="top", ha="right")
+
+
+def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], *, difference: bool) -> None:
+    kinds = sorted({kind for kind, _ in cells})
+    severities = sorted({severity for _, severity in cells})
+    grid = [[cells.get((kind, severity), float("nan")) for severity in severities] for kind in kinds]
+    limit = max(1.0, *(abs(value) for value in cells.values()))
+    look: dict[str, Any] = (
+        {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if difference else {"cmap": "Greens", "vmin": 0}
+    )
+    axes.imshow(grid, aspect="auto", **look)
+    for row, kind in enumerate(kinds):
+        for column, severity in enumerate(severities):
+            if (kind, severity) in cells:
+                value = cells[kind, severity]
+                text = f"{value:+.1f}" if difference else f"{value:.1f}"
+                dark = abs(value) > 0.6 * (limit if difference else max(cells.values()))
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_xticks(range(len(severities)), severities)
+    axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axes.set_xlabel("severity")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _entitle(figure: Figure, comparison: Comparison, *, width: int) -> None:
+    missing = "" if comparison.complete else ", INCOMPLETE"
+    lines = [*textwrap.wrap(comparison.title, width), *textwrap.wrap(comparison.conditions + missing, width)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)

@@ -1,0 +1,203 @@
+"""What was measured of each method: once for each grounder, seed and draw of the benchmark, beside its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.report import RunResults, load_results
+from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
+from stvg_nst.study.runs import RunTest, refuse_changed
+from stvg_nst.study.summary import failure_of, refuse_incomparable
+
+REFERENCE = "NST"
+"""The method that the others of its scope are compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """One test of one run.
+
+    Args:
+        grounder: ``None`` where the study has one.
+        seed: of the run; ``None`` for the baseline.
+        test: its name, empty where the study has one.
+        folder: holds ``predictions.json``.
+        run: the run that was tested.
+        points: the metrics of ``results.json``; of a trained run also the ``WAS/`` relative to its own baseline.
+    """
+
+    grounder: str | None
+    seed: int | None
+    test: str
+    folder: Path
+    run: StudyRun
+    results: RunResults
+    points: Mapping[str, float]
+
+    @property
+    def place(self) -> tuple[str | None, int | None, str]:
+        """What methods are paired by."""
+        return self.grounder, self.seed, self.test
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of a table: a method in a scope.
+
+    Args:
+        scope: what stands before the `` / `` in the name of its point; empty where there is none.
+        name: what stands behind.
+        replicates: those that stand, each with the baseline that it is relative to.
+        num_expected: how many there are to be.
+        failed: whether the last attempt at some run failed.
+    """
+
+    scope: str
+    name: str
+    replicates: tuple[tuple[Replicate, Replicate], ...]
+    num_expected: int
+    failed: bool
+
+    @property
+    def complete(self) -> bool:
+        return len(self.replicates) == self.num_expected
+
+    @property
+    def trainable_parameters(self) -> int | None:
+        return self.replicates[0][0].results.trainable_parameters if self.replicates else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that the tables and figures are made of.
+
+    Args:
+        baselines: of each grounder and test that stands; at least one.
+        methods: in the study's order.
+        notes: what a reader must know, first of all what is missing.
+    """
+
+    title: str
+    baselines: tuple[Replicate, ...]
+    methods: tuple[Method, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return all(method.complete for method in self.methods)
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(method.scope for method in self.methods))
+
+    def reference_of(self, method: Method) -> Method | None:
+        """Null-space tuning in the method's scope, or else in the last scope that has it, if any."""
+        candidates = [other for other in self.methods if other.name == REFERENCE]
+        last = candidates[-1] if candidates else None
+        return next((other for other in candidates if other.scope == method.scope), last)
+
+    @property
+    def conditions(self) -> str:
+        """What was measured on, in words."""
+        dataset, split, _ = self.baselines[0].results.conditions
+        seeds = dict.fromkeys(str(baseline.results.benchmark_seed) for baseline in self.baselines)
+        grounders = dict.fromkeys(baseline.grounder for baseline in self.baselines if baseline.grounder is not None)
+        words = f"{dataset} {split}, benchmark seed{'s' if len(seeds) > 1 else ''} {' and '.join(seeds)}"
+        return f"{words}, grounder{'s' if len(grounders) > 1 else ''} {' and '.join(grounders)}" if grounders else words
+
+
+def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
+    """What stands of a study, on all of its grounders.
+
+    Raises:
+        StudyError: no baseline stands, or results are of another configuration, of other samples or under other
+            conditions than the study's.
+        ResultsFileError: a ``results.json`` is damaged.
+    """
+    baselines: dict[tuple[str | None, str], Replicate] = {}
+    planned: list[StudyRun] = []
+    notes: list[str] = []
+    for study in studies:
+        folder = study.folder_in(runs)
+        baseline, trained = planned_runs(study, folder)
+        refuse_changed((baseline, *trained))
+        standing = list(_standing(baseline))
+        baselines |= {(study.grounder, replicate.test): replicate for replicate in standing}
+        planned += trained
+        notes += _notes(study, folder, (baseline, *trained))
+    if not baselines:
+        raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; " + "; ".join(notes))
+    replicates = [(run, pair) for run in planned for pair in _paired(run, baselines)]
+    methods = tuple(
+        _method(
+            point,
+            tuple(pair for run, pair in replicates if run.point == point),
+            [run for run in planned if run.point == point],
+        )
+        for point in studies[0].points
+    )
+    title = (
+        studies[0].title if studies[0].grounder is None else studies[0].title.removesuffix(f", {studies[0].grounder}")
+    )
+    every = (*baselines.values(), *(own for _, (own, _) in replicates))
+    return Comparison(title, tuple(baselines.values()), methods, (*notes, *_remarks(studies, every)))
+
+
+def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:
+    scope, _, name = point.rpartition(" / ")
+    expected = sum(len(run.tests) for run in runs)
+    return Method(scope, name, pairs, expected, failed=any(run.failure.exists() for run in runs))
+
+
+def _standing(run: StudyRun) -> Iterator[Replicate]:
+    for test in run.tests:
+        if test.results.exists():
+            results = load_results(test.results)
+            yield _replicate(run, test, results, results.metrics)
+
+
+def _paired(
+    run: StudyRun, baselines: Mapping[tuple[str | None, str], Replicate]
+) -> Iterator[tuple[Replicate, Replicate]]:
+    for test in run.tests:
+        baseline = baselines.get((run.grounder, test.name))
+        if baseline is not None and test.results.exists():
+            results = load_results(test.results)
+            refuse_incomparable(run, results, baseline.results)
+            own = {key: value for key, value in results.metrics.items() if not key.startswith("WAS/")}
+            yield _replicate(run, test, results, own | adaptation_scores(own, baseline.points)), baseline
+
+
+def _replicate(run: StudyRun, test: RunTest, results: RunResults, points: Mapping[str, float]) -> Replicate:
+    return Replicate(run.grounder, run.seed, test.name, test.folder, run, results, points)
+
+
+def _notes(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[str]:
+    """What is missing, has failed, or does not belong here."""
+    weights = runs[0].weights
+    if study.grounder is not None and not folder.is_dir():
+        absent = f": its weights '{weights}' are not there" if weights is not None and not weights.is_file() else ""
+        yield f"INCOMPLETE: nothing stands of {study.grounder}{absent}"
+        return
+    yield from (f"failed: {run}: {failure_of(run)}" for run in runs if run.failure.exists())
+    missing = [run for run in runs if not run.finished and not run.failure.exists()]
+    if missing:
+        yield f"INCOMPLETE: {len(missing)} of {len(runs)} runs are not finished, the first being {missing[0]}"
+    known = {run.folder for run in runs}
+    strangers = sorted(path.parent for path in folder.glob("*/results.json") if path.parent not in known)
+    if strangers:
+        yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
+
+
+def _remarks(studies: Sequence[Study], replicates: Sequence[Replicate]) -> Iterator[str]:
+    if studies[0].unchosen:
+        yield f"no search has chosen for {'; '.join(studies[0].unchosen)}: their overlays' own settings hold"
+    for replicate in replicates:
+        if replicate.results.skipped:
+            yield f"{replicate.results.path}: {replicate.results.skipped} samples were skipped and do not count"
+    commits = sorted({str(replicate.results.git_commit)[:12] for replicate in replicates})
+    if len(commits) > 1:
+        yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"

@@ -1,0 +1,146 @@
+"""Clips in print: boxes on frames, and spans on an axis of time. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+
+# Colours that the colour-blind can tell apart, and dashes for those who print in grey.
+TRUE: Colour = (0, 225, 150)
+PREDICTED: Colour = (240, 90, 20)
+INK: Colour = (30, 30, 30)
+FAINT: Colour = (225, 225, 225)
+PAPER: Colour = (255, 255, 255)
+BADGES: dict[str, Colour] = {"HQ": (70, 100, 160), "LQ": (110, 80, 60)}
+
+MARGIN = 8
+GAP = 4
+LINE = 18  # height of a line of text
+LANE = 13  # height of a lane of the time axis, with its distance to the next
+LABEL = 62  # width of the names left of the lanes
+FONT = ImageFont.load_default(size=13)
+SMALL = ImageFont.load_default(size=11)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A tube to draw.
+
+    Args:
+        name: of its lane on the axis of time.
+        start, stop: half-open, native frames.
+        boxes: of each frame xyxy, native pixels, or ``None``.
+        colour: of its outline and its lane.
+        dash: length of the outline's dashes, 0 for a solid one.
+    """
+
+    name: str
+    start: int
+    stop: int
+    boxes: Sequence[Box | None]
+    colour: Colour
+    dash: int = 0
+
+
+def pick_frames(count: int, shown: int) -> np.ndarray:
+    """Indices of at most ``shown`` of ``count`` frames, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(shown, count)).round().astype(int))
+
+
+def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
+    """Strips one above the other, on white where they are narrower than the widest.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not strips:
+        raise ValueError("expected at least one strip to stack, got none")
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in strips]
+    return np.concatenate(padded)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` pixels, broken between words; a word that is wider stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and FONT.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def draw_badge(pen: ImageDraw.ImageDraw, quality: str, degradation: str | None, top: int = MARGIN) -> None:
+    """The quality on the left, and what made it low, such as ``defocus:3``."""
+    words = quality if degradation is None else f"{quality}  {degradation.replace('_', ' ').replace(':', ' ')}"
+    right = MARGIN + FONT.getlength(words) + 2 * GAP
+    pen.rounded_rectangle((MARGIN, top - 2, right, top + LINE - 4), radius=4, fill=BADGES[quality])
+    pen.text((MARGIN + GAP, top - 2), words, PAPER, FONT)
+
+
+def draw_frame(frame: np.ndarray, frame_id: int, traces: Sequence[Trace], size: tuple[int, int]) -> Image.Image:
+    """A frame at ``size`` (width, height), with its number and the boxes of the traces over it, the last on top."""
+    picture = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(picture)
+    scale = size[0] / frame.shape[1], size[1] / frame.shape[0]
+    for trace in traces:
+        box = trace.boxes[frame_id - trace.start] if trace.start <= frame_id < trace.stop else None
+        if box is not None:
+            x0, y0, x1, y1 = box
+            scaled = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
+            _draw_box(pen, scaled, trace.colour, trace.dash, size)
+    pen.text((4, 2), str(frame_id), PAPER, SMALL, stroke_width=2, stroke_fill=INK)
+    return picture
+
+
+def draw_lanes(
+    pen: ImageDraw.ImageDraw,
+    traces: Sequence[Trace],
+    length: int,
+    shown: Sequence[int],
+    *,
+    top: int,
+    columns: int,
+    label: int = LABEL,
+) -> None:
+    """The traces' spans on the time axis of a clip of ``length`` native frames, with a tick at every shown frame."""
+    left, right = MARGIN + label, columns - MARGIN
+
+    def place(frame_id: int) -> float:
+        return left + (right - left) * frame_id / length
+
+    for lane, trace in enumerate(traces):
+        y = top + lane * LANE
+        pen.text((MARGIN, y + (LANE - 3) / 2), trace.name, INK, SMALL, anchor="lm")
+        pen.rectangle((left, y, right, y + LANE - 4), fill=FAINT)
+        pen.rectangle((place(trace.start), y, place(trace.stop), y + LANE - 4), fill=trace.colour)
+    for frame_id in shown:
+        x = place(frame_id)
+        pen.line((x, top, x, top + len(traces) * LANE - 4), fill=INK)
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, dash: int, size: tuple[int, int]) -> None:
+    """An outline two pixels wide with a thin dark rim; ``dash`` is the length of its dashes, 0 for a solid one."""
+    width, height = size
+    x0, x1 = (min(max(round(x), 0), width - 2) for x in (box[0], box[2]))
+    y0, y1 = (min(max(round(y), 0), height - 2) for y in (box[1], box[3]))
+    if not dash:
+        pen.rectangle((x0 - 1, y0 - 1, x1 + 2, y1 + 2), outline=INK, width=4)
+        pen.rectangle((x0, y0, x1 + 1, y1 + 1), outline=colour, width=2)
+        return
+    for start in range(x0, x1 + 1, 2 * dash):
+        stop = min(start + dash - 1, x1 + 1)
+        for y in (y0, y1):
+            pen.rectangle((start - 1, y - 1, stop + 1, y + 2), fill=colour, outline=INK)
+    for start in range(y0, y1 + 1, 2 * dash):
+        stop = min(start + dash - 1, y1 + 1)
+        for x in (x0, x1):
+            pen.rectangle((x - 1, start - 1, x + 2, stop + 1), fill=colour, outline=INK)

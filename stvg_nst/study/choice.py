@@ -1,0 +1,132 @@
+"""`choose`: the best level of each point by the validation split, written where other studies read it."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from stvg_nst.report.folder import report_console
+from stvg_nst.report.table import signed
+from stvg_nst.study.definition import Study, quick_folder, read_studies
+from stvg_nst.study.overlays import Config, StudyError
+from stvg_nst.study.summary import PointSummary, StudySummary, summarise
+
+CRITERION = ("WAS", "m_vIoU")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was tried for one point, and what came of it.
+
+    Args:
+        tried: by level, in the study's order.
+        level: of the highest mean.
+    """
+
+    row: str
+    tried: Mapping[str, PointSummary]
+    level: str
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the best level is the first or the last: then a wider grid may hold a better one."""
+        levels = [*self.tried]
+        return self.level in (levels[0], levels[-1])
+
+
+def choose_command(arguments: Sequence[str], *, prog: str) -> int:
+    """Writes the settings of each point's best level as YAML, and all that was tried as CSV beside it."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Choose for each point of a finished study of levels the one with the highest mean WAS (m_vIoU) on "
+        "the validation split, and write its settings for other studies to read as their `chosen`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", type=Path, help="the study's .yaml")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
+    parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
+    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    options = parser.parse_args(arguments)
+    files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
+    if standing := [path for path in files if path.exists() and not options.overwrite]:
+        raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
+    (study, *others) = read_studies(options.study, quick=options.quick)
+    if others:
+        raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
+    summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
+    choices = choose(study, summary)
+    for path, text in zip(files, (choices_yaml(study, choices), choices_csv(choices)), strict=True):
+        path.write_text(text, encoding="utf-8")
+    console = report_console()
+    console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
+    console.print(f"written: {', '.join(map(str, files))}", markup=False, soft_wrap=True)
+    return 0
+
+
+def choose(study: Study, summary: StudySummary) -> tuple[Choice, ...]:
+    """The level of the highest mean WAS, for each point.
+
+    Raises:
+        StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
+            choice among fewer levels would give its point a smaller grid than the others'.
+    """
+    if not study.levels:
+        raise StudyError(f"{study.path}: has no 'levels' to choose from")
+    split = summary.baselines[0].split
+    if split != "val":
+        raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
+    if unfinished := [point.name for point in summary.points if not point.complete]:
+        raise StudyError(f"runs are missing of {'; '.join(unfinished)}; run the study to its end first")
+    choices = []
+    for row in dict.fromkeys(row for row, _ in study.cells.values()):
+        tried = {level: summary.cells[row, level] for level in study.levels}
+        best = max(tried, key=lambda level: tried[level].spreads[CRITERION].mean)
+        choices.append(Choice(row, tried, best))
+    return tuple(choices)
+
+
+def choices_yaml(study: Study, choices: Sequence[Choice]) -> str:
+    grid = len(study.levels)
+    seeds = ", ".join(map(str, study.seeds))
+    header = (
+        f"# What `python -m stvg_nst choose {study.path}` chose on the validation split, by the highest mean WAS of\n"
+        f"# m_vIoU: {grid} configurations tried of each point, seeds {seeds}. The .csv beside this holds all of them.\n"
+    )
+    if study.quick:
+        header += f"# {study.title}\n"
+    settings: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices}
+    return header + yaml.safe_dump(settings, sort_keys=False)
+
+
+def choices_csv(choices: Sequence[Choice]) -> str:
+    """One row for each configuration that was tried."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    quantities = ("WAS", "LQ gain", "HQ change")
+    names = [name.lower().replace(" ", "_") for name in quantities]
+    writer.writerow(
+        ("point", "level", "seeds", *(f"{name}_{part}" for name in names for part in ("mean", "std")), "chosen")
+    )
+    for choice in choices:
+        for level, point in choice.tried.items():
+            spreads = [point.spreads[quantity, CRITERION[1]] for quantity in quantities]
+            numbers = [number for spread in spreads for number in (spread.mean, spread.deviation)]
+            writer.writerow((choice.row, level, point.num_seeds, *numbers, level == choice.level))
+    return text.getvalue()
+
+
+def choices_text(choices: Sequence[Choice]) -> str:
+    """A line for each point: what was tried, and which won."""
+    lines = []
+    for choice in choices:
+        tried = ", ".join(f"{level} {signed(p.spreads[CRITERION].mean)}" for level, p in choice.tried.items())
+        edge = ", the edge of the grid" if choice.at_the_edge else ""
+        lines.append(f"{choice.row}: {choice.level}{edge} (of {len(choice.tried)}; WAS {tried})\n")
+    return "".join(lines)
