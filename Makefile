@@ -188,13 +188,16 @@ dashboard: | $(STAMP)  ## watch the runs in TensorBoard
 	$(BIN)/tensorboard --logdir $(RUNS)
 
 # -------------------------------------------------------------------------------------------------- quality
+# A process for each core, one thread each; a file's tests stay together, for they share what is costly to make.
+PARALLEL := --numprocesses auto --dist loadfile
+
 .PHONY: test
 test: | $(STAMP)  ## run the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 .PHONY: test-all
 test-all: | $(STAMP)  ## run all tests: the slow ones, and those that need a GPU where there is one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ''
 
 .PHONY: check
 check: | $(STAMP)  ## lint, formatting and types
