@@ -91,7 +91,7 @@ def build(model: Path, tuner: Path) -> tuple[Grounder, NullSpaceTuning]:
     built = parser.instantiate(parser.parse_object(parts))
     if not isinstance(built.tuner, NullSpaceTuning):
         raise SystemExit(f"expected an overlay of NullSpaceTuning in {tuner}, got {type(built.tuner).__name__}")
-    return built.grounder, built.tuner
+    return built.grounder, replace(built.tuner, spaces=None)  # random weights are not worth keeping
 
 
 def make_frames(options: argparse.Namespace) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def line(command: str, tuner: str, data: Path, weights: Path, *arguments: str) -> list[str]:
     overlays = [*configs(*MINI, f"tuner/{tuner}"), *TINY, f"--data.init_args.root={data}", f"--model.weights={weights}"]
-    return [command, *overlays, *arguments]
+    spaces = [f"--model.tuner.init_args.spaces={data}/dual_spaces"] if tuner == "nst" else []
+    return [command, *overlays, *spaces, *arguments]
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def stvg(data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_from_clips_to_the_table(
-    stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stvg: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zero_shot, nst = tmp_path / "zero-shot", tmp_path / "nst"
     assert stvg("test", "zero_shot", f"--run={zero_shot}") == 0
@@ -101,6 +102,7 @@ def test_from_clips_to_the_table(
     assert stvg("test", "nst", f"--run={nst}", *trained) == 0
     results = json.loads((nst / "results.json").read_text())
     assert {"HQ/m_vIoU", "LQ/vIoU@0.5", "MQ/declarative/m_tIoU", "WAS/m_vIoU"} <= results["metrics"].keys()
+    assert any((data / "dual_spaces").iterdir()), "the decompositions are kept for the next start"
     assert (nst / "config.yaml").exists() and (nst / "test.yaml").exists() and (nst / "tubes.png").exists()
 
     # The files of tubes say the same, whoever counts them.
