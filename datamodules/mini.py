@@ -21,6 +21,7 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
+from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
@@ -61,6 +62,7 @@ class MiniSTVG(STVGDataModule):
         features: Path | None = None,
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         super().__init__(
             num_frames=num_frames,
@@ -74,6 +76,7 @@ class MiniSTVG(STVGDataModule):
             features=features,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         self.root = Path(root)
         self.training_split = training_split

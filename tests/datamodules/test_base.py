@@ -179,5 +179,27 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     data = mini(root, evaluation_split="val", benchmark_seed=0)
     seen = {info.item_id for batch in batches(data, "test") for info in batch.clips}
     assert seen == {info.item_id for batch in batches(mini(root), "val") for info in batch.clips}
-    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0)
-    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7)
+    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
+
+
+def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
+    data = mini(root, evaluation_conditions="matrix", test_clips=1)
+    shown = [str(info.degradation) for batch in batches(data, "test") for info in batch.clips]
+    assert len(shown) == 2 * 21 and len(set(shown)) == 21
+    assert data.conditions("test") == ("MiniSTVG", "test", 0, "matrix")
+    assert data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert len(batches(data, "val")[0].clips) == 2 * 2 * 2, "validation chooses by the benchmark's own mix"
+
+
+def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
+    options = {"variants": 1, "features": tmp_path, "test_clips": 1}
+    mini(root, **options).build_cache("test", encode, "backbones")
+    data = mini(root, **options, evaluation_conditions=["HQ", "defocus:3"])
+    folder = data.build_cache("test", encode, "backbones")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "test-HQ+defocus3"]
+    assert len(data.open_cache("test")) == 2
+    (batch,) = batches(data, "test")
+    assert folder.name == "test-HQ+defocus3" and batch.features is not None
+    assert [str(info.degradation) for info in batch.clips] == ["None", "defocus:3"] * 2
+    assert data.cache_folder("train") == tmp_path / "train", "what is trained on does not depend on it"
