@@ -31,6 +31,9 @@ class GroundingData(Protocol):
     def conditions(self, stage: str) -> tuple[str, str, int]:
         """Data set, split and benchmark seed that a stage measures under."""
 
+    def degradations(self) -> dict[str, Any]:
+        """What made the LQ clips: version, seed, where they came from, and hashes of the pixels."""
+
     def skipped(self, split: str) -> int:
         """Samples of a split that the data module leaves out, because their videos are bad."""
 

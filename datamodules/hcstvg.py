@@ -10,6 +10,7 @@ from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
 from datamodules.base import Split
 from datamodules.sampling import FrameChoice, FramesAtRate
 from datamodules.transforms import Resize
+from stvg_nst.types import Kernels
 
 
 class HCSTVG(AnnotatedVideos):
@@ -36,6 +37,10 @@ class HCSTVG(AnnotatedVideos):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null``.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``) that the evaluation shows as LQ clips; ``null`` to
+            degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
     """
@@ -60,6 +65,9 @@ class HCSTVG(AnnotatedVideos):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
     ) -> None:
@@ -80,6 +88,9 @@ class HCSTVG(AnnotatedVideos):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
         )
