@@ -97,6 +97,7 @@ class ResultsWriter(lightning.Callback):
             "seed": data.seed,
             "benchmark_seed": conditions.benchmark_seed,
             "data": provenance,
+            "degradations": data.degradations(),
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
             "injection": [asdict(layer) for layer in module.injection.layers],
@@ -115,7 +116,17 @@ class ResultsWriter(lightning.Callback):
 
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number."""
-    libraries = ("torch", "torchvision", "lightning", "transformers", "peft", "decord2", "albumentations", "numpy")
+    libraries = (
+        "torch",
+        "torchvision",
+        "lightning",
+        "transformers",
+        "peft",
+        "decord2",
+        "albumentations",
+        "numpy",
+        "opencv-python-headless",
+    )
     try:
         project = version("stvg_nst")
     except PackageNotFoundError:
