@@ -97,6 +97,7 @@ class ResultsWriter(lightning.Callback):
             "seed": data.seed,
             "benchmark_seed": conditions.benchmark_seed,
             "data": provenance,
+            "degradations": data.degradations(),
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
             "weights": module.weights,
@@ -116,7 +117,17 @@ class ResultsWriter(lightning.Callback):
 
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number."""
-    libraries = ("torch", "torchvision", "lightning", "transformers", "peft", "decord2", "albumentations", "numpy")
+    libraries = (
+        "torch",
+        "torchvision",
+        "lightning",
+        "transformers",
+        "peft",
+        "decord2",
+        "albumentations",
+        "numpy",
+        "opencv-python-headless",
+    )
     try:
         project = version("stvg_nst")
     except PackageNotFoundError:

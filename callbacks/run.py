@@ -32,6 +32,9 @@ class GroundingData(Protocol):
     def conditions(self, stage: str) -> Conditions:
         """What a stage measures under."""
 
+    def degradations(self) -> dict[str, Any]:
+        """What made the LQ clips: version, seed, where they came from, and hashes of the pixels."""
+
     def skipped(self, split: str) -> int:
         """Samples of a split that the data module leaves out, because their videos are bad."""
 

@@ -16,7 +16,7 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from datamodules.transforms import Resize
-from stvg_nst.types import Tube
+from stvg_nst.types import Kernels, Tube
 
 BadVideoPolicy = Literal["error", "skip"]
 
@@ -58,6 +58,9 @@ class AnnotatedVideos(STVGDataModule):
         mixed: bool,
         variants: int | None,
         features: Path | None,
+        frames: Path | None,
+        degraded: Path | None,
+        kernels: Kernels,
         training_items: int | None,
         evaluation_split: Literal["val", "test"],
         evaluation_conditions: EvaluationConditions,
@@ -72,6 +75,9 @@ class AnnotatedVideos(STVGDataModule):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,

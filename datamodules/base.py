@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,18 +16,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.degradations import DEGRADATION_VERSION, degrade
-from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
+from datamodules.array_store import CacheError
+from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
+from datamodules.degradations import version_name
+from datamodules.degraded_files import DegradedFiles
+from datamodules.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
-from datamodules.transforms import Resize, normalise
-from datamodules.video import read_frames
+from datamodules.transforms import Resize, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.conditions import MIXED, Conditions
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
+
+_log = logging.getLogger(__name__)
 
 
 class STVGDataModule(lightning.LightningDataModule, ABC):
@@ -42,6 +49,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null`` to decode and encode every time.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``), whose files the evaluation shows as LQ clips; ``null``
+            to degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
@@ -60,6 +71,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
@@ -75,13 +89,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants)
+        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants, kernels=kernels)
         self.features = features
+        self.frames = frames
+        self.degraded = None if degraded is None else DegradedFiles(degraded)
         self.training_items = training_items
         self.evaluation_split: Literal["val", "test"] = evaluation_split
         self.evaluation_conditions = expand_conditions(evaluation_conditions)
+        if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
+            raise ValueError(
+                f"the files in '{degraded}' are the LQ versions that the benchmark draws, but this run shows "
+                f"{conditions_name(self.evaluation_conditions)}; set --data.init_args.degraded null to degrade on the "
+                "fly, or evaluation_conditions mixed"
+            )
         self.records: dict[Split, tuple[Record, ...]] = {}
         self.caches: dict[Split, FeatureCache | None] = {}
+        self.sources: dict[Split, PixelSource] = {}
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -92,17 +115,41 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """What the pixels depend on, for results and caches: data set, version, seeds."""
 
     def shared_provenance(self) -> dict[str, Any]:
+        lossy = {} if self.degraded is None or self.degraded.lossless else {"degraded": self.degraded.manifest.encoding}
         return {
-            "degradations": DEGRADATION_VERSION,
+            "degradations": version_name(self.plan.kernels),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": self.num_frames,
+            **lossy,
+        }
+
+    def degradations(self) -> dict[str, Any]:
+        """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels."""
+        hashes = pixel_hashes() if self.degraded is None else dict(self.degraded.manifest.pixels)
+        if hashes != GOLDEN_HASHES:
+            _log.warning(
+                "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
+                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
+                version_name(self.plan.kernels),
+            )
+        return {
+            "version": version_name(self.plan.kernels),
+            "benchmark_seed": self.plan.benchmark_seed,
+            "source": "on the fly" if self.degraded is None else f"files, {self.degraded.manifest.encoding}",
+            "pixels": hashes,
+            "golden": hashes == GOLDEN_HASHES,
         }
 
     def conditions(self, stage: str) -> Conditions:
         """What a stage (``fit``, ``validate`` or ``test``) measures under."""
         split: Split = self.evaluation_split if stage == "test" else "val"
-        shown = conditions_name(self.shown_conditions(split))
-        return Conditions(self.provenance()["dataset"], split, self.plan.benchmark_seed, shown)
+        provenance = self.provenance()
+        name = provenance["dataset"]
+        if self.plan.kernels != "relative":
+            name += f", {provenance['degradations']}"
+        if "degraded" in provenance:
+            name += f", LQ files in {provenance['degraded']}"
+        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
 
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
@@ -128,7 +175,21 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         }
         for split in splits.get(stage, ()):
             self.setup_split(split)
-            self.caches[split] = None if self.features is None else self.open_cache(split)
+            self._open(split)
+
+    def _open(self, split: Split) -> None:
+        """Opens what the samples of a split are read from."""
+        self.caches[split] = None if self.features is None else self.open_cache(split)
+        frames = None
+        if self.features is None and self.frames is not None:
+            frames = self.open_frames(split)
+            frames.require(self.frames_of_clips(split))
+        # Training draws its degradations anew, so that no files have them.
+        degraded = None if split == "train" else self.degraded
+        if degraded is not None:
+            clip_ids = [record.clip_id for record in self.records[split]]
+            degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, clip_ids)
+        self.sources[split] = PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
         records = self.load_records(split)
@@ -141,7 +202,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
         self.setup_split(split)
-        self.caches[split] = None if self.features is None else self.open_cache(split)
+        self._open(split)
         return self._loader(split, self.eval_batch_size)
 
     # --- the cache of frozen features -------------------------------------------------------------------------------
@@ -173,9 +234,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """Fingerprint of the backbones that made the cached features, ``None`` where nothing is cached."""
         fingerprints = {cache.backbones for cache in self.caches.values() if cache is not None}
         if len(fingerprints) > 1:
-            raise FeatureCacheError(
-                f"the caches in '{self.features}' were made by different backbones; build them again"
-            )
+            raise CacheError(f"the caches in '{self.features}' were made by different backbones; build them again")
         return fingerprints.pop() if fingerprints else None
 
     def versions(self, split: Split) -> tuple[Draw, ...]:
@@ -206,10 +265,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if folder.exists():
             if self.open_cache(split).backbones == backbones:
                 return folder
-            raise FeatureCacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
+            raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions = self.versions(split)
         loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), None),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), PixelSource(), None),
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
@@ -222,18 +281,51 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    writer.add(
+                    writer.add_features(
                         self._version_key(split, versions[len(writer)]),
                         features.appearance[row, :length, :, :rows, :columns],
                         features.motion[row, :length, :, :rows, :columns],
                     )
         return folder
 
+    # --- the cache of decoded frames --------------------------------------------------------------------------------
+
+    def frames_folder(self, split: Split) -> Path:
+        if self.frames is None:
+            raise ValueError("no folder for decoded frames is set: give --data.init_args.frames FOLDER")
+        return self.frames / split
+
+    def frames_provenance(self, split: Split) -> dict[str, Any]:
+        """What the clean frames of a split depend on besides the names of the clips; no seed is part of it."""
+        provenance = self.provenance()
+        names = [name for name in ("dataset", "version") if name in provenance]
+        return {"frames": repr(self.frame_choice(split)), **{name: provenance[name] for name in names}}
+
+    def open_frames(self, split: Split) -> FrameCache:
+        return FrameCache(self.frames_folder(split), self.frames_provenance(split))
+
+    def frames_of_clips(self, split: Split) -> tuple[FramesOfClip, ...]:
+        """What a cache of the split must hold, each clip once."""
+        choose = self.frame_choice(split)
+        clips = {record.clip_id: record for record in self.records[split]}
+        return tuple(FramesOfClip(r.clip_id, r.video, choose(r), r.size) for r in clips.values())
+
+    def build_frames(
+        self, split: Split, clips: Sequence[FramesOfClip], *, workers: int, progress: Callable[[int], None]
+    ) -> None:
+        """Decodes clips of a split into its cache, as :func:`datamodules.frames.write_frames` says."""
+        folder, provenance = self.frames_folder(split), self.frames_provenance(split)
+        write_frames(folder, provenance, clips, workers=workers, progress=progress)
+
     # --- samples ----------------------------------------------------------------------------------------------------
 
     def pixels(self, info: ClipInfo) -> np.ndarray:
         """The sampled native frames of a clip in its own quality, uint8 (T, H, W, 3): what the network was shown."""
-        return read_pixels(info)
+        for split, records in self.records.items():
+            for record in records:
+                if record.item_id == info.item_id:
+                    return self.sources[split].read(record, info.frame_ids, info.degradation)
+        raise ValueError(f"item '{info.item_id}' is in none of the splits that are set up: {', '.join(self.records)}")
 
     def sample(self, item_id: str, quality: Quality) -> ClipInfo:
         """One sample of what ``test`` measures on, to look at.
@@ -244,13 +336,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         split = self.evaluation_split
         if split not in self.records:
             self.setup_split(split)
-        records = self.records[split]
-        index = next((index for index, record in enumerate(records) if record.item_id == item_id), None)
-        if index is None:
+        record = next((record for record in self.records[split] if record.item_id == item_id), None)
+        if record is None:
             raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
-        clip_id = records[index].clip_id
-        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(clip_id)
-        return ClipDataset(records, self.frame_choice(split), self.resize(), None).describe(Draw(index, degradation))
+        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(record.clip_id)
+        return describe_sample(record, self.frame_choice(split), degradation)
 
     # --- loaders ----------------------------------------------------------------------------------------------------
 
@@ -275,7 +365,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.caches[split]),
+            ClipDataset(
+                self.records[split], self.frame_choice(split), self.resize(), self.sources[split], self.caches[split]
+            ),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -291,39 +383,45 @@ class ClipDataset(Dataset[Clip]):
     """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
 
     def __init__(
-        self, records: Sequence[Record], choose: FrameChoice, resize: Resize | None, cache: FeatureCache | None
+        self,
+        records: Sequence[Record],
+        choose: FrameChoice,
+        resize: Resize | None,
+        pixels: PixelSource,
+        cache: FeatureCache | None,
     ) -> None:
         self._records = records
         self._choose = choose
         self._resize = resize
+        self._pixels = pixels
         self._cache = cache
 
-    def describe(self, draw: Draw) -> ClipInfo:
-        """All of a sample but its pixels."""
-        record = self._records[draw.index]
-        return ClipInfo(
-            item_id=record.item_id,
-            query=record.query,
-            sentence_type=record.sentence_type,
-            quality=draw.quality,
-            degradation=draw.degradation,
-            frame_ids=self._choose(record),
-            target=record.target,
-            native_size=record.size,
-            native_length=record.num_frames,
-            fps=record.fps,
-            video=str(record.video),
-        )
-
     def __getitem__(self, draw: Draw) -> Clip:
-        info = self.describe(draw)
+        record = self._records[draw.index]
+        info = describe_sample(record, self._choose, draw.degradation)
         boxes, inside = _sample_target(info)
         if self._cache is not None:
-            clip_id = self._records[draw.index].clip_id
-            features = self._cache.read(feature_key(clip_id, draw.degradation))
+            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
             return Clip(info, None, features, boxes, inside)
-        frames = normalise(read_pixels(info))
-        return Clip(info, frames if self._resize is None else self._resize(frames), None, boxes, inside)
+        pixels = self._pixels.read(record, info.frame_ids, draw.degradation)
+        return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
+
+
+def describe_sample(record: Record, choose: FrameChoice, degradation: Degradation | None) -> ClipInfo:
+    """All of a sample but its pixels."""
+    return ClipInfo(
+        item_id=record.item_id,
+        query=record.query,
+        sentence_type=record.sentence_type,
+        quality=Quality.HQ if degradation is None else Quality.LQ,
+        degradation=degradation,
+        frame_ids=choose(record),
+        target=record.target,
+        native_size=record.size,
+        native_length=record.num_frames,
+        fps=record.fps,
+        video=str(record.video),
+    )
 
 
 class _TrainingSampler(Sampler[Draw]):
@@ -400,12 +498,6 @@ def _pad(tensors: Sequence[Tensor]) -> Tensor:
     for target, source in zip(padded, tensors, strict=True):
         target[tuple(slice(size) for size in source.shape)] = source
     return padded
-
-
-def read_pixels(info: ClipInfo) -> np.ndarray:
-    """Decodes and degrades the sampled frames of a clip: uint8 (T, H, W, 3)."""
-    frames = read_frames(Path(info.video), info.frame_ids, expected_size=info.native_size)
-    return frames if info.degradation is None else degrade(frames, info.degradation)
 
 
 def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from datamodules.ministvg import (
 from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import ClipInfo, SentenceType
+from stvg_nst.types import ClipInfo, Kernels, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
@@ -60,6 +60,8 @@ class MiniSTVG(STVGDataModule):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
@@ -74,6 +76,8 @@ class MiniSTVG(STVGDataModule):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,

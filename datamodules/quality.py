@@ -17,7 +17,7 @@ from datamodules.degradations import (
 )
 from stvg_nst.conditions import MIXED
 from stvg_nst.seeding import derive_seed
-from stvg_nst.types import Degradation, Quality
+from stvg_nst.types import Degradation, Kernels, Quality
 
 EvaluationConditions = Literal["mixed", "matrix"] | list[str]
 
@@ -91,11 +91,13 @@ class MixedQualityPlan:
         mixed: train on HQ and LQ 1 : 1; otherwise on HQ only.
         variants: ``None`` draws a fresh degradation for every sample of training; a number K draws from K fixed
             degraded variants of each clip instead, which is what makes frozen features cacheable.
+        kernels: whether the degradations scale with the short side of the frames.
     """
 
     benchmark_seed: int
     mixed: bool = True
     variants: int | None = None
+    kernels: Kernels = "relative"
 
     def __post_init__(self) -> None:
         if self.variants is not None and self.variants < 1:
@@ -149,17 +151,17 @@ class MixedQualityPlan:
         if condition == DRAWN:
             return self.evaluation_degradation(clip_id)
         kind, severity = condition.split(":")
-        return fixed_degradation(self.benchmark_seed, clip_id, kind, int(severity))
+        return fixed_degradation(self.benchmark_seed, clip_id, kind, int(severity), kernels=self.kernels)
 
     def evaluation_degradation(self, clip_id: str) -> Degradation:
         """The LQ version of the benchmark."""
-        return sample_degradation("evaluation", self.benchmark_seed, clip_id)
+        return sample_degradation("evaluation", self.benchmark_seed, clip_id, kernels=self.kernels)
 
     def variant(self, clip_id: str, variant: int) -> Degradation:
         """Degraded variant number ``variant`` of a training clip."""
-        return sample_degradation("variant", self.benchmark_seed, clip_id, variant)
+        return sample_degradation("variant", self.benchmark_seed, clip_id, variant, kernels=self.kernels)
 
     def _training_degradation(self, clip_id: str, seed: int, epoch: int) -> Degradation:
         if self.variants is None:
-            return sample_degradation("training", seed, clip_id, epoch)
+            return sample_degradation("training", seed, clip_id, epoch, kernels=self.kernels)
         return self.variant(clip_id, derive_seed("variant", seed, clip_id, epoch) % self.variants)

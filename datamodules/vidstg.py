@@ -11,6 +11,7 @@ from datamodules.base import Split
 from datamodules.quality import EvaluationConditions
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
+from stvg_nst.types import Kernels
 
 
 class VidSTG(AnnotatedVideos):
@@ -35,6 +36,10 @@ class VidSTG(AnnotatedVideos):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null``.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``) that the evaluation shows as LQ clips; ``null`` to
+            degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
@@ -61,6 +66,9 @@ class VidSTG(AnnotatedVideos):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
@@ -83,6 +91,9 @@ class VidSTG(AnnotatedVideos):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,

@@ -24,7 +24,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
   cache                 store what the frozen visual encoders say of a data set
   layers                list the null space of every layer, and which of them a strategy selects
-  data                  verify a data set's files, or count what they hold
+  data                  verify a data set's files, count what they hold, write degraded or decoded copies of them
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
@@ -187,6 +187,7 @@ def _degrade(arguments: Sequence[str]) -> int:
     parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
     parser.add_argument("--seed", type=int, default=0, help="fixes what the severity leaves open, e.g. the angle")
+    parser.add_argument("--kernels", choices=("relative", "absolute"), default="relative", help="to the frame's size")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     options = parser.parse_args(arguments)
     degrade_video(
@@ -195,6 +196,7 @@ def _degrade(arguments: Sequence[str]) -> int:
         kind=options.kind,
         severity=options.severity,
         seed=options.seed,
+        kernels=options.kernels,
         overwrite=options.overwrite,
     )
     return 0

@@ -141,6 +141,9 @@ class MiniatureData(lightning.LightningDataModule):
     def provenance(self) -> dict[str, Any]:
         return {"dataset": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
 
+    def degradations(self) -> dict[str, Any]:
+        return {"version": "D-test", "benchmark_seed": 3, "source": "on the fly", "pixels": {}, "golden": False}
+
     def conditions(self, stage: str) -> Conditions:
         return Conditions("miniature", "val", 3)
 

@@ -24,6 +24,7 @@ def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:
     assert (results.trainable_parameters, results.total_parameters) == (40, 60)
     assert results.versions["degradations"] == "D-test"
     assert results.random_weights
+    assert json.loads(results.path.read_text())["degradations"]["golden"] is False
     assert results.wall_seconds > 0
     assert results.metrics["HQ/m_vIoU"] == pytest.approx(100)
     assert results.metrics["LQ/m_vIoU"] == pytest.approx(50)

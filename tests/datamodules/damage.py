@@ -1,12 +1,8 @@
-"""Video files as broken transfers and other programs leave them, and what reading makes of one."""
+"""Video files as broken transfers and other programs leave them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hypothesis import strategies as st
-
-from datamodules.video import VideoDecodeError, check_video, iter_frames, probe, read_frames
 
 
 @st.composite
@@ -30,24 +26,3 @@ def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
             case "graft":
                 data[place:] = other[place:]
     return bytes(data)
-
-
-def outcome(path: Path) -> str:
-    """``sound``, or ``refused`` by the error that is meant for it.
-
-    Raises:
-        AssertionError: the functions contradict each other.
-    """
-    try:
-        info = probe(path)
-        first = read_frames(path, (0,))
-    except VideoDecodeError:
-        return "refused"
-    assert info.num_frames >= 1 and info.fps > 0 and first.shape == (1, *info.size, 3)
-    try:
-        checked = check_video(path)
-        chunks = [chunk.shape for chunk in iter_frames(path)]
-    except VideoDecodeError:
-        return "refused"
-    assert checked == info and sum(shape[0] for shape in chunks) == info.num_frames
-    return "sound"

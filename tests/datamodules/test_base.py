@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from datamodules import MiniSTVG
+from datamodules.array_store import CacheError
 from datamodules.base import collate
-from datamodules.features import FeatureCacheError
+from datamodules.degradations import DEGRADATIONS
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
@@ -127,7 +128,7 @@ def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, t
     before = (folder / "features.bin").stat().st_mtime_ns
     data.build_cache("val", encode, "backbones")
     assert (folder / "features.bin").stat().st_mtime_ns == before
-    with pytest.raises(FeatureCacheError, match="other backbones"):
+    with pytest.raises(CacheError, match="other backbones"):
         data.build_cache("val", encode, "others")
 
 
@@ -137,7 +138,7 @@ def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path
     assert second.build_cache("test", encode, "backbones") == tmp_path / "test-benchmark1"
     high, low = ([batch.features.appearance[row] for batch in batches(second, "test")] for row in (0, 1))
     (tmp_path / "test-benchmark1").rename(tmp_path / "test-benchmark2")
-    with pytest.raises(FeatureCacheError, match="benchmark_seed = 1, but this run has 2"):
+    with pytest.raises(CacheError, match="benchmark_seed = 1, but this run has 2"):
         batches(mini(root, variants=1, features=tmp_path, benchmark_seed=2), "test")
     for row, alike in ((0, True), (1, False)):
         seen = [batch.features.appearance[row] for batch in batches(first, "test")]
@@ -151,8 +152,35 @@ def test_a_smaller_run_reads_from_a_larger_cache_and_not_the_reverse(root: Path,
     assert len(batches(part, "train")) == 1
     (tmp_path / "train").rename(tmp_path / "kept")
     part.build_cache("train", encode, "backbones")
-    with pytest.raises(FeatureCacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
+    with pytest.raises(CacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
         batches(full, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_cached_frames_do_not_change_a_byte(root: Path, tmp_path: Path, split: Any) -> None:
+    cached, plain = mini(root, frames=tmp_path), mini(root)
+    with pytest.raises(CacheError, match="3 clips are not in the frame cache"):
+        batches(cached, "train")
+    for name in ("train", "val"):
+        cached.setup_split(name)
+        cached.build_frames(name, cached.frames_of_clips(name), workers=1, progress=lambda done: None)
+    for with_cache, without in zip(batches(cached, split), batches(plain, split), strict=True):
+        assert with_cache.clips[1].degradation == without.clips[1].degradation is not None
+        assert torch.equal(with_cache.frames, without.frames)
+    info = with_cache.clips[1]
+    assert (cached.pixels(info) == plain.pixels(info)).all()
+
+
+def test_results_tell_what_made_the_low_quality_clips(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = mini(root, benchmark_seed=4).degradations()
+    assert (told["version"], told["benchmark_seed"], told["source"]) == ("D-1.0", 4, "on the fly")
+    assert told["golden"] is ("golden" not in caplog.text) and set(told["pixels"]) == set(DEGRADATIONS)
+
+
+def test_absolute_kernels_are_another_benchmark(root: Path) -> None:
+    data = mini(root, kernels="absolute")
+    assert data.conditions("test") == ("MiniSTVG, D-1.0-absolute", "test", 0, "mixed")
+    assert data.provenance()["degradations"] == "D-1.0-absolute" and mini(root).provenance()["degradations"] == "D-1.0"
 
 
 def test_a_cache_of_fresh_degradations_is_impossible(root: Path) -> None:

@@ -66,6 +66,20 @@ def test_processes_share_the_evaluation_without_repetition() -> None:
     assert all({d.quality for d in share} == set(Quality) for share in shares)
 
 
+def test_kernels_are_no_part_of_the_draw() -> None:
+    relative, absolute = (MixedQualityPlan(0, variants=2, kernels=kernels) for kernels in ("relative", "absolute"))
+    for a, b in (
+        (relative.evaluation_degradation("clip"), absolute.evaluation_degradation("clip")),
+        (relative.variant("clip", 1), absolute.variant("clip", 1)),
+        *zip(
+            *((d.degradation for d in p.training(CLIPS, seed=0, epoch=0)[1::2]) for p in (relative, absolute)),
+            strict=True,
+        ),
+    ):
+        assert (a.kind, a.severity, a.seed) == (b.kind, b.severity, b.seed)
+        assert (a.kernels, b.kernels) == ("relative", "absolute")
+
+
 def test_no_variants_are_refused() -> None:
     with pytest.raises(ValueError, match=r"variants must be at least 1.*got 0"):
         MixedQualityPlan(0, variants=0)

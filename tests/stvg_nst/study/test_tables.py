@@ -48,4 +48,4 @@ def test_csv_leaves_empty_what_is_not_known(summary: StudySummary) -> None:
     assert len(rows) == 1 + 3 * 4
     assert rows[1] == f"A study,MiniSTVG,val,3,mixed,full,1500,2,2,m_tIoU,1.5,{0.5**0.5},-0.5,0.0,1.0,{0.5**0.5}"
     assert rows[5] == "A study,MiniSTVG,val,3,mixed,a|b,1500,1,2,m_tIoU,1.0,,-0.5,,0.5,"
-    assert rows[9] == "A study,MiniSTVG,val,3,broken,,0,2,m_tIoU,,,,,,"
+    assert rows[9] == "A study,MiniSTVG,val,3,mixed,broken,,0,2,m_tIoU,,,,,,"
