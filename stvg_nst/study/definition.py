@@ -50,19 +50,8 @@ from typing import Any
 from stvg_nst.study.overlays import Config, StudyError, merge, override, read_yaml
 
 _FACTORS = ("points", "levels", "tests", "grounders")
-_KEYS = (
-    "extends",
-    "title",
-    "seeds",
-    "minutes_per_run",
-    "overlays",
-    "baseline",
-    "tuner",
-    "set",
-    *_FACTORS,
-    "chosen",
-    "quick",
-)
+_SHARED = ("title", "seeds", "minutes_per_run", "overlays", "baseline", "tuner", "set", *_FACTORS, "chosen", "quick")
+_KEYS = (*_SHARED, "extends")
 _QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
 _KINDS: Mapping[Any, str] = {str: "text", list: "a list", dict: "a mapping", (int, float): "a number"}
 
@@ -149,7 +138,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
     if "extends" not in content:
         return content
     below = read_yaml(Path(_typed(content, "extends", str)))
-    _refuse_unknown(below, [key for key in _KEYS if key != "extends"], f"'{content['extends']}'")
+    _refuse_unknown(below, _SHARED, f"'{content['extends']}'")
     return merge(below, {key: value for key, value in content.items() if key != "extends"})
 
 
