@@ -88,6 +88,11 @@ class Study:
     unchosen: tuple[str, ...] = ()
     quick: bool = False
 
+    @property
+    def heading(self) -> str:
+        """The title of what is said of this grounder alone."""
+        return self.title if self.grounder is None else f"{self.title}, {self.grounder}"
+
     def folder_in(self, runs: Path) -> Path:
         """Where its runs lie below the folder of all."""
         return runs if self.grounder is None else runs / folder_name(self.grounder)
@@ -176,10 +181,9 @@ def _study(
     for name, own in tests.items():
         _configured(baseline, own, f"test '{name}'")
     points, cells = _points(content, shared, settings, chosen or {})
-    title = _typed(content, "title", str)
     return Study(
         path=path,
-        title=title if grounder is None else f"{title}, {grounder}",
+        title=_typed(content, "title", str),
         seeds=_seeds(content),
         minutes_per_run=_minutes(content),
         baseline=baseline,
