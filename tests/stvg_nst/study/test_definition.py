@@ -40,7 +40,7 @@ def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> N
     assert one.cells["rank 8, many"] == ("rank 8", "many") and one.unchosen == ("rank 4",)
     assert one.points["rank 8, few"]["trainer"] == {"max_epochs": 4, "weights": 1, "lr": 7, "clips": 2}
     assert two.points["rank 8, many"]["trainer"] == {"max_epochs": 4, "weights": 2, "lr": 6, "clips": 9}
-    assert two.baseline["trainer"]["weights"] == 2 and two.title == "Two ranks, two"
+    assert two.baseline["trainer"]["weights"] == 2 and (two.title, two.heading) == ("Two ranks", "Two ranks, two")
     assert two.folder_in(tmp_path) == tmp_path / "two"
 
 
