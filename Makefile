@@ -106,7 +106,8 @@ DRAWS := $(CACHES:%=%/test/index.json) $(if $(QUICK),,$(CACHES:%=%/test-benchmar
 PEERS := experiments/compare/peers.yaml
 study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) \
   $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
-TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json $(if $(QUICK),--quick)
+TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json \
+  $(if $(OUTPUT),--output $(OUTPUT)) $(if $(QUICK),--quick)
 
 $(SECOND_FEATURES)/test/index.json: | $(STAMP)
 	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml
@@ -135,7 +136,7 @@ table1 table2 fig2 fig3 robustness:
 cost: $(COMPARE)/cost.json  ## parameters, time and memory of every method (5 min)
 	$(TABLES) --show cost
 
-tables: compare $(COMPARE)/cost.json  ## all tables and figures
+tables: compare $(COMPARE)/cost.json  ## all tables and figures (OUTPUT=docs/results: into another folder)
 	$(TABLES)
 
 $(COMPARE)/cost.json: | $(STAMP)

@@ -16,7 +16,7 @@ COMPOSITION_ROOT = "stvg_nst.__main__"
 NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes", "stvg_nst.conditions")
 DATA_ONLY = ("decord", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
-WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
+WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from datamodules.mini import TARGET_WORDS
 from stvg_nst import __main__ as root
 from stvg_nst.models.base import Grounder
 from stvg_nst.study import planned_runs, read_studies
@@ -130,7 +131,7 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None
 
 @pytest.mark.parametrize(
     "path",
-    sorted([*(FOLDER / "ablate").glob("*.yaml"), *(FOLDER / "search").glob("*.yaml")]),
+    sorted(path for path in FOLDER.rglob("*.yaml") if "seeds:" in path.read_text()),
     ids=lambda path: path.stem,
 )
 def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
@@ -139,6 +140,13 @@ def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path
         for run in (baseline, *runs[: len(runs) if quick else 1]):
             run.write_config()
             assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
+
+
+def test_a_narrower_tuning_set_lacks_what_there_is() -> None:
+    (study,) = read_studies(FOLDER / "compare" / "narrow.yaml")
+    lacking = [level["data.init_args.training_without"] for level in study.levels.values() if level]
+    assert [len(words) for words in lacking] == [3, 2, 4]
+    assert {word for words in lacking for word in words} < set(TARGET_WORDS)
 
 
 def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

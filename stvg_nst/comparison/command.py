@@ -33,8 +33,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     folder: Path = options.output or runs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
-        console.width = WIDTH
+    console.width = max(console.width, WIDTH)  # a narrow terminal folds the lines, and cuts no number off
     written = []
     for kind in options.show:
         written += _make(kind, comparison, folder, options, show, console)

@@ -34,19 +34,24 @@ def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
     measured = [method for method in comparison.methods if method.replicates]
     scopes = list(dict.fromkeys(method.scope for method in measured)) or [""]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 3.4 * len(scopes), 4.4), layout="constrained")
+        figure = Figure(figsize=(3.0 + 3.2 * len(scopes), 4.4), layout="constrained")
         panels = figure.subplots(1, len(scopes), squeeze=False, sharex=True, sharey=True)[0]
         for axes, scope in zip(panels, scopes, strict=True):
             _draw_plane(axes, [method for method in measured if method.scope == scope], looks)
             axes.set_title(f"scope: {scope}" if scope else MAIN)
         panels[0].set_ylabel(f"gain on LQ, {MAIN}, points")
+        limits = (
+            panels[0].get_xlim(),
+            panels[0].get_ylim(),
+        )  # of all panels, and before the lines, which would widen them
+        panels[0].set(xlim=limits[0], ylim=limits[1])
+        handles: dict[str, Any] = {}
         for axes in panels:
-            _draw_equal_scores(axes)
-        handles = {
-            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend([*handles.values()], [*handles], loc="outside right center", frameon=False)
-        _entitle(figure, comparison, width=30 + 45 * len(scopes))
+            _draw_equal_scores(axes, *limits)
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        shown = [name for name in names if name in handles]
+        figure.legend([handles[name] for name in shown], shown, loc="outside right center", frameon=False)
+        _entitle(figure, comparison)
         save(figure, paths)
 
 
@@ -71,7 +76,7 @@ def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
             axes.set_title(name if name == BASELINE else f"{name}: change")
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
-        _entitle(figure, comparison, width=36 * columns)
+        _entitle(figure, comparison)
         save(figure, paths)
 
 
@@ -99,14 +104,15 @@ def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Mapping[str, Mappi
     axes.margins(0.12)
 
 
-def _draw_equal_scores(axes: Axes) -> None:
+def _draw_equal_scores(axes: Axes, drops: tuple[float, float], gains: tuple[float, float]) -> None:
     """Thin lines of equal WAS, gain less drop, as many as keep the plane legible."""
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    axes.autoscale(False)
+    (left, right), (low, high) = drops, gains
     for score in MaxNLocator(6).tick_values(low - right, high - left):
         axes.axline((0, score), slope=1, color="#d9d9d9", linewidth=0.7, zorder=0)
-        if low < score + right < high:
-            axes.annotate(f"WAS {score:+g}", (right, score + right), color=MUTED, fontsize=6, va="top", ha="right")
+        # Named where the line leaves the plane: on the right, or at the top.
+        place = (right, right + score) if low < right + score < high else (high - score, high)
+        if left < place[0] <= right:
+            axes.annotate(f"WAS {score:+g}", place, color=MUTED, fontsize=6, va="top", ha="right")
 
 
 def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], *, difference: bool) -> None:
@@ -133,7 +139,8 @@ def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], *, differen
         spine.set_visible(False)
 
 
-def _entitle(figure: Figure, comparison: Comparison, *, width: int) -> None:
+def _entitle(figure: Figure, comparison: Comparison) -> None:
+    width = int(11 * figure.get_figwidth())  # letters of the title's size
     missing = "" if comparison.complete else ", INCOMPLETE"
     lines = [*textwrap.wrap(comparison.title, width), *textwrap.wrap(comparison.conditions + missing, width)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)

@@ -138,11 +138,8 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         )
         for point in studies[0].points
     )
-    title = (
-        studies[0].title if studies[0].grounder is None else studies[0].title.removesuffix(f", {studies[0].grounder}")
-    )
     every = (*baselines.values(), *(own for _, (own, _) in replicates))
-    return Comparison(title, tuple(baselines.values()), methods, (*notes, *_remarks(studies, every)))
+    return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *_remarks(studies, every)))
 
 
 def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:

@@ -17,7 +17,6 @@ from stvg_nst.comparison.tables import (
     labels,
     make_sheet,
     numbers,
-    plain_spread,
 )
 from stvg_nst.evaluation.tubes import CLEAN
 from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, Samples, ViewSums, kinds_of
@@ -38,7 +37,7 @@ def robustness(comparison: Comparison) -> Sheet:
     rows, records = [], []
     for cells, who, found in everyone:
         spreads = {view: Spread(tuple(r[view] for r in found)) if found else None for view in every}
-        rows.append((*cells, *(plain_spread(spreads.get(view)) for view in shown)))
+        rows.append((*cells, *(_mean(spreads.get(view)) for view in shown)))
         records += [{**who, "view": view, **numbers(MAIN, spread)} for view, spread in spreads.items()]
     columns = ("Scope", "Method", "Trainable", "Runs", *map(_label, shown))
     title = f"Robustness: {MAIN} on LQ by kind and severity of degradation"
@@ -74,6 +73,11 @@ def _rows(comparison: Comparison) -> Iterator[tuple[tuple[Cell, ...], dict[str, 
     yield baseline_labels(comparison), baseline_identity(comparison), comparison.baselines
     for method in comparison.methods:
         yield labels(method), identity(method), [own for own, _ in method.replicates]
+
+
+def _mean(spread: Spread | None) -> Cell:
+    """The mean alone, for the columns are many; the records hold the deviation."""
+    return Cell("-") if spread is None else Cell(f"{spread.mean:.2f}", spread.mean)
 
 
 def _label(view: str) -> str:

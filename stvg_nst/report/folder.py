@@ -46,10 +46,21 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
         console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
     parts, left_out = _read(paths, by_degradation)
+    left_out += _unfinished(folder)
     _print(console, parts, left_out)
     if markdown is not None:
         markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
     return 0 if parts else 1
+
+
+def _unfinished(folder: Path) -> Iterator[str]:
+    """Runs below a folder that left a configuration and no results, with what they failed of where that is known."""
+    configured = {path.parent for name in ("config.yaml", "point.yaml") for path in folder.rglob(name)}
+    for run in sorted(configured):
+        if not any(run.rglob("results.json")):
+            failure = run / "failure.txt"
+            why = failure.read_text(encoding="utf-8").strip() if failure.exists() else "it is not finished"
+            yield f"{run}: has no results.json: {why}"
 
 
 def print_report(paths: Iterable[Path]) -> None:
@@ -124,7 +135,7 @@ def _print(console: Console, parts: Sequence[_Part], left_out: Sequence[str]) ->
         for note in part.notes:
             console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
     if left_out:
-        console.print(f"left out {len(left_out)} of the files:", style="yellow")
+        console.print(f"left out {len(left_out)}:", style="yellow")
         for reason in left_out:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
 

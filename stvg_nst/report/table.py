@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -155,7 +157,13 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
 def run_labels(runs: Sequence[RunResults]) -> list[str]:
     """The method, the run's folder where a method has several runs (seeds, ablations), and whether it means a thing."""
     count = Counter(run.method for run in runs)
-    labels = [run.method if count[run.method] == 1 else f"{run.method} ({run.path.parent.name})" for run in runs]
+    folders = [run.path.parent for run in runs]
+    root = Path(os.path.commonpath(folders))
+    alike = len({folder.name for folder in folders}) < len(folders)
+    names = [str(folder.relative_to(root)) if alike else folder.name for folder in folders]
+    labels = [
+        run.method if count[run.method] == 1 else f"{run.method} ({n})" for run, n in zip(runs, names, strict=True)
+    ]
     return [f"{label} {_RANDOM}" if run.random_weights else label for run, label in zip(runs, labels, strict=True)]
 
 

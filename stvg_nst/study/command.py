@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from stvg_nst.report.folder import report_console
-from stvg_nst.study.definition import Study, folder_name, quick_folder, read_studies
+from stvg_nst.study.definition import Study, quick_folder, read_studies
+from stvg_nst.study.fields import folder_name
 from stvg_nst.study.figure import draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.levels import levels_table, write_levels

@@ -38,8 +38,6 @@ Paths of overlays are relative to the working directory, as they are after ``--c
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -47,24 +45,22 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from stvg_nst.study.fields import (
+    folder_name,
+    refuse_unknown,
+    take,
+    take_factor,
+    take_minutes,
+    take_named,
+    take_overlays,
+    take_seeds,
+)
 from stvg_nst.study.overlays import Config, StudyError, merge, override, read_yaml
 
 _FACTORS = ("points", "levels", "tests", "grounders")
-_KEYS = (
-    "extends",
-    "title",
-    "seeds",
-    "minutes_per_run",
-    "overlays",
-    "baseline",
-    "tuner",
-    "set",
-    *_FACTORS,
-    "chosen",
-    "quick",
-)
+_SHARED = ("title", "seeds", "minutes_per_run", "overlays", "baseline", "tuner", "set", *_FACTORS, "chosen", "quick")
+_KEYS = (*_SHARED, "extends")
 _QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
-_KINDS: Mapping[Any, str] = {str: "text", list: "a list", dict: "a mapping", (int, float): "a number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +95,14 @@ class Study:
     unchosen: tuple[str, ...] = ()
     quick: bool = False
 
+    @property
+    def heading(self) -> str:
+        """The title of what is said of this grounder alone."""
+        return self.title if self.grounder is None else f"{self.title}, {self.grounder}"
+
     def folder_in(self, runs: Path) -> Path:
         """Where its runs lie below the folder of all."""
         return runs if self.grounder is None else runs / folder_name(self.grounder)
-
-
-def folder_name(point: str) -> str:
-    """A point's name as part of a path.
-
-    >>> folder_name("no QAU (eq. 3)")
-    'no-QAU-eq.-3'
-    """
-    return re.sub(r"[^\w.@+-]+", "-", point).strip("-")
 
 
 def quick_folder(runs: Path) -> Path:
@@ -133,11 +125,11 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
     """
     content = read_yaml(path)
     try:
-        _refuse_unknown(content, _KEYS, "the study")
+        refuse_unknown(content, _KEYS, "the study")
         content = _extended(content)
-        _refuse_unknown(_typed(content, "quick", dict, default={}), _QUICK_KEYS, "quick")
+        refuse_unknown(take(content, "quick", dict, default={}), _QUICK_KEYS, "quick")
         content = _cut_short(content) if quick else content
-        grounders = _factor(content, "grounders").items()
+        grounders = take_factor(content, "grounders").items()
         return tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
     except StudyError as error:
         # An unreadable overlay is named already, but not who asked for it.
@@ -148,25 +140,25 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
     """The content over that of the file which it extends, if any: of mappings entry by entry, all else replaced."""
     if "extends" not in content:
         return content
-    below = read_yaml(Path(_typed(content, "extends", str)))
-    _refuse_unknown(below, [key for key in _KEYS if key != "extends"], f"'{content['extends']}'")
+    below = read_yaml(Path(take(content, "extends", str)))
+    refuse_unknown(below, _SHARED, f"'{content['extends']}'")
     return merge(below, {key: value for key, value in content.items() if key != "extends"})
 
 
 def _cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
     """The study with its section ``quick`` applied, and a title that says so."""
-    changes = _typed(content, "quick", dict, default={})
+    changes = take(content, "quick", dict, default={})
     if not changes:
         raise StudyError("has no section 'quick'; write one, or leave --quick out")
     short = dict(content) | {name: changes[name] for name in ("seeds", "minutes_per_run") if name in changes}
-    settings = _typed(changes, "set", dict, default={})
-    short["set"] = _typed(content, "set", dict, default={}) | settings
+    settings = take(changes, "set", dict, default={})
+    short["set"] = take(content, "set", dict, default={}) | settings
     for name in _FACTORS:
         if name in changes:
-            short[name] = _matching(_named(content, name), _typed(changes, name, list), name)
-    count = len(_seeds(short))
+            short[name] = _matching(take_named(content, name), take(changes, name, list), name)
+    count = len(take_seeds(short))
     words = (f"{count} seed" + ("s" if count > 1 else ""), *(f"{name}={value}" for name, value in settings.items()))
-    return short | {"title": f"QUICK: {', '.join(words)}. {_typed(content, 'title', str)}"}
+    return short | {"title": f"QUICK: {', '.join(words)}. {take(content, 'title', str)}"}
 
 
 def _matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -> dict[str, Any]:
@@ -179,20 +171,19 @@ def _matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -
 def _study(
     path: Path, content: Mapping[str, Any], grounder: str | None, particular: Mapping[str, Any], *, quick: bool
 ) -> Study:
-    settings = _typed(content, "set", dict, default={}) | _settings(particular)
-    shared = _merged({}, (*_overlays(content, "overlays"), *_overlays(particular, "overlays", default=())))
-    baseline = _configured(_merged(shared, _overlays(content, "baseline")), settings, "the baseline")
-    chosen = read_yaml(Path(_typed(content, "chosen", str))) if "chosen" in content else None
-    tests = _named(content, "tests") if "tests" in content else {"": {}}
+    settings = take(content, "set", dict, default={}) | _settings(particular)
+    shared = _merged({}, (*take_overlays(content, "overlays"), *take_overlays(particular, "overlays", default=())))
+    baseline = _configured(_merged(shared, take_overlays(content, "baseline")), settings, "the baseline")
+    chosen = read_yaml(Path(take(content, "chosen", str))) if "chosen" in content else None
+    tests = take_named(content, "tests") if "tests" in content else {"": {}}
     for name, own in tests.items():
         _configured(baseline, own, f"test '{name}'")
     points, cells = _points(content, shared, settings, chosen or {})
-    title = _typed(content, "title", str)
     return Study(
         path=path,
-        title=title if grounder is None else f"{title}, {grounder}",
-        seeds=_seeds(content),
-        minutes_per_run=_minutes(content),
+        title=take(content, "title", str),
+        seeds=take_seeds(content),
+        minutes_per_run=take_minutes(content),
         baseline=baseline,
         points=points,
         levels={name: _settings(entry) for name, entry in content.get("levels", {}).items()},
@@ -208,10 +199,10 @@ def _points(
     content: Mapping[str, Any], shared: Config, settings: Config, chosen: Config
 ) -> tuple[dict[str, Config], dict[str, tuple[str, str]]]:
     """Every point, at each of the levels where there are some; and what each is made of."""
-    levels = _factor(content, "levels")
+    levels = take_factor(content, "levels")
     points: dict[str, Config] = {}
     cells: dict[str, tuple[str, str]] = {}
-    for row, particular in _named(content, "points").items():
+    for row, particular in take_named(content, "points").items():
         for level, above in levels.items():
             name = row if level is None else f"{row}, {level}"
             points[name] = _point(content, shared, settings | chosen.get(row, {}), row, (particular, above))
@@ -230,11 +221,11 @@ def _point(
 ) -> Config:
     """The configuration of a point: what is particular about it, and over that its level."""
     place = f"point '{name}'"
-    overlays = _overlays(layers[0], "overlays", default=_overlays(content, "tuner", default=()))
+    overlays = take_overlays(layers[0], "overlays", default=take_overlays(content, "tuner", default=()))
     if not overlays:
         raise StudyError(f"{place} names no tuner; give it 'overlays', or the study 'tuner'")
     for layer in layers[1:]:
-        overlays = (*overlays, *_overlays(layer, "overlays", default=()))
+        overlays = (*overlays, *take_overlays(layer, "overlays", default=()))
     for layer in layers:
         settings = {**settings, **_settings(layer)}
     return _configured(_merged(shared, overlays), settings, place)
@@ -242,29 +233,6 @@ def _point(
 
 def _settings(particular: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in particular.items() if name != "overlays"}
-
-
-def _factor(content: Mapping[str, Any], kind: str) -> dict[str | None, Any]:
-    """The entries of a factor by name; one without a name where the study does not vary it."""
-    return dict[str | None, Any](_named(content, kind).items()) if kind in content else {None: {}}
-
-
-def _named(content: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The entries of a factor, by names that can be folders."""
-    entries = _typed(content, kind, dict)
-    for name, particular in entries.items():
-        if not isinstance(name, str) or not folder_name(name):
-            raise StudyError(
-                f"a {kind.removesuffix('s')}'s name must be text with letters or digits, got {name!r}; put it in quotes"
-            )
-        if not isinstance(particular, dict):
-            raise StudyError(
-                f"{kind.removesuffix('s')} '{name}' must be a mapping of dotted names to values, {{}} for none, "
-                f"got {particular!r}"
-            )
-    if not entries:
-        raise StudyError(f"'{kind}' is empty; name at least one")
-    return entries
 
 
 def _configured(config: Config, settings: Mapping[str, Any], place: str) -> Config:
@@ -284,41 +252,3 @@ def _merged(config: Config, overlays: Iterable[Path]) -> Config:
     for path in overlays:
         config = merge(config, read_yaml(path))
     return config
-
-
-def _overlays(content: Mapping[str, Any], name: str, default: Sequence[Path] | None = None) -> tuple[Path, ...]:
-    paths = _typed(content, name, list, default=default)
-    if not all(isinstance(path, str | Path) for path in paths):
-        raise StudyError(f"'{name}' must be a list of overlays' paths, got {paths!r}")
-    return tuple(Path(path) for path in paths)
-
-
-def _seeds(content: Mapping[str, Any]) -> tuple[int, ...]:
-    seeds = _typed(content, "seeds", list)
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise StudyError(f"'seeds' must be a list of different whole numbers from 0, such as [0, 1, 2], got {seeds!r}")
-    return tuple(seeds)
-
-
-def _minutes(content: Mapping[str, Any]) -> float:
-    minutes = _typed(content, "minutes_per_run", (int, float))
-    if isinstance(minutes, bool) or minutes <= 0:
-        raise StudyError(f"'minutes_per_run' must be positive, got {minutes!r}")
-    return float(minutes)
-
-
-def _typed(content: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-    value = content.get(name, default)
-    if value is None:
-        raise StudyError(f"'{name}' is missing")
-    if name in content and not isinstance(value, kind):
-        raise StudyError(f"'{name}' must be {_KINDS[kind]}, got {value!r}")
-    return value
-
-
-def _refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str) -> None:
-    for name in content:
-        if name not in known:
-            guess = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{guess[0]}'?" if guess else f"it knows {', '.join(known)}"
-            raise StudyError(f"{place} has an unknown key '{name}'; {hint}")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from stvg_nst.study.definition import Study, folder_name
+from stvg_nst.study.definition import Study
+from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
 
 BASELINE_FOLDER = "zero-shot"

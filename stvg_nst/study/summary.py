@@ -106,7 +106,7 @@ def summarise(study: Study, folder: Path) -> StudySummary:
     }
     every = (*baselines, *(measured for _, results in finished for measured in results))
     return StudySummary(
-        title=study.title,
+        title=study.heading,
         baselines=baselines,
         points=tuple(points.values()),
         notes=(*_notes(runs, every), *_unchosen(study)),

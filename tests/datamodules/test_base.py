@@ -83,6 +83,16 @@ def test_pixels_are_what_the_network_was_shown(root: Path) -> None:
     torch.testing.assert_close(shown, pixels, atol=1e-5, rtol=0)
 
 
+def test_a_sample_can_be_looked_at_by_its_name(root: Path) -> None:
+    (batch,) = batches(mini(root, eval_batch_size=8), "test")
+    data = mini(root)
+    for shown in batch.clips:
+        found = data.sample(shown.item_id, shown.quality)
+        assert found.degradation == shown.degradation and found.query == shown.query
+    with pytest.raises(ValueError, match="the test split of MiniSTVG has no item 'x'"):
+        data.sample("x", Quality.HQ)
+
+
 def test_a_training_subset_takes_the_first_records(root: Path) -> None:
     data = mini(root, training_items=2)
     assert len(batches(data, "train")) == 1

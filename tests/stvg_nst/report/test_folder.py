@@ -51,9 +51,35 @@ def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path, capsys: pyte
     cut.write_text(good.read_text()[:50])
     print_report([good, cut, missing])
     text = capsys.readouterr().out
-    assert "left out 2 of the files:" in text
+    assert "left out 2:" in text
     assert f"{cut}: is not JSON" in text and f"{missing}: cannot be read" in text
     assert "ZeroShot" in text
+
+
+def test_runs_without_results_are_listed_with_what_they_failed_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "base", "ZeroShot", 40)
+    write_run(tmp_path / "tested" / "draw-0", "LoRA", 41)
+    for name in ("tested", "failed", "interrupted"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "failed" / "failure.txt").write_text("fit ended with status 1: out of memory\n")
+    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's" / "results.json").write_text('{"accuracy": 1}')
+    assert report_folder(tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "left out 3:" in text and "'schema' must be 1, got no such field" in text
+    assert f"{tmp_path / 'failed'}: has no results.json: fit ended with status 1: out of memory" in text
+    assert f"{tmp_path / 'interrupted'}: has no results.json: it is not finished" in text
+
+
+def test_runs_that_differ_above_their_folder_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"lora-seed{seed}" / "draw-0", "LoRA", 41 + seed, seed=seed)
+    report_folder(tmp_path)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(lora-seed0/draw-0)" in text and "(lora-seed1/draw-0)" in text
 
 
 def test_each_benchmark_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,8 +40,22 @@ def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> N
     assert one.cells["rank 8, many"] == ("rank 8", "many") and one.unchosen == ("rank 4",)
     assert one.points["rank 8, few"]["trainer"] == {"max_epochs": 4, "weights": 1, "lr": 7, "clips": 2}
     assert two.points["rank 8, many"]["trainer"] == {"max_epochs": 4, "weights": 2, "lr": 6, "clips": 9}
-    assert two.baseline["trainer"]["weights"] == 2 and two.title == "Two ranks, two"
+    assert two.baseline["trainer"]["weights"] == 2 and (two.title, two.heading) == ("Two ranks", "Two ranks, two")
     assert two.folder_in(tmp_path) == tmp_path / "two"
+
+
+def test_a_study_extends_another_file(write: Write, tmp_path: Path) -> None:
+    below = write(set={"trainer.max_epochs": 2, "trainer.lr": 1}).rename(tmp_path / "below.yaml")
+    path = tmp_path / "above.yaml"
+    path.write_text(
+        f"extends: {below}\ntitle: Above\nseeds: [7]\nset: {{trainer.lr: 3}}\npoints: {{more: {{trainer.a: 1}}}}"
+    )
+    (study,) = read_studies(path)
+    assert (study.title, study.seeds, [*study.points]) == ("Above", (7,), ["rank 4", "rank 8", "more"])
+    assert study.points["rank 4"]["trainer"] == {"max_epochs": 2, "lr": 3}
+    below.write_text("extends: another.yaml\n")
+    with pytest.raises(StudyError, match=r"below\.yaml' has an unknown key 'extends'"):
+        read_studies(path)
 
 
 def test_quick_keeps_what_matches(write: Write) -> None:

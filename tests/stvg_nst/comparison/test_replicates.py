@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stvg_nst.comparison import read_comparison
+from stvg_nst.study import Study, StudyError, planned_runs
+
+Finish = Callable[..., Path]
+
+
+def test_every_test_of_every_run_stands_beside_its_own_baseline(study: Study, finish: Finish) -> None:
+    comparison = read_comparison([study], finish())
+    assert comparison.complete and comparison.notes == ()
+    assert comparison.conditions == "MiniSTVG test, benchmark seeds 0 and 1"
+    lora = comparison.methods[0]
+    assert (lora.scope, lora.name, lora.num_expected, lora.trainable_parameters) == ("decoder", "LoRA", 4, 1500)
+    assert [own.place for own, _ in lora.replicates] == [(None, s, f"draw {d}") for s in (0, 1) for d in (0, 1)]
+    assert [base.results.benchmark_seed for _, base in lora.replicates] == [0, 1, 0, 1]
+    # +10 on LQ and -4 on HQ under seed 0, both 2 more under seed 1
+    assert [own.points["WAS/m_vIoU"] for own, _ in lora.replicates] == pytest.approx([6, 6, 10, 10])
+
+
+def test_the_reference_is_of_the_same_scope_or_else_the_last(study: Study, finish: Finish) -> None:
+    comparison = read_comparison([study], finish())
+    nst = comparison.methods[1]
+    assert [comparison.reference_of(method) for method in comparison.methods] == [nst, nst, nst]
+    without = replace(comparison, methods=comparison.methods[:1])
+    assert without.reference_of(comparison.methods[0]) is None
+
+
+def test_what_is_missing_failed_or_foreign_is_said(study: Study, finish: Finish) -> None:
+    runs = finish(lambda run: run.point == "whole / LoRA" and run.seed == 1)
+    lost, failed = planned_runs(study, runs)[1][1::4]
+    (lost.folder / "draw-1" / "results.json").unlink()
+    failed.folder.mkdir()
+    failed.failure.write_text("fit ended with status 1: out of memory\n")
+    foreign = runs / "mine"
+    foreign.mkdir()
+    (foreign / "results.json").write_text("{}")
+    comparison = read_comparison([study], runs)
+    assert not comparison.complete
+    assert [len(method.replicates) for method in comparison.methods] == [4, 3, 2]
+    assert comparison.methods[2].failed
+    assert comparison.notes == (
+        f"failed: whole / LoRA, seed 1: fit ended with status 1: out of memory ({failed.log})",
+        "INCOMPLETE: 1 of 7 runs are not finished, the first being decoder / NST, seed 0",
+        f"left out, for they are no runs of this study: {foreign}",
+    )
+
+
+def test_an_absent_grounder_is_said_and_all_absent_is_an_error(study: Study, finish: Finish) -> None:
+    runs = finish()
+    runs.rename(runs.parent / "kept")
+    (runs.parent / "kept").rename(runs)
+    other = replace(study, grounder="second", baseline={**study.baseline, "model": {"weights": "absent.safetensors"}})
+    comparison = read_comparison([study, other], runs)
+    assert "INCOMPLETE: nothing stands of second: its weights 'absent.safetensors' are not there" in comparison.notes
+    assert [method.num_expected for method in comparison.methods] == [8, 8, 8] and not comparison.complete
+    with pytest.raises(StudyError, match="no baseline stands below"):
+        read_comparison([other], runs)

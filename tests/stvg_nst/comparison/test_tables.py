@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stvg_nst.comparison import Comparison, read_comparison
+from stvg_nst.comparison.paired import PairedBootstrap
+from stvg_nst.comparison.robustness import robustness, severity_matrix
+from stvg_nst.comparison.sheet import Sheet, sheet_csv, sheet_markdown, sheet_text
+from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.study import Study
+
+Finish = Callable[..., Path]
+Make = Callable[[Comparison, PairedBootstrap], Sheet]
+
+
+def sheet(make: Make, comparison: Comparison) -> Sheet:
+    own = [run for method in comparison.methods for run, _ in method.replicates]
+    return make(comparison, PairedBootstrap(own, draws=50))
+
+
+def rows(made: Sheet) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(sheet_csv(made))))
+
+
+def test_table_1_by_hand(study: Study, finish: Finish) -> None:
+    made = sheet(table1, read_comparison([study], finish()))
+    text = sheet_markdown(made)
+    # Overlaps of 0.615 on HQ and 0.415 and 0.435 on LQ: 51.5 and 52.5 on MQ. LoRA adds 3 and NST 3.5, both 2 more under
+    # seed 1.
+    assert "| Zero-shot | 0 | 2 | 62.00 | 52.00 | 100.00 | 50.00 |" in text
+    lora, nst = (text.split(f"| decoder | {name} ")[1].split("\n")[0] for name in ("LoRA", "NST"))
+    assert lora.startswith("| 1.50 k | 4 | 66.00 \u00b1 1.29 (+4.00) | 56.00 \u00b1 1.29 (+4.00) |")
+    assert nst.startswith("| 1.50 k | 4 | **66.50 \u00b1 1.29 (+4.50)** | **56.50 \u00b1 1.29 (+4.50)** |")
+    assert lora.endswith("| -0.50 [-0.5, -0.5]* |") and nst.endswith("|  |")
+    assert text.count("### ") == 2 and "### declarative sentences" in text
+    assert "Peers. Table I" in text and "INCOMPLETE" not in text
+    found = [row for row in rows(made) if row["sentence_type"] == "interrogative"]
+    assert [row["method"] for row in found] == ["Zero-shot", "LoRA", "NST", "LoRA"]
+    assert float(found[1]["m_vIoU mean"]) == pytest.approx(56)
+    assert float(found[1]["m_vIoU to NST"]) == pytest.approx(-0.5)
+
+
+def test_table_2_is_gain_less_drop(study: Study, finish: Finish) -> None:
+    made = sheet(table2, read_comparison([study], finish()))
+    first = rows(made)[0]
+    assert (first["method"], first["runs"], first["of_runs"]) == ("LoRA", "4", "4")
+    assert float(first["m_vIoU mean"]) == pytest.approx(8) and float(first["m_vIoU std"]) == pytest.approx(
+        (16 / 3) ** 0.5
+    )
+    assert "+8.00 \u00b1 2.31" in sheet_text(made) and "Zero-shot" not in sheet_text(made)
+
+
+def test_figure_2_turns_the_change_on_hq_into_a_drop(study: Study, finish: Finish) -> None:
+    first = rows(sheet(figure2_table, read_comparison([study], finish())))[0]
+    assert float(first["HQ drop mean"]) == pytest.approx(3) and float(first["LQ gain mean"]) == pytest.approx(11)
+    assert float(first["HQ drop to NST"]) == pytest.approx(3) and float(first["WAS to NST"]) == pytest.approx(-1)
+    assert float(first["HQ drop to NST low"]) <= float(first["HQ drop to NST high"])
+
+
+def test_incomplete_results_are_shown_as_such(study: Study, finish: Finish) -> None:
+    comparison = read_comparison([study], finish(lambda run: run.point == "whole / LoRA" or run.seed == 1))
+    text = sheet_text(sheet(table1, comparison))
+    assert "INCOMPLETE" in text.splitlines()[0]
+    assert " 2 of 4 " in text and " 0 of 4 " in text
+    assert "note: INCOMPLETE: 4 of 7 runs are not finished" in text
+
+
+def test_robustness_by_kind_and_severity(study: Study, finish: Finish) -> None:
+    comparison = read_comparison([study], finish())
+    made = robustness(comparison)
+    found = {row["view"]: float(row["m_vIoU mean"]) for row in rows(made) if row["method"] == "Zero-shot"}
+    assert found["defocus"] == pytest.approx(41.5) and found["low_light"] == pytest.approx(43.5)
+    assert found["severity-5"] == pytest.approx(43) and found["defocus:5"] == pytest.approx(42)
+    assert found["LQ-mean"] == pytest.approx(42.5) and found["LQ-worst"] == pytest.approx(41.5)
+    assert found["LQ-relative"] == pytest.approx((41.5 + 43.5) / 2 / 61.5 * 100)
+    assert severity_matrix(comparison.baselines)["low_light", "5"] == pytest.approx(44)
+    assert " sev. 5 " in sheet_text(made) and " worst kind " in sheet_text(made)
+
+
+def test_every_line_of_a_text_is_as_wide_as_it_must_be(study: Study, finish: Finish) -> None:
+    text = sheet_text(sheet(table1, read_comparison([study], finish())))
+    assert all(line == line.rstrip() for line in text.splitlines()) and "\u2026" not in text

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stvg_nst.study import StudyError, command, launch
+from stvg_nst.study.choice import choose_command
+
+Write = Callable[..., Path]
+LEVELS = {"low": {"model.tuner.init_args.rank": 2}, "high": {"model.tuner.init_args.rank": 6}, "mid": {"trainer.lr": 1}}
+
+
+@pytest.fixture
+def search(tmp_path: Path, program: tuple[str, ...], write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(command, "write_levels", lambda summary, folder: [])
+
+    def run(*options: str, **changes: Any) -> Path:
+        data = {"data.init_args.evaluation_split": "val"}
+        path = write(**{"levels": LEVELS, "points": {"a": {}}, "set": data, "seeds": [0]} | changes)
+        command.study_command([str(path), "--runs", str(tmp_path / "runs"), *options], prog="study", program=program)
+        return path
+
+    return run
+
+
+def choose(path: Path, tmp_path: Path, *options: str) -> int:
+    arguments = (str(path), "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "chosen.yaml"))
+    return choose_command([*arguments, *options], prog="choose")
+
+
+def test_the_best_level_by_was_is_written_with_all_that_was_tried(
+    search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = search()
+    assert choose(path, tmp_path) == 0
+    # WAS is 0.9 of the rank: 1.8, 5.4, and 3.6 of the overlay's own rank 4
+    assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == {"a": {"model.tuner.init_args.rank": 6}}
+    assert "3 configurations tried of each point, seeds 0" in (tmp_path / "chosen.yaml").read_text()
+    rows = (tmp_path / "chosen.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["low", "high", "mid"]
+    assert [row.split(",")[-1] for row in rows[1:]] == ["False", "True", "False"]
+    assert "a: high (of 3; WAS low +1.80, high +5.40, mid +3.60)" in capsys.readouterr().out
+    with pytest.raises(StudyError, match=r"chosen\.yaml' exists already"):
+        choose(path, tmp_path)
+    assert choose(path, tmp_path, "--overwrite") == 0
+
+
+def test_a_choice_at_the_edge_is_called_so(search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = search(levels={name: LEVELS[name] for name in ("low", "high")})
+    choose(path, tmp_path)
+    assert "a: high, the edge of the grid (of 2;" in capsys.readouterr().out
+
+
+def test_choices_need_the_validation_split_and_every_run(search: Any, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="choices are made on the split 'val', but the study measured 'test'"):
+        choose(search(set=None), tmp_path)
+
+
+def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> None:
+    path = search("--only", "a, low", "a, high")
+    with pytest.raises(StudyError, match="runs are missing of a, mid; run the study to its end first"):
+        choose(path, tmp_path)
+    assert not (tmp_path / "chosen.yaml").exists()
