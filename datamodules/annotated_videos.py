@@ -12,6 +12,7 @@ import torch
 from datamodules.annotated import AnnotatedSource, Annotation
 from datamodules.annotated.manifest import SOUND, VideoEntry, manifest_file, read_manifest
 from datamodules.annotated.source import OfficialSplit
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
 from datamodules.records import Record
 from datamodules.transforms import Resize
@@ -37,6 +38,7 @@ class AnnotatedVideos(STVGDataModule):
         manifest: that manifest; ``None`` for the place where ``data verify`` writes it.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         resize: how frames are brought to the network's size.
+        augmentation: of training clips.
     """
 
     def __init__(
@@ -59,7 +61,13 @@ class AnnotatedVideos(STVGDataModule):
         features: Path | None,
         training_items: int | None,
         evaluation_split: Literal["val", "test"],
+        augmentation: Augmentation | None,
     ) -> None:
+        if features is not None and augmentation is not None:
+            raise ValueError(
+                "a feature cache holds whole clips as they are: set --data.init_args.features null to augment them, "
+                "or --data.init_args.augmentation null"
+            )
         super().__init__(
             num_frames=num_frames,
             batch_size=batch_size,
@@ -81,10 +89,14 @@ class AnnotatedVideos(STVGDataModule):
         self.manifest = manifest or manifest_file(source.root, source.name)
         self.expect_official_counts = expect_official_counts
         self._resize = resize
+        self._augmentation = augmentation
         self._num_skipped: dict[str, int] = {}
 
     def resize(self) -> Resize | None:
         return self._resize
+
+    def augmentation(self) -> Augmentation | None:
+        return self._augmentation
 
     def skipped(self, split: str) -> int:
         return 2 * self._num_skipped.get(split, 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import cv2
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.augmentation import Augmentation
 from datamodules.degradations import DEGRADATION_VERSION, degrade
 from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
 from datamodules.quality import Draw, MixedQualityPlan
@@ -23,6 +26,7 @@ from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize, normalise
 from datamodules.video import read_frames
 from stvg_nst.boxes import xyxy_to_cxcywh
+from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo
 
 Split = Literal["train", "val", "test"]
@@ -107,6 +111,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
+        return None
+
+    def augmentation(self) -> Augmentation | None:
+        """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 
     def skipped(self, split: str) -> int:
@@ -232,13 +240,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
-            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size)
+            augmented = self.augmentation() is not None
+            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
         else:
             sampler = _EvaluationSampler(self.plan, clip_ids, rank, world_size)
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.caches[split]),
+            ClipDataset(
+                self.records[split], self.frame_choice(split), self.resize(), self.caches[split], self.augmentation()
+            ),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -254,22 +265,28 @@ class ClipDataset(Dataset[Clip]):
     """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
 
     def __init__(
-        self, records: Sequence[Record], choose: FrameChoice, resize: Resize | None, cache: FeatureCache | None
+        self,
+        records: Sequence[Record],
+        choose: FrameChoice,
+        resize: Resize | None,
+        cache: FeatureCache | None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._records = records
         self._choose = choose
         self._resize = resize
         self._cache = cache
+        self._augmentation = augmentation
 
     def __getitem__(self, draw: Draw) -> Clip:
-        record = self._records[draw.index]
+        record, frame_ids, flipped = self._show(draw)
         info = ClipInfo(
             item_id=record.item_id,
             query=record.query,
             sentence_type=record.sentence_type,
             quality=draw.quality,
             degradation=draw.degradation,
-            frame_ids=self._choose(record),
+            frame_ids=frame_ids,
             target=record.target,
             native_size=record.size,
             native_length=record.num_frames,
@@ -281,14 +298,35 @@ class ClipDataset(Dataset[Clip]):
             features = self._cache.read(feature_key(record.clip_id, draw.degradation))
             return Clip(info, None, features, boxes, inside)
         frames = normalise(read_pixels(info))
+        frames = frames.flip(-1) if flipped else frames
         return Clip(info, frames if self._resize is None else self._resize(frames), None, boxes, inside)
+
+    def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
+        """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
+        record = self._records[draw.index]
+        if self._augmentation is None or draw.chance is None:
+            return record, self._choose(record), False
+        random = Random(draw.chance)
+        frame_ids = self._augmentation.choose(record, self._choose, random)
+        if not self._augmentation.is_flipped(random):
+            return record, frame_ids, False
+        return self._augmentation.mirrored(record), frame_ids, True
 
 
 class _TrainingSampler(Sampler[Draw]):
     """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
 
-    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], seed: int, rank: int, world_size: int) -> None:
-        self._plan, self._clip_ids, self._seed = plan, clip_ids, seed
+    def __init__(
+        self,
+        plan: MixedQualityPlan,
+        clip_ids: Sequence[str],
+        seed: int,
+        rank: int,
+        world_size: int,
+        *,
+        augmented: bool = False,
+    ) -> None:
+        self._plan, self._clip_ids, self._seed, self._augmented = plan, clip_ids, seed, augmented
         self._rank, self._world_size = rank, world_size
         self._epoch = 0
 
@@ -303,7 +341,9 @@ class _TrainingSampler(Sampler[Draw]):
         draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
         for first in range(0, len(self), 2):
             start = first * self._world_size + 2 * self._rank
-            yield from draws[start : start + 2]
+            for draw in draws[start : start + 2]:
+                chance = derive_seed("augmentation", self._seed, self._epoch, draw.index)
+                yield replace(draw, chance=chance) if self._augmented else draw
 
 
 class _EvaluationSampler(Sampler[Draw]):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from datamodules.annotated import HCSTVGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split
 from datamodules.sampling import FrameChoice, FramesAtRate
 from datamodules.transforms import Resize
@@ -38,6 +39,7 @@ class HCSTVG(AnnotatedVideos):
         features: folder of a cache of frozen backbone features, or ``null``.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class HCSTVG(AnnotatedVideos):
         features: Path | None = None,
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        augmentation: Augmentation | None = None,
     ) -> None:
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {held_out}")
@@ -82,6 +85,7 @@ class HCSTVG(AnnotatedVideos):
             features=features,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            augmentation=augmentation,
         )
         self.frame_rates = {"train": frame_rate, "val": eval_frame_rate, "test": eval_frame_rate}
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
@@ -36,6 +37,7 @@ class VidSTG(AnnotatedVideos):
         features: folder of a cache of frozen backbone features, or ``null``.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class VidSTG(AnnotatedVideos):
         features: Path | None = None,
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        augmentation: Augmentation | None = None,
     ) -> None:
         if validation == "held_out" and not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {held_out}; or set validation to official")
@@ -81,6 +84,7 @@ class VidSTG(AnnotatedVideos):
             features=features,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            augmentation=augmentation,
         )
         self.num_frames_of: dict[Split, int] = {"train": num_frames, "val": eval_num_frames, "test": eval_num_frames}
 
