@@ -129,7 +129,8 @@ def main() -> None:
             for precision in options.precision
             for clips in options.clips
         ]
-        print(f"{options.device}, {options.threads} thread(s), median of {options.repeats}\n")
+        kind = "processor" if options.device == "cpu" else "wall"
+        print(f"{options.device}, {options.threads} thread(s), {kind} seconds, median of {options.repeats}\n")
         if "cost" in options.only:
             costs = [(case, apart(measure, case)) for case in cases]
             print_cost(costs)
@@ -291,8 +292,10 @@ def precision_of(case: Case) -> torch.autocast:
 
 
 def now(case: Case) -> float:
-    if case.device == "cuda":
-        torch.cuda.synchronize()
+    """Seconds: of the processor on a CPU, which a busy machine does not stretch; of the clock on a card."""
+    if case.device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -317,14 +320,16 @@ def clock(grounder: CGSTVG, case: Case) -> Iterator[dict[str, float]]:
 
 
 def operations(grounder: CGSTVG, frames: Tensor, mask: Tensor, case: Case) -> dict[str, float]:
-    """Billions of additions and multiplications by stage, counted on one clip."""
+    """Billions of additions and multiplications by stage, counted on the first frames of one clip."""
     # The counter does not know the CPU's fused attention.
+    length = min(case.frames, COUNTED[0])
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        grounder(frames[:1], mask[:1], [QUERY])
+        grounder(frames[:1, :length], mask[:1, :length], [QUERY])
     counts = counter.get_flop_counts()
     own = {name: sum(counts[f"CGSTVG.{path}"].values()) for name, path in STAGES.items()}
     own[DECODERS] = counter.get_total_flops() - sum(own.values())
-    return {name: case.clips * count / 1e9 for name, count in own.items()}
+    shares = {name: 1.0 if name == "text" else case.frames / length for name in own}
+    return {name: case.clips * shares[name] * count / 1e9 for name, count in own.items()}
 
 
 def peak_memory(case: Case) -> float:
