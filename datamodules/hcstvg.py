@@ -29,6 +29,7 @@ class HCSTVG(AnnotatedVideos):
         frame_rate: frames sampled a second, in training.
         eval_frame_rate: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        antialias: average over the pixels that fall away at that; by default as the published models were trained on this data.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
@@ -54,6 +55,7 @@ class HCSTVG(AnnotatedVideos):
         frame_rate: float = 3.2,
         eval_frame_rate: float = 3.2,
         resolution: int | None = 420,
+        antialias: bool = True,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -74,7 +76,7 @@ class HCSTVG(AnnotatedVideos):
             on_bad_video=on_bad_video,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias=True),
+            resize=None if resolution is None else Resize(resolution, antialias),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,

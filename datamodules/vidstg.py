@@ -27,6 +27,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: frames sampled of a segment, in training.
         eval_num_frames: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        antialias: average over the pixels that fall away at that; by default as the published models were trained on this data.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
@@ -52,6 +53,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: int = 64,
         eval_num_frames: int = 64,
         resolution: int | None = 420,
+        antialias: bool = False,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -72,7 +74,7 @@ class VidSTG(AnnotatedVideos):
             on_bad_video=on_bad_video,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias=False),
+            resize=None if resolution is None else Resize(resolution, antialias),
             num_frames=num_frames,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -43,10 +44,10 @@ def run(grounder: CGSTVG, frames: Tensor, query: str) -> GroundingOutput:
 
 
 @torch.no_grad()
-def test_a_clip_in_a_batch_of_other_lengths_and_sizes_is_as_if_alone(grounder: CGSTVG) -> None:
-    clips = [clip(5, 64, 96, seed=1), clip(9, 96, 64, seed=2)]
-    frames = torch.full((2, 9, 3, 96, 96), 7.0)
-    frame_mask = torch.zeros(2, 9, dtype=torch.bool)
+def assert_each_clip_is_as_if_alone(grounder: CGSTVG, lengths: tuple[int, int]) -> None:
+    clips = [clip(lengths[0], 64, 96, seed=1), clip(lengths[1], 96, 64, seed=2)]
+    frames = torch.full((2, max(lengths), 3, 96, 96), 7.0)
+    frame_mask = torch.zeros(2, max(lengths), dtype=torch.bool)
     for row, x in enumerate(clips):
         frames[row, : x.shape[1], :, : x.shape[3], : x.shape[4]] = x[0]
         frame_mask[row, : x.shape[1]] = True
@@ -58,6 +59,19 @@ def test_a_clip_in_a_batch_of_other_lengths_and_sizes_is_as_if_alone(grounder: C
             torch.testing.assert_close(
                 getattr(together, name)[:, row, :length], getattr(alone, name)[:, 0], atol=1e-5, rtol=0
             )
+
+
+def test_a_clip_in_a_batch_of_other_lengths_and_sizes_is_as_if_alone(grounder: CGSTVG) -> None:
+    assert_each_clip_is_as_if_alone(grounder, (5, 9))
+
+
+@pytest.mark.slow
+def test_a_clip_in_a_batch_is_as_if_alone_at_full_size(build_full_size: Callable[[], CGSTVG]) -> None:
+    torch.manual_seed(0)
+    model = build_full_size().eval()
+    # Low enough that random weights find context frames.
+    model.actioness_threshold, model.confidence_threshold = -1.0, 0.9
+    assert_each_clip_is_as_if_alone(model, (4, 1))
 
 
 @torch.no_grad()
