@@ -29,7 +29,7 @@ class HCSTVG(AnnotatedVideos):
         frame_rate: frames sampled a second, in training.
         eval_frame_rate: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
-        antialias: average over the pixels that fall away at that; by default as the published models were trained on this data.
+        antialias: average over the pixels that fall away at that; the default is how the published models were trained.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
