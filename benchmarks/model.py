@@ -99,6 +99,11 @@ class LiveBytes(TorchDispatchMode):
             self.live += storage.nbytes()
             self.peak = max(self.peak, self.live)
 
+    def restart(self) -> int:
+        """The peak so far; from here on, a new one is looked for."""
+        peak, self.peak = self.peak, self.live
+        return peak
+
     def _release(self, size: int) -> None:
         self.live -= size
 
@@ -195,22 +200,25 @@ def live_bytes(case: Case) -> dict[tuple[str, int], int]:
     grounder, nst = build(case), build_tuner(case)
     nst.inject(grounder)
     return {
-        (kind, length): live(replace(case, frames=length), grounder, nst, kind) for kind in KINDS for length in COUNTED
+        (kind, length): peak
+        for length in COUNTED
+        for kind, peak in zip(KINDS, live(replace(case, frames=length), grounder, nst), strict=True)
     }
 
 
-def live(case: Case, grounder: CGSTVG, nst: NullSpaceTuning, kind: str) -> int:
+def live(case: Case, grounder: CGSTVG, nst: NullSpaceTuning) -> tuple[int, int]:
+    """In inference and in a step of tuning."""
     frames, mask = clip(case)
     with LiveBytes() as counter:
         for tensor in (*grounder.state_dict().values(), frames):
             counter.count(tensor)
         with torch.no_grad(), precision_of(case):
             features = grounder.encode(frames, mask)
-        if kind == "inference":
-            infer(case, grounder, features, mask)
-        else:
-            step(case, grounder, nst, features, mask)
-    return counter.peak
+        encoding = counter.restart()
+        infer(case, grounder, features, mask)
+        inference = counter.restart()
+        step(case, grounder, nst, features, mask)
+        return max(encoding, inference), max(encoding, counter.peak)
 
 
 def infer(case: Case, grounder: CGSTVG, features: BackboneFeatures, mask: Tensor) -> None:
