@@ -215,6 +215,10 @@ format: | $(STAMP)  ## put the code into shape
 bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model
 	$(BIN)/python benchmarks/tuning.py
 
+.PHONY: bench-model
+bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
+	$(BIN)/python benchmarks/model.py
+
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
 	$(BIN)/python benchmarks/evaluation.py

@@ -12,6 +12,7 @@ import torch
 from datamodules.annotated import AnnotatedSource, Annotation
 from datamodules.annotated.manifest import SOUND, VideoEntry, manifest_file, read_manifest
 from datamodules.annotated.source import OfficialSplit
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
 from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
@@ -38,6 +39,7 @@ class AnnotatedVideos(STVGDataModule):
         manifest: that manifest; ``None`` for the place where ``data verify`` writes it.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         resize: how frames are brought to the network's size.
+        augmentation: of training clips.
     """
 
     def __init__(
@@ -64,7 +66,14 @@ class AnnotatedVideos(STVGDataModule):
         training_items: int | None,
         evaluation_split: Literal["val", "test"],
         evaluation_conditions: EvaluationConditions,
+        augmentation: Augmentation | None,
     ) -> None:
+        for name, cache in (("features", features), ("frames", frames)):
+            if cache is not None and augmentation is not None:
+                raise ValueError(
+                    f"a cache holds whole clips as they are: set --data.init_args.{name} null to augment them, or "
+                    "--data.init_args.augmentation null"
+                )
         super().__init__(
             num_frames=num_frames,
             batch_size=batch_size,
@@ -90,10 +99,14 @@ class AnnotatedVideos(STVGDataModule):
         self.manifest = manifest or manifest_file(source.root, source.name)
         self.expect_official_counts = expect_official_counts
         self._resize = resize
+        self._augmentation = augmentation
         self._num_skipped: dict[str, int] = {}
 
     def resize(self) -> Resize | None:
         return self._resize
+
+    def augmentation(self) -> Augmentation | None:
+        return self._augmentation
 
     def skipped(self, split: Split) -> int:
         return len(self.shown_conditions(split)) * self._num_skipped.get(split, 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import cv2
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.array_store import CacheError
+from datamodules.augmentation import Augmentation
 from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
@@ -29,6 +32,7 @@ from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.conditions import MIXED, Conditions
+from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
@@ -161,6 +165,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
+        return None
+
+    def augmentation(self) -> Augmentation | None:
+        """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 
     def skipped(self, split: Split) -> int:
@@ -340,7 +348,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if record is None:
             raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
         degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(record.clip_id)
-        return describe_sample(record, self.frame_choice(split), degradation)
+        return describe_sample(record, self.frame_choice(split)(record), degradation)
 
     # --- loaders ----------------------------------------------------------------------------------------------------
 
@@ -358,7 +366,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
-            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size)
+            augmented = self.augmentation() is not None
+            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
         else:
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = _EvaluationSampler(draws)
@@ -366,7 +375,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
             ClipDataset(
-                self.records[split], self.frame_choice(split), self.resize(), self.sources[split], self.caches[split]
+                self.records[split],
+                self.frame_choice(split),
+                self.resize(),
+                self.sources[split],
+                self.caches[split],
+                self.augmentation(),
             ),
             batch_size=batch_size,
             sampler=sampler,
@@ -389,25 +403,40 @@ class ClipDataset(Dataset[Clip]):
         resize: Resize | None,
         pixels: PixelSource,
         cache: FeatureCache | None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._records = records
         self._choose = choose
         self._resize = resize
         self._pixels = pixels
         self._cache = cache
+        self._augmentation = augmentation
 
     def __getitem__(self, draw: Draw) -> Clip:
-        record = self._records[draw.index]
-        info = describe_sample(record, self._choose, draw.degradation)
+        record, frame_ids, flipped = self._show(draw)
+        info = describe_sample(record, frame_ids, draw.degradation)
         boxes, inside = _sample_target(info)
         if self._cache is not None:
             features = self._cache.read(feature_key(record.clip_id, draw.degradation))
             return Clip(info, None, features, boxes, inside)
         pixels = self._pixels.read(record, info.frame_ids, draw.degradation)
+        if flipped:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
 
+    def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
+        """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
+        record = self._records[draw.index]
+        if self._augmentation is None or draw.chance is None:
+            return record, self._choose(record), False
+        random = Random(draw.chance)
+        frame_ids = self._augmentation.choose(record, self._choose, random)
+        if not self._augmentation.is_flipped(random):
+            return record, frame_ids, False
+        return self._augmentation.mirrored(record), frame_ids, True
 
-def describe_sample(record: Record, choose: FrameChoice, degradation: Degradation | None) -> ClipInfo:
+
+def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
     """All of a sample but its pixels."""
     return ClipInfo(
         item_id=record.item_id,
@@ -415,7 +444,7 @@ def describe_sample(record: Record, choose: FrameChoice, degradation: Degradatio
         sentence_type=record.sentence_type,
         quality=Quality.HQ if degradation is None else Quality.LQ,
         degradation=degradation,
-        frame_ids=choose(record),
+        frame_ids=frame_ids,
         target=record.target,
         native_size=record.size,
         native_length=record.num_frames,
@@ -427,8 +456,17 @@ def describe_sample(record: Record, choose: FrameChoice, degradation: Degradatio
 class _TrainingSampler(Sampler[Draw]):
     """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
 
-    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], seed: int, rank: int, world_size: int) -> None:
-        self._plan, self._clip_ids, self._seed = plan, clip_ids, seed
+    def __init__(
+        self,
+        plan: MixedQualityPlan,
+        clip_ids: Sequence[str],
+        seed: int,
+        rank: int,
+        world_size: int,
+        *,
+        augmented: bool = False,
+    ) -> None:
+        self._plan, self._clip_ids, self._seed, self._augmented = plan, clip_ids, seed, augmented
         self._rank, self._world_size = rank, world_size
         self._epoch = 0
 
@@ -443,7 +481,9 @@ class _TrainingSampler(Sampler[Draw]):
         draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
         for first in range(0, len(self), 2):
             start = first * self._world_size + 2 * self._rank
-            yield from draws[start : start + 2]
+            for draw in draws[start : start + 2]:
+                chance = derive_seed("augmentation", self._seed, self._epoch, draw.index)
+                yield replace(draw, chance=chance) if self._augmented else draw
 
 
 class _EvaluationSampler(Sampler[Draw]):

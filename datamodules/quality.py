@@ -72,10 +72,14 @@ def _expand(entry: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ."""
+    """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ.
+
+    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is.
+    """
 
     index: int
     degradation: Degradation | None
+    chance: int | None = None
 
     @property
     def quality(self) -> Quality:

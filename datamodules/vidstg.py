@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split
 from datamodules.quality import EvaluationConditions
 from datamodules.sampling import EvenFrames, FrameChoice
@@ -28,6 +29,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: frames sampled of a segment, in training.
         eval_num_frames: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        antialias: average over the pixels that fall away at that; the default is how the published models were trained.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
@@ -44,6 +46,7 @@ class VidSTG(AnnotatedVideos):
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
+        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: int = 64,
         eval_num_frames: int = 64,
         resolution: int | None = 420,
+        antialias: bool = False,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -72,6 +76,7 @@ class VidSTG(AnnotatedVideos):
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
+        augmentation: Augmentation | None = None,
     ) -> None:
         if validation == "held_out" and not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {held_out}; or set validation to official")
@@ -81,7 +86,7 @@ class VidSTG(AnnotatedVideos):
             on_bad_video=on_bad_video,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias=False),
+            resize=None if resolution is None else Resize(resolution, antialias),
             num_frames=num_frames,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -97,6 +102,7 @@ class VidSTG(AnnotatedVideos):
             training_items=training_items,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
+            augmentation=augmentation,
         )
         self.num_frames_of: dict[Split, int] = {"train": num_frames, "val": eval_num_frames, "test": eval_num_frames}
 

@@ -34,7 +34,7 @@ class GroundingModule(lightning.LightningModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
     Args:
-        grounder: the network; its visual backbones stay frozen under every tuner.
+        grounder: the network; its visual backbones stay frozen, unless full fine-tuning names a part of them.
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
@@ -76,6 +76,7 @@ class GroundingModule(lightning.LightningModule):
         self.grounder = grounder
         self.tuner = tuner
         self.injection = tuner.inject(grounder)
+        self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         rank_zero_info(str(self.injection))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
@@ -113,7 +114,7 @@ class GroundingModule(lightning.LightningModule):
         if batch.features is not None:
             return batch.features
         assert batch.frames is not None
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -236,8 +237,13 @@ class GroundingModule(lightning.LightningModule):
         """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
 
         Raises:
-            ValueError: they are not this grounder's.
+            ValueError: they are not this grounder's, or this grounder's will not stay as they are.
         """
+        if cached is not None and self.trains_backbones:
+            raise ValueError(
+                f"{type(self.tuner).__name__} trains a part of the visual encoders, for which a cache cannot stand in; "
+                "set --data.init_args.features null, or leave that part out of --model.tuner.scope"
+            )
         if cached is not None and cached != (own := self.backbone_fingerprint()):
             raise ValueError(
                 f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "

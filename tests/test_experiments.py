@@ -155,6 +155,18 @@ def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsy
     names = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
     assert names.index("callbacks.MovingAverage") > names.index("callbacks.AdapterCheckpoint")
     assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
+    visual = config["model"]["grounder"]["init_args"]["visual"]["init_args"]
+    assert (visual["name"], visual["frozen_norm"], visual["recompute"]) == ("resnet101", True, True)
+
+
+@pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
+def test_training_of_the_full_size_augments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    names = ("base", f"data/{data}", "model/cgstvg", "pretrain/cgstvg", "pretrain/augmentation")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    augmentation = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["augmentation"]
+    assert augmentation == {"flip": 0.7, "crop": 0.5, "crop_of": "samples", "swap_sides": True}
 
 
 @pytest.mark.parametrize(

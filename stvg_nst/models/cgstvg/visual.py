@@ -10,6 +10,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 # Pixels to encode at a time where no gradient is needed: 16 frames of 224 x 313, or 4 of 420 x 588.
@@ -25,6 +26,8 @@ class ImageEncoder(nn.Module):
         model_args: further arguments of the timm model, e.g. its channels.
         frozen_norm: batch norms with constants for scale and shift, as DETR and its heirs have them; else these are
             parameters like any other.
+        recompute: in training, encode some frames at a time, and anew in the backward pass instead of keeping what the
+            layers compute: less memory for more time, with the same gradients.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class ImageEncoder(nn.Module):
         model_args: dict[str, Any] | None = None,
         *,
         frozen_norm: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.body = timm.create_model(name, features_only=True, out_indices=(stage,), **(model_args or {}))
         feature_info: Any = self.body.feature_info
         (self.channels,) = feature_info.channels()
@@ -47,15 +52,17 @@ class ImageEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, 3, H, W), normalised -> (B, T, C, h, w)."""
         images = frames.flatten(0, 1)
-        if torch.is_grad_enabled():
-            return self._encode(images).unflatten(0, frames.shape[:2])
-        pieces = images.split(max(1, _PIECE // (images.shape[-2] * images.shape[-1])))
+        whole = torch.is_grad_enabled() and not self.recompute
+        pieces = [images] if whole else images.split(max(1, _PIECE // (images.shape[-2] * images.shape[-1])))
         return torch.cat([self._encode(piece) for piece in pieces]).unflatten(0, frames.shape[:2])
 
     def _encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, h, w)."""
         # Channels last: half the time on a CPU, and what tensor cores want on a GPU.
-        (features,) = self.body(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(lambda pixels: self.body(pixels)[0], images, use_reentrant=False)
+        (features,) = self.body(images)
         return features
 
 

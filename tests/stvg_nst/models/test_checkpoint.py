@@ -20,7 +20,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from stvg_nst import __main__ as root
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, visual
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub, visual
 from stvg_nst.models.cgstvg.checkpoint import LoadReport, load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.official import ALIASES, UNUSED, ignored_reason, translate_name, translate_tensor
 from stvg_nst.models.weights import WeightsMismatchError
@@ -309,6 +309,27 @@ def test_convert_writes_our_format_once(
     assert f"'{target}' exists already" in capsys.readouterr().err and target.read_text() == "kept"
     assert stvg(monkeypatch, *command, "--overwrite") == 0
     assert load_file(target).keys() == own.keys()
+
+
+def test_convert_fetches_a_release_by_its_name(
+    small: CGSTVG,
+    small_config: Path,
+    shapes: Shapes,
+    save: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, target = save({"model": as_official(small, shapes)}), small_config.with_name("ours.safetensors")
+    command = ("convert", "hcstvg2", str(target), f"--config={small_config}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert stvg(monkeypatch, *command) == 1
+    told = capsys.readouterr().err
+    assert "no 'hcstvg2.pth' of Gstar666/CGSTVG in the cache" in told and "run once with a network" in told
+
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *names: asked.append(names) or str(source))
+    assert stvg(monkeypatch, *command) == 0 and target.is_file()
+    assert asked == [("Gstar666/CGSTVG", "hcstvg2.pth")]
 
 
 def test_a_failed_conversion_leaves_nothing_behind(
