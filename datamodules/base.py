@@ -300,8 +300,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         for split, records in self.records.items():
             for record in records:
                 if record.item_id == info.item_id:
-                    return self.sources[split].read(record, info.frame_ids, info.degradation)
+                    return self._source(split).read(record, info.frame_ids, info.degradation)
         raise ValueError(f"item '{info.item_id}' is in none of the splits that are set up: {', '.join(self.records)}")
+
+    def _source(self, split: Split) -> PixelSource:
+        return self.sources.get(split, PixelSource())
 
     # --- loaders ----------------------------------------------------------------------------------------------------
 
@@ -326,7 +329,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
             ClipDataset(
-                self.records[split], self.frame_choice(split), self.resize(), self.sources[split], self.caches[split]
+                self.records[split], self.frame_choice(split), self.resize(), self._source(split), self.caches[split]
             ),
             batch_size=batch_size,
             sampler=sampler,
