@@ -85,16 +85,17 @@ class ResultsWriter(lightning.Callback):
             return
         module, data = grounding_module(pl_module), grounding_data(trainer)
         provenance = data.provenance()
-        dataset, split, benchmark_seed = data.conditions("test")
+        conditions = data.conditions("test")
         commit, dirty = git_state(Path(stvg_nst.__file__))
         results = {
             "schema": SCHEMA,
             "method": type(module.tuner).__name__,
-            "dataset": dataset,
-            "split": split,
+            "dataset": conditions.dataset,
+            "split": conditions.split,
+            "evaluation_conditions": conditions.shown,
             "metrics": self._metrics,
             "seed": data.seed,
-            "benchmark_seed": benchmark_seed,
+            "benchmark_seed": conditions.benchmark_seed,
             "data": provenance,
             "degradations": data.degradations(),
             "trainable_parameters": module.injection.trainable,
@@ -106,7 +107,7 @@ class ResultsWriter(lightning.Callback):
             "config_hash": config_hash(run_folder(trainer)),
             "machine": machine(pl_module.device, trainer.world_size),
             "wall_seconds": time.perf_counter() - self._start,
-            "skipped": self._skipped + data.skipped(split),
+            "skipped": self._skipped + data.skipped(conditions.split),
             "samples": self._samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"

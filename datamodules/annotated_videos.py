@@ -13,6 +13,7 @@ from datamodules.annotated import AnnotatedSource, Annotation
 from datamodules.annotated.manifest import SOUND, VideoEntry, manifest_file, read_manifest
 from datamodules.annotated.source import OfficialSplit
 from datamodules.base import Split, STVGDataModule
+from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from datamodules.transforms import Resize
 from stvg_nst.types import Kernels, Tube
@@ -62,6 +63,7 @@ class AnnotatedVideos(STVGDataModule):
         kernels: Kernels,
         training_items: int | None,
         evaluation_split: Literal["val", "test"],
+        evaluation_conditions: EvaluationConditions,
     ) -> None:
         super().__init__(
             num_frames=num_frames,
@@ -78,6 +80,7 @@ class AnnotatedVideos(STVGDataModule):
             kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out is a share of the training set and must lie in [0, 1), got {held_out}")
@@ -92,8 +95,8 @@ class AnnotatedVideos(STVGDataModule):
     def resize(self) -> Resize | None:
         return self._resize
 
-    def skipped(self, split: str) -> int:
-        return 2 * self._num_skipped.get(split, 0)
+    def skipped(self, split: Split) -> int:
+        return len(self.shown_conditions(split)) * self._num_skipped.get(split, 0)
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
         """The records of a split.

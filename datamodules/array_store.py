@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +134,15 @@ class ArrayStore:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def require(self, keys: Iterable[str]) -> None:
+        """Raises CacheError where some of ``keys`` are absent."""
+        lacking = [key for key in keys if key not in self.rows]
+        if lacking:
+            raise CacheError(
+                f"the {self._kind.name} in '{self._folder}' holds {len(self)} versions of clips, but lacks "
+                f"{len(lacking)} that this run shows, the first being '{lacking[0]}'; {self._kind.remedy(self._folder)}"
+            )
+
     def read(self, key: str) -> list[np.ndarray]:
         """The arrays of a key; what is written into them stays in memory.
 
@@ -156,7 +165,8 @@ class ArrayStore:
         return np.dtype(self._kind.dtype).itemsize * sum(math.prod(shape) for shape in row["shapes"])
 
     def _check_provenance(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        for name in sorted(expected.keys() | found.keys()):
+        # How many versions a cache holds is no condition of their making; older ones counted them.
+        for name in sorted((expected.keys() | found.keys()) - {"versions"}):
             if expected.get(name) != found.get(name):
                 raise CacheError(
                     f"the {self._kind.name} in '{self._folder}' was built with {name} = {found.get(name)!r}, but this "

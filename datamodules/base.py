@@ -23,11 +23,12 @@ from datamodules.degraded_files import DegradedFiles
 from datamodules.features import FeatureCache, FeatureWriter, feature_key
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, MixedQualityPlan
+from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
+from stvg_nst.conditions import MIXED, Conditions
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels
 
 Split = Literal["train", "val", "test"]
@@ -54,6 +55,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         super().__init__()
         if features is not None and mixed and variants is None:
@@ -91,6 +95,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.degraded = None if degraded is None else DegradedFiles(degraded)
         self.training_items = training_items
         self.evaluation_split: Literal["val", "test"] = evaluation_split
+        self.evaluation_conditions = expand_conditions(evaluation_conditions)
+        if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
+            raise ValueError(
+                f"the files in '{degraded}' are the LQ versions that the benchmark draws, but this run shows "
+                f"{conditions_name(self.evaluation_conditions)}; set --data.init_args.degraded null to degrade on the "
+                "fly, or evaluation_conditions mixed"
+            )
         self.records: dict[Split, tuple[Record, ...]] = {}
         self.caches: dict[Split, FeatureCache | None] = {}
         self.sources: dict[Split, PixelSource] = {}
@@ -129,19 +140,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             "golden": hashes == GOLDEN_HASHES,
         }
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        """Data set, split and benchmark seed that a stage (``fit``, ``validate`` or ``test``) measures under.
-
-        Numbers from different conditions do not compare.
-        """
-        split = self.evaluation_split if stage == "test" else "val"
+    def conditions(self, stage: str) -> Conditions:
+        """What a stage (``fit``, ``validate`` or ``test``) measures under."""
+        split: Split = self.evaluation_split if stage == "test" else "val"
         provenance = self.provenance()
         name = provenance["dataset"]
         if self.plan.kernels != "relative":
             name += f", {provenance['degradations']}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
-        return name, split, self.plan.benchmark_seed
+        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
+
+    def shown_conditions(self, split: Split) -> tuple[str, ...]:
+        """In which conditions each clip of a split that is not trained on is shown."""
+        return self.evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
 
     def frame_choice(self, split: Split) -> FrameChoice:
         """Which frames of a record are shown."""
@@ -151,8 +163,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def skipped(self, split: str) -> int:
-        """Samples of a split that a policy keeps out, each quality of an item being one."""
+    def skipped(self, split: Split) -> int:
+        """Samples of a split that a policy keeps out, each condition of an item being one."""
         return 0
 
     def setup(self, stage: str) -> None:
@@ -188,7 +200,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.records[split] = records
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
-        """Every clip of a split in both qualities, for what runs without a trainer and its stages."""
+        """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
         self.setup_split(split)
         self._open(split)
         return self._loader(split, self.eval_batch_size)
@@ -196,15 +208,26 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
+        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
-        return self.features / split
+        draw, shown = self.plan.benchmark_seed, MIXED
+        if split != "train":
+            shown = conditions_name(self.shown_conditions(split))
+        parts = [split, *[f"benchmark{draw}"] * (draw != 0), *[shown.replace(":", "")] * (shown != MIXED)]
+        return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split, "versions": len(self.versions(split))}
+        return {**self.provenance(), "split": split}
 
     def open_cache(self, split: Split) -> FeatureCache:
-        return FeatureCache(self.cache_folder(split), self.cache_provenance(split))
+        """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
+        cache = FeatureCache(self.cache_folder(split), self.cache_provenance(split))
+        cache.require(self._version_key(split, version) for version in self.versions(split))
+        return cache
+
+    def _version_key(self, split: Split, version: Draw) -> str:
+        return feature_key(self.records[split][version.index].clip_id, version.degradation)
 
     @property
     def cached_backbones(self) -> str | None:
@@ -219,10 +242,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         versions = []
         first = {record.clip_id: index for index, record in reversed(list(enumerate(self.records[split])))}
         for clip_id, index in sorted(first.items(), key=lambda item: item[1]):
-            versions.append(Draw(index, None))
             if split != "train":
-                versions.append(Draw(index, self.plan.evaluation_degradation(clip_id)))
-            elif self.plan.mixed:
+                conditions = self.shown_conditions(split)
+                versions += [Draw(index, self.plan.degradation_in(condition, clip_id)) for condition in conditions]
+                continue
+            versions.append(Draw(index, None))
+            if self.plan.mixed:
                 versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
         return tuple(versions)
 
@@ -256,9 +281,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    clip_id = self.records[split][versions[len(writer)].index].clip_id
                     writer.add_features(
-                        feature_key(clip_id, info.degradation),
+                        self._version_key(split, versions[len(writer)]),
                         features.appearance[row, :length, :, :rows, :columns],
                         features.motion[row, :length, :, :rows, :columns],
                     )
@@ -324,7 +348,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if split == "train":
             sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size)
         else:
-            sampler = _EvaluationSampler(self.plan, clip_ids, rank, world_size)
+            draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
+            sampler = _EvaluationSampler(draws)
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
@@ -405,10 +430,10 @@ class _TrainingSampler(Sampler[Draw]):
 
 
 class _EvaluationSampler(Sampler[Draw]):
-    """Deals every record, in both qualities, to exactly one process; none is repeated to even the shares out."""
+    """Deals one process its draws; none is repeated to even the shares of several out."""
 
-    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], rank: int, world_size: int) -> None:
-        self._draws = plan.evaluation(clip_ids, rank=rank, world_size=world_size)
+    def __init__(self, draws: Sequence[Draw]) -> None:
+        self._draws = draws
 
     def __len__(self) -> int:
         return len(self._draws)

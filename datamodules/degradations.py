@@ -170,14 +170,16 @@ def sample_degradation(*parts: str | int, kernels: Kernels = "relative") -> Degr
     return Degradation(kind, severity, derive_seed("parameters", *parts), kernels)
 
 
-def fixed_degradation(benchmark_seed: int, clip_id: str, kind: str, severity: int) -> Degradation:
+def fixed_degradation(
+    benchmark_seed: int, clip_id: str, kind: str, severity: int, *, kernels: Kernels = "relative"
+) -> Degradation:
     """A chosen kind and severity, for results by kind and severity; only the remaining parameters are drawn.
 
     Raises:
         ValueError: the kind or the severity is unknown.
     """
     check_degradation(kind, severity)
-    return Degradation(kind, severity, derive_seed("fixed", benchmark_seed, clip_id, kind, severity))
+    return Degradation(kind, severity, derive_seed("fixed", benchmark_seed, clip_id, kind, severity), kernels)
 
 
 def line_kernel(length: float, angle: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,14 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    def require(self, keys: Iterable[str]) -> None:
+        """Refuse, before any work is done, a cache that lacks some of ``keys``.
+
+        Raises:
+            CacheError: it does.
+        """
+        self._arrays.require(keys)
 
     def read(self, key: str) -> BackboneFeatures:
         """Float32 features with B = 1.

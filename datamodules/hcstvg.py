@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datamodules.annotated import HCSTVGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
 from datamodules.base import Split
+from datamodules.quality import EvaluationConditions
 from datamodules.sampling import FrameChoice, FramesAtRate
 from datamodules.transforms import Resize
 from stvg_nst.types import Kernels
@@ -43,6 +44,8 @@ class HCSTVG(AnnotatedVideos):
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class HCSTVG(AnnotatedVideos):
         kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {held_out}")
@@ -93,6 +97,7 @@ class HCSTVG(AnnotatedVideos):
             kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         self.frame_rates = {"train": frame_rate, "val": eval_frame_rate, "test": eval_frame_rate}
 

@@ -10,12 +10,24 @@ import torch
 from torch import Tensor
 
 from datamodules.base import Split, STVGDataModule
-from datamodules.ministvg import ACTIONS, VERSION, SceneAnnotation, ensure_split, load_annotations, understand
+from datamodules.ministvg import (
+    ACTIONS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    VERSION,
+    SceneAnnotation,
+    ensure_split,
+    load_annotations,
+    understand,
+)
+from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, Kernels, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
+TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
 
 
 class MiniSTVG(STVGDataModule):
@@ -24,6 +36,8 @@ class MiniSTVG(STVGDataModule):
     Args:
         root: folder that holds, or will hold, the rendered clips.
         training_split: ``tune`` to adapt the shipped grounder, ``pretrain`` to train one.
+        training_without: words for looks or actions, such as ``red``; clips whose target has one of them are not
+            trained on, and ``training_items`` counts what is left.
         training_clips, val_clips, test_clips: the first so many clips of each split; the benchmark's own numbers unless
             given. A smaller number makes a quick run, whose results compare with no other.
     """
@@ -33,6 +47,7 @@ class MiniSTVG(STVGDataModule):
         root: Path = Path("data"),
         *,
         training_split: Literal["tune", "pretrain"] = "tune",
+        training_without: Sequence[str] = (),
         training_clips: int | None = None,
         val_clips: int = 100,
         test_clips: int = 400,
@@ -49,6 +64,7 @@ class MiniSTVG(STVGDataModule):
         kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         super().__init__(
             num_frames=num_frames,
@@ -64,9 +80,16 @@ class MiniSTVG(STVGDataModule):
             kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         self.root = Path(root)
         self.training_split = training_split
+        self.training_without = frozenset(training_without)
+        if unknown := sorted(self.training_without - set(TARGET_WORDS)):
+            raise ValueError(
+                f"training_without knows {', '.join(TARGET_WORDS)}, got {', '.join(unknown)}; "
+                "correct --data.init_args.training_without"
+            )
         self._scenes: dict[Split, dict[str, SceneAnnotation]] = {}
 
         self.num_clips: dict[Split, int] = {
@@ -87,6 +110,8 @@ class MiniSTVG(STVGDataModule):
         records = []
         self._scenes[split] = {}
         for scene in load_annotations(self._ensure(split), num_clips=self.num_clips[split]):
+            if split == "train" and self.training_without & target_words(scene):
+                continue
             self._scenes[split][scene.clip_id] = scene
             queries: dict[SentenceType, str] = {
                 "declarative": scene.declarative,
@@ -138,3 +163,9 @@ class MiniSTVG(STVGDataModule):
 
     def provenance(self) -> dict[str, Any]:
         return {**self.shared_provenance(), "dataset": "MiniSTVG", "version": VERSION}
+
+
+def target_words(scene: SceneAnnotation) -> frozenset[str]:
+    """The target's shape, colour, size, and what it does in the event."""
+    target = scene.actors[scene.target]
+    return frozenset((target.shape, target.colour, target.size, ACTIONS[target.actions[scene.start]]))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
 from datamodules.base import Split
+from datamodules.quality import EvaluationConditions
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
 from stvg_nst.types import Kernels
@@ -41,6 +42,8 @@ class VidSTG(AnnotatedVideos):
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class VidSTG(AnnotatedVideos):
         kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         if validation == "held_out" and not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {held_out}; or set validation to official")
@@ -92,6 +96,7 @@ class VidSTG(AnnotatedVideos):
             kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         self.num_frames_of: dict[Split, int] = {"train": num_frames, "val": eval_num_frames, "test": eval_num_frames}
 

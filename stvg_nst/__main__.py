@@ -182,8 +182,15 @@ def _report(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument(
+        "--by-degradation",
+        nargs="?",
+        const="m_vIoU",
+        metavar="METRIC",
+        help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
+    )
     options = parser.parse_args(arguments)
-    return report_folder(options.folder, options.markdown)
+    return report_folder(options.folder, options.markdown, options.by_degradation)
 
 
 def _study(arguments: Sequence[str]) -> int:

@@ -166,7 +166,7 @@ class CertifyCLI(ComponentsCLI):
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
-            dataset=data.conditions("test")[0],
+            dataset=data.conditions("test").dataset,
             split=split,
             data=data.provenance(),
             left_out=len(loader.sampler) - sum(change.count for change in changes if change.gate == "closed"),

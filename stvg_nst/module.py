@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
@@ -243,11 +244,11 @@ class GroundingModule(lightning.LightningModule):
             )
 
     def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:
-        measured = datamodule.conditions(stage)
+        measured: Conditions = datamodule.conditions(stage)
         if baseline.conditions != measured:
             raise ValueError(
-                f"the baseline '{baseline.path}' was measured on {_words(*baseline.conditions)}, but this `{stage}` "
-                f"measures on {_words(*measured)}; give zero-shot results of the same, or leave out --model.baseline"
+                f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
+                f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
             )
 
     def backbone_fingerprint(self) -> str:
@@ -271,7 +272,3 @@ class GroundingModule(lightning.LightningModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
-
-
-def _words(dataset: str, split: str, benchmark_seed: int) -> str:
-    return f"{dataset} {split}, benchmark seed {benchmark_seed}"

@@ -29,7 +29,7 @@ def results_table(
     The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
 
     Args:
-        runs: evaluated on one data set, split and benchmark seed.
+        runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown.
         baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
         sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
 
@@ -92,7 +92,7 @@ def _lines(
     runs: Sequence[RunResults], baseline: str | None, sentence_type: str | None, names: Sequence[str]
 ) -> list[_Line]:
     base = None if baseline is None else _baseline_run(runs, baseline)
-    labels, points = _labels(runs), [_points(run, base) for run in runs]
+    labels, points = run_labels(runs), [_points(run, base) for run in runs]
     lines = []
     for view in VIEWS:
         keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
@@ -151,7 +151,7 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
     return candidates[0]
 
 
-def _labels(runs: Sequence[RunResults]) -> list[str]:
+def run_labels(runs: Sequence[RunResults]) -> list[str]:
     """The method, and the run's folder where a method has several runs (seeds, ablations)."""
     count = Counter(run.method for run in runs)
     return [run.method if count[run.method] == 1 else f"{run.method} ({run.path.parent.name})" for run in runs]
@@ -167,12 +167,11 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
     conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
-            f"a table holds runs on one data set, split and benchmark seed, got {sorted(conditions) or 'no run'}; "
+            f"a table holds runs under the same conditions, got {'; '.join(map(str, sorted(conditions))) or 'no run'}; "
             "make one table of each"
         )
-    dataset, split, benchmark_seed = conditions.pop()
-    sentences = f"{sentence_type} sentences, " if sentence_type else ""
-    return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}"
+    sentences = f", {sentence_type} sentences, " if sentence_type else ", "
+    return str(conditions.pop()).replace(", ", sentences, 1)
 
 
 def parameter_count(count: int) -> str:

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.report.table import parameter_count, signed
 from stvg_nst.study.summary import METRICS, QUANTITIES, PointSummary, Spread, StudySummary
 
@@ -58,7 +59,7 @@ def study_csv(summary: StudySummary) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = [quantity.lower().replace(" ", "_") for quantity in QUANTITIES]
     spreads = [f"{name}_{part}" for name in names for part in ("mean", "std")]
-    identity = ("study", "dataset", "split", "benchmark_seed", "point", "trainable_parameters", "seeds", "of_seeds")
+    identity = ("study", *Conditions._fields, "point", "trainable_parameters", "seeds", "of_seeds")
     writer.writerow((*identity, "metric", *spreads))
     for point in summary.points:
         for metric in METRICS:
@@ -80,8 +81,7 @@ def explanation(summary: StudySummary) -> str:
 
 
 def conditions_line(summary: StudySummary) -> str:
-    dataset, split, benchmark_seed = summary.baseline.conditions
-    return f"{dataset} {split}, benchmark seed {benchmark_seed}"
+    return str(summary.baseline.conditions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from datamodules import MiniSTVG
 from datamodules.array_store import CacheError
 from datamodules.base import collate
 from datamodules.degradations import DEGRADATIONS
+from datamodules.mini import target_words
+from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
 
 
@@ -88,6 +90,18 @@ def test_a_training_subset_takes_the_first_records(root: Path) -> None:
         batches(mini(root, training_items=7), "train")
 
 
+def test_training_clips_can_lack_looks_and_actions(root: Path) -> None:
+    scenes = {scene.clip_id: target_words(scene) for scene in load_annotations(root / "ministvg-1" / "tune")[:3]}
+    words = frozenset.intersection(scenes["tune-00000"], frozenset(COLOURS))
+    data = mini(root, training_without=[*words])
+    batches(data, "train")
+    left = {record.clip_id for record in data.records["train"]}
+    assert left == {clip for clip, found in scenes.items() if not words & found} and "tune-00000" not in left
+    assert len(data.records["val"]) == 4, "validation shows everything"
+    with pytest.raises(ValueError, match=r"training_without knows circle, .*, got crimson"):
+        mini(root, training_without=["crimson"])
+
+
 def encode(batch: Batch) -> BackboneFeatures:
     """Stands for the backbones: mean colours on a 2 x 2 grid, so that a swapped clip would be noticed."""
     assert batch.frames is not None
@@ -116,8 +130,30 @@ def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, t
     assert (folder / "features.bin").stat().st_mtime_ns == before
     with pytest.raises(CacheError, match="other backbones"):
         data.build_cache("val", encode, "others")
-    with pytest.raises(CacheError, match="benchmark_seed = 0, but this run has 1"):
-        mini(root, variants=1, features=tmp_path, benchmark_seed=1).build_cache("val", encode, "backbones")
+
+
+def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:
+    first, second = (mini(root, variants=1, features=tmp_path, benchmark_seed=draw) for draw in (0, 1))
+    assert first.build_cache("test", encode, "backbones") == tmp_path / "test"
+    assert second.build_cache("test", encode, "backbones") == tmp_path / "test-benchmark1"
+    high, low = ([batch.features.appearance[row] for batch in batches(second, "test")] for row in (0, 1))
+    (tmp_path / "test-benchmark1").rename(tmp_path / "test-benchmark2")
+    with pytest.raises(CacheError, match="benchmark_seed = 1, but this run has 2"):
+        batches(mini(root, variants=1, features=tmp_path, benchmark_seed=2), "test")
+    for row, alike in ((0, True), (1, False)):
+        seen = [batch.features.appearance[row] for batch in batches(first, "test")]
+        assert all(torch.equal(a, b) is alike for a, b in zip(seen, (high, low)[row], strict=True))
+
+
+def test_a_smaller_run_reads_from_a_larger_cache_and_not_the_reverse(root: Path, tmp_path: Path) -> None:
+    full, part = (mini(root, variants=2, features=tmp_path, training_clips=clips) for clips in (3, 1))
+    for split in ("train", "val"):
+        full.build_cache(split, encode, "backbones")
+    assert len(batches(part, "train")) == 1
+    (tmp_path / "train").rename(tmp_path / "kept")
+    part.build_cache("train", encode, "backbones")
+    with pytest.raises(CacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
+        batches(full, "train")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -143,7 +179,7 @@ def test_results_tell_what_made_the_low_quality_clips(root: Path, caplog: pytest
 
 def test_absolute_kernels_are_another_benchmark(root: Path) -> None:
     data = mini(root, kernels="absolute")
-    assert data.conditions("test") == ("MiniSTVG, D-1.0-absolute", "test", 0)
+    assert data.conditions("test") == ("MiniSTVG, D-1.0-absolute", "test", 0, "mixed")
     assert data.provenance()["degradations"] == "D-1.0-absolute" and mini(root).provenance()["degradations"] == "D-1.0"
 
 
@@ -171,5 +207,27 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     data = mini(root, evaluation_split="val", benchmark_seed=0)
     seen = {info.item_id for batch in batches(data, "test") for info in batch.clips}
     assert seen == {info.item_id for batch in batches(mini(root), "val") for info in batch.clips}
-    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0)
-    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7)
+    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
+
+
+def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
+    data = mini(root, evaluation_conditions="matrix", test_clips=1)
+    shown = [str(info.degradation) for batch in batches(data, "test") for info in batch.clips]
+    assert len(shown) == 2 * 21 and len(set(shown)) == 21
+    assert data.conditions("test") == ("MiniSTVG", "test", 0, "matrix")
+    assert data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert len(batches(data, "val")[0].clips) == 2 * 2 * 2, "validation chooses by the benchmark's own mix"
+
+
+def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
+    options = {"variants": 1, "features": tmp_path, "test_clips": 1}
+    mini(root, **options).build_cache("test", encode, "backbones")
+    data = mini(root, **options, evaluation_conditions=["HQ", "defocus:3"])
+    folder = data.build_cache("test", encode, "backbones")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "test-HQ+defocus3"]
+    assert len(data.open_cache("test")) == 2
+    (batch,) = batches(data, "test")
+    assert folder.name == "test-HQ+defocus3" and batch.features is not None
+    assert [str(info.degradation) for info in batch.clips] == ["None", "defocus:3"] * 2
+    assert data.cache_folder("train") == tmp_path / "train", "what is trained on does not depend on it"

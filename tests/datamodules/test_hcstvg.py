@@ -101,6 +101,9 @@ def test_bad_videos_stop_or_are_skipped_and_counted(
     assert [record.item_id for record in data.records["test"]] == ["a.mp4"]
     assert data.skipped("test") == 4 and "test: 2 of 3 sentences are skipped" in caplog.text
     assert data.provenance() == module(root).provenance()
+    data = module(root, on_bad_video="skip", evaluation_conditions=["HQ", "defocus"])
+    data.setup("test")
+    assert data.skipped("test") == 2 * 6
 
 
 def test_a_bad_video_that_was_fetched_anew_must_be_verified(hcstvg: Callable[..., Path]) -> None:

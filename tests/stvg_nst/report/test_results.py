@@ -44,6 +44,17 @@ def test_reads_every_field(tmp_path: Path) -> None:
     assert load_results(written(tmp_path, COMPLETE | {"git_commit": None})).git_commit is None
 
 
+def test_results_from_before_there_was_a_choice_are_of_the_benchmarks_own_test(tmp_path: Path) -> None:
+    assert load_results(written(tmp_path, COMPLETE)).conditions == ("MiniSTVG", "test", 0, "mixed")
+    run = load_results(written(tmp_path, COMPLETE | {"evaluation_conditions": "matrix"}))
+    assert str(run.conditions) == "MiniSTVG test, benchmark seed 0, shown in matrix"
+
+
+def test_an_item_in_two_degradations_is_two_samples(tmp_path: Path) -> None:
+    samples = [{"item_id": "a", "quality": "LQ", "degradation": f"defocus:{severity}"} for severity in (1, 2)]
+    assert len(load_results(written(tmp_path, COMPLETE | {"samples": samples})).sample_keys) == 2
+
+
 @pytest.mark.parametrize("name", sorted(COMPLETE))
 def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, {key: value for key, value in COMPLETE.items() if key != name})
