@@ -223,6 +223,10 @@ bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute wh
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
 	$(BIN)/python benchmarks/evaluation.py
 
+.PHONY: bench-data
+bench-data: | $(STAMP)  ## measure what a clip costs from its file to the network, decoded and cached
+	$(BIN)/python benchmarks/data.py
+
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -188,16 +188,23 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _open(self, split: Split) -> None:
         """Opens what the samples of a split are read from."""
         self.caches[split] = None if self.features is None else self.open_cache(split)
-        frames = None
-        if self.features is None and self.frames is not None:
-            frames = self.open_frames(split)
+        self.sources[split] = self.pixel_source(split)
+
+    def pixel_source(self, split: Split) -> PixelSource:
+        """Where the frames of a split that is set up are read from.
+
+        Raises:
+            CacheError: the cache of frames, or the folder of degraded videos, is of something else or not complete.
+        """
+        frames = None if self.frames is None else self.open_frames(split)
+        if frames is not None:
             frames.require(self.frames_of_clips(split))
         # Training draws its degradations anew, so that no files have them.
         degraded = None if split == "train" else self.degraded
         if degraded is not None:
             clip_ids = [record.clip_id for record in self.records[split]]
             degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, clip_ids)
-        self.sources[split] = PixelSource(frames, degraded)
+        return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
         records = self.load_records(split)
@@ -276,7 +283,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions = self.versions(split)
         loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), PixelSource(), None),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.pixel_source(split), None),
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
@@ -332,7 +339,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         for split, records in self.records.items():
             for record in records:
                 if record.item_id == info.item_id:
-                    return self.sources[split].read(record, info.frame_ids, info.degradation)
+                    return self._source(split).read(record, info.frame_ids, info.degradation)
         raise ValueError(f"item '{info.item_id}' is in none of the splits that are set up: {', '.join(self.records)}")
 
     def sample(self, item_id: str, quality: Quality) -> ClipInfo:
@@ -349,6 +356,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
         degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(record.clip_id)
         return describe_sample(record, self.frame_choice(split)(record), degradation)
+
+    def _source(self, split: Split) -> PixelSource:
+        return self.sources.get(split, PixelSource())
 
     # --- loaders ----------------------------------------------------------------------------------------------------
 
@@ -378,7 +388,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 self.records[split],
                 self.frame_choice(split),
                 self.resize(),
-                self.sources[split],
+                self._source(split),
                 self.caches[split],
                 self.augmentation(),
             ),

@@ -11,6 +11,7 @@ from typing import get_args
 
 import jsonargparse
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -84,7 +85,7 @@ def cache_command(arguments: Sequence[str], program: str) -> int:
     parser.add_subclass_arguments(STVGDataModule, "data", required=True)
     parser.add_argument("--splits", type=list[Split], default=["train", "val", "test"], help="which to store")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that decode")
-    parser.add_argument("--estimate", type=bool, default=False, help="only tell the size")
+    parser.add_argument("--estimate", action="store_true", help="only tell the size")
     options = parser.parse_args(arguments)
     data: STVGDataModule = parser.instantiate(options).data
     data.prepare_data()
@@ -122,20 +123,16 @@ def _failure_table(failures: Mapping[str, str]) -> Table:
 
 
 def _room(num_bytes: int, folder: Path) -> str:
-    return f"{_gibibytes(num_bytes)} in '{folder}', where {_gibibytes(_free_bytes(folder))} are free"
+    return f"{decimal(num_bytes)} in '{folder}', where {decimal(_free_bytes(folder))} are free"
 
 
 def _check_room(num_bytes: int, folder: Path) -> None:
     free = _free_bytes(folder)
     if num_bytes > free:
-        raise OSError(f"'{folder}' needs {_gibibytes(num_bytes)}, but has {_gibibytes(free)}; choose another disk")
+        raise OSError(f"'{folder}' needs {decimal(num_bytes)}, but has {decimal(free)}; choose another disk")
 
 
 def _free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free
-
-
-def _gibibytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.2f} GiB"

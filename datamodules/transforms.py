@@ -46,6 +46,8 @@ class Resize:
     def __call__(self, frames: Tensor) -> Tensor:
         """float (T, 3, H, W) -> (T, 3, height, W')."""
         height, width = frames.shape[-2:]
+        if self.antialias:
+            frames = frames.contiguous()  # the antialiasing kernel takes half as long again where colours come last
         return interpolate(frames, self.size(height, width), mode="bilinear", antialias=self.antialias)
 
 

@@ -18,6 +18,7 @@ from datamodules.base import STVGDataModule
 from datamodules.degrade_dataset import DegradedCopy
 from datamodules.degraded_files import DegradedFiles
 from datamodules.video import check_video
+from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item
 
 ITEMS = {"a.mp4": hcstvg_item(), "b.mkv": hcstvg_item()}
@@ -102,6 +103,22 @@ def test_a_lossy_copy_is_another_benchmark(hcstvg: Callable[..., Path], tmp_path
     assert 0 < difference[1].mean() < 0.5 and difference[0].max() == 0
     assert data.conditions("test")[0] == "hcstvg_v1, LQ files in H.264 at crf 30"
     assert data.provenance()["degraded"] == "H.264 at crf 30"
+
+
+def test_features_are_those_of_the_files(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    folder = written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq", crf=30))
+
+    def encode(batch: Batch) -> BackboneFeatures:
+        pixels = batch.frames[..., ::8, ::8]
+        return BackboneFeatures(pixels, pixels, torch.ones(len(batch), *pixels.shape[-2:], dtype=torch.bool))
+
+    cached = HCSTVG(root, degraded=folder, features=tmp_path / "features", variants=1, **OPTIONS)
+    cached.build_cache("test", encode, "backbones")
+    cached.setup("test")
+    (batch,) = cached.test_dataloader()
+    expected = shown(HCSTVG(root, degraded=folder, **OPTIONS))[..., ::8, ::8]
+    torch.testing.assert_close(batch.features.appearance, expected, atol=2e-3, rtol=1e-3)
 
 
 def test_files_of_another_benchmark_or_changed_ones_are_refused(hcstvg: Callable[..., Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from datamodules.annotated import VidSTGSource
 from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.augmentation import Augmentation
 from datamodules.base import ClipDataset
+from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FramesAtRate, sample_at_rate, sample_frames
@@ -148,7 +149,7 @@ def test_sampled_boxes_are_those_of_the_published_code(shared: Path, tmp_path: P
     assert item.boxes is not None
     tube = Tube(item.start, item.stop, torch.from_numpy(item.boxes))
     source = Record("i", "c", Path("v"), "q", "declarative", tube, item.segment, 300, item.fps, item.size)
-    clip = ClipDataset([source], FramesAtRate(6.4), None, NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
+    clip = ClipDataset([source], FramesAtRate(6.4), None, PixelSource(), NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
     assert list(clip.info.frame_ids) == golden["0_frame_ids"].tolist()
     assert clip.inside.int().tolist() == golden["0_actioness"].tolist()
     np.testing.assert_allclose(clip.boxes[clip.inside], golden["0_boxes"], atol=1e-6)
