@@ -69,11 +69,16 @@ def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
         rows = -(-len(shown) // columns)
         figure = Figure(figsize=(3.6 * columns, 0.9 + 2.5 * rows), layout="constrained")
         panels = [*figure.subplots(rows, columns, squeeze=False).flat]
-        for (name, replicates), axes in zip(shown, panels, strict=False):
-            found = severity_matrix(replicates)
-            own = found if name == BASELINE else {cell: value - before[cell] for cell, value in found.items()}
-            _draw_matrix(axes, own, difference=name != BASELINE)
-            axes.set_title(name if name == BASELINE else f"{name}: change")
+        changed = {
+            name: {cell: value - before[cell] for cell, value in severity_matrix(replicates).items()}
+            for name, replicates in shown[1:]
+        }
+        limit = max((abs(value) for cells in changed.values() for value in cells.values()), default=1.0)
+        _draw_matrix(panels[0], before, {"cmap": "Greens", "vmin": 0, "vmax": max(before.values())}, "{:.1f}")
+        panels[0].set_title(BASELINE)
+        for (name, cells), axes in zip(changed.items(), panels[1:], strict=False):
+            _draw_matrix(axes, cells, {"cmap": "RdBu", "vmin": -limit, "vmax": limit}, "{:+.1f}")
+            axes.set_title(f"{name}: change")
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
         _entitle(figure, comparison)
@@ -111,26 +116,21 @@ def _draw_equal_scores(axes: Axes, drops: tuple[float, float], gains: tuple[floa
         axes.axline((0, score), slope=1, color="#d9d9d9", linewidth=0.7, zorder=0)
         # Named where the line leaves the plane: on the right, or at the top.
         place = (right, right + score) if low < right + score < high else (high - score, high)
-        if left < place[0] <= right:
+        if left + 0.15 * (right - left) < place[0]:  # else there is no room for its name
             axes.annotate(f"WAS {score:+g}", place, color=MUTED, fontsize=6, va="top", ha="right")
 
 
-def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], *, difference: bool) -> None:
+def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], look: Mapping[str, Any], number: str) -> None:
     kinds = sorted({kind for kind, _ in cells})
     severities = sorted({severity for _, severity in cells})
     grid = [[cells.get((kind, severity), float("nan")) for severity in severities] for kind in kinds]
-    limit = max(1.0, *(abs(value) for value in cells.values()))
-    look: dict[str, Any] = (
-        {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if difference else {"cmap": "Greens", "vmin": 0}
-    )
     axes.imshow(grid, aspect="auto", **look)
     for row, kind in enumerate(kinds):
         for column, severity in enumerate(severities):
             if (kind, severity) in cells:
                 value = cells[kind, severity]
-                text = f"{value:+.1f}" if difference else f"{value:.1f}"
-                dark = abs(value) > 0.6 * (limit if difference else max(cells.values()))
-                axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+                colour = "white" if abs(value) > 0.6 * look["vmax"] else "black"
+                axes.text(column, row, number.format(value), ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(severities)), severities)
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     axes.set_xlabel("severity")

@@ -189,8 +189,8 @@ def _notes(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[str
 
 
 def _remarks(studies: Sequence[Study], replicates: Sequence[Replicate]) -> Iterator[str]:
-    if studies[0].unchosen:
-        yield f"no search has chosen for {'; '.join(studies[0].unchosen)}: their overlays' own settings hold"
+    if studies[0].unchosen_words:
+        yield studies[0].unchosen_words
     for replicate in replicates:
         if replicate.results.skipped:
             yield f"{replicate.results.path}: {replicate.results.skipped} samples were skipped and do not count"

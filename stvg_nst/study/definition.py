@@ -100,6 +100,15 @@ class Study:
         """The title of what is said of this grounder alone."""
         return self.title if self.grounder is None else f"{self.title}, {self.grounder}"
 
+    @property
+    def unchosen_words(self) -> str | None:
+        """What a reader must know where a search has not chosen for all points; ``None`` where it has."""
+        if not self.unchosen:
+            return None
+        rows = {row for row, _ in self.cells.values()} or {*self.points}
+        names = "any point" if len(self.unchosen) == len(rows) else "; ".join(self.unchosen)
+        return f"no search has chosen for {names}: the settings of the overlays hold"
+
     def folder_in(self, runs: Path) -> Path:
         """Where its runs lie below the folder of all."""
         return runs if self.grounder is None else runs / folder_name(self.grounder)

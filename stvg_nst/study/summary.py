@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,7 +109,7 @@ def summarise(study: Study, folder: Path) -> StudySummary:
         title=study.heading,
         baselines=baselines,
         points=tuple(points.values()),
-        notes=(*_notes(runs, every), *_unchosen(study)),
+        notes=(*_notes(runs, every), *filter(None, [study.unchosen_words])),
         levels=tuple(dict.fromkeys(level for _, level in study.cells.values())),
         cells={cell: points[name] for name, cell in study.cells.items()},
     )
@@ -117,11 +117,6 @@ def summarise(study: Study, folder: Path) -> StudySummary:
 
 def _results(run: StudyRun) -> tuple[RunResults, ...]:
     return tuple(load_results(test.results) for test in run.tests)
-
-
-def _unchosen(study: Study) -> Iterator[str]:
-    if study.unchosen:
-        yield f"no search has chosen for {'; '.join(study.unchosen)}: their overlays' own settings hold"
 
 
 def failure_of(run: StudyRun) -> str:

@@ -38,6 +38,7 @@ def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> N
     one, two = read_studies(write(levels=levels, grounders=grounders, chosen=str(chosen)))
     assert [*one.points] == ["rank 4, few", "rank 4, many", "rank 8, few", "rank 8, many"]
     assert one.cells["rank 8, many"] == ("rank 8", "many") and one.unchosen == ("rank 4",)
+    assert one.unchosen_words == "no search has chosen for rank 4: the settings of the overlays hold"
     assert one.points["rank 8, few"]["trainer"] == {"max_epochs": 4, "weights": 1, "lr": 7, "clips": 2}
     assert two.points["rank 8, many"]["trainer"] == {"max_epochs": 4, "weights": 2, "lr": 6, "clips": 9}
     assert two.baseline["trainer"]["weights"] == 2 and (two.title, two.heading) == ("Two ranks", "Two ranks, two")
