@@ -84,7 +84,7 @@ def degradation_report(runs: Sequence[RunResults], metric: str) -> DegradationRe
     """
     if metric not in METRICS:
         raise ValueError(f"the metric must be one of {', '.join(METRICS)}, got '{metric}'")
-    points = [_points(run) for run in runs]
+    points = [view_points(run) for run in runs]
     names = dict.fromkeys(name for own in points for name in own)
     severities = sorted(int(name.removeprefix(SEVERITY).split("/")[0]) for name in _named(names, metric, SEVERITY))
     columns = [f":{severity}" for severity in severities] + [""]
@@ -103,8 +103,12 @@ def degradation_report(runs: Sequence[RunResults], metric: str) -> DegradationRe
     )
 
 
-def _points(run: RunResults) -> Mapping[str, float]:
-    """Percent points by view and metric, counted from the run's samples."""
+def view_points(run: RunResults) -> dict[str, float]:
+    """Percent points of every view of the benchmark by ``<view>/<metric>``, counted from the run's samples.
+
+    Raises:
+        ResultsFileError: they do not say how well and in which condition they were grounded.
+    """
     for index, sample in enumerate(run.samples):
         for name in ("sentence_type", "degradation", "tIoU", "vIoU"):
             if name not in sample:
