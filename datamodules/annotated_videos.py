@@ -68,12 +68,16 @@ class AnnotatedVideos(STVGDataModule):
         evaluation_conditions: EvaluationConditions,
         augmentation: Augmentation | None,
     ) -> None:
-        for name, cache in (("features", features), ("frames", frames)):
-            if cache is not None and augmentation is not None:
-                raise ValueError(
-                    f"a cache holds whole clips as they are: set --data.init_args.{name} null to augment them, or "
-                    "--data.init_args.augmentation null"
-                )
+        if features is not None and augmentation is not None:
+            raise ValueError(
+                "a cache of features holds whole clips as they are: set --data.init_args.features null to augment "
+                "them, or --data.init_args.augmentation null"
+            )
+        if frames is not None and augmentation is not None and augmentation.resamples:
+            raise ValueError(
+                "a cache holds the sampled frames, and this augmentation samples others of every cut: set its crop to "
+                "0, or --data.init_args.frames null"
+            )
         super().__init__(
             num_frames=num_frames,
             batch_size=batch_size,

@@ -43,6 +43,11 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"the probability '{name}' must lie in [0, 1], got {value}")
 
+    @property
+    def resamples(self) -> bool:
+        """Whether a cut shows other frames than some of those that the whole clip shows."""
+        return self.crop > 0 and self.crop_of == "segment"
+
     def choose(self, record: Record, frames: FrameChoice, random: Random) -> tuple[int, ...]:
         """The frames to show; draws first whether to cut, then where."""
         drawn = random.random()

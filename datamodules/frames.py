@@ -81,16 +81,28 @@ class FrameCache:
                 f"'{missing[0].clip_id}': build it, or finish building it, with `{_FRAMES.command}`"
             )
 
-    def read(self, clip_id: str) -> np.ndarray:
-        """uint8 (T, H, W, 3).
+    def read(self, clip_id: str, frame_ids: Sequence[int]) -> np.ndarray:
+        """Frames of a clip, uint8 (T, H, W, 3).
+
+        Args:
+            frame_ids: T of those that are stored, in their order.
 
         Raises:
-            CacheError: the clip is absent, or its bytes do not match their checksum.
+            CacheError: the clip or one of the frames is absent, or the bytes do not match their checksum.
         """
         if clip_id not in self._shard_of:
             raise CacheError(f"'{clip_id}' is not in the {_FRAMES.name} '{self._folder}'; run `{_FRAMES.command}`")
-        (frames,) = self._shard_of[clip_id].read(clip_id)
-        return frames
+        shard = self._shard_of[clip_id]
+        row_of = {frame_id: row for row, frame_id in enumerate(shard.rows[clip_id]["frame_ids"])}
+        absent = [frame_id for frame_id in frame_ids if frame_id not in row_of]
+        if absent:
+            raise CacheError(
+                f"the {_FRAMES.name} '{self._folder}' has no frame {absent[0]} of '{clip_id}', which this run shows; "
+                f"set --data.init_args.{_FRAMES.option} null to do without"
+            )
+        (frames,) = shard.read(clip_id)
+        rows = [row_of[frame_id] for frame_id in frame_ids]
+        return frames if len(rows) == len(frames) else frames[rows]
 
     def _holds(self, clip: FramesOfClip) -> bool:
         row = self._shard_of[clip.clip_id].rows[clip.clip_id]

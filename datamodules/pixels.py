@@ -32,7 +32,7 @@ class PixelSource:
         if degradation is not None and self.degraded is not None:
             return self.degraded.read(record.clip_id, frame_ids, degradation, record.size)
         if self.frames is not None:
-            clean = self.frames.read(record.clip_id)
+            clean = self.frames.read(record.clip_id, frame_ids)
         else:
             clean = read_frames(record.video, frame_ids, expected_size=record.size)
         return clean if degradation is None else degrade(clean, degradation)

@@ -85,6 +85,24 @@ def test_every_epoch_and_seed_draws_anew(hcstvg: Callable[..., Path]) -> None:
     assert len({tuple(lengths(*where)) for where in ((0, 0), (0, 1), (1, 0))}) == 3
 
 
+def test_cached_frames_are_augmented_as_decoded_ones(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(train=TRAIN)
+    options: dict[str, Any] = {"frame_rate": 1.0, "augmentation": Augmentation(flip=0.5, crop=1.0)}
+    cached, plain = module(root, frames=tmp_path / "frames", **options), module(root, **options)
+    for split in ("train", "val"):
+        cached.setup_split(split)
+        cached.build_frames(split, cached.frames_of_clips(split), workers=1, progress=lambda done: None)
+    for data in (cached, plain):
+        data.setup("fit")
+    for ours, theirs in zip(cached.train_dataloader(), plain.train_dataloader(), strict=True):
+        assert torch.equal(ours.frames, theirs.frames) and torch.equal(ours.boxes, theirs.boxes)
+
+
+def test_cuts_that_are_sampled_anew_are_not_cached(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"samples others of every cut: set its crop to 0, or .*frames null"):
+        module(tmp_path, frames=tmp_path, augmentation=Augmentation(crop_of="segment"))
+
+
 def test_cached_features_are_not_augmented(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features null to augment them"):
         module(tmp_path, features=tmp_path, variants=1, augmentation=Augmentation())

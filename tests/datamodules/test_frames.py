@@ -49,15 +49,23 @@ def test_frames_come_back_to_the_byte(write: Callable[..., Path], clips: list[Fr
     cache = pickle.loads(pickle.dumps(FrameCache(folder, PROVENANCE)))  # as a spawned loader process gets it
     cache.require(clips)
     for clip in clips:
-        np.testing.assert_array_equal(cache.read(clip.clip_id), read_frames(clip.video, clip.frame_ids))
+        np.testing.assert_array_equal(cache.read(clip.clip_id, clip.frame_ids), read_frames(clip.video, clip.frame_ids))
 
 
 def test_what_is_written_into_read_frames_stays_in_memory(
     write: Callable[..., Path], clips: list[FramesOfClip]
 ) -> None:
     cache = FrameCache(write(clips), PROVENANCE)
-    cache.read("clip 0")[:] = 0
-    assert cache.read("clip 0").any()
+    cache.read("clip 0", (0, 7, 19))[:] = 0
+    assert cache.read("clip 0", (0, 7, 19)).any()
+
+
+def test_a_cut_of_a_clip_is_read_from_the_whole(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
+    cache = FrameCache(write(clips), PROVENANCE)
+    for cut in ((7, 19), (0,), (0, 19)):
+        np.testing.assert_array_equal(cache.read("clip 0", cut), read_frames(clips[0].video, cut))
+    with pytest.raises(CacheError, match=r"has no frame 8 of 'clip 0', which this run shows; set .*frames null"):
+        cache.read("clip 0", (7, 8))
 
 
 def test_writing_goes_on_behind_what_is_there(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
@@ -77,7 +85,7 @@ def test_an_unfinished_cache_is_refused(write: Callable[..., Path], clips: list[
     with pytest.raises(CacheError, match=r"2 clips are not in .* the first 'clip 1': .*python -m stvg_nst data cache"):
         cache.require(clips)
     with pytest.raises(CacheError, match="'clip 1' is not in the frame cache"):
-        cache.read("clip 1")
+        cache.read("clip 1", (0,))
 
 
 def test_other_frames_and_other_videos_are_refused(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
@@ -100,9 +108,9 @@ def test_a_damaged_byte_is_noticed(write: Callable[..., Path], clips: list[Frame
     data[-1] ^= 1
     (folder / "00000" / "frames.bin").write_bytes(data)
     cache = FrameCache(folder, PROVENANCE)
-    cache.read("clip 0")
+    cache.read("clip 0", (0,))
     with pytest.raises(CacheError, match=r"'clip 1' in .*00000' are damaged; delete"):
-        cache.read("clip 1")
+        cache.read("clip 1", (0,))
 
 
 def test_a_bad_video_stops_it_and_leaves_no_half_shard(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
