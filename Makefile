@@ -76,10 +76,10 @@ ABLATIONS := components nullity gate rank
 $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-ablate-components:  ## Table III: which part restores, which preserves (75 min on 2 cores; QUICK=1: 15)
-ablate-nullity:  ## Table IV: layers of high, low and random nullity
-ablate-gate:  ## is it the gate or the null space
-ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers
+ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 12 min)
+ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 10 min)
+ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 15 min)
+ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 12 min)
 
 # What the tuners' settings were chosen by, on the validation split.
 SEARCHES := placement
@@ -87,7 +87,7 @@ SEARCHES := placement
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-search-placement:  ## where to insert null-space tuning, by the validation split
+search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
 
 # Only a whole search writes into the repository; a quick one keeps its choice beside its runs.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
