@@ -1,8 +1,8 @@
 """What CG-STVG costs at full size, stage by stage, and how much of it fits a card: `make bench-model`.
 
 Each case runs in a process of its own, whose peak of memory is the case's. Weights are random, which costs the same.
-The budget at the end is the bytes of all tensors alive at once, counted for clips of 8 and of 16 frames and drawn out
-to longer ones.
+The budget at the end is the bytes of all tensors alive at once, counted on tensors without values for clips of 8 and of
+16 frames, and drawn out to longer ones.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -199,11 +200,23 @@ def live_bytes(case: Case) -> dict[tuple[str, int], int]:
     windows._PIECE.clear()  # a card works on more windows at a time
     grounder, nst = build(case), build_tuner(case)
     nst.inject(grounder)
-    return {
-        (kind, length): peak
-        for length in COUNTED
-        for kind, peak in zip(KINDS, live(replace(case, frames=length), grounder, nst), strict=True)
-    }
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        forget_values(grounder, fake)
+        return {
+            (kind, length): peak
+            for length in COUNTED
+            for kind, peak in zip(KINDS, live(replace(case, frames=length), grounder, nst), strict=True)
+        }
+
+
+def forget_values(grounder: CGSTVG, fake: FakeTensorMode) -> None:
+    """Leaves shapes without values: operations on them take no time, and all that they make is counted."""
+    for module in grounder.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = fake.from_tensor(parameter.detach())
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, fake.from_tensor(buffer))
 
 
 def live(case: Case, grounder: CGSTVG, nst: NullSpaceTuning) -> tuple[int, int]:
@@ -213,11 +226,18 @@ def live(case: Case, grounder: CGSTVG, nst: NullSpaceTuning) -> tuple[int, int]:
         for tensor in (*grounder.state_dict().values(), frames):
             counter.count(tensor)
         with torch.no_grad(), precision_of(case):
-            features = grounder.encode(frames, mask)
+            appearance, motion = grounder.visual(frames), grounder.motion(frames)
+        features = BackboneFeatures(appearance, motion, torch.ones(1, *motion.shape[-2:], dtype=torch.bool))
         encoding = counter.restart()
         infer(case, grounder, features, mask)
         inference = counter.restart()
-        step(case, grounder, nst, features, mask)
+        nst.set_training(grounder, True)
+        trained = nst.trainable_parameters(grounder)
+        moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]  # AdamW's
+        backward(case, grounder, nst, features, mask)
+        nst.set_training(grounder, False)
+        grounder.zero_grad()
+        assert moments
         return max(encoding, inference), max(encoding, counter.peak)
 
 
@@ -227,16 +247,21 @@ def infer(case: Case, grounder: CGSTVG, features: BackboneFeatures, mask: Tensor
 
 
 def step(case: Case, grounder: CGSTVG, tuner: Tuner, features: BackboneFeatures, mask: Tensor) -> None:
-    """Forward, backward and the optimiser, on a stand-in for the grounding loss that reaches every output."""
+    """Forward, backward and the optimiser."""
     optimizer = torch.optim.AdamW(tuner.trainable_parameters(grounder), lr=0.0)
     tuner.set_training(grounder, True)
+    backward(case, grounder, tuner, features, mask)
+    optimizer.step()
+    grounder.zero_grad()
+    tuner.set_training(grounder, False)
+
+
+def backward(case: Case, grounder: CGSTVG, tuner: Tuner, features: BackboneFeatures, mask: Tensor) -> None:
+    """Forward and backward, on a stand-in for the grounding loss that reaches every output."""
     with precision_of(case):
         output = grounder.ground(features, mask, [QUERY] * len(mask))
         extra = tuner.auxiliary_losses(torch.arange(len(mask), device=mask.device) % 2)
         (total(output) + sum(extra.values())).backward()
-    optimizer.step()
-    grounder.zero_grad()
-    tuner.set_training(grounder, False)
 
 
 def total(output: GroundingOutput) -> Tensor:
