@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from stvg_nst.report import ResultsFileError, load_results
+from tests.mutilation import mutilated
 
 COMPLETE: dict[str, Any] = {
     "schema": 1,
@@ -104,3 +106,15 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResultsFileError, match="is not UTF-8"):
         load_results(tmp_path / "results.json")
+
+
+@given(content=mutilated(COMPLETE | {"samples": [{"item_id": "a", "quality": "LQ", "degradation": "defocus:1"}]}))
+def test_any_file_is_read_or_refused_by_its_name(tmp_path: Path, content: Any) -> None:
+    path = written(tmp_path, content)
+    run, refusal = None, f"{path}: "
+    try:
+        run = load_results(path)
+    except ResultsFileError as error:
+        refusal = str(error)
+    assert refusal.startswith(f"{path}: ")
+    assert run is None or (run.metrics and len(run.sample_keys) <= len(run.samples))
