@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from datamodules.base import ClipDataset, collate, limit_threads
+from datamodules.clips import ClipDataset, collate, limit_threads
 from datamodules.degradations import DEGRADATIONS, SEVERITIES, degrade
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.pixels import PixelSource

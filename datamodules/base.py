@@ -1,25 +1,22 @@
-"""From records to batches: the part of a Lightning data module that all data sets share."""
+"""From records to loaders: the part of a Lightning data module that all data sets share."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any, Literal
 
-import cv2
 import lightning
 import numpy as np
 import rich.progress
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
+from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
 from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
@@ -28,12 +25,11 @@ from datamodules.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
+from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import EvenFrames, FrameChoice
-from datamodules.transforms import Resize, to_network
-from stvg_nst.boxes import xyxy_to_cxcywh
+from datamodules.transforms import Resize
 from stvg_nst.conditions import MIXED, Conditions
-from stvg_nst.seeding import derive_seed
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation, Kernels, Quality
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
 
@@ -377,10 +373,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         sampler: Sampler[Draw]
         if split == "train":
             augmented = self.augmentation() is not None
-            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
+            sampler = TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
         else:
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
-            sampler = _EvaluationSampler(draws)
+            sampler = EvaluationSampler(draws)
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
@@ -401,167 +397,3 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             worker_init_fn=limit_threads,
             drop_last=split == "train",
         )
-
-
-class ClipDataset(Dataset[Clip]):
-    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        choose: FrameChoice,
-        resize: Resize | None,
-        pixels: PixelSource,
-        cache: FeatureCache | None,
-        augmentation: Augmentation | None = None,
-    ) -> None:
-        self._records = records
-        self._choose = choose
-        self._resize = resize
-        self._pixels = pixels
-        self._cache = cache
-        self._augmentation = augmentation
-
-    def __getitem__(self, draw: Draw) -> Clip:
-        record, frame_ids, flipped = self._show(draw)
-        info = describe_sample(record, frame_ids, draw.degradation)
-        boxes, inside = _sample_target(info)
-        if self._cache is not None:
-            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
-            return Clip(info, None, features, boxes, inside)
-        pixels = self._pixels.read(record, info.frame_ids, draw.degradation)
-        if flipped:
-            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
-
-    def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
-        """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
-        record = self._records[draw.index]
-        if self._augmentation is None or draw.chance is None:
-            return record, self._choose(record), False
-        random = Random(draw.chance)
-        frame_ids = self._augmentation.choose(record, self._choose, random)
-        if not self._augmentation.is_flipped(random):
-            return record, frame_ids, False
-        return self._augmentation.mirrored(record), frame_ids, True
-
-
-def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
-    """All of a sample but its pixels."""
-    return ClipInfo(
-        item_id=record.item_id,
-        query=record.query,
-        sentence_type=record.sentence_type,
-        quality=Quality.HQ if degradation is None else Quality.LQ,
-        degradation=degradation,
-        frame_ids=frame_ids,
-        target=record.target,
-        native_size=record.size,
-        native_length=record.num_frames,
-        fps=record.fps,
-        video=str(record.video),
-    )
-
-
-class _TrainingSampler(Sampler[Draw]):
-    """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
-
-    def __init__(
-        self,
-        plan: MixedQualityPlan,
-        clip_ids: Sequence[str],
-        seed: int,
-        rank: int,
-        world_size: int,
-        *,
-        augmented: bool = False,
-    ) -> None:
-        self._plan, self._clip_ids, self._seed, self._augmented = plan, clip_ids, seed, augmented
-        self._rank, self._world_size = rank, world_size
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._clip_ids) // (2 * self._world_size) * 2
-
-    def __iter__(self) -> Iterator[Draw]:
-        draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
-        for first in range(0, len(self), 2):
-            start = first * self._world_size + 2 * self._rank
-            for draw in draws[start : start + 2]:
-                chance = derive_seed("augmentation", self._seed, self._epoch, draw.index)
-                yield replace(draw, chance=chance) if self._augmented else draw
-
-
-class _EvaluationSampler(Sampler[Draw]):
-    """Deals one process its draws; none is repeated to even the shares of several out."""
-
-    def __init__(self, draws: Sequence[Draw]) -> None:
-        self._draws = draws
-
-    def __len__(self) -> int:
-        return len(self._draws)
-
-    def __iter__(self) -> Iterator[Draw]:
-        return iter(self._draws)
-
-
-def collate(clips: Sequence[Clip]) -> Batch:
-    """Pads clips of different lengths and sizes to one batch."""
-    lengths = [len(clip.info.frame_ids) for clip in clips]
-    frame_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    frames, features = None, None
-    sizes: tuple[tuple[int, int], ...] = ()
-    if clips[0].features is None:
-        pixels = [clip.frames for clip in clips if clip.frames is not None]
-        frames = _pad(pixels)
-        sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
-    else:
-        features = _collate_features([clip.features for clip in clips if clip.features is not None])
-    return Batch(
-        clips=tuple(clip.info for clip in clips),
-        frames=frames,
-        features=features,
-        frame_mask=frame_mask,
-        frame_sizes=sizes,
-        boxes=_pad([clip.boxes for clip in clips]),
-        inside=_pad([clip.inside for clip in clips]),
-        qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
-    )
-
-
-def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
-    return BackboneFeatures(
-        appearance=_pad([x.appearance[0] for x in features]),
-        motion=_pad([x.motion[0] for x in features]),
-        cell_mask=_pad([x.cell_mask[0] for x in features]),
-    )
-
-
-def _pad(tensors: Sequence[Tensor]) -> Tensor:
-    """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
-    shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
-    padded = tensors[0].new_zeros((len(tensors), *shape))
-    for target, source in zip(padded, tensors, strict=True):
-        target[tuple(slice(size) for size in source.shape)] = source
-    return padded
-
-
-def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
-    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
-    ids = torch.tensor(info.frame_ids)
-    inside = (ids >= info.target.start) & (ids < info.target.stop)
-    boxes = torch.zeros(len(ids), 4)
-    height, width = info.native_size
-    true = info.target.boxes[ids[inside] - info.target.start].float()
-    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
-    return boxes, inside
-
-
-def limit_threads(worker: int) -> None:
-    """Loader processes are parallel already; threads within them only contend."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules import HCSTVG
-from datamodules.base import collate
+from datamodules.clips import collate
 from datamodules.degradations import DEGRADATIONS, SEVERITIES, fixed_degradation
 from datamodules.quality import Draw
 from stvg_nst import __main__ as root

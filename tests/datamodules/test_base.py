@@ -10,7 +10,7 @@ import torch
 
 from datamodules import MiniSTVG
 from datamodules.array_store import CacheError
-from datamodules.base import collate
+from datamodules.clips import collate
 from datamodules.degradations import DEGRADATIONS
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations

@@ -13,7 +13,7 @@ import torch
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.augmentation import Augmentation
-from datamodules.base import ClipDataset
+from datamodules.clips import ClipDataset
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
