@@ -260,7 +260,8 @@ def _summary(error: BaseException) -> str:
 def _open_strict(path: Path) -> av.container.InputContainer:
     """Opens a file so that damage is an error, not patched up."""
     try:
-        container = av.open(str(path))
+        # A title in another encoding than UTF-8 is no reason to refuse a film.
+        container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         raise VideoDecodeError(f"it is truncated or no video ({error})", path) from error
     if not container.streams.video:

@@ -30,10 +30,11 @@ SECONDS = 30
 FOLDER = Path(__file__).resolve().parent
 
 
-def encoded(container: str) -> bytes:
+def encoded(container: str, *, title: str = "") -> bytes:
     """Smooth noise that drifts, as H.264 with frames that refer to later ones."""
     target, noise = io.BytesIO(), np.random.default_rng(0).integers(40, 200, (6, 8, 3)).astype(np.uint8)
     with av.open(target, "w", format=container) as file:
+        file.metadata["title"] = title
         stream = file.add_stream("libx264", rate=10, options={"bf": "2"})
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         stream.codec_context.thread_count = 1
@@ -55,18 +56,23 @@ class Reader:
     def __init__(self, log: Path) -> None:
         # A file, for a pipe that nobody reads fills up with what decoders complain of.
         self.log = log
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
         environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1] / "datamodules")}
         command = [sys.executable, str(FOLDER / "read_damaged.py")]
-        self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log.open("w")}
+        return subprocess.Popen(command, env=environment, text=True, **pipes)
 
     def __call__(self, path: Path, content: bytes) -> str:
+        if self.process.poll() is not None:
+            self.process = self._start()
         assert self.process.stdin is not None and self.process.stdout is not None
         path.write_bytes(content)
         print(path, file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], SECONDS)[0]:
             self.process.kill()
+            self.process.wait()
             raise TimeoutError(f"reading takes longer than {SECONDS} seconds")
         answer = self.process.stdout.readline().strip()
         assert answer, f"exit status {self.process.wait()}: {self.log.read_text()[-2000:]}"
@@ -98,6 +104,12 @@ def test_any_damage_is_refused_or_harmless(
 @given(content=st.binary(max_size=2000))
 def test_any_bytes_are_refused(read: Reader, tmp_path: Path, content: bytes) -> None:
     assert read(tmp_path / "a.mp4", content) == "refused"
+
+
+def test_a_title_in_another_encoding_is_no_damage(read: Reader, tmp_path: Path) -> None:
+    content = encoded("matroska", title="Noel")
+    assert content.count(b"Noel") == 1
+    assert read(tmp_path / "a.mkv", content.replace(b"Noel", "No\xebl".encode("latin-1"))) == "sound"
 
 
 def test_files_of_other_kinds_cost_verification_nothing_but_themselves(
