@@ -76,10 +76,10 @@ ABLATIONS := components nullity gate rank
 $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-ablate-components:  ## Table III: which part restores, which preserves (75 min on 2 cores; QUICK=1: 15)
-ablate-nullity:  ## Table IV: layers of high, low and random nullity
-ablate-gate:  ## is it the gate or the null space
-ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers
+ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 12 min)
+ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 10 min)
+ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 15 min)
+ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 12 min)
 
 # What the tuners' settings were chosen by, on the validation split.
 SEARCHES := placement
@@ -87,7 +87,7 @@ SEARCHES := placement
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-search-placement:  ## where to insert null-space tuning, by the validation split
+search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
 
 # Only a whole search writes into the repository; a quick one keeps its choice beside its runs.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
@@ -189,13 +189,16 @@ dashboard: | $(STAMP)  ## watch the runs in TensorBoard
 	$(BIN)/tensorboard --logdir $(RUNS)
 
 # -------------------------------------------------------------------------------------------------- quality
+# A process for each core, one thread each; a file's tests stay together, for they share what is costly to make.
+PARALLEL := --numprocesses auto --dist loadfile
+
 .PHONY: test
 test: | $(STAMP)  ## run the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 .PHONY: test-all
 test-all: | $(STAMP)  ## run all tests: the slow ones, and those that need a GPU where there is one
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ''
 
 .PHONY: check
 check: | $(STAMP)  ## lint, formatting and types
@@ -212,9 +215,17 @@ format: | $(STAMP)  ## put the code into shape
 bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model
 	$(BIN)/python benchmarks/tuning.py
 
+.PHONY: bench-model
+bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
+	$(BIN)/python benchmarks/model.py
+
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
 	$(BIN)/python benchmarks/evaluation.py
+
+.PHONY: bench-data
+bench-data: | $(STAMP)  ## measure what a clip costs from its file to the network, decoded and cached
+	$(BIN)/python benchmarks/data.py
 
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay

@@ -42,11 +42,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), options.tubes, options.decimals)
-        sizes = " and ".join(f"{path.stat().st_size / 2**20:.0f} MiB" for path in files)
-        predictions = timed(f"read the predictions, of {sizes}", lambda: load_predictions(files[0]))
-        truth = timed("read the ground truth", lambda: load_ground_truth(files[1]))
-    print(f"{len(truth.tubes)} tubes, {len(truth.tubes.boxes)} true boxes")
+        sizes = [f"{path.stat().st_size / 2**20:.0f} MiB" for path in files]
+        start = time.process_time()
+        predictions = timed(f"read the predictions, {sizes[0]}", lambda: load_predictions(files[0]))
+        truth = timed(f"read the ground truth, {sizes[1]}", lambda: load_ground_truth(files[1]))
     result = timed("evaluate by every protocol", lambda: evaluate(predictions, truth))
+    print(f"{time.process_time() - start:6.2f} s  in all, {len(truth.tubes)} tubes with {len(truth.tubes.boxes)} boxes")
     timed(
         f"the same with a baseline and {options.bootstrap} replicates",
         lambda: evaluate(predictions, truth, baseline=predictions, bootstrap=options.bootstrap),

@@ -1,8 +1,9 @@
 """What tuning costs: `make bench-tuning`.
 
-Times the grounding model alone, on random backbone features, so that no decoding hides the difference. Every row tunes
-the layers of the NST overlay. Rows take turns, and the table gives medians and ratios within one run: absolute times on
-a shared machine mean little.
+Times the grounding model alone, on random backbone features, so that no decoding hides the difference; the column
+"/ whole" adds what the frozen visual encoders take to both sides of the ratio. Every row tunes the layers of the NST
+overlay. Times are CPU seconds of this process, rows take turns, and the table gives medians and ratios within one run:
+absolute times on a shared machine mean little.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +22,8 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from torch import Tensor, nn
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.tuning import LoRA, NullSpaceTuning, Tuner, ZeroShot
@@ -48,28 +51,32 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="of a batch; half of them count as low quality")
     parser.add_argument("--size", type=int, default=128, help="of a frame, in pixels")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="show what training and inference spend it on, instead")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    # One thread: the CPU seconds of several would count those that wait for each other.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     grounder, tuner = build(options.model, options.tuner)
-    features, mask = make_features(grounder, options)
+    frames, mask = make_frames(options)
+    features = encode(grounder, frames, mask)
     qualities = torch.arange(options.clips) % 2
     rows = make_rows(grounder, tuner)
-    inference = measure([(row, lambda row=row: infer(row, features, mask)) for row in rows], options.repeats)
-    training = measure(
-        [(row, lambda row=row: train(row, features, mask, qualities)) for row in rows if row.trains], options.repeats
-    )
-    print(
-        f"{options.clips} clips of {options.frames} frames, {options.threads} thread(s), median of {options.repeats}\n"
-        f"{'':34} {'inference':>12} {'/ frozen':>9} {'training step':>15} {'/ LoRA':>8}"
-    )
-    for row in rows:
-        step = training.get(row.name)
+    inferences = {row.name: partial(infer, row, features, mask) for row in rows}
+    steps = {row.name: training_step(row, features, mask, qualities) for row in rows if row.trains}
+    print(f"{options.clips} clips of {options.frames} frames, 1 thread, median of {options.repeats}")
+    if options.profile:
+        show_profiles(inferences, steps)
+        return
+    encoding = measure({"encoders": partial(encode, grounder, frames, mask)}, repeats=3)["encoders"]
+    inference, training = measure(inferences, options.repeats), measure(steps, options.repeats)
+    print(f"{'':34} {'inference':>12} {'/ frozen':>9} {'/ whole':>8} {'training step':>15} {'/ LoRA':>7}")
+    for name, seconds in inference.items():
+        ratios = (seconds / inference["frozen"], (encoding + seconds) / (encoding + inference["frozen"]))
         print(
-            f"{row.name:34} {1e3 * inference[row.name]:9.1f} ms {inference[row.name] / inference['frozen']:9.3f}"
-            + ("" if step is None else f" {1e3 * step:12.1f} ms {step / training['LoRA']:8.3f}")
+            f"{name:34} {1e3 * seconds:9.1f} ms {ratios[0]:9.3f} {ratios[1]:8.3f}"
+            + (f" {1e3 * training[name]:12.1f} ms {training[name] / training['LoRA']:7.3f}" if name in training else "")
         )
+    print(f"{'the frozen visual encoders':34} {1e3 * encoding:9.1f} ms")
 
 
 def build(model: Path, tuner: Path) -> tuple[Grounder, NullSpaceTuning]:
@@ -84,14 +91,17 @@ def build(model: Path, tuner: Path) -> tuple[Grounder, NullSpaceTuning]:
     built = parser.instantiate(parser.parse_object(parts))
     if not isinstance(built.tuner, NullSpaceTuning):
         raise SystemExit(f"expected an overlay of NullSpaceTuning in {tuner}, got {type(built.tuner).__name__}")
-    return built.grounder, built.tuner
+    return built.grounder, replace(built.tuner, spaces=None)  # random weights are not worth keeping
 
 
-def make_features(grounder: Grounder, options: argparse.Namespace) -> tuple[BackboneFeatures, Tensor]:
+def make_frames(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     frames = torch.randn(options.clips, options.frames, 3, options.size, options.size)
-    mask = torch.ones(options.clips, options.frames, dtype=torch.bool)
-    with torch.no_grad():
-        return grounder.encode(frames, mask, [(options.size, options.size)] * options.clips), mask
+    return frames, torch.ones(options.clips, options.frames, dtype=torch.bool)
+
+
+@torch.no_grad()
+def encode(grounder: Grounder, frames: Tensor, mask: Tensor) -> BackboneFeatures:
+    return grounder.eval().encode(frames, mask)
 
 
 def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
@@ -113,11 +123,12 @@ def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
         row("LoRA", LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)),
         row("NST, literal W(x + dx)", replace(tuner, forward_mode="literal")),
         row("NST", replace(tuner)),
+        row("NST, retrieval with one head", replace(tuner, heads=1)),
         row("NST, folded", replace(tuner), trains=False),
         gated("NST, folded, hard, all clips LQ", 1.0, folded=True),
         gated("NST, folded, hard, all clips HQ", 0.0, folded=True),
     ]
-    folded = rows[4]
+    folded = next(row for row in rows if row.name == "NST, folded")
     assert isinstance(folded.tuner, NullSpaceTuning)
     folded.tuner.fold(folded.grounder)
     return rows
@@ -129,16 +140,19 @@ def infer(row: Row, features: BackboneFeatures, mask: Tensor) -> None:
         row.grounder.ground(features, mask, [QUERY] * len(mask))
 
 
-def train(row: Row, features: BackboneFeatures, mask: Tensor, qualities: Tensor) -> None:
+def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities: Tensor) -> Callable[[], None]:
     """Forward, backward and the step, on a stand-in for the grounding loss that reaches every output."""
-    parameters = row.tuner.trainable_parameters(row.grounder)
-    optimizer = torch.optim.AdamW(parameters, lr=0.0)
-    row.tuner.set_training(row.grounder, True)
-    output = row.grounder.ground(features, mask, [QUERY] * len(mask))
-    loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
-    loss.backward()
-    optimizer.step()
-    nn.Module.zero_grad(row.grounder)
+    optimizer = torch.optim.AdamW(row.tuner.trainable_parameters(row.grounder), lr=0.0)
+
+    def step() -> None:
+        row.tuner.set_training(row.grounder, True)
+        output = row.grounder.ground(features, mask, [QUERY] * len(mask))
+        loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def total(output: GroundingOutput) -> Tensor:
@@ -148,16 +162,41 @@ def total(output: GroundingOutput) -> Tensor:
     )
 
 
-def measure(rows: list[tuple[Row, Callable[[], None]]], repeats: int) -> dict[str, float]:
-    """Median seconds by name; the first round warms up, and the rows take turns so that a busy machine hits all."""
-    seconds: dict[str, list[float]] = {row.name: [] for row, _ in rows}
+def measure(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median CPU seconds by name; the first round warms up, and the rows take turns so that a busy machine hits all."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 1):
-        for row, work in rows:
-            start = time.perf_counter()
+        for name, work in works.items():
+            start = time.process_time()
             work()
             if repeat:
-                seconds[row.name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return {name: median(values) for name, values in seconds.items()}
+
+
+def show_profiles(inferences: Mapping[str, Callable[[], object]], steps: Mapping[str, Callable[[], object]]) -> None:
+    """What each operator takes beyond the same operator of the model that the ratio is with."""
+    for kind, works, reference in (("inference", inferences, "frozen"), ("training step", steps, "LoRA")):
+        base = operator_times(works[reference])
+        for name, work in works.items():
+            times = operator_times(work)
+            surplus = {operator: times[operator] - base.get(operator, 0.0) for operator in times}
+            worst = sorted(surplus, key=lambda operator: surplus[operator], reverse=True)[:6]
+            totals = f"{sum(times.values()):.1f} ms, {reference} {sum(base.values()):.1f} ms"
+            print(f"\n{kind}, {name}: {totals}; the surplus by operator")
+            for operator in worst:
+                print(f"  {surplus[operator]:8.1f} ms  {operator}")
+
+
+def operator_times(work: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds by operator, its callees left out: medians of five runs."""
+    runs: list[dict[str, float]] = []
+    work()
+    for _ in range(5):
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            work()
+        runs.append({event.key: event.self_cpu_time_total / 1e3 for event in profiler.key_averages()})
+    return {operator: median(run.get(operator, 0.0) for run in runs) for operator in runs[0]}
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ class NullSpaceMonitor(lightning.Callback):
     In training, every so many steps: each layer's diagnostics of the last forward (``nullspace/...``; the mean over the
     clips where there is a value per clip) and the gradient norm of each part over all layers (``gradient_norm/...``),
     after unscaling and before clipping. After each validation: the gates' histograms over clips and layers, by quality
-    (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by layer
-    (``gate_auroc/...``) and by a clip's mean over the layers (``gates/auroc``). In distributed runs these are the
-    values of rank 0.
+    (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by a clip's mean over the
+    layers (``gates/auroc``) and by layer (``gate_auroc/...``) unless one router serves them all. In distributed runs
+    these are the values of rank 0.
 
     Args:
         every_n_steps: optimiser steps between two entries.
@@ -108,14 +108,18 @@ def separation(verdicts: Mapping[str, Tensor], qualities: Tensor) -> dict[str, f
         qualities: (B,), 0 for high and 1 for low quality.
 
     Returns:
-        ``gate_auroc/<layer>`` of each layer, and ``gates/auroc`` of the mean over the layers; nothing where the clips
-        are of one quality only.
+        ``gates/auroc`` of the mean over the layers, and ``gate_auroc/<layer>`` of each layer where they do not share
+        one router; nothing where the clips are of one quality only.
     """
     if len(qualities.unique()) < 2:
         return {}
-    scores = {f"gate_auroc/{layer}": binary_auroc(verdict, qualities).item() for layer, verdict in verdicts.items()}
-    mean = torch.stack(list(verdicts.values())).mean(dim=0)
-    return {**scores, "gates/auroc": binary_auroc(mean, qualities).item()}
+    verdicts_NB = torch.stack(list(verdicts.values()))  # N wrapped layers
+    scores = {"gates/auroc": binary_auroc(verdicts_NB.mean(dim=0), qualities).item()}
+    if (verdicts_NB != verdicts_NB[0]).any():
+        scores |= {
+            f"gate_auroc/{layer}": binary_auroc(verdict, qualities).item() for layer, verdict in verdicts.items()
+        }
+    return scores
 
 
 def gradient_norms(model: torch.nn.Module) -> dict[str, Tensor]:

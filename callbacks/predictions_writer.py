@@ -76,11 +76,12 @@ class PredictionsWriter(lightning.Callback):
         if leaves_files(trainer):
             answers = {key: self._answers[key] for key in sorted(self._answers)}
             method = type(grounding_module(pl_module).tuner).__name__
-            dataset = type(grounding_data(trainer)).__name__
+            measured = grounding_data(trainer).conditions("test")
+            truth = render_ground_truth(measured.dataset, measured.split, _true(answers))
             folder = run_folder(trainer)
             predictions = render_predictions(method, _predicted(answers))
             write_atomically(folder / self.PREDICTIONS, predictions.encode())
-            write_atomically(folder / self.GROUND_TRUTH, render_ground_truth(dataset, "test", _true(answers)).encode())
+            write_atomically(folder / self.GROUND_TRUTH, truth.encode())
         self._answers = {}
 
 

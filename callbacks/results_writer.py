@@ -85,19 +85,22 @@ class ResultsWriter(lightning.Callback):
             return
         module, data = grounding_module(pl_module), grounding_data(trainer)
         provenance = data.provenance()
-        dataset, split, benchmark_seed = data.conditions("test")
+        conditions = data.conditions("test")
         commit, dirty = git_state(Path(stvg_nst.__file__))
         results = {
             "schema": SCHEMA,
             "method": type(module.tuner).__name__,
-            "dataset": dataset,
-            "split": split,
+            "dataset": conditions.dataset,
+            "split": conditions.split,
+            "evaluation_conditions": conditions.shown,
             "metrics": self._metrics,
             "seed": data.seed,
-            "benchmark_seed": benchmark_seed,
+            "benchmark_seed": conditions.benchmark_seed,
             "data": provenance,
+            "degradations": data.degradations(),
             "trainable_parameters": module.injection.trainable,
             "total_parameters": module.injection.total,
+            "weights": module.weights,
             "injection": [asdict(layer) for layer in module.injection.layers],
             "versions": {**software_versions(), "degradations": provenance["degradations"]},
             "git_commit": commit,
@@ -105,7 +108,7 @@ class ResultsWriter(lightning.Callback):
             "config_hash": config_hash(run_folder(trainer)),
             "machine": machine(pl_module.device, trainer.world_size),
             "wall_seconds": time.perf_counter() - self._start,
-            "skipped": self._skipped + data.skipped(split),
+            "skipped": self._skipped + data.skipped(conditions.split),
             "samples": self._samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
@@ -114,7 +117,17 @@ class ResultsWriter(lightning.Callback):
 
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number."""
-    libraries = ("torch", "torchvision", "lightning", "transformers", "peft", "decord2", "albumentations", "numpy")
+    libraries = (
+        "torch",
+        "torchvision",
+        "lightning",
+        "transformers",
+        "peft",
+        "decord2",
+        "albumentations",
+        "numpy",
+        "opencv-python-headless",
+    )
     try:
         project = version("stvg_nst")
     except PackageNotFoundError:

@@ -11,6 +11,7 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.types import ClipInfo
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ class GroundingData(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What the pixels depend on; has its name ``dataset``, ``benchmark_seed`` and ``degradations``, a version."""
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        """Data set, split and benchmark seed that a stage measures under."""
+    def conditions(self, stage: str) -> Conditions:
+        """What a stage measures under."""
+
+    def degradations(self) -> dict[str, Any]:
+        """What made the LQ clips: version, seed, where they came from, and hashes of the pixels."""
 
     def skipped(self, split: str) -> int:
         """Samples of a split that the data module leaves out, because their videos are bad."""

@@ -12,10 +12,12 @@ import torch
 from datamodules.annotated import AnnotatedSource, Annotation
 from datamodules.annotated.manifest import SOUND, VideoEntry, manifest_file, read_manifest
 from datamodules.annotated.source import OfficialSplit
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
+from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from datamodules.transforms import Resize
-from stvg_nst.types import Tube
+from stvg_nst.types import Kernels, Tube
 
 BadVideoPolicy = Literal["error", "skip"]
 
@@ -37,6 +39,7 @@ class AnnotatedVideos(STVGDataModule):
         manifest: that manifest; ``None`` for the place where ``data verify`` writes it.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         resize: how frames are brought to the network's size.
+        augmentation: of training clips.
     """
 
     def __init__(
@@ -57,9 +60,24 @@ class AnnotatedVideos(STVGDataModule):
         mixed: bool,
         variants: int | None,
         features: Path | None,
+        frames: Path | None,
+        degraded: Path | None,
+        kernels: Kernels,
         training_items: int | None,
         evaluation_split: Literal["val", "test"],
+        evaluation_conditions: EvaluationConditions,
+        augmentation: Augmentation | None,
     ) -> None:
+        if features is not None and augmentation is not None:
+            raise ValueError(
+                "a cache of features holds whole clips as they are: set --data.init_args.features null to augment "
+                "them, or --data.init_args.augmentation null"
+            )
+        if frames is not None and augmentation is not None and augmentation.resamples:
+            raise ValueError(
+                "a cache holds the sampled frames, and this augmentation samples others of every cut: set its crop to "
+                "0, or --data.init_args.frames null"
+            )
         super().__init__(
             num_frames=num_frames,
             batch_size=batch_size,
@@ -70,8 +88,12 @@ class AnnotatedVideos(STVGDataModule):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         if not 0 <= held_out < 1:
             raise ValueError(f"held_out is a share of the training set and must lie in [0, 1), got {held_out}")
@@ -81,13 +103,17 @@ class AnnotatedVideos(STVGDataModule):
         self.manifest = manifest or manifest_file(source.root, source.name)
         self.expect_official_counts = expect_official_counts
         self._resize = resize
+        self._augmentation = augmentation
         self._num_skipped: dict[str, int] = {}
 
     def resize(self) -> Resize | None:
         return self._resize
 
-    def skipped(self, split: str) -> int:
-        return 2 * self._num_skipped.get(split, 0)
+    def augmentation(self) -> Augmentation | None:
+        return self._augmentation
+
+    def skipped(self, split: Split) -> int:
+        return len(self.shown_conditions(split)) * self._num_skipped.get(split, 0)
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
         """The records of a split.

@@ -1,31 +1,39 @@
-"""From records to batches: the part of a Lightning data module that all data sets share."""
+"""From records to loaders: the part of a Lightning data module that all data sets share."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import lightning
 import numpy as np
 import rich.progress
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from datamodules.degradations import DEGRADATION_VERSION, degrade
-from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
-from datamodules.quality import Draw, MixedQualityPlan
+from datamodules.array_store import CacheError
+from datamodules.augmentation import Augmentation
+from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
+from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
+from datamodules.degradations import version_name
+from datamodules.degraded_files import DegradedFiles
+from datamodules.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.pixels import PixelSource
+from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
+from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import EvenFrames, FrameChoice
-from datamodules.transforms import Resize, normalise
-from datamodules.video import read_frames
-from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality
+from datamodules.transforms import Resize
+from stvg_nst.conditions import MIXED, Conditions
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
+
+_log = logging.getLogger(__name__)
 
 
 class STVGDataModule(lightning.LightningDataModule, ABC):
@@ -41,8 +49,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null`` to decode and encode every time.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``), whose files the evaluation shows as LQ clips; ``null``
+            to degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
     """
 
     def __init__(
@@ -57,8 +71,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         super().__init__()
         if features is not None and mixed and variants is None:
@@ -71,12 +89,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants)
+        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants, kernels=kernels)
         self.features = features
+        self.frames = frames
+        self.degraded = None if degraded is None else DegradedFiles(degraded)
         self.training_items = training_items
         self.evaluation_split: Literal["val", "test"] = evaluation_split
+        self.evaluation_conditions = expand_conditions(evaluation_conditions)
+        if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
+            raise ValueError(
+                f"the files in '{degraded}' are the LQ versions that the benchmark draws, but this run shows "
+                f"{conditions_name(self.evaluation_conditions)}; set --data.init_args.degraded null to degrade on the "
+                "fly, or evaluation_conditions mixed"
+            )
         self.records: dict[Split, tuple[Record, ...]] = {}
         self.caches: dict[Split, FeatureCache | None] = {}
+        self.sources: dict[Split, PixelSource] = {}
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -87,19 +115,45 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """What the pixels depend on, for results and caches: data set, version, seeds."""
 
     def shared_provenance(self) -> dict[str, Any]:
+        lossy = {} if self.degraded is None or self.degraded.lossless else {"degraded": self.degraded.manifest.encoding}
         return {
-            "degradations": DEGRADATION_VERSION,
+            "degradations": version_name(self.plan.kernels),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": self.num_frames,
+            **lossy,
         }
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        """Data set, split and benchmark seed that a stage (``fit``, ``validate`` or ``test``) measures under.
+    def degradations(self) -> dict[str, Any]:
+        """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels."""
+        hashes = pixel_hashes() if self.degraded is None else dict(self.degraded.manifest.pixels)
+        if hashes != GOLDEN_HASHES:
+            _log.warning(
+                "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
+                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
+                version_name(self.plan.kernels),
+            )
+        return {
+            "version": version_name(self.plan.kernels),
+            "benchmark_seed": self.plan.benchmark_seed,
+            "source": "on the fly" if self.degraded is None else f"files, {self.degraded.manifest.encoding}",
+            "pixels": hashes,
+            "golden": hashes == GOLDEN_HASHES,
+        }
 
-        Numbers from different conditions do not compare.
-        """
-        split = self.evaluation_split if stage == "test" else "val"
-        return self.provenance()["dataset"], split, self.plan.benchmark_seed
+    def conditions(self, stage: str) -> Conditions:
+        """What a stage (``fit``, ``validate`` or ``test``) measures under."""
+        split: Split = self.evaluation_split if stage == "test" else "val"
+        provenance = self.provenance()
+        name = provenance["dataset"]
+        if self.plan.kernels != "relative":
+            name += f", {provenance['degradations']}"
+        if "degraded" in provenance:
+            name += f", LQ files in {provenance['degraded']}"
+        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
+
+    def shown_conditions(self, split: Split) -> tuple[str, ...]:
+        """In which conditions each clip of a split that is not trained on is shown."""
+        return self.evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
 
     def frame_choice(self, split: Split) -> FrameChoice:
         """Which frames of a record are shown."""
@@ -109,8 +163,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def skipped(self, split: str) -> int:
-        """Samples of a split that a policy keeps out, each quality of an item being one."""
+    def augmentation(self) -> Augmentation | None:
+        """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
+        return None
+
+    def skipped(self, split: Split) -> int:
+        """Samples of a split that a policy keeps out, each condition of an item being one."""
         return 0
 
     def setup(self, stage: str) -> None:
@@ -121,7 +179,28 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         }
         for split in splits.get(stage, ()):
             self.setup_split(split)
-            self.caches[split] = None if self.features is None else self.open_cache(split)
+            self._open(split)
+
+    def _open(self, split: Split) -> None:
+        """Opens what the samples of a split are read from."""
+        self.caches[split] = None if self.features is None else self.open_cache(split)
+        self.sources[split] = self.pixel_source(split)
+
+    def pixel_source(self, split: Split) -> PixelSource:
+        """Where the frames of a split that is set up are read from.
+
+        Raises:
+            CacheError: the cache of frames, or the folder of degraded videos, is of something else or not complete.
+        """
+        frames = None if self.frames is None else self.open_frames(split)
+        if frames is not None:
+            frames.require(self.frames_of_clips(split))
+        # Training draws its degradations anew, so that no files have them.
+        degraded = None if split == "train" else self.degraded
+        if degraded is not None:
+            clip_ids = [record.clip_id for record in self.records[split]]
+            degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, clip_ids)
+        return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
         records = self.load_records(split)
@@ -132,19 +211,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.records[split] = records
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
-        """Every clip of a split in both qualities, for what runs without a trainer and its stages."""
+        """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
         self.setup_split(split)
-        self.caches[split] = None if self.features is None else self.open_cache(split)
+        self._open(split)
         return self._loader(split, self.eval_batch_size)
 
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
-        """Another draw of the benchmark degrades other pixels, and so it has caches of its own beside the first's."""
+        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
-        draw = self.plan.benchmark_seed
-        return self.features / (split if draw == 0 else f"{split}-benchmark{draw}")
+        draw, shown = self.plan.benchmark_seed, MIXED
+        if split != "train":
+            shown = conditions_name(self.shown_conditions(split))
+        parts = [split, *[f"benchmark{draw}"] * (draw != 0), *[shown.replace(":", "")] * (shown != MIXED)]
+        return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
         return {**self.provenance(), "split": split}
@@ -163,9 +245,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """Fingerprint of the backbones that made the cached features, ``None`` where nothing is cached."""
         fingerprints = {cache.backbones for cache in self.caches.values() if cache is not None}
         if len(fingerprints) > 1:
-            raise FeatureCacheError(
-                f"the caches in '{self.features}' were made by different backbones; build them again"
-            )
+            raise CacheError(f"the caches in '{self.features}' were made by different backbones; build them again")
         return fingerprints.pop() if fingerprints else None
 
     def versions(self, split: Split) -> tuple[Draw, ...]:
@@ -173,10 +253,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         versions = []
         first = {record.clip_id: index for index, record in reversed(list(enumerate(self.records[split])))}
         for clip_id, index in sorted(first.items(), key=lambda item: item[1]):
-            versions.append(Draw(index, None))
             if split != "train":
-                versions.append(Draw(index, self.plan.evaluation_degradation(clip_id)))
-            elif self.plan.mixed:
+                conditions = self.shown_conditions(split)
+                versions += [Draw(index, self.plan.degradation_in(condition, clip_id)) for condition in conditions]
+                continue
+            versions.append(Draw(index, None))
+            if self.plan.mixed:
                 versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
         return tuple(versions)
 
@@ -194,10 +276,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if folder.exists():
             if self.open_cache(split).backbones == backbones:
                 return folder
-            raise FeatureCacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
+            raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions = self.versions(split)
         loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), None),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.pixel_source(split), None),
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
@@ -210,18 +292,51 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    writer.add(
+                    writer.add_features(
                         self._version_key(split, versions[len(writer)]),
                         features.appearance[row, :length, :, :rows, :columns],
                         features.motion[row, :length, :, :rows, :columns],
                     )
         return folder
 
+    # --- the cache of decoded frames --------------------------------------------------------------------------------
+
+    def frames_folder(self, split: Split) -> Path:
+        if self.frames is None:
+            raise ValueError("no folder for decoded frames is set: give --data.init_args.frames FOLDER")
+        return self.frames / split
+
+    def frames_provenance(self, split: Split) -> dict[str, Any]:
+        """What the clean frames of a split depend on besides the names of the clips; no seed is part of it."""
+        provenance = self.provenance()
+        names = [name for name in ("dataset", "version") if name in provenance]
+        return {"frames": repr(self.frame_choice(split)), **{name: provenance[name] for name in names}}
+
+    def open_frames(self, split: Split) -> FrameCache:
+        return FrameCache(self.frames_folder(split), self.frames_provenance(split))
+
+    def frames_of_clips(self, split: Split) -> tuple[FramesOfClip, ...]:
+        """What a cache of the split must hold, each clip once."""
+        choose = self.frame_choice(split)
+        clips = {record.clip_id: record for record in self.records[split]}
+        return tuple(FramesOfClip(r.clip_id, r.video, choose(r), r.size) for r in clips.values())
+
+    def build_frames(
+        self, split: Split, clips: Sequence[FramesOfClip], *, workers: int, progress: Callable[[int], None]
+    ) -> None:
+        """Decodes clips of a split into its cache, as :func:`datamodules.frames.write_frames` says."""
+        folder, provenance = self.frames_folder(split), self.frames_provenance(split)
+        write_frames(folder, provenance, clips, workers=workers, progress=progress)
+
     # --- samples ----------------------------------------------------------------------------------------------------
 
     def pixels(self, info: ClipInfo) -> np.ndarray:
         """The sampled native frames of a clip in its own quality, uint8 (T, H, W, 3): what the network was shown."""
-        return read_pixels(info)
+        for split, records in self.records.items():
+            for record in records:
+                if record.item_id == info.item_id:
+                    return self._source(split).read(record, info.frame_ids, info.degradation)
+        raise ValueError(f"item '{info.item_id}' is in none of the splits that are set up: {', '.join(self.records)}")
 
     def sample(self, item_id: str, quality: Quality) -> ClipInfo:
         """One sample of what ``test`` measures on, to look at.
@@ -232,13 +347,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         split = self.evaluation_split
         if split not in self.records:
             self.setup_split(split)
-        records = self.records[split]
-        index = next((index for index, record in enumerate(records) if record.item_id == item_id), None)
-        if index is None:
+        record = next((record for record in self.records[split] if record.item_id == item_id), None)
+        if record is None:
             raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
-        clip_id = records[index].clip_id
-        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(clip_id)
-        return ClipDataset(records, self.frame_choice(split), self.resize(), None).describe(Draw(index, degradation))
+        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(record.clip_id)
+        return describe_sample(record, self.frame_choice(split)(record), degradation)
+
+    def _source(self, split: Split) -> PixelSource:
+        return self.sources.get(split, PixelSource())
 
     # --- loaders ----------------------------------------------------------------------------------------------------
 
@@ -256,13 +372,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
-            sampler = _TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size)
+            augmented = self.augmentation() is not None
+            sampler = TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
         else:
-            sampler = _EvaluationSampler(self.plan, clip_ids, rank, world_size)
+            draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
+            sampler = EvaluationSampler(draws)
         # Cached features are read faster than a worker could hand them over.
         workers = 0 if self.caches[split] is not None else self.num_workers
         return DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.caches[split]),
+            ClipDataset(
+                self.records[split],
+                self.frame_choice(split),
+                self.resize(),
+                self._source(split),
+                self.caches[split],
+                self.augmentation(),
+            ),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
@@ -272,141 +397,3 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             worker_init_fn=limit_threads,
             drop_last=split == "train",
         )
-
-
-class ClipDataset(Dataset[Clip]):
-    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
-
-    def __init__(
-        self, records: Sequence[Record], choose: FrameChoice, resize: Resize | None, cache: FeatureCache | None
-    ) -> None:
-        self._records = records
-        self._choose = choose
-        self._resize = resize
-        self._cache = cache
-
-    def describe(self, draw: Draw) -> ClipInfo:
-        """All of a sample but its pixels."""
-        record = self._records[draw.index]
-        return ClipInfo(
-            item_id=record.item_id,
-            query=record.query,
-            sentence_type=record.sentence_type,
-            quality=draw.quality,
-            degradation=draw.degradation,
-            frame_ids=self._choose(record),
-            target=record.target,
-            native_size=record.size,
-            native_length=record.num_frames,
-            fps=record.fps,
-            video=str(record.video),
-        )
-
-    def __getitem__(self, draw: Draw) -> Clip:
-        info = self.describe(draw)
-        boxes, inside = _sample_target(info)
-        if self._cache is not None:
-            clip_id = self._records[draw.index].clip_id
-            features = self._cache.read(feature_key(clip_id, draw.degradation))
-            return Clip(info, None, features, boxes, inside)
-        frames = normalise(read_pixels(info))
-        return Clip(info, frames if self._resize is None else self._resize(frames), None, boxes, inside)
-
-
-class _TrainingSampler(Sampler[Draw]):
-    """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
-
-    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], seed: int, rank: int, world_size: int) -> None:
-        self._plan, self._clip_ids, self._seed = plan, clip_ids, seed
-        self._rank, self._world_size = rank, world_size
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._clip_ids) // (2 * self._world_size) * 2
-
-    def __iter__(self) -> Iterator[Draw]:
-        draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
-        for first in range(0, len(self), 2):
-            start = first * self._world_size + 2 * self._rank
-            yield from draws[start : start + 2]
-
-
-class _EvaluationSampler(Sampler[Draw]):
-    """Deals every record, in both qualities, to exactly one process; none is repeated to even the shares out."""
-
-    def __init__(self, plan: MixedQualityPlan, clip_ids: Sequence[str], rank: int, world_size: int) -> None:
-        self._draws = plan.evaluation(clip_ids, rank=rank, world_size=world_size)
-
-    def __len__(self) -> int:
-        return len(self._draws)
-
-    def __iter__(self) -> Iterator[Draw]:
-        return iter(self._draws)
-
-
-def collate(clips: Sequence[Clip]) -> Batch:
-    """Pads clips of different lengths and sizes to one batch."""
-    lengths = [len(clip.info.frame_ids) for clip in clips]
-    frame_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    frames, features = None, None
-    sizes: tuple[tuple[int, int], ...] = ()
-    if clips[0].features is None:
-        pixels = [clip.frames for clip in clips if clip.frames is not None]
-        frames = _pad(pixels)
-        sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
-    else:
-        features = _collate_features([clip.features for clip in clips if clip.features is not None])
-    return Batch(
-        clips=tuple(clip.info for clip in clips),
-        frames=frames,
-        features=features,
-        frame_mask=frame_mask,
-        frame_sizes=sizes,
-        boxes=_pad([clip.boxes for clip in clips]),
-        inside=_pad([clip.inside for clip in clips]),
-        qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
-    )
-
-
-def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
-    return BackboneFeatures(
-        appearance=_pad([x.appearance[0] for x in features]),
-        motion=_pad([x.motion[0] for x in features]),
-        cell_mask=_pad([x.cell_mask[0] for x in features]),
-    )
-
-
-def _pad(tensors: Sequence[Tensor]) -> Tensor:
-    """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
-    shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
-    padded = tensors[0].new_zeros((len(tensors), *shape))
-    for target, source in zip(padded, tensors, strict=True):
-        target[tuple(slice(size) for size in source.shape)] = source
-    return padded
-
-
-def read_pixels(info: ClipInfo) -> np.ndarray:
-    """Decodes and degrades the sampled frames of a clip: uint8 (T, H, W, 3)."""
-    frames = read_frames(Path(info.video), info.frame_ids, expected_size=info.native_size)
-    return frames if info.degradation is None else degrade(frames, info.degradation)
-
-
-def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
-    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
-    ids = torch.tensor(info.frame_ids)
-    inside = (ids >= info.target.start) & (ids < info.target.stop)
-    boxes = torch.zeros(len(ids), 4)
-    height, width = info.native_size
-    true = info.target.boxes[ids[inside] - info.target.start].float()
-    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
-    return boxes, inside
-
-
-def limit_threads(worker: int) -> None:
-    """Loader processes are parallel already; threads within them only contend."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)

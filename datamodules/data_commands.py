@@ -1,4 +1,4 @@
-"""`data verify` and `data stats`: a data set's files, looked at without any model."""
+"""`python -m stvg_nst data`: a data set's files, looked at and made without any model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from datamodules.annotated import DATA_SETS, open_source
+from datamodules.annotated import open_source
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated.statistics import SplitStatistics, plot_statistics, split_statistics
 from datamodules.annotated.verify import Fault, Verification, verify
+from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
+from datamodules.pixel_commands import add_degrade, cache_command
 
 
 def data_command(arguments: Sequence[str], program: str) -> int:
@@ -26,10 +27,14 @@ def data_command(arguments: Sequence[str], program: str) -> int:
         arguments: of the command line, the command's name first.
         program: what was typed before them, for the help.
     """
+    if arguments[:1] == ["cache"]:  # takes the overlays of a run, which argparse cannot
+        return cache_command(arguments[1:], f"{program} cache")
     parser = argparse.ArgumentParser(prog=program, description="Look at a data set's files.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="{verify,stats}")
+    commands = parser.add_subparsers(required=True, metavar="{verify,stats,degrade,cache}")
     _add_verify(commands.add_parser("verify", help="find what would spoil a run", allow_abbrev=False))
     _add_stats(commands.add_parser("stats", help="count and draw what a split holds", allow_abbrev=False))
+    add_degrade(commands.add_parser("degrade", help="write its LQ counterpart as files", allow_abbrev=False))
+    commands.add_parser("cache", help="store its sampled frames, so that later epochs do not decode")
     options = parser.parse_args(arguments)
     status: int = options.run(options)
     return status
@@ -40,35 +45,29 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "Read all annotations, decode all their videos, and write a manifest of them. Run it again to go on, or to "
         "check only what has changed. Exits with 1 where something is wrong."
     )
-    _add_data_set(parser)
+    add_data_set(parser)
     parser.add_argument("--split", action="append", choices=["train", "val", "test"], help="only this one; repeatable")
     parser.add_argument("--manifest", type=Path, help="file to write (default: ROOT/DATASET.manifest.json)")
-    parser.add_argument("--workers", type=_positive_int, default=os.cpu_count(), help="processes that decode")
-    parser.add_argument("--time-limit", type=_positive, default=600.0, metavar="SECONDS", help="for one video")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that decode")
+    parser.add_argument("--time-limit", type=positive, default=600.0, metavar="SECONDS", help="for one video")
     parser.add_argument("--subset", action="store_true", help="the folder holds a part of the data set on purpose")
     parser.set_defaults(run=_verify)
 
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
     parser.description = "Count a published split; boxes and videos may be absent."
-    _add_data_set(parser)
+    add_data_set(parser)
     parser.add_argument("--split", choices=["train", "val", "test"], required=True)
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="also draw the distributions")
     parser.set_defaults(run=_stats)
 
 
-def _add_data_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=DATA_SETS)
-    parser.add_argument("root", type=Path, help="its folder; docs/data.md shows what lies where")
-
-
 def _verify(options: argparse.Namespace) -> int:
-    _check_folder(options.root)
+    check_folder(options.root)
     source = open_source(options.dataset, options.root)
     manifest = options.manifest or manifest_file(options.root, source.name)
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar() as bar:
         videos = bar.add_task("reading annotations", total=None)
         found = verify(
             source,
@@ -106,7 +105,7 @@ def _summary(found: Verification, manifest: Path) -> str:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    _check_folder(options.root)
+    check_folder(options.root)
     source = open_source(options.dataset, options.root)
     statistics = split_statistics(source, options.split)
     title = f"{source.name}, {options.split}"
@@ -145,22 +144,3 @@ def _percentiles(statistics: SplitStatistics) -> Table:
     for distribution in statistics.distributions:
         table.add_row(distribution.title, distribution.unit, *(f"{value:.4g}" for value in distribution.percentiles()))
     return table
-
-
-def _check_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder '{root}'; docs/data.md says how to lay the data set out")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return value

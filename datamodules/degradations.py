@@ -1,8 +1,8 @@
 """The degradation pipeline D of the Mixed-Quality benchmark, as albumentations transforms: four kinds, five severities.
 
 All lengths are fractions of the frame's short side, so that a severity destroys as much of the scene at 128 pixels as
-at 1080. Every parameter is drawn once for a clip; nothing is drawn for a frame, so a frame comes out the same whichever
-other frames of its clip are passed along.
+at 1080; ``absolute`` kernels, by name, have the same pixels in every frame instead. Every parameter is drawn once for a
+clip; nothing is drawn for a frame, so a frame comes out the same whichever other frames of its clip are passed along.
 
 The text of the paper names the four kinds but its ranges are lost: the tables below are ours, tuned by eye from
 "visible beside the original" (1) to "still there for someone who knows where to look" (5).
@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from stvg_nst.seeding import derive_seed
-from stvg_nst.types import Degradation
+from stvg_nst.types import Degradation, Kernels
 
 DegradationKind = Literal["motion_blur", "defocus", "low_light", "resolution"]
 DEGRADATIONS: tuple[DegradationKind, ...] = get_args(DegradationKind)
@@ -32,6 +32,9 @@ SEVERITIES = (1, 2, 3, 4, 5)
 # OpenCV (blurs, resizing), NumPy (generator, rounding of powers) and albumentations (how a seed becomes a draw) can
 # change pixels too.
 DEGRADATION_VERSION = "D-1.0"
+
+# Where kernels are ``absolute`` they have as many pixels as a frame of this short side would get, whatever its own.
+ABSOLUTE_SHORT_SIDE = 360
 
 # Severity 1 to 5. Ranges (low, high) are drawn from uniformly, once a clip, and adjoin: severities never overlap.
 MOTION_LENGTH = (0.03, 0.06, 0.09, 0.13, 0.18)  # length of the line over the short side
@@ -50,37 +53,37 @@ _WIDEST_DIRECT_SIGMA = 3.0
 class MotionBlur(A.ImageOnlyTransform):
     """Camera shake: averages along a line of random direction."""
 
-    def __init__(self, severity: int, p: float = 1.0) -> None:
+    def __init__(self, severity: int, short_side: int, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.severity = severity
+        self.severity, self.short_side = severity, short_side
 
     def get_params(self) -> dict[str, Any]:
         return {"angle": self.random_generator.uniform(0, math.pi)}
 
     def apply(self, img: np.ndarray, angle: float, **params: Any) -> np.ndarray:
-        return blur_along_line(img, MOTION_LENGTH[self.severity - 1] * min(img.shape[:2]), angle)
+        return blur_along_line(img, MOTION_LENGTH[self.severity - 1] * self.short_side, angle)
 
 
 class Defocus(A.ImageOnlyTransform):
     """Loss of focus: a Gaussian of random standard deviation."""
 
-    def __init__(self, severity: int, p: float = 1.0) -> None:
+    def __init__(self, severity: int, short_side: int, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.severity = severity
+        self.severity, self.short_side = severity, short_side
 
     def get_params(self) -> dict[str, Any]:
         return {"sigma": self.random_generator.uniform(*DEFOCUS_SIGMA[self.severity - 1])}
 
     def apply(self, img: np.ndarray, sigma: float, **params: Any) -> np.ndarray:
-        return blur_gaussian(img, sigma * min(img.shape[:2]))
+        return blur_gaussian(img, sigma * self.short_side)
 
 
 class LowLight(A.ImageOnlyTransform):
     """Underexposure: a random linear reduction of brightness, then a gamma curve."""
 
-    def __init__(self, severity: int, p: float = 1.0) -> None:
+    def __init__(self, severity: int, short_side: int, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.severity = severity
+        self.severity, self.short_side = severity, short_side
 
     def get_params(self) -> dict[str, Any]:
         brightness = self.random_generator.uniform(*BRIGHTNESS[self.severity - 1])
@@ -95,12 +98,12 @@ class LowLight(A.ImageOnlyTransform):
 class LowResolution(A.ImageOnlyTransform):
     """Loss of detail: averages over areas down to few pixels, then bilinear interpolation up to the same size."""
 
-    def __init__(self, severity: int, p: float = 1.0) -> None:
+    def __init__(self, severity: int, short_side: int, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.severity = severity
+        self.severity, self.short_side = severity, short_side
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
-        scale = min(REMAINING_ROWS[self.severity - 1] / min(img.shape[:2]), _LARGEST_SCALE)
+        scale = min(REMAINING_ROWS[self.severity - 1] / self.short_side, _LARGEST_SCALE)
         return down_and_up(img, scale)
 
 
@@ -130,9 +133,16 @@ def degrade(frames: np.ndarray, degradation: Degradation) -> np.ndarray:
     check_degradation(degradation.kind, degradation.severity)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
         raise ValueError(f"frames must be uint8 (T, H, W, 3) and not empty, got {frames.dtype} {frames.shape}")
-    transform = _TRANSFORMS[degradation.kind](degradation.severity)
-    # Making it anew costs 0.1 ms a clip; a kept one would carry a generator's state from call to call.
-    return A.Compose([transform], seed=degradation.seed)(images=frames)["images"]
+    absolute = degradation.kernels == "absolute"
+    short_side = ABSOLUTE_SHORT_SIDE if absolute else min(frames.shape[1:3])
+    transform = _TRANSFORMS[degradation.kind](degradation.severity, short_side)
+    # The composition seeds the transform, and is made anew: a kept one would carry its state from call to call. It is
+    # not called, because what it does to every frame around `apply` takes longer than most of the transforms.
+    A.Compose([transform], seed=degradation.seed)
+    params, degraded = transform.get_params(), np.empty_like(frames)
+    for frame, target in zip(frames, degraded, strict=True):
+        target[:] = transform.apply(frame, **params)
+    return degraded
 
 
 def check_degradation(kind: str, severity: int) -> None:
@@ -143,25 +153,33 @@ def check_degradation(kind: str, severity: int) -> None:
         raise ValueError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
 
 
-def sample_degradation(*parts: str | int) -> Degradation:
+def version_name(kernels: Kernels) -> str:
+    """Names the pixels of an LQ clip in results and caches: ``D-1.0``, or ``D-1.0-absolute``."""
+    return DEGRADATION_VERSION if kernels == "relative" else f"{DEGRADATION_VERSION}-{kernels}"
+
+
+def sample_degradation(*parts: str | int, kernels: Kernels = "relative") -> Degradation:
     """Draws kind and severity uniformly: the default mix of the benchmark.
 
     Args:
         parts: what the draw depends on, and nothing else, as for :func:`stvg_nst.seeding.derive_seed`.
+        kernels: how large kernels are; no part of the draw.
     """
     kind = DEGRADATIONS[derive_seed("kind", *parts) % len(DEGRADATIONS)]
     severity = SEVERITIES[derive_seed("severity", *parts) % len(SEVERITIES)]
-    return Degradation(kind, severity, derive_seed("parameters", *parts))
+    return Degradation(kind, severity, derive_seed("parameters", *parts), kernels)
 
 
-def fixed_degradation(benchmark_seed: int, clip_id: str, kind: str, severity: int) -> Degradation:
+def fixed_degradation(
+    benchmark_seed: int, clip_id: str, kind: str, severity: int, *, kernels: Kernels = "relative"
+) -> Degradation:
     """A chosen kind and severity, for results by kind and severity; only the remaining parameters are drawn.
 
     Raises:
         ValueError: the kind or the severity is unknown.
     """
     check_degradation(kind, severity)
-    return Degradation(kind, severity, derive_seed("fixed", benchmark_seed, clip_id, kind, severity))
+    return Degradation(kind, severity, derive_seed("fixed", benchmark_seed, clip_id, kind, severity), kernels)
 
 
 def line_kernel(length: float, angle: float) -> np.ndarray:
@@ -187,11 +205,15 @@ def blur_along_line(frame: np.ndarray, length: float, angle: float) -> np.ndarra
     doublings = max(0, math.ceil(math.log2(length / _LONGEST_DIRECT_LINE)))
     piece = length / 2**doublings
     blurred = cv2.filter2D(frame, -1, line_kernel(piece, angle))
+    if not doublings:
+        return blurred
+    # Four channels are shifted twice as fast as three, to the same values.
+    blurred = cv2.cvtColor(blurred, cv2.COLOR_RGB2RGBA)
     for _ in range(doublings):
         dx, dy = piece / 2 * math.cos(angle), piece / 2 * math.sin(angle)
         blurred = cv2.addWeighted(_shift(blurred, dx, dy), 0.5, _shift(blurred, -dx, -dy), 0.5, 0)
         piece *= 2
-    return blurred
+    return cv2.cvtColor(blurred, cv2.COLOR_RGBA2RGB)
 
 
 def _shift(frame: np.ndarray, dx: float, dy: float) -> np.ndarray:

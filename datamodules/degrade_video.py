@@ -10,11 +10,18 @@ import rich.progress
 
 from datamodules.degradations import DegradationKind, check_degradation, degrade
 from datamodules.video import iter_frames, probe, write_video
-from stvg_nst.types import Degradation
+from stvg_nst.types import Degradation, Kernels
 
 
 def degrade_video(
-    source: Path, target: Path, *, kind: DegradationKind, severity: int, seed: int = 0, overwrite: bool = False
+    source: Path,
+    target: Path,
+    *,
+    kind: DegradationKind,
+    severity: int,
+    seed: int = 0,
+    kernels: Kernels = "relative",
+    overwrite: bool = False,
 ) -> None:
     """Writes a degraded copy of a video, as the Mixed-Quality benchmark would show it; sound is left out.
 
@@ -26,6 +33,7 @@ def degrade_video(
         kind: of degradation.
         severity: 1 (mild) to 5 (severe).
         seed: fixes what the severity leaves open, once for the whole video.
+        kernels: whether they scale with the short side of the frames.
         overwrite: replace an existing target.
 
     Raises:
@@ -43,7 +51,7 @@ def degrade_video(
     info = probe(source)
     if target.exists() and target.samefile(source):
         raise ValueError(f"source and target are the same file '{source}'; choose another target")
-    degradation = Degradation(kind, severity, seed)
+    degradation = Degradation(kind, severity, seed, kernels)
     frames = rich.progress.track(
         _degraded(source, degradation), description=f"degrading {source.name}", total=info.num_frames
     )

@@ -7,9 +7,12 @@ from typing import Any, Literal
 
 from datamodules.annotated import HCSTVGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split
+from datamodules.quality import EvaluationConditions
 from datamodules.sampling import FrameChoice, FramesAtRate
 from datamodules.transforms import Resize
+from stvg_nst.types import Kernels
 
 
 class HCSTVG(AnnotatedVideos):
@@ -28,6 +31,7 @@ class HCSTVG(AnnotatedVideos):
         frame_rate: frames sampled a second, in training.
         eval_frame_rate: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        antialias: average over the pixels that fall away at that; the default is how the published models were trained.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
@@ -36,8 +40,15 @@ class HCSTVG(AnnotatedVideos):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null``.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``) that the evaluation shows as LQ clips; ``null`` to
+            degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
+        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
     def __init__(
@@ -52,6 +63,7 @@ class HCSTVG(AnnotatedVideos):
         frame_rate: float = 3.2,
         eval_frame_rate: float = 3.2,
         resolution: int | None = 420,
+        antialias: bool = True,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -60,8 +72,13 @@ class HCSTVG(AnnotatedVideos):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
+        augmentation: Augmentation | None = None,
     ) -> None:
         if not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {held_out}")
@@ -71,7 +88,7 @@ class HCSTVG(AnnotatedVideos):
             on_bad_video=on_bad_video,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias=True),
+            resize=None if resolution is None else Resize(resolution, antialias),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -80,8 +97,13 @@ class HCSTVG(AnnotatedVideos):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
+            augmentation=augmentation,
         )
         self.frame_rates = {"train": frame_rate, "val": eval_frame_rate, "test": eval_frame_rate}
 

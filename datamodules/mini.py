@@ -21,9 +21,10 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
+from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import ClipInfo, SentenceType
+from stvg_nst.types import ClipInfo, Kernels, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
@@ -59,8 +60,11 @@ class MiniSTVG(STVGDataModule):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
         super().__init__(
             num_frames=num_frames,
@@ -72,8 +76,11 @@ class MiniSTVG(STVGDataModule):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
         )
         self.root = Path(root)
         self.training_split = training_split

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.base import limit_threads
+from datamodules.clips import limit_threads
 from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
 from datamodules.sampling import sample_frames

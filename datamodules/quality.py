@@ -1,23 +1,85 @@
-"""Which clip is shown in which quality: the HQ : LQ = 1 : 1 of the Mixed-Quality benchmark."""
+"""Which clip is shown in which quality: the HQ : LQ = 1 : 1 of the Mixed-Quality benchmark, and its other views."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from datamodules.degradations import sample_degradation
+from datamodules.degradations import (
+    DEGRADATIONS,
+    SEVERITIES,
+    check_degradation,
+    fixed_degradation,
+    sample_degradation,
+)
+from stvg_nst.conditions import MIXED
 from stvg_nst.seeding import derive_seed
-from stvg_nst.types import Degradation, Quality
+from stvg_nst.types import Degradation, Kernels, Quality
+
+EvaluationConditions = Literal["mixed", "matrix"] | list[str]
+
+HIGH, DRAWN = "HQ", "LQ"
+_NAMED = {
+    MIXED: (HIGH, DRAWN),
+    "matrix": (HIGH, *(f"{kind}:{severity}" for kind in DEGRADATIONS for severity in SEVERITIES)),
+}
+
+
+def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
+    """The conditions in which a test shows every clip.
+
+    Args:
+        chosen: ``mixed``, the benchmark's own HQ and drawn LQ; ``matrix``, HQ and every kind at every severity; or a
+            list of ``HQ``, ``LQ``, ``kind`` (at every severity) and ``kind:severity``.
+
+    Returns:
+        ``HQ``, ``LQ`` and ``kind:severity``, each at most once.
+
+    Raises:
+        ValueError: there is none, one is unknown or stands twice, or ``LQ`` stands beside a chosen degradation: what is
+            drawn for a clip may be that one.
+    """
+    if isinstance(chosen, str):
+        return _NAMED[chosen]
+    expanded = [name for entry in chosen for name in _expand(entry)]
+    if not expanded or len(set(expanded)) < len(expanded):
+        raise ValueError(f"evaluation_conditions must name at least one condition, and each once, got {chosen}")
+    if DRAWN in expanded and not {HIGH, DRAWN} >= set(expanded):
+        raise ValueError(f"LQ is drawn of all degradations and cannot stand beside chosen ones, got {chosen}")
+    return tuple(expanded)
+
+
+def conditions_name(conditions: Sequence[str]) -> str:
+    """``mixed``, ``matrix`` or the conditions themselves: what results are compared by."""
+    names = (name for name, members in _NAMED.items() if members == tuple(conditions))
+    return next(names, "+".join(conditions))
+
+
+def _expand(entry: str) -> list[str]:
+    if entry in (HIGH, DRAWN):
+        return [entry]
+    kind, colon, severity = entry.partition(":")
+    severities = [severity] if colon else [str(s) for s in SEVERITIES]
+    for value in severities:
+        if not value.isdecimal():
+            raise ValueError(f"a condition is HQ, LQ, kind or kind:severity such as defocus:3, got '{entry}'")
+        check_degradation(kind, int(value))
+    return [f"{kind}:{int(value)}" for value in severities]
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ."""
+    """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ.
+
+    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is.
+    """
 
     index: int
     degradation: Degradation | None
+    chance: int | None = None
 
     @property
     def quality(self) -> Quality:
@@ -33,11 +95,13 @@ class MixedQualityPlan:
         mixed: train on HQ and LQ 1 : 1; otherwise on HQ only.
         variants: ``None`` draws a fresh degradation for every sample of training; a number K draws from K fixed
             degraded variants of each clip instead, which is what makes frozen features cacheable.
+        kernels: whether the degradations scale with the short side of the frames.
     """
 
     benchmark_seed: int
     mixed: bool = True
     variants: int | None = None
+    kernels: Kernels = "relative"
 
     def __post_init__(self) -> None:
         if self.variants is not None and self.variants < 1:
@@ -69,22 +133,39 @@ class MixedQualityPlan:
             ]
         return tuple(draws)
 
-    def evaluation(self, clip_ids: Sequence[str], *, rank: int = 0, world_size: int = 1) -> tuple[Draw, ...]:
-        """Every record in both qualities, HQ before LQ; of several processes, each gets every ``world_size``-th."""
+    def evaluation(
+        self,
+        clip_ids: Sequence[str],
+        conditions: Sequence[str] = _NAMED[MIXED],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> tuple[Draw, ...]:
+        """Every record in every condition, in their order; of several processes, each gets every ``world_size``-th."""
         return tuple(
-            draw
+            Draw(index, self.degradation_in(condition, clip_ids[index]))
             for index in range(rank, len(clip_ids), world_size)
-            for draw in (Draw(index, None), Draw(index, self.evaluation_degradation(clip_ids[index])))
+            for condition in conditions
         )
 
+    def degradation_in(self, condition: str, clip_id: str) -> Degradation | None:
+        """What a clip goes through in a condition, ``None`` in HQ: fixed for ever by the benchmark's seed."""
+        if condition == HIGH:
+            return None
+        if condition == DRAWN:
+            return self.evaluation_degradation(clip_id)
+        kind, severity = condition.split(":")
+        return fixed_degradation(self.benchmark_seed, clip_id, kind, int(severity), kernels=self.kernels)
+
     def evaluation_degradation(self, clip_id: str) -> Degradation:
-        return sample_degradation("evaluation", self.benchmark_seed, clip_id)
+        """The LQ version of the benchmark."""
+        return sample_degradation("evaluation", self.benchmark_seed, clip_id, kernels=self.kernels)
 
     def variant(self, clip_id: str, variant: int) -> Degradation:
         """Degraded variant number ``variant`` of a training clip."""
-        return sample_degradation("variant", self.benchmark_seed, clip_id, variant)
+        return sample_degradation("variant", self.benchmark_seed, clip_id, variant, kernels=self.kernels)
 
     def _training_degradation(self, clip_id: str, seed: int, epoch: int) -> Degradation:
         if self.variants is None:
-            return sample_degradation("training", seed, clip_id, epoch)
+            return sample_degradation("training", seed, clip_id, epoch, kernels=self.kernels)
         return self.variant(clip_id, derive_seed("variant", seed, clip_id, epoch) % self.variants)

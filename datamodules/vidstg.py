@@ -7,9 +7,12 @@ from typing import Any, Literal
 
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
+from datamodules.augmentation import Augmentation
 from datamodules.base import Split
+from datamodules.quality import EvaluationConditions
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
+from stvg_nst.types import Kernels
 
 
 class VidSTG(AnnotatedVideos):
@@ -26,6 +29,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: frames sampled of a segment, in training.
         eval_num_frames: and in validation and test.
         resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
+        antialias: average over the pixels that fall away at that; the default is how the published models were trained.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
         num_workers: loader processes; 0 loads in the main process.
@@ -34,8 +38,15 @@ class VidSTG(AnnotatedVideos):
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
         variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
         features: folder of a cache of frozen backbone features, or ``null``.
+        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
+        degraded: folder of degraded videos (``data degrade``) that the evaluation shows as LQ clips; ``null`` to
+            degrade on the fly.
+        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
+        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
+            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
+        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class VidSTG(AnnotatedVideos):
         num_frames: int = 64,
         eval_num_frames: int = 64,
         resolution: int | None = 420,
+        antialias: bool = False,
         batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
@@ -58,8 +70,13 @@ class VidSTG(AnnotatedVideos):
         mixed: bool = True,
         variants: int | None = None,
         features: Path | None = None,
+        frames: Path | None = None,
+        degraded: Path | None = None,
+        kernels: Kernels = "relative",
         training_items: int | None = None,
         evaluation_split: Literal["val", "test"] = "test",
+        evaluation_conditions: EvaluationConditions = "mixed",
+        augmentation: Augmentation | None = None,
     ) -> None:
         if validation == "held_out" and not 0 < held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {held_out}; or set validation to official")
@@ -69,7 +86,7 @@ class VidSTG(AnnotatedVideos):
             on_bad_video=on_bad_video,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias=False),
+            resize=None if resolution is None else Resize(resolution, antialias),
             num_frames=num_frames,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -79,8 +96,13 @@ class VidSTG(AnnotatedVideos):
             mixed=mixed,
             variants=variants,
             features=features,
+            frames=frames,
+            degraded=degraded,
+            kernels=kernels,
             training_items=training_items,
             evaluation_split=evaluation_split,
+            evaluation_conditions=evaluation_conditions,
+            augmentation=augmentation,
         )
         self.num_frames_of: dict[Split, int] = {"train": num_frames, "val": eval_num_frames, "test": eval_num_frames}
 

@@ -24,7 +24,7 @@ usage: python -m stvg_nst COMMAND [--help] ...
   fit, validate, test   run a grounder and a tuner on a data set, all three chosen by --config overlays
   cache                 store what the frozen visual encoders say of a data set
   layers                list the null space of every layer, and which of them a strategy selects
-  data                  verify a data set's files, or count what they hold
+  data                  verify a data set's files, count what they hold, write degraded or decoded copies of them
   degrade               show what a degradation does to a video
   report                print the table of all results below a folder
   certify               measure what a null-space tuned model leaves of the frozen one, and what of it is guaranteed
@@ -52,8 +52,20 @@ def _run(arguments: Sequence[str]) -> int:
     """`fit`, `validate`, `test`; read from sys.argv, with which Lightning also starts the other processes of DDP."""
     from stvg_nst.cli import RunCLI, RunConfig
 
-    RunCLI(**{**_components(), **_run_options(RunConfig)})
+    cli = RunCLI(**{**_components(), **_run_options(RunConfig)})
+    if cli.subcommand == "test" and cli.trainer.is_global_zero:
+        _print_results(Path(cli.trainer.default_root_dir), cli.model.baseline)
     return 0
+
+
+def _print_results(folder: Path, baseline: Any) -> None:
+    """The table of a test that has left its results, beside the baseline's where one was given."""
+    from callbacks import ResultsWriter
+    from stvg_nst.report import print_report
+
+    results = folder / ResultsWriter.NAME
+    if results.is_file():
+        print_report([results] if baseline is None else [baseline.path, results])
 
 
 def _grounding(arguments: Sequence[str]) -> int:
@@ -133,13 +145,22 @@ def _encoders(arguments: Sequence[str]) -> int:
 
 def _vocabulary(arguments: Sequence[str]) -> int:
     from datamodules.ministvg import all_sentences_sample
-    from stvg_nst.models.cgstvg.vocabulary import write_text_encoder
+    from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
 
     parser = argparse.ArgumentParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
     parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
+    parser.add_argument(
+        "--roberta-base",
+        action="store_true",
+        help="in the shape of roberta-base: a stand-in, to try the full size with random weights and without a network",
+    )
     options = parser.parse_args(arguments)
+    sentences = all_sentences_sample(seed=0, n=4000)
+    if options.roberta_base:
+        write_stand_in(sentences, options.folder)
+        return 0
     write_text_encoder(
-        all_sentences_sample(seed=0, n=4000),
+        sentences,
         options.folder,
         width=96,
         layers=2,
@@ -166,6 +187,7 @@ def _degrade(arguments: Sequence[str]) -> int:
     parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
     parser.add_argument("--seed", type=int, default=0, help="fixes what the severity leaves open, e.g. the angle")
+    parser.add_argument("--kernels", choices=("relative", "absolute"), default="relative", help="to the frame's size")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     options = parser.parse_args(arguments)
     degrade_video(
@@ -174,6 +196,7 @@ def _degrade(arguments: Sequence[str]) -> int:
         kind=options.kind,
         severity=options.severity,
         seed=options.seed,
+        kernels=options.kernels,
         overwrite=options.overwrite,
     )
     return 0
@@ -185,8 +208,15 @@ def _report(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument(
+        "--by-degradation",
+        nargs="?",
+        const="m_vIoU",
+        metavar="METRIC",
+        help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
+    )
     options = parser.parse_args(arguments)
-    return report_folder(options.folder, options.markdown)
+    return report_folder(options.folder, options.markdown, options.by_degradation)
 
 
 def _study(arguments: Sequence[str]) -> int:
@@ -299,9 +329,10 @@ def _certify(arguments: Sequence[str]) -> int:
 
     from torch.utils.tensorboard import SummaryWriter
 
+    from callbacks import ResultsWriter
     from callbacks.run import write_atomically
     from stvg_nst.cli import CertifyCLI, finished_run
-    from stvg_nst.report.certificate import print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
 
     output = options.json or options.run / "certificate.json"
     refuse_existing(output, overwrite=options.overwrite)
@@ -309,6 +340,8 @@ def _certify(arguments: Sequence[str]) -> int:
     cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_atomically(output, to_json(certificate).encode())
+    if (results := options.run / ResultsWriter.NAME).is_file():
+        write_atomically(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
     with SummaryWriter(options.run) as dashboard:
         dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from stvg_nst.certificate import certify
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
+from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
 from stvg_nst.nullspace import RankRule
 from stvg_nst.report.certificate import Certificate
@@ -166,7 +167,7 @@ class CertifyCLI(ComponentsCLI):
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
-            dataset=data.conditions("test")[0],
+            dataset=data.conditions("test").dataset,
             split=split,
             data=data.provenance(),
             left_out=len(loader.sampler) - sum(change.count for change in changes if change.gate == "closed"),
@@ -223,13 +224,17 @@ def convert(program: str, arguments: Sequence[str]) -> str:
     Raises:
         WeightsMismatchError: the checkpoint does not fit the model.
         FileExistsError: the target exists, and ``--overwrite`` was not given.
+        OSError: a release is neither in the hub's cache nor to be had.
     """
     parser = weights_parser(program, "Write an official CG-STVG checkpoint as weights of this suite.")
-    parser.add_argument("source", type=Path, help="hcstvg.pth, hcstvg2.pth, vidstg.pth, or one of the official code")
+    parser.add_argument(
+        "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
+    )
     parser.add_argument("target", type=Path, help=_TARGET)
     options = _parse_weights(parser, arguments)
     model = parser.instantiate(options).model.grounder
-    report = load_official(options.source, model)
+    path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
+    report = load_official(path, model)
     save_weights(options.target, model)
     return f"{report}\nwritten to '{options.target}'"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ class GroundingLoss(nn.Module):
         boxes, giou, confidence, start_end, actioness: weight of each term.
         outside_weight: weight of frames outside the tube in the actioness term.
         boundary_sigma: standard deviation, in sampled frames, of the target around the true start and end.
+        confidence_kind: of the confidence term. ``cross_entropy`` is what the original runs; ``smooth_l1``, meant for
+            VidSTG, stands there in a comment, and is a mean over all true boxes like the box terms.
         detach_confidence_target: keep the confidence term from moving the boxes. The original does not: its IoU
             target carries a gradient.
 
@@ -37,6 +41,7 @@ class GroundingLoss(nn.Module):
         actioness: float = 2.0,
         outside_weight: float = 0.3,
         boundary_sigma: float = 2.0,
+        confidence_kind: Literal["cross_entropy", "smooth_l1"] = "cross_entropy",
         detach_confidence_target: bool = False,
     ) -> None:
         super().__init__()
@@ -49,6 +54,7 @@ class GroundingLoss(nn.Module):
         }
         self.outside_weight = outside_weight
         self.boundary_sigma = boundary_sigma
+        self.confidence_kind = confidence_kind
         self.detach_confidence_target = detach_confidence_target
 
     def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
@@ -63,12 +69,21 @@ class GroundingLoss(nn.Module):
         if self.detach_confidence_target:
             overlap = overlap.detach()
         giou = paired_giou(predicted_xyxy, true_xyxy)
-        # Confidence is a sum of two sigmoids and yet read as a logit here, as in the original.
-        confidence = F.binary_cross_entropy_with_logits(output.confidence.float(), overlap, reduction="none")
+
+        def mean_over_boxes(values: Tensor) -> Tensor:
+            return _sum_over_frames(values, in_tube) * len(batch) / num_boxes
+
+        confidence = output.confidence.float()
+        if self.confidence_kind == "smooth_l1":
+            confidence_loss = mean_over_boxes(F.smooth_l1_loss(confidence, overlap, reduction="none"))
+        else:
+            # A sum of two sigmoids and yet read as a logit here, as in the original.
+            entropy = F.binary_cross_entropy_with_logits(confidence, overlap, reduction="none")
+            confidence_loss = _mean_over_frames(entropy, in_tube)
         return {
-            "boxes": _sum_over_frames((predicted - true).abs().sum(-1), in_tube) * len(batch) / num_boxes,
-            "giou": _sum_over_frames(1 - giou, in_tube) * len(batch) / num_boxes,
-            "confidence": _mean_over_frames(confidence, in_tube),
+            "boxes": mean_over_boxes((predicted - true).abs().sum(-1)),
+            "giou": mean_over_boxes(1 - giou),
+            "confidence": confidence_loss,
             "start_end": self._start_end(output, inside),
             "actioness": self._actioness(output, inside),
         }

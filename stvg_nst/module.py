@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.metrics import GroundingMetrics
@@ -33,7 +34,7 @@ class GroundingModule(lightning.LightningModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
     Args:
-        grounder: the network; its visual backbones stay frozen under every tuner.
+        grounder: the network; its visual backbones stay frozen, unless full fine-tuning names a part of them.
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
@@ -69,11 +70,13 @@ class GroundingModule(lightning.LightningModule):
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
         self.strict_loading = False
+        self.weights = str(weights)
         if weights != "random":
             load_weights(Path(weights), grounder)
         self.grounder = grounder
         self.tuner = tuner
         self.injection = tuner.inject(grounder)
+        self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         rank_zero_info(str(self.injection))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
@@ -111,7 +114,7 @@ class GroundingModule(lightning.LightningModule):
         if batch.features is not None:
             return batch.features
         assert batch.frames is not None
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -234,8 +237,13 @@ class GroundingModule(lightning.LightningModule):
         """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
 
         Raises:
-            ValueError: they are not this grounder's.
+            ValueError: they are not this grounder's, or this grounder's will not stay as they are.
         """
+        if cached is not None and self.trains_backbones:
+            raise ValueError(
+                f"{type(self.tuner).__name__} trains a part of the visual encoders, for which a cache cannot stand in; "
+                "set --data.init_args.features null, or leave that part out of --model.tuner.scope"
+            )
         if cached is not None and cached != (own := self.backbone_fingerprint()):
             raise ValueError(
                 f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
@@ -243,11 +251,11 @@ class GroundingModule(lightning.LightningModule):
             )
 
     def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:
-        measured = datamodule.conditions(stage)
+        measured: Conditions = datamodule.conditions(stage)
         if baseline.conditions != measured:
             raise ValueError(
-                f"the baseline '{baseline.path}' was measured on {_words(*baseline.conditions)}, but this `{stage}` "
-                f"measures on {_words(*measured)}; give zero-shot results of the same, or leave out --model.baseline"
+                f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
+                f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
             )
 
     def backbone_fingerprint(self) -> str:
@@ -271,7 +279,3 @@ class GroundingModule(lightning.LightningModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
-
-
-def _words(dataset: str, split: str, benchmark_seed: int) -> str:
-    return f"{dataset} {split}, benchmark seed {benchmark_seed}"

@@ -22,6 +22,8 @@ from torch import Tensor
 SentenceType = Literal["declarative", "interrogative"]
 SENTENCE_TYPES: tuple[SentenceType, ...] = get_args(SentenceType)
 
+Kernels = Literal["relative", "absolute"]
+
 
 class Quality(IntEnum):
     """The quality label ``y_q`` of a clip, eqs. (6) and (7): 0 for high quality, 1 for low quality."""
@@ -68,11 +70,14 @@ class Degradation:
         kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``.
         severity: 1 (mild) to 5 (severe).
         seed: fixes every parameter that the severity leaves open (angles, sigmas), once for the whole clip.
+        kernels: ``relative`` scales lengths with the short side of the frame, so that a severity means the same at
+            every size; ``absolute`` gives frames of all sizes kernels of the same pixels.
     """
 
     kind: str
     severity: int
     seed: int
+    kernels: Kernels = "relative"
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.severity}"

@@ -10,11 +10,23 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # One thread on purpose: tiny tensors gain nothing from more, and sums come out in the same order on every machine.
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+# Each example overwrites what the one before has left in a test's folder.
+_SHARED_FOLDER = [HealthCheck.function_scoped_fixture]
+settings.register_profile("few", max_examples=100, deadline=None, suppress_health_check=_SHARED_FOLDER)
+settings.register_profile("many", max_examples=3000, deadline=None, suppress_health_check=_SHARED_FOLDER)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property tests try few examples, and many where slow tests are run too."""
+    settings.load_profile("few" if "not slow" in config.getoption("markexpr") else "many")
 
 
 @pytest.fixture(scope="session")

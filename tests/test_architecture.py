@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("stvg_nst", "datamodules", "callbacks")
 COMPOSITION_ROOT = "stvg_nst.__main__"
-NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes")
+NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes", "stvg_nst.conditions")
 DATA_ONLY = ("decord", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
 WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")

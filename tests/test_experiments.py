@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from stvg_nst import __main__ as root
 from stvg_nst.models.base import Grounder
 from stvg_nst.study import planned_runs, read_studies
 from stvg_nst.study.overlays import merge
-from stvg_nst.tuning import InjectionReport, Tuner
+from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
@@ -68,17 +70,20 @@ def read_tuner(kind: str, name: str) -> dict[str, Any]:
 
 def inject(name: str, scope: str | None = None) -> InjectionReport:
     """What the tuner of an overlay, with a scope over it, does to the miniature."""
+    tuner = read_tuner("tuner", name)
+    model = yaml.safe_load((FOLDER / "model" / "mini.yaml").read_text())["model"]
+    return inject_configured({**model, "tuner": tuner if scope is None else merge(tuner, read_tuner("scope", scope))})
+
+
+def inject_configured(model: Mapping[str, Any]) -> InjectionReport:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
     parser.add_subclass_arguments(Tuner, "tuner")
-    model = yaml.safe_load((FOLDER / "model" / "mini.yaml").read_text())["model"]
-    tuner = read_tuner("tuner", name)
-    config = {
-        "grounder": model["grounder"],
-        "tuner": tuner if scope is None else merge(tuner, read_tuner("scope", scope)),
-    }
-    built = parser.instantiate(parser.parse_object(config))
-    return built.tuner.inject(built.grounder)
+    built = parser.instantiate(parser.parse_object({part: model[part] for part in ("grounder", "tuner")}))
+    tuner = built.tuner
+    if isinstance(tuner, NullSpaceTuning):
+        tuner = replace(tuner, spaces=None)  # the weights are random
+    return tuner.inject(built.grounder)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +94,15 @@ def test_the_adapters_of_a_scope_tune_the_same_layers_of_the_miniature(scope: st
     layers = [layer.name for layer in inject(paper).layers]
     assert len(layers) == count
     assert all([layer.name for layer in report.layers] == layers for report in reports.values())
+
+
+@pytest.mark.parametrize("ablation", ["components", "gate"])
+def test_the_points_of_an_ablation_differ_in_one_thing_and_not_in_size(ablation: str) -> None:
+    (study,) = read_studies(FOLDER / "ablate" / f"{ablation}.yaml")
+    reports = [inject_configured(point["model"]) for point in study.points.values()]
+    sizes = [report.trainable for report in reports]
+    assert max(sizes) / min(sizes) < 1.03
+    assert len({tuple(layer.name for layer in report.layers) for report in reports}) == 1
 
 
 def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
@@ -141,6 +155,18 @@ def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsy
     names = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
     assert names.index("callbacks.MovingAverage") > names.index("callbacks.AdapterCheckpoint")
     assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
+    visual = config["model"]["grounder"]["init_args"]["visual"]["init_args"]
+    assert (visual["name"], visual["frozen_norm"], visual["recompute"]) == ("resnet101", True, True)
+
+
+@pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
+def test_training_of_the_full_size_augments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    names = ("base", f"data/{data}", "model/cgstvg", "pretrain/cgstvg", "pretrain/augmentation")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    augmentation = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["augmentation"]
+    assert augmentation == {"flip": 0.7, "crop": 0.5, "crop_of": "samples", "swap_sides": True}
 
 
 @pytest.mark.parametrize(

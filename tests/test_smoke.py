@@ -69,7 +69,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def line(command: str, tuner: str, data: Path, weights: Path, *arguments: str) -> list[str]:
     overlays = [*configs(*MINI, f"tuner/{tuner}"), *TINY, f"--data.init_args.root={data}", f"--model.weights={weights}"]
-    return [command, *overlays, *arguments]
+    spaces = [f"--model.tuner.init_args.spaces={data}/dual_spaces"] if tuner == "nst" else []
+    return [command, *overlays, *spaces, *arguments]
 
 
 @pytest.fixture
@@ -82,12 +83,14 @@ def stvg(data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_from_clips_to_the_table(
-    stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stvg: Any, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zero_shot, nst = tmp_path / "zero-shot", tmp_path / "nst"
     assert stvg("test", "zero_shot", f"--run={zero_shot}") == 0
     baseline = load_results(zero_shot / "results.json")
     assert baseline.method == "ZeroShot" and len(baseline.samples) == 3 * 2 * 2
+    shown = capsys.readouterr().out
+    assert "MiniSTVG test, benchmark seed 0" in shown and "RANDOM WEIGHTS" not in shown
 
     assert stvg("fit", "nst", f"--run={nst}", "--trainer.max_epochs=2") == 0
     adapter = load_file(nst / "adapter.safetensors")
@@ -99,6 +102,7 @@ def test_from_clips_to_the_table(
     assert stvg("test", "nst", f"--run={nst}", *trained) == 0
     results = json.loads((nst / "results.json").read_text())
     assert {"HQ/m_vIoU", "LQ/vIoU@0.5", "MQ/declarative/m_tIoU", "WAS/m_vIoU"} <= results["metrics"].keys()
+    assert any((data / "dual_spaces").iterdir()), "the decompositions are kept for the next start"
     assert (nst / "config.yaml").exists() and (nst / "test.yaml").exists() and (nst / "tubes.png").exists()
 
     # The files of tubes say the same, whoever counts them.
@@ -123,6 +127,9 @@ def test_from_clips_to_the_table(
     # Two clips, two sentences each, both qualities, both gates.
     assert sum(change["count"] for change in certificate["changes"]) == 2**4
     assert {layer["name"] for layer in certificate["layers"]} == {layer["name"] for layer in results["injection"]}
+    certified = json.loads((nst / "results.json").read_text())
+    assert certified.pop("certificate")["changes"] == certificate["changes"]
+    assert certified == results
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1
     assert "certificate.json' is there already" in capsys.readouterr().err

@@ -86,7 +86,12 @@ class AnnotatedSource(ABC):
                 for path in sorted(folder.rglob("*")):
                     if path.suffix.lower() in _VIDEO_SUFFIXES:
                         self._videos.setdefault(self._video_key(path), path)
-        return self._videos.get(name, self._video_folders()[0] / self._video_name(name))
+        return self._videos.get(name, self.video_folder / self._video_name(name))
+
+    @property
+    def video_folder(self) -> Path:
+        """Where videos belong, whether or not they are there."""
+        return self._video_folders()[0]
 
     def with_boxes(self, annotations: Sequence[Annotation]) -> tuple[list[Annotation], list[AnnotationError]]:
         """Annotations with their boxes, and the errors of those that have none."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.conditions import name_draws
 from stvg_nst.report import RunResults, load_results
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
@@ -102,10 +103,8 @@ class Comparison:
     @property
     def conditions(self) -> str:
         """What was measured on, in words."""
-        dataset, split, _ = self.baselines[0].results.conditions
-        seeds = dict.fromkeys(str(baseline.results.benchmark_seed) for baseline in self.baselines)
+        words = name_draws([baseline.results.conditions for baseline in self.baselines])
         grounders = dict.fromkeys(baseline.grounder for baseline in self.baselines if baseline.grounder is not None)
-        words = f"{dataset} {split}, benchmark seed{'s' if len(seeds) > 1 else ''} {' and '.join(seeds)}"
         return f"{words}, grounder{'s' if len(grounders) > 1 else ''} {' and '.join(grounders)}" if grounders else words
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-import numpy as np
-
 from stvg_nst.comparison.replicates import Comparison, Replicate
 from stvg_nst.comparison.sheet import Cell, Section, Sheet
 from stvg_nst.comparison.tables import (
@@ -18,8 +16,8 @@ from stvg_nst.comparison.tables import (
     make_sheet,
     numbers,
 )
-from stvg_nst.evaluation.tubes import CLEAN
-from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, Samples, ViewSums, kinds_of
+from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, kinds_of
+from stvg_nst.report.degradations import view_points
 from stvg_nst.study.summary import Spread
 
 _SUMMARIES = {MEAN_KIND: "mean of kinds", WORST_KIND: "worst kind", RELATIVE: "LQ / HQ, %"}
@@ -47,18 +45,8 @@ def robustness(comparison: Comparison) -> Sheet:
 
 def views(replicate: Replicate) -> Views:
     """m_vIoU on every view of the benchmark; see ``stvg_nst.evaluation.views``."""
-    samples = replicate.results.samples
-    items = {item_id: row for row, item_id in enumerate(dict.fromkeys(sample["item_id"] for sample in samples))}
-    shown = Samples(
-        row=np.array([items[sample["item_id"]] for sample in samples]),
-        conditions=tuple(sample["degradation"] or CLEAN for sample in samples),
-        sentence_types=tuple(sample["sentence_type"] for sample in samples),
-        num_items=len(items),
-    )
-    scores = (np.array([sample[name] for sample in samples], dtype=float) for name in ("tIoU", "vIoU"))
-    means = ViewSums(shown, *scores).means(np.ones((1, len(items))))
-    found = {key.split("/")[0]: float(value[0]) for key, value in means.items() if key.split("/")[1:] == [MAIN]}
-    return {view: value for view, value in found.items() if view != "WAS"}
+    points = view_points(replicate.results)
+    return {key.split("/")[0]: value for key, value in points.items() if key.split("/")[1:] == [MAIN]}
 
 
 def severity_matrix(replicates: Sequence[Replicate]) -> dict[tuple[str, str], float]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from stvg_nst.evaluation.reading import boxes_array, is_coordinate, read_document
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth, Predictions, stack_tubes
 
 VERSION = 1
@@ -22,8 +22,6 @@ GROUND_TRUTH = "stvg-ground-truth"
 
 MAX_FRAME = 2**31
 _CONDITION = re.compile(r"HQ|LQ|[a-z][a-z0-9_]*:[1-9][0-9]*")
-_LARGEST = 1e150  # coordinates whose areas are still finite
-_NO_BOX = [float("nan")] * 4
 
 
 class TubeFileError(ValueError):
@@ -130,24 +128,15 @@ def _render(header: Mapping[str, Any], tubes: Iterable[Mapping[str, Any]]) -> st
 
 def _read(path: Path | str) -> Any:
     try:
-        return json.loads(Path(path).read_bytes(), object_hook=_compact)
+        return read_document(path)
     except OSError as error:
         raise TubeFileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise TubeFileError(f"{path}: is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise TubeFileError(f"{path}: is not JSON ({error}); was it cut off?") from error
-
-
-def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Puts an array in the place of a tube's boxes as soon as these are read.
-
-    Millions of lists at once would take eight times the memory, and Python's collector would walk them over and over.
-    """
-    boxes = entry.get("boxes")
-    if type(boxes) is list and (array := _as_array(boxes)) is not None:
-        entry["boxes"] = array
-    return entry
+    except RecursionError as error:
+        raise TubeFileError(f"{path}: expected JSON of a few levels, got hundreds of them") from error
 
 
 class _Object:
@@ -249,7 +238,7 @@ class _Object:
         if len(value) != span[1] - span[0]:
             one_each = f"{span[1] - span[0]} boxes, one for each frame of [{span[0]}, {span[1]})"
             self.fail(place, f"{one_each}, got {len(value)}")
-        boxes = _as_array(value) if isinstance(value, list) else value
+        boxes = boxes_array(value) if isinstance(value, list) else value
         if boxes is None:
             for index, box in enumerate(value):
                 self._check_box(box, f"{place}[{index}]")
@@ -265,30 +254,10 @@ class _Object:
         if type(box) is not list or len(box) != 4:
             self.fail(place, f"four numbers [x1, y1, x2, y2], got {_shown(box)}")
         for index, value in enumerate(box):
-            # An integer beyond every float compares well, and cannot be converted.
-            if type(value) not in (int, float) or not -_LARGEST < value < _LARGEST:
+            if not is_coordinate(value):
                 self.fail(f"{place}[{index}]", f"a finite number, got {_shown(value)}")
         if box[0] > box[2] or box[1] > box[3]:
             self.fail(place, f"x1 <= x2 and y1 <= y2, got {_shown(box)}")
-
-
-def _as_array(boxes: list[Any]) -> np.ndarray | None:
-    """All boxes of a tube at once, null as a row of NaN; ``None`` if one of them is wrong, which is rare."""
-    lacking = [index for index, box in enumerate(boxes) if box is None]
-    if lacking:
-        boxes = [_NO_BOX if box is None else box for box in boxes]
-    if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
-        return None
-    numbers = list(chain.from_iterable(boxes))
-    if not set(map(type, numbers)) <= {int, float}:
-        return None
-    try:
-        array = np.array(numbers, dtype=np.float64).reshape(-1, 4)
-    except OverflowError:
-        return None
-    present = np.delete(array, lacking, axis=0) if lacking else array
-    finite = (np.abs(present) < _LARGEST).all()
-    return array if finite and (present[:, :2] <= present[:, 2:]).all() else None
 
 
 def _shown(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rich import box
@@ -17,6 +17,7 @@ from stvg_nst.evaluation.views import MEAN_KIND, METRICS, MIXED, RELATIVE, SEVER
 
 PIPE_WIDTH = 120
 _HEADER = ("", *METRICS)
+_SHOWN_BY_DEGRADATION = "m_vIoU"  # the JSON file has the others
 _QUALITIES = (CLEAN, "LQ", MIXED, "WAS")
 _LABELS = {
     MEAN_KIND: "mean of kinds",
@@ -27,10 +28,11 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One table: a row is a label and then one cell a metric."""
+    """One table: a row is a label and then one cell for each other name of the header."""
 
     title: str
     rows: tuple[tuple[str, ...], ...]
+    header: tuple[str, ...] = _HEADER
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -41,7 +43,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(Text(_headline(evaluation), style="bold"))
     for section in sections(evaluation):
         table = Table(title=Text(section.title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
-        for index, name in enumerate(_HEADER):
+        table.min_width = len(section.title)  # or rich folds it
+        for index, name in enumerate(section.header):
             table.add_column(Text(name), justify="right" if index else "left", no_wrap=True)
         for row in section.rows:
             table.add_row(*map(Text, row))
@@ -54,7 +57,7 @@ def to_markdown(evaluation: Evaluation) -> str:
     """The same as ``print_evaluation`` as a Markdown document."""
     parts = [f"## {_escaped(_headline(evaluation))}", ""]
     for section in sections(evaluation):
-        lines = [_HEADER, ("---", *["---:"] * len(METRICS)), *section.rows]
+        lines = [section.header, ("---", *["---:"] * (len(section.header) - 1)), *section.rows]
         parts += [f"### {section.title}", "", *(f"| {' | '.join(map(_escaped, line))} |" for line in lines), ""]
     parts += [f"* {_escaped(note)}" for note in notes(evaluation)]
     return "\n".join(parts).rstrip("\n") + "\n"
@@ -65,6 +68,8 @@ def sections(evaluation: Evaluation) -> tuple[Section, ...]:
     main, result = next(iter(evaluation.protocols.items()))
     views = {view: _label(view) for view in _views(result.metrics)}
     found = [_by_protocol(evaluation), _values(f"every view, {main}", result, views)]
+    if kinds_of(result.metrics):
+        found.append(_by_degradation(f"{_SHOWN_BY_DEGRADATION} by kind and severity, {main}", result.metrics))
     if evaluation.bootstrap and evaluation.baseline is not None:
         rows = (
             _row(label, view, result.differences, result.difference_intervals, {}, signed=True)
@@ -125,8 +130,21 @@ def _values(title: str, result: ProtocolResult, labels: Mapping[str, str]) -> Se
     return Section(title, tuple(rows))
 
 
+def _by_degradation(title: str, metrics: Mapping[str, float]) -> Section:
+    views = dict.fromkeys(name.split("/")[0] for name in metrics)
+    severities = [view.removeprefix(SEVERITY) for view in views if view.startswith(SEVERITY)]
+
+    def row(label: str, views: Iterable[str]) -> tuple[str, ...]:
+        values = [metrics.get(f"{view}/{_SHOWN_BY_DEGRADATION}") for view in views]
+        return label, *("" if value is None else _number(value, signed=False) for value in values)
+
+    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(metrics)]
+    rows.append(row("all kinds", [*(f"{SEVERITY}{severity}" for severity in severities), "LQ"]))
+    return Section(title, tuple(rows), ("severity", *severities, "all"))
+
+
 def _views(metrics: Mapping[str, float]) -> tuple[str, ...]:
-    """Views over all sentences, the cells of one kind and one severity left to the JSON file."""
+    """Views over all sentences, but for the cells of one kind and one severity, which have a table of their own."""
     found = dict.fromkeys(name.split("/")[0] for name in metrics)
     severities = [view for view in found if view.startswith(SEVERITY)]
     order = (CLEAN, "LQ", MIXED, *kinds_of(metrics), *severities, MEAN_KIND, WORST_KIND, RELATIVE, "WAS")

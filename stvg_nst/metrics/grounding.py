@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,13 +38,14 @@ class SampleResult:
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.item_id, self.quality
+        """The item, and the condition it was shown in: HQ or a degradation."""
+        return self.item_id, self.degradation or self.quality
 
 
 class GroundingMetrics(Metric):
     """m_tIoU, m_vIoU and vIoU@R for each quality and sentence type, and the WAS, in percent points.
 
-    A distributed sampler repeats samples to even out its shards; here a sample, ``(item_id, quality)``, counts once.
+    A distributed sampler repeats samples to even out its shards; here a sample, an item in one condition, counts once.
 
     Args:
         thresholds: the R of vIoU@R, the share of samples whose vIoU exceeds R.
@@ -101,8 +103,8 @@ class GroundingMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Every metric, named ``<view>/<metric>`` or ``<view>/<sentence type>/<metric>``.
 
-        Views are HQ, LQ, MQ (every sample of either quality) and, with a baseline, WAS. A view without samples is
-        left out.
+        Views are HQ, LQ, MQ (both, 1 : 1 however many degradations an item is shown in) and, with a baseline, WAS. A
+        view without samples is left out.
 
         Returns:
             Scalars in percent points, in [0, 100] but for the WAS.
@@ -124,7 +126,7 @@ class GroundingMetrics(Metric):
         return {name: torch.tensor(value, device=self.device) for name, value in metrics.items()}
 
     def samples(self) -> list[dict[str, Any]]:
-        """The result of each sample on any rank, once, by item id and quality; call it on every rank.
+        """The result of each sample on any rank, once, by item id and condition; call it on every rank.
 
         Returns:
             Per sample: item_id, quality ("HQ" or "LQ"), sentence_type, degradation ("kind:severity" or None), tIoU and
@@ -140,12 +142,19 @@ class GroundingMetrics(Metric):
         if not results:
             return {}
         points = 100 / len(results)
+        counts = Counter(result.quality for result in results)
+        # 1 where all samples are of one quality, or as many of each.
+        weights = [len(results) / (len(counts) * counts[result.quality]) for result in results]
+
+        def mean(scores: Iterable[float]) -> float:
+            return points * math.fsum(weight * score for weight, score in zip(weights, scores, strict=True))
+
         metrics = {
-            f"{view}/m_tIoU": points * math.fsum(result.tIoU for result in results),
-            f"{view}/m_vIoU": points * math.fsum(result.vIoU for result in results),
+            f"{view}/m_tIoU": mean(result.tIoU for result in results),
+            f"{view}/m_vIoU": mean(result.vIoU for result in results),
         }
         for name, threshold in self.thresholds.items():
-            metrics[f"{view}/{name}"] = points * sum(result.vIoU > threshold for result in results)
+            metrics[f"{view}/{name}"] = mean(float(result.vIoU > threshold) for result in results)
         return metrics
 
     def _unique_results(self) -> list[SampleResult]:
@@ -176,7 +185,7 @@ def _deduplicate(results: Iterable[SampleResult]) -> list[SampleResult]:
         kept = unique.setdefault(result.key, result)
         if max(abs(kept.tIoU - result.tIoU), abs(kept.vIoU - result.vIoU)) > DUPLICATE_TOLERANCE:
             raise ValueError(
-                f"sample '{result.item_id}' ({result.quality}) was scored twice and differently: "
+                f"sample '{result.item_id}' ({result.key[1]}) was scored twice and differently: "
                 f"tIoU {kept.tIoU:.6f} and {result.tIoU:.6f}, vIoU {kept.vIoU:.6f} and {result.vIoU:.6f}; "
                 "give every sample its own item_id, and reset the metric between evaluations"
             )

@@ -89,11 +89,11 @@ class Grounder(nn.Module, ABC):
 
     @abstractmethod
     def backbones(self) -> tuple[nn.Module, ...]:
-        """The visual encoders that :meth:`encode` runs: frozen under every tuner, fingerprinted by feature caches."""
+        """The visual encoders that :meth:`encode` runs, fingerprinted by caches; frozen unless named to be tuned."""
 
     @abstractmethod
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
-        """Run the frozen visual backbones; the result depends on no tunable weight and may be cached.
+        """Run the visual backbones; while these are frozen, the result depends on no tunable weight and may be cached.
 
         Args:
             frames: (B, T, 3, H, W), normalised, padded at the end of time and at the right and bottom.

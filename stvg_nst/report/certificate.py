@@ -155,6 +155,11 @@ def to_json(certificate: Certificate) -> str:
     return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
 
 
+def add_to_results(text: str, certificate: Certificate) -> str:
+    """The text of a run's ``results.json`` with the certificate beside the numbers, which stay as they are."""
+    return json.dumps({**json.loads(text), "certificate": asdict(certificate)}, indent=1, allow_nan=False) + "\n"
+
+
 def to_markdown(certificate: Certificate) -> str:
     """The same tables and notes as :func:`print_certificate`, as a Markdown section."""
     parts = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
 from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
 
@@ -25,8 +26,13 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def report_folder(folder: Path, markdown: Path | None = None) -> int:
+def report_folder(folder: Path, markdown: Path | None = None, by_degradation: str | None = None) -> int:
     """Reports every ``results.json`` below ``folder`` on the terminal, and as Markdown where asked to.
+
+    Args:
+        folder: of the runs.
+        markdown: file to write, too.
+        by_degradation: a metric to show by kind and severity of degradation; ``None`` for none.
 
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
@@ -39,7 +45,7 @@ def report_folder(folder: Path, markdown: Path | None = None) -> int:
     if not paths:
         console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
-    parts, left_out = _read(paths)
+    parts, left_out = _read(paths, by_degradation)
     left_out += _unfinished(folder)
     _print(console, parts, left_out)
     if markdown is not None:
@@ -58,12 +64,12 @@ def _unfinished(folder: Path) -> Iterator[str]:
 
 
 def print_report(paths: Iterable[Path]) -> None:
-    """Prints one table per data set, split and benchmark seed, and the files that were left out with the reason."""
+    """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
     _print(report_console(), *_read(paths))
 
 
-def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
-    benchmarks: defaultdict[tuple[str, str, int], list[RunResults]] = defaultdict(list)
+def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[list[_Part], list[str]]:
+    benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)
     left_out = []
     for path in paths:
         try:
@@ -72,10 +78,10 @@ def _read(paths: Iterable[Path]) -> tuple[list[_Part], list[str]]:
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    return [_part(benchmarks[key]) for key in sorted(benchmarks)], left_out
+    return [_part(benchmarks[key], by_degradation) for key in sorted(benchmarks)], left_out
 
 
-def _part(runs: Sequence[RunResults]) -> _Part:
+def _part(runs: Sequence[RunResults], by_degradation: str | None) -> _Part:
     runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
@@ -87,6 +93,12 @@ def _part(runs: Sequence[RunResults]) -> _Part:
         baseline = None
         tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
     markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind) for kind in kinds)
+    if by_degradation is not None:
+        from stvg_nst.report.degradations import degradation_report  # here, because only this table needs numpy
+
+        found = degradation_report(runs, by_degradation)
+        tables, markdown = (*tables, found.table()), f"{markdown}\n{found.markdown()}"
+        notes.append(found.note)
     return _Part(tables, markdown, tuple(notes))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from stvg_nst.conditions import MIXED, Conditions
+
 SCHEMA = 1
 
 
@@ -28,12 +30,14 @@ class RunResults:
         samples: per sample at least ``item_id`` and ``quality``, as ``GroundingMetrics.samples()`` gives them.
         seed: of the run.
         benchmark_seed: fixes the degradations; runs with different ones saw different LQ clips.
+        evaluation_conditions: in which conditions each clip was shown; see ``Conditions``.
         trainable_parameters, total_parameters: numbers of scalars.
         versions: library name to version.
         git_commit: ``None`` outside a repository.
         config_hash: of the resolved configuration.
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
+        weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
     """
 
     path: Path
@@ -51,16 +55,23 @@ class RunResults:
     config_hash: str
     wall_seconds: float
     skipped: int
+    weights: str | None = None
+    evaluation_conditions: str = MIXED
 
     @property
-    def conditions(self) -> tuple[str, str, int]:
-        """Data set, split and benchmark seed: numbers from different conditions do not compare."""
-        return self.dataset, self.split, self.benchmark_seed
+    def random_weights(self) -> bool:
+        """Whether the grounder was never trained, so that the metrics say nothing about the method."""
+        return self.weights == "random"
+
+    @property
+    def conditions(self) -> Conditions:
+        """Numbers from different conditions do not compare."""
+        return Conditions(self.dataset, self.split, self.benchmark_seed, self.evaluation_conditions)
 
     @property
     def sample_keys(self) -> frozenset[tuple[str, str]]:
-        """(item id, quality) of every sample: equal for runs that may be compared."""
-        return frozenset((sample["item_id"], sample["quality"]) for sample in self.samples)
+        """Item id and condition of every sample: equal for runs that may be compared."""
+        return frozenset((sample["item_id"], sample.get("degradation") or sample["quality"]) for sample in self.samples)
 
 
 _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -78,6 +89,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "config_hash": (str,),
     "wall_seconds": (float, int),
     "skipped": (int,),
+    "evaluation_conditions": (str,),
 }
 
 
@@ -90,6 +102,7 @@ def load_results(path: Path | str) -> RunResults:
     """
     path = Path(path)
     content = _read_object(path)
+    content.setdefault("evaluation_conditions", MIXED)  # all that there was before results named it
     if content.get("schema") != SCHEMA:
         found = repr(content["schema"]) if "schema" in content else "no such field"
         raise ResultsFileError(f"{path}: field 'schema' must be {SCHEMA}, got {found}; evaluate the run again")
@@ -102,7 +115,9 @@ def load_results(path: Path | str) -> RunResults:
         _check(path, f"samples[{index}]", sample, (dict,))
         for name in ("item_id", "quality"):
             _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
-    values = {field.name: content[field.name] for field in fields(RunResults) if field.name != "path"}
+        _check(path, f"samples[{index}].degradation", sample.get("degradation"), (str, type(None)))
+    _check(path, "weights", content.get("weights"), (str, type(None)))
+    values = {field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"}
     return RunResults(path=path, **values | {"samples": tuple(content["samples"])})
 
 

@@ -17,6 +17,7 @@ from stvg_nst.report.results import RunResults
 
 VIEWS = ("HQ", "LQ", "MQ", "WAS")
 ZERO_SHOT = "ZeroShot"
+_RANDOM = "RANDOM WEIGHTS"
 
 
 class BaselineError(ValueError):
@@ -31,7 +32,7 @@ def results_table(
     The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
 
     Args:
-        runs: evaluated on one data set, split and benchmark seed.
+        runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown.
         baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
         sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
 
@@ -94,7 +95,7 @@ def _lines(
     runs: Sequence[RunResults], baseline: str | None, sentence_type: str | None, names: Sequence[str]
 ) -> list[_Line]:
     base = None if baseline is None else _baseline_run(runs, baseline)
-    labels, points = _labels(runs), [_points(run, base) for run in runs]
+    labels, points = run_labels(runs), [_points(run, base) for run in runs]
     lines = []
     for view in VIEWS:
         keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
@@ -153,14 +154,17 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
     return candidates[0]
 
 
-def _labels(runs: Sequence[RunResults]) -> list[str]:
-    """The method, and the run's folder where a method has several runs (seeds, ablations)."""
+def run_labels(runs: Sequence[RunResults]) -> list[str]:
+    """The method, the run's folder where a method has several runs (seeds, ablations), and whether it means a thing."""
     count = Counter(run.method for run in runs)
     folders = [run.path.parent for run in runs]
     root = Path(os.path.commonpath(folders))
     alike = len({folder.name for folder in folders}) < len(folders)
     names = [str(folder.relative_to(root)) if alike else folder.name for folder in folders]
-    return [run.method if count[run.method] == 1 else f"{run.method} ({n})" for run, n in zip(runs, names, strict=True)]
+    labels = [
+        run.method if count[run.method] == 1 else f"{run.method} ({n})" for run, n in zip(runs, names, strict=True)
+    ]
+    return [f"{label} {_RANDOM}" if run.random_weights else label for run, label in zip(runs, labels, strict=True)]
 
 
 def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
@@ -173,12 +177,12 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
     conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
-            f"a table holds runs on one data set, split and benchmark seed, got {sorted(conditions) or 'no run'}; "
+            f"a table holds runs under the same conditions, got {'; '.join(map(str, sorted(conditions))) or 'no run'}; "
             "make one table of each"
         )
-    dataset, split, benchmark_seed = conditions.pop()
-    sentences = f"{sentence_type} sentences, " if sentence_type else ""
-    return f"{dataset} {split}, {sentences}benchmark seed {benchmark_seed}"
+    sentences = f", {sentence_type} sentences, " if sentence_type else ", "
+    random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
+    return str(conditions.pop()).replace(", ", sentences, 1) + random
 
 
 def parameter_count(count: int) -> str:

@@ -138,7 +138,7 @@ def refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults
     if results.conditions != baseline.conditions:
         raise StudyError(
             f"{results.path} was measured on {results.conditions}, but the baseline {baseline.path} on "
-            f"{baseline.conditions} (data set, split, benchmark seed); delete the one that is wrong, and run it again"
+            f"{baseline.conditions}; delete the one that is wrong, and run it again"
         )
     if results.sample_keys != baseline.sample_keys:
         raise StudyError(

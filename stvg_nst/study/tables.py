@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from stvg_nst.conditions import Conditions, name_draws
 from stvg_nst.report.table import parameter_count, signed
 from stvg_nst.study.summary import METRICS, QUANTITIES, PointSummary, Spread, StudySummary
 
@@ -59,16 +60,16 @@ def study_csv(summary: StudySummary) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = [quantity.lower().replace(" ", "_") for quantity in QUANTITIES]
     spreads = [f"{name}_{part}" for name in names for part in ("mean", "std")]
-    identity = ("study", "dataset", "split", "benchmark_seed", "point", "trainable_parameters", "seeds", "of_seeds")
+    identity = ("study", *Conditions._fields, "point", "trainable_parameters", "seeds", "of_seeds")
     writer.writerow((*identity, "metric", *spreads))
-    dataset, split, _ = summary.baselines[0].conditions
-    conditions = (dataset, split, "+".join(str(baseline.benchmark_seed) for baseline in summary.baselines))
+    dataset, split, _, shown = summary.baselines[0].conditions
+    draws = "+".join(str(baseline.benchmark_seed) for baseline in summary.baselines)
     for point in summary.points:
         for metric in METRICS:
             found = [point.spreads.get((quantity, metric)) for quantity in QUANTITIES]
             numbers = [number for spread in found for number in (_numbers(spread) if spread else (None, None))]
             row = (point.name, point.trainable_parameters, point.num_seeds, point.num_expected, metric, *numbers)
-            writer.writerow((summary.title, *conditions, *row))
+            writer.writerow((summary.title, dataset, split, draws, shown, *row))
     return text.getvalue()
 
 
@@ -90,9 +91,7 @@ def _baseline_mean(summary: StudySummary, name: str) -> float:
 
 
 def conditions_line(summary: StudySummary) -> str:
-    dataset, split, _ = summary.baselines[0].conditions
-    seeds = dict.fromkeys(str(baseline.benchmark_seed) for baseline in summary.baselines)
-    return f"{dataset} {split}, benchmark seed{'s' if len(seeds) > 1 else ''} {' and '.join(seeds)}"
+    return name_draws([baseline.conditions for baseline in summary.baselines])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,22 @@
-"""Tuning methods behind one interface."""
+"""Tuning methods behind one interface.
+
+Null-space tuning works on the linear layers and 1 x 1 convolutions of any frozen model. An image classifier of timm,
+whose reference bank is made of its patches:
+
+>>> import timm, torch
+>>> from stvg_nst.tuning import NullSpaceTuning, ReferenceTokens
+>>> model = timm.create_model("vit_tiny_patch16_224")  # pretrained=True for a real one
+>>> tuner = NullSpaceTuning(["blocks.*.mlp.fc2"], rank=16, reference=ReferenceTokens("patch_embed", width=192))
+>>> report = tuner.inject(model)  # freezes the model, and puts it in eval mode for good
+>>> tuner.set_training(model, True)  # instead of model.train()
+>>> images, labels, qualities = torch.randn(2, 3, 224, 224), torch.tensor([3, 7]), torch.tensor([0, 1])  # HQ, LQ
+>>> loss = torch.nn.functional.cross_entropy(model(images), labels)
+>>> for name, value in tuner.auxiliary_losses(qualities).items():
+...     loss = loss + tuner.loss_weights[name] * value
+>>> loss.backward()  # and let an optimiser move tuner.trainable_parameters(model)
+>>> len(report.layers), report.layers[0].shape, report.layers[0].nullity
+(12, (192, 768), 576)
+"""
 
 from stvg_nst.tuning.adapter import (
     AdapterConfig,

@@ -355,7 +355,12 @@ class NullSpaceTuning(Tuner):
             width = bank_width if self.retrieval_width is None else self.retrieval_width
             with _drawn(self._seed, "router"):
                 router = SharedRouter(
-                    bank_width, width=width, heads=self.heads, hidden=self._hidden(width), per=self.gate_per
+                    bank_width,
+                    width=width,
+                    heads=self.heads,
+                    hidden=self._hidden(width),
+                    per=self.gate_per,
+                    coefficients_from=self.coefficients_from,
                 )
             source.router = router.to(next(grounder.parameters()))
 

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
 from stvg_nst.types import Batch, ClipInfo, Degradation, Quality, Tube
@@ -86,6 +87,8 @@ class GatedTuner(Tuner):
 
 
 class MiniatureModule(lightning.LightningModule):
+    weights = "random"
+
     def __init__(self) -> None:
         super().__init__()
         self.grounder = nn.Sequential(GatedLinear())
@@ -138,8 +141,11 @@ class MiniatureData(lightning.LightningDataModule):
     def provenance(self) -> dict[str, Any]:
         return {"dataset": "miniature", "benchmark_seed": 3, "degradations": "D-test"}
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        return "miniature", "val", 3
+    def degradations(self) -> dict[str, Any]:
+        return {"version": "D-test", "benchmark_seed": 3, "source": "on the fly", "pixels": {}, "golden": False}
+
+    def conditions(self, stage: str) -> Conditions:
+        return Conditions("miniature", "val", 3)
 
     def skipped(self, split: str) -> int:
         return self.num_skipped

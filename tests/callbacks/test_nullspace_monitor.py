@@ -53,7 +53,7 @@ def test_separation_of_the_gates_is_logged_by_layer_and_over_all(run: Any, monke
 
 def test_a_gate_without_a_router_is_scored_as_it_is(run: Any) -> None:
     run.fit(NullSpaceMonitor())
-    assert run.events().Scalars("gate_auroc/decoder.0")[0].value == 1.0
+    assert run.events().Scalars("gates/auroc")[0].value == 1.0
 
 
 def test_separation_by_hand() -> None:
@@ -62,6 +62,8 @@ def test_separation_by_hand() -> None:
     constant = torch.ones(4)  # an open gate: every pair is a tie
     scores = separation({"a": verdict, "b": constant}, qualities)
     assert scores == pytest.approx({"gate_auroc/a": 0.75, "gate_auroc/b": 0.5, "gates/auroc": 0.75})
+    shared = separation({"a": verdict, "b": verdict}, qualities)  # one router: no curve for each layer
+    assert shared == pytest.approx({"gates/auroc": 0.75})
     assert separation({"a": verdict}, torch.ones(4, dtype=torch.long)) == {}
 
 

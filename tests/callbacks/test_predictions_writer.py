@@ -29,7 +29,7 @@ def test_files_say_what_was_shown_and_answered(run: Any) -> None:
     assert (predictions.item_ids, predictions.conditions) == (items, ("HQ", "motion_blur:3") * 3)
     assert predictions.tubes.start.tolist() == [2, 4] * 3 and predictions.tubes.stop.tolist() == [8, 10] * 3
     ground_truth = load_ground_truth(run.folder / "ground_truth.json")
-    assert (ground_truth.dataset, ground_truth.split) == ("MiniatureData", "test")
+    assert (ground_truth.dataset, ground_truth.split) == ("miniature", "val")
     assert ground_truth.item_ids == ("item-0", "item-1", "item-2")
     assert ground_truth.conditions == (("HQ", "motion_blur:3"),) * 3
     assert ground_truth.sentence_types == ("declarative",) * 3

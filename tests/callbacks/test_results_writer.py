@@ -23,11 +23,14 @@ def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:
     assert (results.seed, results.benchmark_seed, results.skipped) == (5, 3, 0)
     assert (results.trainable_parameters, results.total_parameters) == (40, 60)
     assert results.versions["degradations"] == "D-test"
+    assert results.random_weights
+    assert json.loads(results.path.read_text())["degradations"]["golden"] is False
     assert results.wall_seconds > 0
     assert results.metrics["HQ/m_vIoU"] == pytest.approx(100)
     assert results.metrics["LQ/m_vIoU"] == pytest.approx(50)
     assert results.metrics["MQ/m_vIoU"] == pytest.approx(75)
-    assert results.sample_keys == {(f"item-{i}", quality) for i in range(3) for quality in ("HQ", "LQ")}
+    assert results.sample_keys == {(f"item-{i}", shown) for i in range(3) for shown in ("HQ", "motion_blur:3")}
+    assert results.conditions == ("miniature", "val", 3, "mixed")
     extra = json.loads((run.folder / ResultsWriter.NAME).read_text())
     assert extra["machine"] | {"cores": 0, "device": ""} == {
         "accelerator": "cpu",

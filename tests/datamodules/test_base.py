@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from datamodules import MiniSTVG
-from datamodules.base import collate
-from datamodules.features import FeatureCacheError
+from datamodules.array_store import CacheError
+from datamodules.clips import collate
+from datamodules.degradations import DEGRADATIONS
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
@@ -137,7 +138,7 @@ def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, t
     before = (folder / "features.bin").stat().st_mtime_ns
     data.build_cache("val", encode, "backbones")
     assert (folder / "features.bin").stat().st_mtime_ns == before
-    with pytest.raises(FeatureCacheError, match="other backbones"):
+    with pytest.raises(CacheError, match="other backbones"):
         data.build_cache("val", encode, "others")
 
 
@@ -147,7 +148,7 @@ def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path
     assert second.build_cache("test", encode, "backbones") == tmp_path / "test-benchmark1"
     high, low = ([batch.features.appearance[row] for batch in batches(second, "test")] for row in (0, 1))
     (tmp_path / "test-benchmark1").rename(tmp_path / "test-benchmark2")
-    with pytest.raises(FeatureCacheError, match="benchmark_seed = 1, but this run has 2"):
+    with pytest.raises(CacheError, match="benchmark_seed = 1, but this run has 2"):
         batches(mini(root, variants=1, features=tmp_path, benchmark_seed=2), "test")
     for row, alike in ((0, True), (1, False)):
         seen = [batch.features.appearance[row] for batch in batches(first, "test")]
@@ -161,8 +162,35 @@ def test_a_smaller_run_reads_from_a_larger_cache_and_not_the_reverse(root: Path,
     assert len(batches(part, "train")) == 1
     (tmp_path / "train").rename(tmp_path / "kept")
     part.build_cache("train", encode, "backbones")
-    with pytest.raises(FeatureCacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
+    with pytest.raises(CacheError, match="holds 3 versions of clips, but lacks 6 that this run shows"):
         batches(full, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_cached_frames_do_not_change_a_byte(root: Path, tmp_path: Path, split: Any) -> None:
+    cached, plain = mini(root, frames=tmp_path), mini(root)
+    with pytest.raises(CacheError, match="3 clips are not in the frame cache"):
+        batches(cached, "train")
+    for name in ("train", "val"):
+        cached.setup_split(name)
+        cached.build_frames(name, cached.frames_of_clips(name), workers=1, progress=lambda done: None)
+    for with_cache, without in zip(batches(cached, split), batches(plain, split), strict=True):
+        assert with_cache.clips[1].degradation == without.clips[1].degradation is not None
+        assert torch.equal(with_cache.frames, without.frames)
+    info = with_cache.clips[1]
+    assert (cached.pixels(info) == plain.pixels(info)).all()
+
+
+def test_results_tell_what_made_the_low_quality_clips(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = mini(root, benchmark_seed=4).degradations()
+    assert (told["version"], told["benchmark_seed"], told["source"]) == ("D-1.0", 4, "on the fly")
+    assert told["golden"] is ("golden" not in caplog.text) and set(told["pixels"]) == set(DEGRADATIONS)
+
+
+def test_absolute_kernels_are_another_benchmark(root: Path) -> None:
+    data = mini(root, kernels="absolute")
+    assert data.conditions("test") == ("MiniSTVG, D-1.0-absolute", "test", 0, "mixed")
+    assert data.provenance()["degradations"] == "D-1.0-absolute" and mini(root).provenance()["degradations"] == "D-1.0"
 
 
 def test_a_cache_of_fresh_degradations_is_impossible(root: Path) -> None:
@@ -189,5 +217,27 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     data = mini(root, evaluation_split="val", benchmark_seed=0)
     seen = {info.item_id for batch in batches(data, "test") for info in batch.clips}
     assert seen == {info.item_id for batch in batches(mini(root), "val") for info in batch.clips}
-    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0)
-    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7)
+    assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
+
+
+def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
+    data = mini(root, evaluation_conditions="matrix", test_clips=1)
+    shown = [str(info.degradation) for batch in batches(data, "test") for info in batch.clips]
+    assert len(shown) == 2 * 21 and len(set(shown)) == 21
+    assert data.conditions("test") == ("MiniSTVG", "test", 0, "matrix")
+    assert data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
+    assert len(batches(data, "val")[0].clips) == 2 * 2 * 2, "validation chooses by the benchmark's own mix"
+
+
+def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
+    options = {"variants": 1, "features": tmp_path, "test_clips": 1}
+    mini(root, **options).build_cache("test", encode, "backbones")
+    data = mini(root, **options, evaluation_conditions=["HQ", "defocus:3"])
+    folder = data.build_cache("test", encode, "backbones")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "test-HQ+defocus3"]
+    assert len(data.open_cache("test")) == 2
+    (batch,) = batches(data, "test")
+    assert folder.name == "test-HQ+defocus3" and batch.features is not None
+    assert [str(info.degradation) for info in batch.clips] == ["None", "defocus:3"] * 2
+    assert data.cache_folder("train") == tmp_path / "train", "what is trained on does not depend on it"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from datamodules import pixel_commands
 from stvg_nst import __main__ as root_module
 from tests.datamodules.published import hcstvg_item
 
@@ -62,6 +64,47 @@ def test_stats_of_the_real_clips(data: Callable[..., int], shared: Path, capsys:
     assert data("stats", "hcstvg_v1", shared / "real_clips" / "hc-stvg", "--split", "test") == 0
     said = capsys.readouterr().out
     assert "box size" in said and "absent" not in said
+
+
+def test_degrade_tells_the_size_writes_and_goes_on(
+    data: Callable[..., int], hcstvg: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = hcstvg(test={"a.mp4": hcstvg_item()}), tmp_path / "lq"
+    command = ("degrade", "hcstvg_v1", root, out, "--split", "test", "--workers", "1")
+    assert data(*command, "--estimate") == 0
+    assert re.search(r"1 of 1 clips to write: about [1-9]\S+ kB in ", capsys.readouterr().out) and not out.exists()
+    assert data(*command, "--crf", "20") == 0
+    said = capsys.readouterr().out
+    assert "warning: H.264 at a crf is lossy" in said and f"1 of 1 clips are in {out}" in said
+    assert data(*command) == 1
+    assert "'H.264 at crf 20', but 'lossless' is asked for" in capsys.readouterr().err
+
+
+def test_cache_tells_the_size_writes_and_goes_on(
+    data: Callable[..., int], hcstvg: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    config = Path(__file__).parents[2] / "experiments" / "data" / "hcstvg_v1.yaml"
+    options = {"root": root, "frames": tmp_path / "frames", "expect_official_counts": "false"}
+    command = ["cache", "--config", config, "--splits", "[test]", "--workers", "1"]
+    command += [f"--data.init_args.{name}={value}" for name, value in options.items()]
+    for size in ("1 of 1 clips to write: 175.1 kB in", "0 of 1 clips to write: 0 bytes in"):
+        assert data(*command) == 0
+        assert f"test: {size}" in capsys.readouterr().out
+    assert (tmp_path / "frames" / "test" / "00000" / "frames.bin").stat().st_size == 19 * 48 * 64 * 3
+
+
+def test_nothing_is_written_where_there_is_no_room(
+    data: Callable[..., int],
+    hcstvg: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pixel_commands, "_free_bytes", lambda folder: 10)
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    assert data("degrade", "hcstvg_v1", root, tmp_path / "lq", "--split", "test") == 1
+    assert "choose another disk" in capsys.readouterr().err and not (tmp_path / "lq").exists()
 
 
 @pytest.mark.parametrize(

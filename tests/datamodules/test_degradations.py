@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.degradations import (
+    ABSOLUTE_SHORT_SIDE,
     DEGRADATION_VERSION,
     DEGRADATIONS,
     SEVERITIES,
@@ -18,6 +19,7 @@ from datamodules.degradations import (
     fixed_degradation,
     line_kernel,
     sample_degradation,
+    version_name,
 )
 from stvg_nst.types import Degradation
 
@@ -103,6 +105,16 @@ def test_small_and_odd_frames_degrade_too(kind: str, severity: int, size: tuple[
     assert degraded.shape == frames.shape
     if kind in ("low_light", "resolution"):
         assert (degraded != frames).any()
+
+
+@pytest.mark.parametrize("kind", DEGRADATIONS)
+def test_absolute_kernels_have_the_same_pixels_at_every_size(kind: str) -> None:
+    reference, larger = scene(ABSOLUTE_SHORT_SIDE, 400, 1), scene(2 * ABSOLUTE_SHORT_SIDE, 800, 1)
+    relative, absolute = (Degradation(kind, 3, 5, kernels) for kernels in ("relative", "absolute"))
+    np.testing.assert_array_equal(degrade(reference, relative), degrade(reference, absolute))
+    changed = np.abs(degrade(larger, relative).astype(int) - degrade(larger, absolute)).mean()
+    assert changed == 0 if kind == "low_light" else changed > 0.5
+    assert version_name("relative") == "D-1.0" and version_name("absolute") == "D-1.0-absolute"
 
 
 def test_a_constant_frame_stays_constant_under_every_blur() -> None:

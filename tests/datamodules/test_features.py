@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.features import FeatureCache, FeatureCacheError, FeatureWriter, feature_key
+from datamodules.array_store import CacheError
+from datamodules.features import FeatureCache, FeatureWriter, feature_key
 from stvg_nst.types import Degradation
 
 PROVENANCE = {"dataset": "toy", "clips": 2, "sizes": (1, 2)}
@@ -18,7 +19,7 @@ def cache(tmp_path: Path) -> Path:
     with FeatureWriter(folder, PROVENANCE, "backbones") as writer:
         for index, (frames, rows) in enumerate(((3, 4), (5, 2))):
             features = torch.randn(frames, 6, rows, 3, generator=generator)
-            writer.add(f"clip-{index}|HQ", features, features[:, :2])
+            writer.add_features(f"clip-{index}|HQ", features, features[:, :2])
     return folder
 
 
@@ -41,32 +42,32 @@ def test_a_damaged_byte_is_noticed_when_it_is_read(cache: Path) -> None:
     (cache / "features.bin").write_bytes(data)
     opened = FeatureCache(cache, PROVENANCE)
     opened.read("clip-1|HQ")
-    with pytest.raises(FeatureCacheError, match=r"clip-0\|HQ.*damaged.*delete"):
+    with pytest.raises(CacheError, match=r"clip-0\|HQ.*damaged.*delete"):
         opened.read("clip-0|HQ")
 
 
 def test_a_truncated_file_is_refused(cache: Path) -> None:
     data = (cache / "features.bin").read_bytes()
     (cache / "features.bin").write_bytes(data[:-1])
-    with pytest.raises(FeatureCacheError, match=f"must have {len(data)} bytes, got {len(data) - 1}"):
+    with pytest.raises(CacheError, match=f"must have {len(data)} bytes, got {len(data) - 1}"):
         FeatureCache(cache, PROVENANCE)
 
 
 def test_a_damaged_index_is_refused(cache: Path) -> None:
     (cache / "index.json").write_text('{"rows": ')
-    with pytest.raises(FeatureCacheError, match=r"index\.json' is damaged"):
+    with pytest.raises(CacheError, match=r"index\.json' is damaged"):
         FeatureCache(cache, PROVENANCE)
 
 
 def test_another_provenance_is_refused_by_name(cache: Path) -> None:
-    with pytest.raises(FeatureCacheError, match=r"built with clips = 2, but this run has 3"):
+    with pytest.raises(CacheError, match=r"built with clips = 2, but this run has 3"):
         FeatureCache(cache, {**PROVENANCE, "clips": 3})
 
 
 def test_an_absent_key_and_an_absent_cache_say_what_to_do(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(FeatureCacheError, match=r"'clip-9\|HQ' is not in the feature cache"):
+    with pytest.raises(CacheError, match=r"'clip-9\|HQ' is not in the feature cache"):
         FeatureCache(cache, PROVENANCE).read("clip-9|HQ")
-    with pytest.raises(FeatureCacheError, match=r"build it with `python -m stvg_nst cache`"):
+    with pytest.raises(CacheError, match=r"build it with `python -m stvg_nst cache`"):
         FeatureCache(tmp_path / "nothing", PROVENANCE)
 
 
@@ -74,7 +75,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         features = torch.zeros(1, 1, 1, 1)
         with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
-            writer.add("clip-0|HQ", features, features)
+            writer.add_features("clip-0|HQ", features, features)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -63,6 +63,17 @@ def test_batches_hold_the_clips_at_the_networks_size(hcstvg: Callable[..., Path]
     assert training.frames.shape == (2, 19, 3, 32, 42) and training.qualities.tolist() == [0, 1]
 
 
+def test_both_ways_of_resizing_can_be_had(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    frames = {}
+    for antialias in (True, False):
+        data = module(root, resolution=20, antialias=antialias, eval_frame_rate=0.2)
+        data.setup("test")
+        frames[antialias] = next(iter(data.test_dataloader())).frames
+        assert data.provenance()["antialias"] is antialias
+    assert not torch.equal(frames[True], frames[False])
+
+
 def test_counts_are_the_published_ones_unless_told(hcstvg: Callable[..., Path]) -> None:
     root = hcstvg(test={"a.mp4": hcstvg_item()})
     with pytest.raises(ValueError, match=r"1,160 sentences .*expect_official_counts false"):
@@ -101,6 +112,9 @@ def test_bad_videos_stop_or_are_skipped_and_counted(
     assert [record.item_id for record in data.records["test"]] == ["a.mp4"]
     assert data.skipped("test") == 4 and "test: 2 of 3 sentences are skipped" in caplog.text
     assert data.provenance() == module(root).provenance()
+    data = module(root, on_bad_video="skip", evaluation_conditions=["HQ", "defocus"])
+    data.setup("test")
+    assert data.skipped("test") == 2 * 6
 
 
 def test_a_bad_video_that_was_fetched_anew_must_be_verified(hcstvg: Callable[..., Path]) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from datamodules.quality import MixedQualityPlan
+from datamodules.quality import MixedQualityPlan, conditions_name, expand_conditions
 from stvg_nst.types import Quality
 
 CLIPS = [f"clip-{i // 2}" for i in range(10)]
@@ -65,6 +66,71 @@ def test_processes_share_the_evaluation_without_repetition() -> None:
     assert all({d.quality for d in share} == set(Quality) for share in shares)
 
 
+def test_kernels_are_no_part_of_the_draw() -> None:
+    relative, absolute = (MixedQualityPlan(0, variants=2, kernels=kernels) for kernels in ("relative", "absolute"))
+    for a, b in (
+        (relative.evaluation_degradation("clip"), absolute.evaluation_degradation("clip")),
+        (relative.variant("clip", 1), absolute.variant("clip", 1)),
+        *zip(
+            *((d.degradation for d in p.training(CLIPS, seed=0, epoch=0)[1::2]) for p in (relative, absolute)),
+            strict=True,
+        ),
+    ):
+        assert (a.kind, a.severity, a.seed) == (b.kind, b.severity, b.seed)
+        assert (a.kernels, b.kernels) == ("relative", "absolute")
+
+
 def test_no_variants_are_refused() -> None:
     with pytest.raises(ValueError, match=r"variants must be at least 1.*got 0"):
         MixedQualityPlan(0, variants=0)
+
+
+def test_the_matrix_shows_every_kind_at_every_severity_and_the_benchmark_seed_decides_the_rest() -> None:
+    conditions = expand_conditions("matrix")
+    assert len(conditions) == 1 + 4 * 5 and conditions[0] == "HQ" and conditions_name(conditions) == "matrix"
+    draws = MixedQualityPlan(3).evaluation(CLIPS, conditions)
+    assert [draw.index for draw in draws] == [index for index in range(10) for _ in conditions]
+    assert [str(draw.degradation) for draw in draws[1:21]] == list(conditions[1:]) and draws[0].degradation is None
+    assert draws[:21] != MixedQualityPlan(4).evaluation(CLIPS, conditions)[:21]
+    assert [draw.degradation for draw in draws[:21]] == [draw.degradation for draw in draws[21:42]], "one clip"
+    # Each cell draws anew, and a chosen condition gives the very draw that the matrix has.
+    assert len({draw.degradation.seed for draw in draws[:21] if draw.degradation}) == 20
+    chosen = MixedQualityPlan(3).evaluation(CLIPS, expand_conditions(["defocus:3"]))
+    assert chosen[0] in draws and len(chosen) == 10
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expanded", "name"),
+    [
+        ("mixed", ("HQ", "LQ"), "mixed"),
+        (["HQ", "LQ"], ("HQ", "LQ"), "mixed"),
+        (["LQ"], ("LQ",), "LQ"),
+        (["HQ", "defocus:3"], ("HQ", "defocus:3"), "HQ+defocus:3"),
+        (["low_light"], tuple(f"low_light:{s}" for s in range(1, 6)), "+".join(f"low_light:{s}" for s in range(1, 6))),
+        (["HQ", "motion_blur", "defocus", "low_light", "resolution"], expand_conditions("matrix"), "matrix"),
+    ],
+)
+def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], name: str) -> None:
+    assert expand_conditions(chosen) == expanded and conditions_name(expanded) == name
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([], "at least one condition"),
+        (["HQ", "defocus", "defocus:2"], "each once"),
+        (["LQ", "defocus:2"], "LQ is drawn of all degradations and cannot stand beside chosen ones"),
+        (["blur"], "kind must be one of motion_blur, .* got 'blur'"),
+        (["defocus:6"], "severity must be one of 1, 2, 3, 4, 5, got 6"),
+        (["defocus:hard"], "a condition is HQ, LQ, kind or kind:severity such as defocus:3, got 'defocus:hard'"),
+        (["hq"], "kind must be one of"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(chosen: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expand_conditions(chosen)
+
+
+def test_training_degradations_do_not_depend_on_the_draw_of_the_test() -> None:
+    plans = [MixedQualityPlan(draw).training(CLIPS, seed=0, epoch=0) for draw in (0, 1)]
+    assert plans[0] == plans[1]

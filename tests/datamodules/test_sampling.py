@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import torch
 
 from datamodules.annotated import VidSTGSource
 from datamodules.annotated.hcstvg_format import read_hcstvg
-from datamodules.base import ClipDataset
+from datamodules.augmentation import Augmentation
+from datamodules.clips import ClipDataset
+from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FramesAtRate, sample_at_rate, sample_frames
@@ -71,9 +73,8 @@ def test_choices_count_from_the_beginning_of_the_video() -> None:
     assert FramesAtRate(3)(record((100, 110), 400, 10)) == (100, 104, 107, 109)
 
 
-def is_run_of(part: Sequence[int], whole: Sequence[int]) -> bool:
-    start = whole.index(part[0])
-    return list(whole[start : start + len(part)]) == list(part)
+def span(start: int, stop: int) -> Tube:
+    return Tube(start, stop, torch.zeros(stop - start, 4))
 
 
 def test_hcstvg_frames_are_those_of_the_published_code(shared: Path, tmp_path: Path) -> None:
@@ -90,10 +91,13 @@ def test_hcstvg_frames_are_those_of_the_published_code(shared: Path, tmp_path: P
     for clip in golden["clips"]:
         item = items[clip["vid"]]
         rate = FramesAtRate(3.2 if clip["split"] == "train" else 6.4)
-        ids = list(rate(record(item.segment, 0, item.fps)))
-        # In training, every second draw crops the list in time, which is not done here.
-        cropped = clip["split"] == "train" and random.Random(clip["seed"]).random() >= 0.5
-        assert is_run_of(clip["frame_ids"], ids) if cropped else clip["frame_ids"] == ids
+        whole = replace(record(item.segment, 0, item.fps), target=span(item.start, item.stop))
+        if clip["split"] == "train":
+            chance = random.Random(clip["seed"])
+            assert clip["frame_ids"] == list(Augmentation().choose(whole, rate, chance))
+            assert clip["next_random"] == chance.random()
+        else:
+            assert clip["frame_ids"] == list(rate(whole))
         assert clip["actioness"] == [int(item.start <= i < item.stop) for i in clip["frame_ids"]]
 
 
@@ -125,9 +129,14 @@ def test_vidstg_frames_are_those_of_the_published_code(shared: Path, tmp_path: P
         if item is None:
             continue
         choose = EvenFrames(64 if clip["split"] == "train" else 128)
-        # In training, every second draw crops the segment first, which is not done here.
-        if clip["split"] != "train" or random.Random(clip["seed"]).random() >= 0.5:
-            assert clip["frame_ids"] == list(choose(record(item.segment, 0, item.fps)))
+        # The published code counts the exclusive end in.
+        whole = replace(record(item.segment, 0, item.fps), target=span(item.start, item.stop + 1))
+        if clip["split"] == "train":
+            chance = random.Random(clip["seed"])
+            assert clip["frame_ids"] == list(Augmentation(crop_of="segment").choose(whole, choose, chance))
+            assert clip["next_random"] == chance.random()
+        else:
+            assert clip["frame_ids"] == list(choose(whole))
         inside = [int(item.start <= i < item.stop) for i in clip["frame_ids"]]
         assert clip["actioness"] == [int(a or i == item.stop) for a, i in zip(inside, clip["frame_ids"], strict=True)]
 
@@ -140,7 +149,7 @@ def test_sampled_boxes_are_those_of_the_published_code(shared: Path, tmp_path: P
     assert item.boxes is not None
     tube = Tube(item.start, item.stop, torch.from_numpy(item.boxes))
     source = Record("i", "c", Path("v"), "q", "declarative", tube, item.segment, 300, item.fps, item.size)
-    clip = ClipDataset([source], FramesAtRate(6.4), None, NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
+    clip = ClipDataset([source], FramesAtRate(6.4), None, PixelSource(), NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
     assert list(clip.info.frame_ids) == golden["0_frame_ids"].tolist()
     assert clip.inside.int().tolist() == golden["0_actioness"].tolist()
     np.testing.assert_allclose(clip.boxes[clip.inside], golden["0_boxes"], atol=1e-6)

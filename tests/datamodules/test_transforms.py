@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.transforms import Resize, normalise
+from datamodules.transforms import Resize, normalise, to_network
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,11 @@ def test_frames_are_resized_as_the_published_code_does(shared: Path, antialias: 
         expected = golden[f"{case}_{'' if antialias else 'no'}antialias"]
         assert ours.shape == expected.shape
         np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_pieces_of_a_clip_come_out_as_the_whole(antialias: bool) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 24, 40, 3), dtype=np.uint8)
+    resize = Resize(30, antialias)
+    assert torch.equal(to_network(frames, resize), resize(normalise(frames)))
+    assert torch.equal(to_network(frames, None), normalise(frames))

@@ -99,6 +99,19 @@ def test_iterates_in_chunks(clips: dict[str, Path]) -> None:
     assert numbers(np.concatenate(chunks)) == tuple(range(NUM_FRAMES))
 
 
+def test_iterates_over_chosen_frames(clips: dict[str, Path]) -> None:
+    chunks = list(iter_frames(clips["b_frames"], range(30, 50), chunk_size=16))
+    assert [numbers(chunk) for chunk in chunks] == [tuple(range(30, 46)), tuple(range(46, 50))]
+
+
+@pytest.mark.parametrize("name", ["exact.mp4", "exact.mkv"])
+def test_nothing_is_lost_unless_a_quality_is_given(tmp_path: Path, name: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 35, 51, 3), dtype=np.uint8)  # odd sides, too
+    write_video(tmp_path / name, frames, 25, crf=None)
+    np.testing.assert_array_equal(read_frames(tmp_path / name, range(9)), frames)
+    assert check_video(tmp_path / name).num_frames == 9
+
+
 def test_colours_come_back_as_rgb(tmp_path: Path) -> None:
     frames = np.zeros((3, 64, 64, 3), np.uint8)
     frames[0, :, :] = (220, 30, 30)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from stvg_nst.conditions import Conditions
 from stvg_nst.module import GroundingModule
 from stvg_nst.report import ResultsFileError
 from stvg_nst.tuning import ZeroShot
@@ -37,8 +38,8 @@ class Data:
 
     cached_backbones = None
 
-    def conditions(self, stage: str) -> tuple[str, str, int]:
-        return "MiniSTVG", "test" if stage == "test" else "val", 3
+    def conditions(self, stage: str) -> Conditions:
+        return Conditions("MiniSTVG", "test" if stage == "test" else "val", 3)
 
 
 def module(baseline: Path) -> GroundingModule:
@@ -71,6 +72,7 @@ def test_a_baseline_of_the_same_conditions_is_taken(tmp_path: Path) -> None:
             "benchmark seed 0, but this `test` measures on MiniSTVG test, benchmark seed 3",
         ),
         ({"dataset": "VidSTG"}, "test", "on VidSTG test, benchmark seed 3, but"),
+        ({"evaluation_conditions": "matrix"}, "test", "benchmark seed 3, shown in matrix, but this"),
     ],
 )
 def test_a_baseline_of_other_conditions_is_refused(

@@ -44,10 +44,54 @@ def make(**options: Any) -> GroundingModule:
     return GroundingModule(Stub(), tuner, weights="random", **options)
 
 
+def make_batch() -> Batch:
+    """One clip of five frames, which a ball fills."""
+    clip = ClipInfo(
+        item_id="item",
+        query="a ball",
+        sentence_type="declarative",
+        quality=Quality.HQ,
+        degradation=None,
+        frame_ids=(0, 2, 4, 6, 8),
+        target=Tube(0, 9, torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(9, 4)),
+        native_size=(10, 10),
+        native_length=9,
+        fps=25.0,
+        video="ball.mp4",
+    )
+    inside = torch.ones(1, 5, dtype=torch.bool)
+    frames, boxes = torch.zeros(1, 5, 3, 8, 8), torch.full((1, 5, 4), 0.5)
+    return Batch((clip,), frames, None, inside, ((8, 8),), boxes, inside, torch.zeros(1, dtype=torch.long))
+
+
 def optimiser(module: GroundingModule) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     module._trainer = type("Trainer", (), {"estimated_stepping_batches": 200})()  # type: ignore[assignment]
     configured: Any = module.configure_optimizers()
     return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+
+
+class Seen(Stub):
+    """Its visual encoder is one of its parts."""
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return (self.rest,)
+
+    def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Any) -> BackboneFeatures:
+        seen = self.rest(frames[..., :2])
+        return BackboneFeatures(seen, seen, torch.ones(len(frames), 1, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("scope", "trained"), [(("head",), False), (("head", "rest"), True)])
+def test_visual_encoders_are_trained_where_they_are_named(scope: tuple[str, ...], trained: bool) -> None:
+    module = GroundingModule(Seen(), FullFineTuning(scope=scope), weights="random")
+    assert module._features(make_batch()).appearance.requires_grad is trained
+    with torch.no_grad():
+        assert not module._features(make_batch()).appearance.requires_grad
+    own = module.backbone_fingerprint()
+    if not trained:
+        return module.check_backbones(own)
+    with pytest.raises(ValueError, match=r"trains a part of the visual encoders, .*features null"):
+        module.check_backbones(own)
 
 
 def test_parameters_are_grouped_by_the_first_pattern_that_matches() -> None:
@@ -85,23 +129,7 @@ def test_evaluation_follows_the_named_protocol(
 ) -> None:
     module = make(inference=inference)
     monkeypatch.setattr(module, "log_dict", lambda *args, **options: None)
-    clip = ClipInfo(
-        item_id="item",
-        query="a ball",
-        sentence_type="declarative",
-        quality=Quality.HQ,
-        degradation=None,
-        frame_ids=(0, 2, 4, 6, 8),
-        target=Tube(0, 9, torch.tensor([[0.0, 0.0, 10.0, 10.0]]).expand(9, 4)),
-        native_size=(10, 10),
-        native_length=9,
-        fps=25.0,
-        video="ball.mp4",
-    )
-    inside = torch.ones(1, 5, dtype=torch.bool)
-    frames, boxes = torch.zeros(1, 5, 3, 8, 8), torch.full((1, 5, 4), 0.5)
-    batch = Batch((clip,), frames, None, inside, ((8, 8),), boxes, inside, torch.zeros(1, dtype=torch.long))
-    (tube,) = module.test_step(batch, 0)["tubes"]
+    (tube,) = module.test_step(make_batch(), 0)["tubes"]
     assert (tube.start, tube.stop) == (0, 9)
     assert module.grounder.shown == shown
     assert module.metrics.compute()["HQ/m_tIoU"] == 100

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, FrameAttention, attend, box_positions
+from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, FrameAttention, attend, box_positions, run_layer
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 
 ContextRule = Callable[[Tensor, Tensor], Tensor]
@@ -67,10 +67,17 @@ class TimeDecoderLayer(nn.Module):
 
 
 class TimeDecoder(nn.Module):
-    """Finds when: a state for each sampled frame after each layer."""
+    """Finds when: a state for each sampled frame after each layer.
 
-    def __init__(self, depth: int, width: int, num_heads: int, hidden: int, dropout: float) -> None:
+    Args:
+        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
+    """
+
+    def __init__(
+        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, *, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layers = nn.ModuleList(TimeDecoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
@@ -79,7 +86,7 @@ class TimeDecoder(nn.Module):
         x = memory.tokens.new_zeros(memory.tokens.shape[:2] + memory.tokens.shape[3:])
         states = []
         for layer in self.layers:
-            x = layer(x, memory)
+            x = run_layer(layer, x, memory, recompute=self.recompute)
             states.append(self.norm(x))
         return torch.stack(states)
 
@@ -181,12 +188,25 @@ class BoxDecoderLayer(nn.Module):
 
 
 class BoxDecoder(nn.Module):
-    """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts."""
+    """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts.
+
+    Args:
+        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
+    """
 
     def __init__(
-        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, head_dropout: float
+        self,
+        depth: int,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        dropout: float,
+        head_dropout: float,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.width = width
         self.layers = nn.ModuleList(
             BoxDecoderLayer(width, num_heads, hidden, dropout, first=index == 0) for index in range(depth)
@@ -210,7 +230,8 @@ class BoxDecoder(nn.Module):
             query_sine = sine[..., : self.width]
             if not layer.first:
                 query_sine = query_sine * self.query_scale(x)
-            x = layer(x, self.position_head(sine), query_sine, memory, context)
+            position = self.position_head(sine)
+            x = run_layer(layer, x, position, query_sine, memory, context, recompute=self.recompute)
             # In full precision under autocast too: half of it would move boxes by pixels, and regions by cells.
             boxes = self.box_head(x).float().sigmoid()
             anchors = boxes.detach()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from stvg_nst.models.cgstvg.layers import Attention, FeedForward
+from stvg_nst.models.cgstvg.layers import Attention, FeedForward, run_layer
 
 
 class EncoderLayer(nn.Module):
@@ -42,10 +40,6 @@ class CrossModalEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            if recompute:
-                tokens = checkpoint(layer, tokens, positions, mask, use_reentrant=False)
-            else:
-                tokens = layer(tokens, positions, mask)
+            tokens = run_layer(layer, tokens, positions, mask, recompute=self.recompute)
         return self.norm(tokens)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Tensor | None, dropout: float) -> Tensor:
@@ -39,6 +41,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: T
         key_mask = mask.expand(*leading, mask.shape[-1]).flatten(0, -2)[:, None, None, :]
     mixed = F.scaled_dot_product_attention(split(query), split(key), split(value), key_mask, dropout_p=dropout)
     return mixed.transpose(1, 2).flatten(2).unflatten(0, leading)
+
+
+def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+    """``layer(*inputs)``; with ``recompute``, whose inner results are computed anew in the backward pass, not kept."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    return layer(*inputs)
 
 
 class Attention(nn.Module):

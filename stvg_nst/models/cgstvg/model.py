@@ -40,6 +40,7 @@ class CGSTVG(Grounder):
         recompute_encoder: in training, compute the layers of the cross-modal encoder anew in the backward pass instead
             of keeping what they compute: less memory for more time, with the same gradients. Adapters in these layers
             run twice.
+        recompute_decoders: the same for the layers of both decoders.
 
     Raises:
         ValueError: the two visual encoders disagree on the stride.
@@ -60,6 +61,7 @@ class CGSTVG(Grounder):
         actioness_threshold: float = 0.5,
         confidence_threshold: float = 0.8,
         recompute_encoder: bool = False,
+        recompute_decoders: bool = False,
     ) -> None:
         super().__init__()
         if visual.stride != motion.stride:
@@ -78,7 +80,7 @@ class CGSTVG(Grounder):
         self.reference_point = ReferencePoint()
 
         self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout, recompute=recompute_encoder)
-        self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout)
+        self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout, recompute=recompute_decoders)
         self.anchor_head = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             nn.Dropout(dropout),
@@ -86,7 +88,9 @@ class CGSTVG(Grounder):
             nn.ReLU(),
             nn.LayerNorm(4, eps=1e-12),
         )
-        self.box_decoder = BoxDecoder(decoder_depth, width, num_heads, hidden, dropout, head_dropout)
+        self.box_decoder = BoxDecoder(
+            decoder_depth, width, num_heads, hidden, dropout, head_dropout, recompute=recompute_decoders
+        )
         self.start_end_head = MLP((width, width, 2), head_dropout)
         self.actioness_head = MLP((width, width, 1), head_dropout)
         for module in (self.encoder, self.time_decoder, self.box_decoder, self.anchor_head):
@@ -113,7 +117,7 @@ class CGSTVG(Grounder):
         encoded: dict[int, tuple[Tensor, Tensor]] = {}
         for (length, height, width), members in groups.items():
             clips = frames[members, :length, :, :height, :width]
-            appearance, motion = self.visual(clips), self.motion(clips)
+            appearance, motion = _outside_autograd(self.visual, clips), _outside_autograd(self.motion, clips)
             if appearance.shape[-2:] != motion.shape[-2:]:
                 raise ValueError(
                     f"frames of {height} x {width} give an appearance grid {tuple(appearance.shape[-2:])} but a motion "
@@ -188,6 +192,13 @@ class CGSTVG(Grounder):
             grid_sizes=torch.stack((features.cell_mask[:, :, 0].sum(1), features.cell_mask[:, 0].sum(1)), dim=1),
             times=time_positions(num_frames, self.width, tokens.device),
         )
+
+
+def _outside_autograd(encoder: nn.Module, clips: Tensor) -> Tensor:
+    """Runs an encoder, without keeping anything for a backward pass where all of it is frozen."""
+    trained = any(parameter.requires_grad for parameter in encoder.parameters())
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+        return encoder(clips)
 
 
 def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> BackboneFeatures:

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
+from stvg_nst.models.cgstvg.windows import WindowBlock
+
 
 class VideoEncoder(nn.Module):
     """Encodes a clip with shifted three-dimensional windows; the temporal length is kept.
 
     Torchvision's blocks agree with the original's, down to its way of clipping the relative positions of a window that
-    is larger than the grid.
+    is larger than the grid; here they are computed by fused kernels, which changes rounding only.
 
     Args:
         patch: side of a patch in pixels.
@@ -44,6 +46,7 @@ class VideoEncoder(nn.Module):
             num_heads=list(num_heads),
             window_size=list(window),
             stochastic_depth_prob=0.2,
+            block=WindowBlock,
         )
         self.patch_frames = patch_frames
         self.patch_embed = swin.patch_embed

@@ -1,4 +1,4 @@
-"""A small RoBERTa of its own for a closed vocabulary: tokenizer and configuration, made from sentences."""
+"""Tokenizer and configuration of a RoBERTa, made from sentences: a small one, or a stand-in for roberta-base."""
 
 from __future__ import annotations
 
@@ -53,4 +53,25 @@ def write_text_encoder(
         type_vocab_size=1,
         hidden_dropout_prob=0.1,
         attention_probs_dropout_prob=0.1,
+    ).save_pretrained(folder)
+
+
+def write_stand_in(sentences: Iterable[str], folder: Path) -> None:
+    """The configuration of roberta-base beside a tokenizer of ours, for the full size without any trained weights.
+
+    The tokenizer splits every sentence, but not as RoBERTa's does: with trained weights its numbers mean nothing.
+
+    Args:
+        folder: gets ``tokenizer.json``, ``tokenizer_config.json`` and ``config.json``.
+    """
+    write_text_encoder(sentences, folder, width=768, layers=12, heads=12, max_tokens=512, vocabulary=1000)
+    RobertaConfig(
+        vocab_size=50265,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
     ).save_pretrained(folder)

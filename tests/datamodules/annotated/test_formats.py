@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.annotated import Annotation, AnnotationError, Reading
@@ -19,6 +18,7 @@ from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.annotated.source import HCSTVGSource, VidSTGSource, sentence_counts
 from datamodules.annotated.vidstg_format import clean_sentence, read_merged, read_sentences
 from tests.datamodules.published import hcstvg_item, merged_item, vidor_file, vidstg_item, write_json
+from tests.mutilation import mutilated
 
 # ------------------------------------------------------------------------------------------------------ HC-STVG
 
@@ -318,41 +318,6 @@ def test_a_wrong_count_is_told(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------- properties
 
-# What a careless hand, another program or a broken disc might leave in the place of a value.
-ODDITIES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**40), 10**40),
-    st.floats(allow_nan=True, allow_infinity=True),
-    st.text(max_size=8),
-    st.lists(st.integers(-5, 5), max_size=5),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in nested lists and objects."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, child in inner for place in places(child, (*path, key)))]
-
-
-@st.composite
-def mutilated(draw: st.DrawFn, whole: Any) -> Any:
-    """A JSON value in which up to two places hold something else, or nothing."""
-    value = deepcopy(whole)
-    for _ in range(draw(st.integers(1, 2))):
-        place = draw(st.sampled_from(places(value)))
-        if not place:
-            return draw(ODDITIES)
-        target = value
-        for key in place[:-1]:
-            target = target[key]
-        if isinstance(target, dict) and draw(st.booleans()):
-            del target[place[-1]]
-        else:
-            target[place[-1]] = draw(ODDITIES)
-    return value
-
 
 def check_sound(item: Annotation) -> None:
     """What every annotation promises to those who use it."""
@@ -381,28 +346,21 @@ def read_or_refuse(read: Any, file: Path, value: Any) -> Reading | None:
     return reading
 
 
-FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@FAST
 @given(value=mutilated({"7_a.mp4": hcstvg_item(bbox=[[4.0, 6.0, 20.0, 30.0]] * 2)}))
 def test_any_hcstvg_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
     read_or_refuse(read_hcstvg, tmp_path / "a.json", value)
 
 
-@FAST
 @given(value=mutilated([vidstg_item()]))
 def test_any_sentence_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
     read_or_refuse(read_sentences, tmp_path / "a.json", value)
 
 
-@FAST
 @given(value=mutilated({"0": merged_item(0)}))
 def test_any_merged_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
     read_or_refuse(read_merged, tmp_path / "a.json", value)
 
 
-@FAST
 @given(value=mutilated(vidor_file()))
 def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> None:
     root = tmp_path / "vidstg"
@@ -417,7 +375,6 @@ def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> 
 
 
 @given(name=st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
-@FAST
 def test_names_in_any_script_are_kept(tmp_path: Path, name: str) -> None:
     reading = read_or_refuse(read_hcstvg, tmp_path / "a.json", {f"{name}.mp4": hcstvg_item(caption=f"a {name}")})
     assert reading is not None and reading.annotations[0].video == f"{name}.mp4"

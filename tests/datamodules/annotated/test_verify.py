@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from datamodules.annotated import AnnotationError, open_source
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
@@ -23,6 +24,7 @@ from tests.datamodules.published import (
     write_clip,
     write_json,
 )
+from tests.mutilation import mutilated
 
 
 def look(root: Path, name: Any = "hcstvg_v1", *, splits: Any = ("train",), **options: Any) -> Verification:
@@ -191,3 +193,21 @@ def test_a_manifest_survives_the_round_trip_and_refuses_others(tmp_path: Path) -
     ):
         with pytest.raises(AnnotationError, match=message):
             read_manifest(write_json(file, content | change), "vidstg")
+
+
+ENTRIES = {
+    "a.mp4": {"path": "v/a.mp4", "num_bytes": 3, "mtime_ns": 4, "sha256": "ab", "num_frames": 5, "fps": 6.5}
+    | {"size": [7, 8], "verdict": "sound"},
+    "b.mp4": {"path": "v/b.mp4", "verdict": "missing"},
+}
+
+
+@given(content=mutilated({"schema": 1, "dataset": "vidstg", "videos": ENTRIES}))
+def test_any_manifest_is_read_or_refused(tmp_path: Path, content: Any) -> None:
+    found, refusal = {}, "m.json: expected"
+    try:
+        found = read_manifest(write_json(tmp_path / "m.json", content), "vidstg")
+    except AnnotationError as error:
+        refusal = str(error)
+    assert "m.json" in refusal and "expected" in refusal
+    assert all(isinstance(entry, VideoEntry) and isinstance(entry.verdict, str) for entry in found.values())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 from stvg_nst.evaluation.files import (
     TubeFileError,
@@ -21,6 +22,7 @@ from stvg_nst.evaluation.files import (
 )
 from stvg_nst.evaluation.tubes import SENTENCE_TYPES
 from stvg_nst.types import SENTENCE_TYPES as SENTENCE_TYPES_OF_THE_SUITE
+from tests.mutilation import mutilated
 
 BOX = [1, 2.5, 3, 4]
 
@@ -200,8 +202,37 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     path.write_text(json.dumps(predictions())[:50])
     with pytest.raises(TubeFileError, match=r"p.json: is not JSON .*; was it cut off\?"):
         load_predictions(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(TubeFileError, match=r"p.json: expected JSON of a few levels"):
+        load_predictions(path)
     path.write_bytes(b'{"\xff": 1}')
     with pytest.raises(TubeFileError, match=r"p.json: is not UTF-8 text"):
         load_ground_truth(path)
     with pytest.raises(TubeFileError, match=r"predictions: document: expected an object, got \[\]"):
         parse_predictions([])
+
+
+def answer(read: Callable[[], Any]) -> tuple[Any, ...] | str:
+    """What a reader says of a document, in a form that compares; what it shows may be an array by then."""
+    try:
+        found = read()
+    except TubeFileError as error:
+        return str(error).partition(", got")[0]
+    return found.item_ids, found.tubes.start.tolist(), found.tubes.stop.tolist(), repr(found.tubes.boxes.tolist())
+
+
+def check_quick_reading(folder: Path, value: Any, load: Any, parse: Any) -> None:
+    path = folder / "tubes.json"
+    path.write_text(json.dumps(value))
+    as_written = json.loads(path.read_text())  # an object's keys are texts now
+    assert answer(lambda: load(path)) == answer(lambda: parse(as_written, name=str(path)))
+
+
+@given(value=mutilated(predictions()))
+def test_any_predictions_are_read_as_carefully_from_a_file(tmp_path: Path, value: Any) -> None:
+    check_quick_reading(tmp_path, value, load_predictions, parse_predictions)
+
+
+@given(value=mutilated(ground_truth()))
+def test_any_ground_truth_is_read_as_carefully_from_a_file(tmp_path: Path, value: Any) -> None:
+    check_quick_reading(tmp_path, value, load_ground_truth, parse_ground_truth)

@@ -61,7 +61,8 @@ def test_tables_on_the_terminal(command: Any, capsys: pytest.CaptureFixture[str]
     assert row(shown, "LQ / HQ, %")[:2] == ["75.00", "(+12.50)"]
     assert row(shown, "LQ, interrogative")[:2] == ["60.00", "(+10.00)"]
     assert "note: without protocol tubedetr: the ground truth does not say" in shown
-    assert "defocus:3" not in shown, "cells of one kind and one severity are for the JSON file"
+    assert "m_vIoU by kind and severity, half_open" in shown and row(shown, "severity") == ["3", "all"]
+    assert row(shown, "defocus") == row(shown, "all kinds") == ["60.00", "60.00"]
 
 
 def test_intervals_are_shown_with_their_origin(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +92,8 @@ def test_files_of_results(command: Any, files: Path) -> None:
     assert markdown.startswith("## <mine\\|[red]> on Tiny test: 4 samples of 2 items")
     assert "| half_open, LQ | 60.00 (+10.00) | 60.00 (+10.00) | 100.00 (+0.00) | 100.00 (+100.00) |\n" in markdown
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {6}
+    assert {line.replace("\\|", "").count("|") for line in tables} == {6, 4}
+    assert "| severity | 3 | all |\n| --- | ---: | ---: |\n| defocus | 60.00 | 60.00 |\n" in markdown
 
 
 def test_gaps_stop_the_command_unless_allowed(command: Any, files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,20 @@ def test_by_hand() -> None:
     )
     assert metrics["HQ/interrogative/m_vIoU"] == pytest.approx(80)
     assert metrics["MQ/declarative/m_vIoU"] == pytest.approx(65)
+
+
+def test_an_item_in_many_degradations_counts_once_in_each_and_qualities_one_to_one() -> None:
+    pred, clip = sample("a", 6, Quality.LQ)
+    others = [
+        (tube(0, hits), replace(clip, degradation=Degradation("low_light", severity, 0)))
+        for severity, hits in ((1, 4), (2, 2))
+    ]
+    metric = feed(GroundingMetrics(), [sample("a", 10), (pred, clip), *others])
+    metrics = numbers(metric)
+    assert (metrics["HQ/m_vIoU"], metrics["LQ/m_vIoU"]) == pytest.approx((100, 40))
+    assert metrics["MQ/m_vIoU"] == pytest.approx(70), "not the mean of four samples, which is 55"
+    assert metrics["MQ/vIoU@0.3"] == pytest.approx((100 + 200 / 3) / 2)
+    assert [found["degradation"] for found in metric.samples()] == [None, "defocus:2", "low_light:1", "low_light:2"]
 
 
 def test_a_view_without_samples_is_left_out() -> None:

@@ -10,11 +10,10 @@ from types import ModuleType
 
 import pytest
 import torch
-from transformers import RobertaConfig
 
 from stvg_nst.cli import FULL_SIZE, weights_parser
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg.vocabulary import write_text_encoder
+from stvg_nst.models.cgstvg.vocabulary import write_stand_in
 
 
 @pytest.fixture(scope="session")
@@ -42,17 +41,7 @@ def shapes(cgstvg: Path) -> dict[str, tuple[int, ...]]:
 def roberta_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration of roberta-base beside a tokenizer of a few words."""
     folder = tmp_path_factory.mktemp("roberta")
-    write_text_encoder(["a man runs"], folder, width=768, layers=12, heads=12, max_tokens=512, vocabulary=300)
-    RobertaConfig(
-        vocab_size=50265,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-    ).save_pretrained(folder)
+    write_stand_in(["a man runs"], folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -19,7 +20,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from stvg_nst import __main__ as root
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub, visual
 from stvg_nst.models.cgstvg.checkpoint import LoadReport, load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.official import ALIASES, UNUSED, ignored_reason, translate_name, translate_tensor
 from stvg_nst.models.weights import WeightsMismatchError
@@ -86,14 +87,28 @@ def test_full_size_is_the_official_model_without_its_unused_parts(
     assert built + unused == 238_767_807
 
 
-def test_frozen_norms_are_no_parameters() -> None:
+def test_frozen_norms_are_no_parameters_and_part_of_the_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"name": "resnet18", "model_args": {"channels": [8, 8, 8, 8]}}
     frozen, free = ImageEncoder(**options, frozen_norm=True), ImageEncoder(**options)
     assert not any(".bn" in name for name, _ in frozen.named_parameters())
     weights = {k: v for k, v in free.state_dict().items() if not k.endswith("num_batches_tracked")}
+    generator = torch.Generator().manual_seed(0)
+    for name, value in weights.items():
+        if "running_var" in name or name.endswith("bn1.weight"):
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif "running_mean" in name or name.endswith("bn1.bias"):
+            value.copy_(torch.randn(value.shape, generator=generator))
     frozen.load_state_dict(weights)
-    frames = torch.randn(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(frozen.train()(frames), free.eval()(frames))
+    frames = torch.randn(1, 2, 3, 64, 64, generator=generator)
+    monkeypatch.setattr(visual, "_PIECE", 64 * 64)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen.train()(frames), free.eval()(frames))
+    twin = copy.deepcopy(frozen)
+    for encoder in (frozen, twin, free):
+        encoder(frames).square().sum().backward()
+    ours, copied, theirs = (encoder.body.layer1[0].conv1.weight.grad for encoder in (frozen, twin, free))
+    torch.testing.assert_close(ours, theirs)
+    assert torch.equal(copied, ours)
 
 
 def test_a_text_encoder_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +309,27 @@ def test_convert_writes_our_format_once(
     assert f"'{target}' exists already" in capsys.readouterr().err and target.read_text() == "kept"
     assert stvg(monkeypatch, *command, "--overwrite") == 0
     assert load_file(target).keys() == own.keys()
+
+
+def test_convert_fetches_a_release_by_its_name(
+    small: CGSTVG,
+    small_config: Path,
+    shapes: Shapes,
+    save: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, target = save({"model": as_official(small, shapes)}), small_config.with_name("ours.safetensors")
+    command = ("convert", "hcstvg2", str(target), f"--config={small_config}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert stvg(monkeypatch, *command) == 1
+    told = capsys.readouterr().err
+    assert "no 'hcstvg2.pth' of Gstar666/CGSTVG in the cache" in told and "run once with a network" in told
+
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *names: asked.append(names) or str(source))
+    assert stvg(monkeypatch, *command) == 0 and target.is_file()
+    assert asked == [("Gstar666/CGSTVG", "hcstvg2.pth")]
 
 
 def test_a_failed_conversion_leaves_nothing_behind(

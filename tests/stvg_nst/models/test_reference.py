@@ -153,6 +153,8 @@ def test_grounding_loss(cgstvg: Path, case: str) -> None:
     for ours, official in TERMS.items():
         values = [terms[ours][stage].item() for stage in range(6)]
         assert values == pytest.approx([*(expected[f"{official}_{i}"] for i in range(5)), expected[official]], rel=1e-5)
+    commented_out = GroundingLoss(confidence_kind="smooth_l1")(output, batch)["confidence"][:, 0]
+    torch.testing.assert_close(commented_out, data["loss_conf_smoothl1_variant_layers"].float(), rtol=1e-5, atol=0)
     total = loss.total(terms)
     assert total.item() == pytest.approx(float(data["total"]), rel=1e-5)
     total.backward()

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from stvg_nst.report import ResultsFileError, load_results
+from tests.mutilation import mutilated
 
 COMPLETE: dict[str, Any] = {
     "schema": 1,
@@ -44,6 +46,23 @@ def test_reads_every_field(tmp_path: Path) -> None:
     assert load_results(written(tmp_path, COMPLETE | {"git_commit": None})).git_commit is None
 
 
+def test_random_weights_are_known_and_older_files_readable(tmp_path: Path) -> None:
+    for weights, random in (("random", True), ("weights/hcstvg.safetensors", False), (None, False)):
+        assert load_results(written(tmp_path, COMPLETE | {"weights": weights})).random_weights is random
+    assert load_results(written(tmp_path, COMPLETE)).weights is None
+
+
+def test_results_from_before_there_was_a_choice_are_of_the_benchmarks_own_test(tmp_path: Path) -> None:
+    assert load_results(written(tmp_path, COMPLETE)).conditions == ("MiniSTVG", "test", 0, "mixed")
+    run = load_results(written(tmp_path, COMPLETE | {"evaluation_conditions": "matrix"}))
+    assert str(run.conditions) == "MiniSTVG test, benchmark seed 0, shown in matrix"
+
+
+def test_an_item_in_two_degradations_is_two_samples(tmp_path: Path) -> None:
+    samples = [{"item_id": "a", "quality": "LQ", "degradation": f"defocus:{severity}"} for severity in (1, 2)]
+    assert len(load_results(written(tmp_path, COMPLETE | {"samples": samples})).sample_keys) == 2
+
+
 @pytest.mark.parametrize("name", sorted(COMPLETE))
 def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, {key: value for key, value in COMPLETE.items() if key != name})
@@ -57,6 +76,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
         ({"schema": 2}, "'schema' must be 1, got 2"),
         ({"seed": "0"}, "'seed' must be int, got '0'"),
         ({"seed": True}, "'seed' must be int, got True"),
+        ({"weights": 1}, "'weights' must be str or null, got 1"),
         ({"git_commit": 1}, "'git_commit' must be str or null, got 1"),
         ({"metrics": {}}, "'metrics' is empty"),
         ({"metrics": {"HQ/m_tIoU": None}}, "'metrics.HQ/m_tIoU' must be float or int, got None"),
@@ -86,3 +106,15 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ResultsFileError, match="is not UTF-8"):
         load_results(tmp_path / "results.json")
+
+
+@given(content=mutilated(COMPLETE | {"samples": [{"item_id": "a", "quality": "LQ", "degradation": "defocus:1"}]}))
+def test_any_file_is_read_or_refused_by_its_name(tmp_path: Path, content: Any) -> None:
+    path = written(tmp_path, content)
+    run, refusal = None, f"{path}: "
+    try:
+        run = load_results(path)
+    except ResultsFileError as error:
+        refusal = str(error)
+    assert refusal.startswith(f"{path}: ")
+    assert run is None or (run.metrics and len(run.sample_keys) <= len(run.samples))

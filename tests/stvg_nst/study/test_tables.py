@@ -46,6 +46,6 @@ def test_the_terminal_says_the_same_in_one_hundred_columns(summary: StudySummary
 def test_csv_leaves_empty_what_is_not_known(summary: StudySummary) -> None:
     rows = study_csv(summary).splitlines()
     assert len(rows) == 1 + 3 * 4
-    assert rows[1] == f"A study,MiniSTVG,val,3,full,1500,2,2,m_tIoU,1.5,{0.5**0.5},-0.5,0.0,1.0,{0.5**0.5}"
-    assert rows[5] == "A study,MiniSTVG,val,3,a|b,1500,1,2,m_tIoU,1.0,,-0.5,,0.5,"
-    assert rows[9] == "A study,MiniSTVG,val,3,broken,,0,2,m_tIoU,,,,,,"
+    assert rows[1] == f"A study,MiniSTVG,val,3,mixed,full,1500,2,2,m_tIoU,1.5,{0.5**0.5},-0.5,0.0,1.0,{0.5**0.5}"
+    assert rows[5] == "A study,MiniSTVG,val,3,mixed,a|b,1500,1,2,m_tIoU,1.0,,-0.5,,0.5,"
+    assert rows[9] == "A study,MiniSTVG,val,3,mixed,broken,,0,2,m_tIoU,,,,,,"

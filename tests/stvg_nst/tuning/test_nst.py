@@ -19,7 +19,7 @@ from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning, ReferenceTokens
 from stvg_nst.tuning.objective import null_leak, residual_energies, router_loss, subspace_regulariser
-from stvg_nst.tuning.qau import QualityAdaptiveUnit
+from stvg_nst.tuning.qau import QualityAdaptiveUnit, Retrieval
 from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
 
 QUALITIES = torch.tensor([0, 1, 1])
@@ -394,6 +394,12 @@ def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
         for name, value in tuner.diagnostics().items():
             if name.startswith(("row_energy", "gate")):
                 torch.testing.assert_close(value, energies[name])
+
+
+@pytest.mark.parametrize("router", ["layer", "shared"])
+def test_coefficients_from_the_input_look_nothing_up(tuned, router):
+    grounder, _ = tuned(router=router, coefficients_from="input")
+    assert not any(isinstance(module, Retrieval) for module in grounder.modules())
 
 
 def test_a_shared_router_is_one_and_is_saved_with_the_adapter(toy, tuned):

@@ -1,0 +1,175 @@
+"""Arrays on disk under keys: memory-mapped, checksummed, and bound to what they were made from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+_INDEX = "index.json"
+_SCHEMA = 1
+
+
+class CacheError(RuntimeError):
+    """A cache that is absent, damaged, or made from something else than what is asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKind:
+    """What a folder of arrays holds, and how one comes by it.
+
+    Args:
+        name: in messages.
+        data_file: in the folder, beside the index.
+        dtype: of all its arrays.
+        command: that builds it.
+        option: of the data module, that names the folder.
+    """
+
+    name: str
+    data_file: str
+    dtype: str
+    command: str
+    option: str
+
+    def remedy(self, folder: Path) -> str:
+        return f"delete '{folder}' and build it again with `{self.command}`"
+
+
+class ArrayWriter:
+    """Writes arrays into a temporary folder that takes its final name when all have been written.
+
+    Args:
+        kind: of cache.
+        folder: where it will stand; it must not exist.
+        provenance: what the arrays depend on; a reader must ask for the same.
+        header: what else a reader may want to know.
+    """
+
+    def __init__(self, kind: CacheKind, folder: Path, provenance: Mapping[str, Any], **header: Any) -> None:
+        self._kind, self._folder = kind, folder
+        self._header = {"schema": _SCHEMA, "provenance": dict(provenance), **header}
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = Path(tempfile.mkdtemp(prefix=f".{self._folder.name}.", dir=self._folder.parent))
+        self._data = open(self._temporary / self._kind.data_file, "wb")
+        return self
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, key: str, arrays: Sequence[np.ndarray], **note: Any) -> None:
+        """Appends arrays under a key that is new, and a note about them."""
+        if key in self._rows:
+            raise ValueError(f"'{key}' is in the cache already; each key is written once")
+        offset, checksum = self._data.tell(), 0
+        for array in arrays:
+            data = np.ascontiguousarray(array, dtype=self._kind.dtype).data.cast("B")
+            checksum = zlib.crc32(data, checksum)
+            self._data.write(data)
+        shapes = [list(array.shape) for array in arrays]
+        self._rows[key] = {"offset": offset, "shapes": shapes, "crc32": checksum, **note}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._data.close()
+        if kind is not None:
+            shutil.rmtree(self._temporary)
+            return
+        (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
+        os.replace(self._temporary, self._folder)
+
+
+class ArrayStore:
+    """Reads arrays by key; every read maps its part of the file anew, and is checked against its checksum.
+
+    Nothing stays open or mapped in between, so that a store may be pickled into loader processes, whose memory does
+    not grow with what they have read.
+
+    Args:
+        kind: of cache.
+        folder: written by :class:`ArrayWriter`.
+        provenance: what the caller expects the arrays to depend on.
+
+    Attributes:
+        header: what the writer was told besides.
+        rows: the notes about the arrays of each key, among how they lie in the file.
+
+    Raises:
+        CacheError: the folder is absent, incomplete or has another provenance.
+    """
+
+    def __init__(self, kind: CacheKind, folder: Path, provenance: Mapping[str, Any]) -> None:
+        self._kind, self._folder, self._file = kind, folder, folder / kind.data_file
+        if not (folder / _INDEX).is_file():
+            raise CacheError(f"no {kind.name} in '{folder}': build it with `{kind.command}`")
+        try:
+            self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text())
+            self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
+            found = self.header["provenance"]
+            size = sum(self._num_bytes(row) for row in self.rows.values())
+        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+            raise CacheError(f"'{folder / _INDEX}' is damaged ({error!r}); {kind.remedy(folder)}") from error
+        self._check_provenance(found, json.loads(json.dumps(dict(provenance))))
+        actual = self._file.stat().st_size if self._file.is_file() else 0
+        if actual != size:
+            raise CacheError(f"'{self._file}' must have {size} bytes, got {actual}; {kind.remedy(folder)}")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def require(self, keys: Iterable[str]) -> None:
+        """Raises CacheError where some of ``keys`` are absent."""
+        lacking = [key for key in keys if key not in self.rows]
+        if lacking:
+            raise CacheError(
+                f"the {self._kind.name} in '{self._folder}' holds {len(self)} versions of clips, but lacks "
+                f"{len(lacking)} that this run shows, the first being '{lacking[0]}'; {self._kind.remedy(self._folder)}"
+            )
+
+    def read(self, key: str) -> list[np.ndarray]:
+        """The arrays of a key; what is written into them stays in memory.
+
+        Raises:
+            CacheError: the key is absent, or its bytes do not match their checksum.
+        """
+        if key not in self.rows:
+            raise CacheError(
+                f"'{key}' is not in the {self._kind.name} '{self._folder}'; {self._kind.remedy(self._folder)}"
+            )
+        row = self.rows[key]
+        data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(self._num_bytes(row),))
+        if zlib.crc32(data.data) != row["crc32"]:
+            raise CacheError(f"the bytes of '{key}' in '{self._folder}' are damaged; {self._kind.remedy(self._folder)}")
+        values = np.asarray(data).view(self._kind.dtype)
+        ends = np.cumsum([math.prod(shape) for shape in row["shapes"]])[:-1]
+        return [part.reshape(shape) for part, shape in zip(np.split(values, ends), row["shapes"], strict=True)]
+
+    def _num_bytes(self, row: Mapping[str, Any]) -> int:
+        return np.dtype(self._kind.dtype).itemsize * sum(math.prod(shape) for shape in row["shapes"])
+
+    def _check_provenance(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        # How many versions a cache holds is no condition of their making; older ones counted them.
+        for name in sorted((expected.keys() | found.keys()) - {"versions"}):
+            if expected.get(name) != found.get(name):
+                raise CacheError(
+                    f"the {self._kind.name} in '{self._folder}' was built with {name} = {found.get(name)!r}, but this "
+                    f"run has {expected.get(name)!r}; {self._kind.remedy(self._folder)}, or set --data.init_args."
+                    f"{self._kind.option} null to do without"
+                )

@@ -1,0 +1,140 @@
+"""From a record and a draw to a clip, and from clips to a batch: what a loader's processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.augmentation import Augmentation
+from datamodules.features import FeatureCache, feature_key
+from datamodules.pixels import PixelSource
+from datamodules.quality import Draw
+from datamodules.records import Record
+from datamodules.sampling import FrameChoice
+from datamodules.transforms import Resize, to_network
+from stvg_nst.boxes import xyxy_to_cxcywh
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation, Quality
+
+
+class ClipDataset(Dataset[Clip]):
+    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        choose: FrameChoice,
+        resize: Resize | None,
+        pixels: PixelSource,
+        cache: FeatureCache | None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self._records = records
+        self._choose = choose
+        self._resize = resize
+        self._pixels = pixels
+        self._cache = cache
+        self._augmentation = augmentation
+
+    def __getitem__(self, draw: Draw) -> Clip:
+        record, frame_ids, flipped = self._show(draw)
+        info = describe_sample(record, frame_ids, draw.degradation)
+        boxes, inside = _sample_target(info)
+        if self._cache is not None:
+            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
+            return Clip(info, None, features, boxes, inside)
+        pixels = self._pixels.read(record, info.frame_ids, draw.degradation)
+        if flipped:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
+
+    def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
+        """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
+        record = self._records[draw.index]
+        if self._augmentation is None or draw.chance is None:
+            return record, self._choose(record), False
+        random = Random(draw.chance)
+        frame_ids = self._augmentation.choose(record, self._choose, random)
+        if not self._augmentation.is_flipped(random):
+            return record, frame_ids, False
+        return self._augmentation.mirrored(record), frame_ids, True
+
+
+def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
+    """All of a sample but its pixels."""
+    return ClipInfo(
+        item_id=record.item_id,
+        query=record.query,
+        sentence_type=record.sentence_type,
+        quality=Quality.HQ if degradation is None else Quality.LQ,
+        degradation=degradation,
+        frame_ids=frame_ids,
+        target=record.target,
+        native_size=record.size,
+        native_length=record.num_frames,
+        fps=record.fps,
+        video=str(record.video),
+    )
+
+
+def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
+    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
+    ids = torch.tensor(info.frame_ids)
+    inside = (ids >= info.target.start) & (ids < info.target.stop)
+    boxes = torch.zeros(len(ids), 4)
+    height, width = info.native_size
+    true = info.target.boxes[ids[inside] - info.target.start].float()
+    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
+    return boxes, inside
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Pads clips of different lengths and sizes to one batch."""
+    lengths = [len(clip.info.frame_ids) for clip in clips]
+    frame_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    frames, features = None, None
+    sizes: tuple[tuple[int, int], ...] = ()
+    if clips[0].features is None:
+        pixels = [clip.frames for clip in clips if clip.frames is not None]
+        frames = _pad(pixels)
+        sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
+    else:
+        features = _collate_features([clip.features for clip in clips if clip.features is not None])
+    return Batch(
+        clips=tuple(clip.info for clip in clips),
+        frames=frames,
+        features=features,
+        frame_mask=frame_mask,
+        frame_sizes=sizes,
+        boxes=_pad([clip.boxes for clip in clips]),
+        inside=_pad([clip.inside for clip in clips]),
+        qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
+    )
+
+
+def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
+    return BackboneFeatures(
+        appearance=_pad([x.appearance[0] for x in features]),
+        motion=_pad([x.motion[0] for x in features]),
+        cell_mask=_pad([x.cell_mask[0] for x in features]),
+    )
+
+
+def _pad(tensors: Sequence[Tensor]) -> Tensor:
+    """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
+    shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
+    padded = tensors[0].new_zeros((len(tensors), *shape))
+    for target, source in zip(padded, tensors, strict=True):
+        target[tuple(slice(size) for size in source.shape)] = source
+    return padded
+
+
+def limit_threads(worker: int) -> None:
+    """Loader processes are parallel already; threads within them only contend."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from datamodules import degradation_pixels
+from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
+from datamodules.degradations import DEGRADATION_VERSION, DEGRADATIONS
+from stvg_nst.types import Degradation
+
+
+def test_the_pixels_are_the_golden_ones_of_this_version() -> None:
+    assert DEGRADATION_VERSION == "D-1.0", "a new version needs new golden hashes"
+    if "AVX2" not in cv2.getCPUFeaturesLine():
+        pytest.skip("the golden hashes are those of processors with AVX2")
+    assert pixel_hashes() == GOLDEN_HASHES
+
+
+def test_one_grey_level_in_one_pixel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = degradation_pixels.degrade
+
+    def altered(frames: np.ndarray, degradation: Degradation) -> np.ndarray:
+        degraded = true(frames, degradation)
+        degraded[0, 100, 50, 1] ^= degradation == Degradation("defocus", 4, 4)
+        return degraded
+
+    before = pixel_hashes()
+    monkeypatch.setattr(degradation_pixels, "degrade", altered)
+    assert {kind for kind in DEGRADATIONS if pixel_hashes()[kind] != before[kind]} == {"defocus"}

@@ -1,0 +1,137 @@
+"""Degraded copies of HC-STVG and VidSTG: the pixels of files and of degrading on the fly are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import HCSTVG, VidSTG
+from datamodules.annotated import HCSTVGSource, VidSTGSource
+from datamodules.array_store import CacheError
+from datamodules.base import STVGDataModule
+from datamodules.degrade_dataset import DegradedCopy
+from datamodules.degraded_files import DegradedFiles
+from datamodules.video import check_video
+from stvg_nst.types import BackboneFeatures, Batch
+from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item
+
+ITEMS = {"a.mp4": hcstvg_item(), "b.mkv": hcstvg_item()}
+OPTIONS: dict[str, Any] = {"expect_official_counts": False, "num_workers": 0, "resolution": 32, "eval_batch_size": 4}
+
+
+def written(copy: DegradedCopy) -> Path:
+    assert copy.write(workers=1, time_limit=60) == {}
+    return copy.folder
+
+
+def shown(data: STVGDataModule) -> torch.Tensor:
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    return batch.frames
+
+
+def test_whole_videos_have_the_same_pixels_either_way(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    folder = written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq"))
+    files, fly = HCSTVG(root, degraded=folder, **OPTIONS), HCSTVG(root, **OPTIONS)
+    assert torch.equal(shown(files), shown(fly))
+    # The last frame is never shown, but those who want files want all of it.
+    assert check_video(folder / "v1_video" / "a.mp4").num_frames == NUM_FRAMES
+    assert files.provenance() == fly.provenance() and files.conditions("test") == fly.conditions("test")
+    assert files.degradations() == {**fly.degradations(), "source": "files, lossless"}
+    info = next(iter(files.test_dataloader())).clips[1]
+    assert (files.pixels(info) == fly.pixels(info)).all()
+
+
+def test_segments_have_the_same_pixels_either_way(vidstg: Callable[..., Path], tmp_path: Path) -> None:
+    root = vidstg(test=[vidstg_item(), vidstg_item(used_segment={"begin_fid": 4, "end_fid": 18})])
+    folder = written(DegradedCopy(VidSTGSource(root), ["test"], tmp_path / "lq"))
+    assert sorted(path.name for path in (folder / "videos" / "1001").iterdir()) == ["2-17.mkv", "4-19.mkv"]
+    assert check_video(folder / "videos" / "1001" / "2-17.mkv").num_frames == 15
+    options = {**OPTIONS, "eval_batch_size": 8, "eval_num_frames": 5}
+    assert torch.equal(shown(VidSTG(root, degraded=folder, **options)), shown(VidSTG(root, **options)))
+
+
+def test_the_manifest_tells_what_each_file_is(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    folder = written(DegradedCopy(HCSTVGSource(hcstvg(test=ITEMS), "v1"), ["test"], tmp_path / "lq", benchmark_seed=3))
+    manifest = json.loads((folder / "degraded.json").read_text())
+    assert (manifest["dataset"], manifest["degradations"], manifest["benchmark_seed"]) == ("hcstvg_v1", "D-1.0", 3)
+    for clip in manifest["clips"].values():
+        data = (folder / clip["path"]).read_bytes()
+        assert (clip["num_bytes"], clip["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_writing_goes_on_where_it_was(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    source = HCSTVGSource(hcstvg(test=ITEMS), "v1")
+    folder = written(DegradedCopy(source, ["test"], tmp_path / "lq"))
+    kept = (folder / "v1_video" / "a.mp4").stat().st_mtime_ns
+    (folder / "v1_video" / "b.mkv").write_bytes(b"cut")
+    again = DegradedCopy(source, ["test"], folder)
+    assert [clip.clip_id for clip in again.missing] == ["b.mkv"] and again.estimate() > 1000
+    written(again)
+    assert (folder / "v1_video" / "a.mp4").stat().st_mtime_ns == kept
+    assert DegradedCopy(source, ["test"], folder).missing == ()
+    for changes in ({"benchmark_seed": 1}, {"crf": 18}, {"kernels": "absolute"}):
+        with pytest.raises(CacheError, match=r"is asked for; choose another folder"):
+            DegradedCopy(source, ["test"], folder, **changes)  # type: ignore[arg-type]
+
+
+def test_a_bad_video_costs_itself_only(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    (root / "v1_video" / "a.mp4").write_bytes(b"no video")
+    copy = DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq")
+    failures = copy.write(workers=2, time_limit=60)
+    assert failures.keys() == {"a.mp4"} and "it is truncated or no video" in failures["a.mp4"]
+    with pytest.raises(CacheError, match=r"1 clips are not in '.*lq', the first 'a\.mp4': go on with"):
+        HCSTVG(root, degraded=copy.folder, **OPTIONS).setup("test")
+
+
+def test_a_lossy_copy_is_another_benchmark(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    lossless, lossy = (
+        DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / n, crf=c) for n, c in (("a", None), ("b", 30))
+    )
+    assert lossless.estimate() > lossy.estimate() > 0
+    data = HCSTVG(root, degraded=written(lossy), **OPTIONS)
+    difference = (shown(data) - shown(HCSTVG(root, **OPTIONS))).abs()
+    assert 0 < difference[1].mean() < 0.5 and difference[0].max() == 0
+    assert data.conditions("test")[0] == "hcstvg_v1, LQ files in H.264 at crf 30"
+    assert data.provenance()["degraded"] == "H.264 at crf 30"
+
+
+def test_features_are_those_of_the_files(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    folder = written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq", crf=30))
+
+    def encode(batch: Batch) -> BackboneFeatures:
+        pixels = batch.frames[..., ::8, ::8]
+        return BackboneFeatures(pixels, pixels, torch.ones(len(batch), *pixels.shape[-2:], dtype=torch.bool))
+
+    cached = HCSTVG(root, degraded=folder, features=tmp_path / "features", variants=1, **OPTIONS)
+    cached.build_cache("test", encode, "backbones")
+    cached.setup("test")
+    (batch,) = cached.test_dataloader()
+    expected = shown(HCSTVG(root, degraded=folder, **OPTIONS))[..., ::8, ::8]
+    torch.testing.assert_close(batch.features.appearance, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_files_of_another_benchmark_or_changed_ones_are_refused(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test=ITEMS)
+    folder = written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq"))
+    with pytest.raises(CacheError, match=r"\('hcstvg_v1', 'D-1\.0', 0\) .* run has \('hcstvg_v1', 'D-1\.0', 5\)"):
+        HCSTVG(root, degraded=folder, benchmark_seed=5, **OPTIONS).setup("test")
+    with (folder / "v1_video" / "a.mp4").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(CacheError, match=r"a\.mp4' must have \d+ bytes, got \d+; delete it"):
+        shown(HCSTVG(root, degraded=folder, **OPTIONS))
+    (folder / "degraded.json").write_text('{"schema": 1}')
+    with pytest.raises(CacheError, match=r"degraded\.json' is damaged \(KeyError"):
+        DegradedFiles(folder)
+    with pytest.raises(CacheError, match="data degrade` writes it"):
+        DegradedFiles(tmp_path / "nowhere")

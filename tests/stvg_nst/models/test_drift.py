@@ -1,0 +1,23 @@
+"""The model answers as it did when `drift.json` was written, on any machine; drift.py says how it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from tests.stvg_nst.models.drift import FILE, LENGTHS, MODELS, answer
+
+# Other processors and kernels round otherwise; a layer that computes something else is off by far more.
+TOLERANCE = {"boxes": 1e-4, "confidence": 1e-4, "start_end": 1e-3, "actioness": 1e-3}
+
+
+@pytest.mark.parametrize("name", ["miniature", "small", pytest.param("full size", marks=pytest.mark.slow)])
+def test_numbers_have_not_moved(name: str) -> None:
+    expected, got = json.loads(FILE.read_text())[name], answer(MODELS[name]())
+    assert expected.keys() == got.keys() == TOLERANCE.keys()
+    for output, tolerance in TOLERANCE.items():
+        then, now = torch.tensor(expected[output]), torch.tensor(got[output])
+        assert len(then) == sum(LENGTHS) and then.std() > 10 * tolerance
+        torch.testing.assert_close(now, then, atol=tolerance, rtol=0, msg=lambda text, part=output: f"{part}: {text}")

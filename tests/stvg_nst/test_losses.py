@@ -1,0 +1,70 @@
+"""The grounding objective on batches; that one clip gives the original's values is in models/test_reference.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from stvg_nst.losses import GroundingLoss
+from stvg_nst.types import Batch, GroundingOutput
+
+STAGES = 2
+
+
+def answer(lengths: tuple[int, ...], seed: int = 0) -> GroundingOutput:
+    generator = torch.Generator().manual_seed(seed)
+    clips, frames = len(lengths), max(lengths)
+    mask = torch.arange(frames) < torch.tensor(lengths)[:, None]
+
+    def random(*shape: int) -> Tensor:
+        return torch.rand(STAGES, clips, frames, *shape, generator=generator).requires_grad_()
+
+    return GroundingOutput(random(4), random(), random(2), random(), mask)
+
+
+def batch(output: GroundingOutput, inside: Tensor) -> Batch:
+    boxes = torch.full((*inside.shape, 4), 0.4) * inside[..., None]
+    clips = (None,) * len(inside)
+    return Batch(clips, None, None, output.frame_mask, (), boxes, inside, torch.zeros(len(inside)))  # type: ignore[arg-type]
+
+
+def clip(output: GroundingOutput, index: int, length: int) -> GroundingOutput:
+    parts = (output.boxes, output.confidence, output.start_end, output.actioness)
+    return GroundingOutput(
+        *(part[:, index : index + 1, :length] for part in parts), output.frame_mask[[index], :length]
+    )
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_a_clip_without_a_positive_frame_has_finite_losses_and_gradients(length: int) -> None:
+    output = answer((length,))
+    loss = GroundingLoss()
+    terms = loss(output, batch(output, torch.zeros(1, length, dtype=torch.bool)))
+    assert all((value == 0).all() == (name != "actioness") for name, value in terms.items())
+    total = loss.total(terms)
+    total.backward()
+    assert total.isfinite() and output.boxes.grad is not None and output.boxes.grad.isfinite().all()
+    assert output.actioness.grad is not None and output.actioness.grad.abs().sum() > 0
+
+
+def test_one_frame_that_is_the_tube() -> None:
+    output = answer((1,))
+    loss = GroundingLoss()
+    total = loss.total(loss(output, batch(output, torch.ones(1, 1, dtype=torch.bool))))
+    total.backward()
+    assert total.isfinite() and output.start_end.grad is not None and output.start_end.grad.isfinite().all()
+
+
+def test_a_batch_of_unequal_clips_is_the_mean_of_each_alone() -> None:
+    output, loss = answer((6, 3)), GroundingLoss()
+    inside = torch.tensor([[False, True, True, False, False, False], [True, True, False, False, False, False]])
+    together = loss(output, batch(output, inside))
+    for index, length in enumerate((6, 3)):
+        alone = clip(output, index, length)
+        terms = loss(alone, batch(alone, inside[[index], :length]))
+        # Both clips have two true boxes, so that the mean over all boxes is the mean over the clips.
+        for name, values in terms.items():
+            torch.testing.assert_close(
+                together[name][:, index], values[:, 0], msg=lambda text, name=name: f"{name}: {text}"
+            )
