@@ -11,12 +11,15 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.tuning import Row, infer, make_features, measure, train
 from stvg_nst.budget import frozen_grounder, injected_points
@@ -72,13 +75,47 @@ def main() -> None:
     print(f"written: {options.output}")
 
 
+class LiveTensors(TorchDispatchMode):
+    """Follows the bytes of all storages that operations make, as long as they live, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: set[int] = set()
+        self._bytes = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._follow(value.untyped_storage())
+        return result
+
+    def ignore(self, tensors: Iterable[Tensor]) -> int:
+        """The bytes of tensors that were there before, which a view of them will not count again."""
+        storages = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
+        self._known |= storages.keys()
+        return sum(storage.nbytes() for storage in storages.values())
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self._known:
+            self._known.add(id(storage))
+            self._bytes += storage.nbytes()
+            self.peak = max(self.peak, self._bytes)
+            weakref.finalize(storage, self._end, id(storage), storage.nbytes())
+
+    def _end(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._bytes -= size
+
+
 def peak_memory(row: Row, run: Callable[[], None]) -> int:
-    """Bytes of all live tensors at most during ``run``: parameters, gradients, optimiser, activations."""
-    tracker = MemTracker()
-    tracker.track_external(row.grounder)
-    with tracker:
+    """Bytes of the model and of all that ``run`` holds beside it at most: activations, gradients, optimiser."""
+    live = LiveTensors()
+    model = live.ignore([*row.grounder.parameters(), *row.grounder.buffers()])
+    with live:
         run()
-    return sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+    return model + live.peak
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ and, where it is wanted,
 ::
 
     extends: experiments/compare/methods.yaml     # a file of the same keys, under this one's
+    only: ["decoder / *"]                         # of all these points: those that match a pattern
     grounders:                                    # the whole study on each, in a folder of its name
       mini: {overlays: [experiments/model/mini_weights.yaml]}
     tests:                                        # each run is tested under each, in a folder of its name
@@ -59,7 +60,7 @@ from stvg_nst.study.overlays import Config, StudyError, merge, override, read_ya
 
 _FACTORS = ("points", "levels", "tests", "grounders")
 _SHARED = ("title", "seeds", "minutes_per_run", "overlays", "baseline", "tuner", "set", *_FACTORS, "chosen", "quick")
-_KEYS = (*_SHARED, "extends")
+_KEYS = (*_SHARED, "extends", "only")
 _QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
 
 
@@ -146,12 +147,18 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
 
 
 def _extended(content: dict[str, Any]) -> dict[str, Any]:
-    """The content over that of the file which it extends, if any: of mappings entry by entry, all else replaced."""
-    if "extends" not in content:
-        return content
-    below = read_yaml(Path(take(content, "extends", str)))
-    refuse_unknown(below, _SHARED, f"'{content['extends']}'")
-    return merge(below, {key: value for key, value in content.items() if key != "extends"})
+    """The content over that of the file which it extends, if any: of mappings entry by entry, all else replaced.
+
+    Of the points of both those are kept that ``only`` asks for.
+    """
+    whole = {key: value for key, value in content.items() if key not in ("extends", "only")}
+    if "extends" in content:
+        below = read_yaml(Path(take(content, "extends", str)))
+        refuse_unknown(below, _SHARED, f"'{content['extends']}'")
+        whole = merge(below, whole)
+    if "only" in content:
+        whole["points"] = _matching(take_named(whole, "points"), take(content, "only", list), "points")
+    return whole
 
 
 def _cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +180,7 @@ def _cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
 def _matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -> dict[str, Any]:
     for pattern in patterns:
         if not any(fnmatchcase(name, str(pattern)) for name in entries):
-            raise StudyError(f"quick: none of the {place} is named '{pattern}'; they are {', '.join(entries)}")
+            raise StudyError(f"none of the {place} is named '{pattern}'; they are {', '.join(entries)}")
     return {name: entry for name, entry in entries.items() if any(fnmatchcase(name, str(p)) for p in patterns)}
 
 

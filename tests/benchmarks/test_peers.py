@@ -7,8 +7,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.peers import LiveTensors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_memory_is_what_lives_at_once() -> None:
+    """A product and a sum of 100 floats each live together; views take nothing, and what comes later is less."""
+    weights, live = torch.ones(100), LiveTensors()
+    assert live.ignore([weights, weights[:50]]) == 400
+    with live:
+        product = weights[:100] * 2
+        kept = product.view(10, 10)
+        del product
+        assert live.peak == 400
+        total = kept + 1
+        del kept
+        torch.zeros(50)
+        del total
+    assert live.peak == 400 + 400
 
 
 @pytest.mark.slow

@@ -54,6 +54,8 @@ def test_a_study_extends_another_file(write: Write, tmp_path: Path) -> None:
     (study,) = read_studies(path)
     assert (study.title, study.seeds, [*study.points]) == ("Above", (7,), ["rank 4", "rank 8", "more"])
     assert study.points["rank 4"]["trainer"] == {"max_epochs": 2, "lr": 3}
+    path.write_text(path.read_text() + "\nonly: ['*8', more]\n")
+    assert [*read_studies(path)[0].points] == ["rank 8", "more"]
     below.write_text("extends: another.yaml\n")
     with pytest.raises(StudyError, match=r"below\.yaml' has an unknown key 'extends'"):
         read_studies(path)
@@ -63,7 +65,7 @@ def test_quick_keeps_what_matches(write: Write) -> None:
     quick = {"points": ["*8"], "tests": ["a"], "set": {"trainer.max_epochs": 1}}
     (study,) = read_studies(write(tests={"a": {}, "b": {"trainer.lr": 1}}, quick=quick), quick=True)
     assert [*study.points] == ["rank 8"] and [*study.tests] == ["a"]
-    with pytest.raises(StudyError, match=r"quick: none of the points is named 'x'; they are rank 4, rank 8"):
+    with pytest.raises(StudyError, match=r"none of the points is named 'x'; they are rank 4, rank 8"):
         read_studies(write(quick={"points": ["x"]}), quick=True)
 
 
