@@ -98,4 +98,4 @@ def _fold_norms(body: nn.Module) -> None:
             if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d and conv.bias is None:
                 # They keep their tensors and their names; only what they compute moves from one to the other.
                 conv.__class__, norm.__class__ = NormedConv2d, AppliedNorm2d
-                conv.norm = (norm,)
+                vars(conv)["norm"] = (norm,)
