@@ -1,8 +1,8 @@
 """What every method of a study costs: `make bench-peers`.
 
 Times the grounding model alone, on random backbone features, so that no decoding hides the difference, and tracks the
-memory of the tensors that a training step and an inference hold at most. Methods take turns, and the file gives medians
-and ratios within one run: absolute times on a shared machine mean little.
+memory of the tensors that a training step and an inference hold at most. Methods take turns, on one thread, and the
+file gives medians of CPU seconds and ratios within one run: absolute times on a shared machine mean little.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import platform
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.tuning import Row, infer, make_features, measure, train
+from benchmarks.tuning import Row, encode, infer, make_frames, measure, training_step
 from stvg_nst.budget import frozen_grounder, injected_points
 from stvg_nst.study import read_studies
 from stvg_nst.tuning import ZeroShot
@@ -37,37 +38,38 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="of a batch; half of them count as low quality")
     parser.add_argument("--size", type=int, default=128, help="of a frame, in pixels")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)  # as in benchmarks/tuning.py
     torch.manual_seed(0)
     (study, *_) = read_studies(options.study)
     grounder = frozen_grounder(study)
-    features, mask = make_features(grounder, options)
+    frames, mask = make_frames(options)
+    features = encode(grounder, frames, mask)
     rows = [Row(FROZEN, grounder, ZeroShot(), trains=False)]
     costs: dict[str, dict[str, Any]] = {FROZEN: {"trainable": 0, "share": 0.0, "layers": 0}}
     for name, tuned, tuner, report in injected_points(study):
         rows.append(Row(name, tuned, tuner))
         share = 100 * report.trainable / report.total
         costs[name] = {"trainable": report.trainable, "share": share, "layers": len(report.layers)}
-    works = {
-        "inference": {row.name: (row, lambda row=row: infer(row, features, mask)) for row in rows},
-        "step": {row.name: (row, lambda row=row: train(row, features, mask, labels)) for row in rows if row.trains},
-    }
     labels = torch.arange(options.clips) % 2
-    for kind, work in works.items():
-        medians = measure([*work.values()], options.repeats)
+    works: dict[str, Callable[[Row], Callable[[], None]]] = {
+        "inference": lambda row: partial(infer, row, features, mask),
+        "step": lambda row: training_step(row, features, mask, labels),
+    }
+    for kind, work_of in works.items():
+        working = {row.name: row for row in rows if row.trains or kind == "inference"}
+        medians = measure({name: work_of(row) for name, row in working.items()}, options.repeats)
         of = FROZEN if kind == "inference" else next(name for name in medians if name.endswith(PEER))
         for name, seconds in medians.items():
-            row, run = work[name]
             costs[name] |= {
                 f"{kind}_ms": 1e3 * seconds,
                 f"{kind}_ratio": seconds / medians[of],
-                f"{kind}_mib": peak_memory(row, run) / 2**20,
+                # Of a first run: the optimiser's state has to be made, and so is counted.
+                f"{kind}_mib": peak_memory(working[name], work_of(working[name])) / 2**20,
             }
     conditions = (
-        f"{options.clips} clips of {options.frames} frames of cached features, {options.threads} thread(s) of "
-        f"{os.cpu_count()} {platform.machine()} cores, medians of {options.repeats} in turns; memory is what tensors "
+        f"{options.clips} clips of {options.frames} frames of cached features, 1 thread of {os.cpu_count()} "
+        f"{platform.machine()} cores, medians of {options.repeats} in turns; memory is what tensors "
         "hold at most, the model's included"
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -42,8 +42,15 @@ class Data:
         return Conditions("MiniSTVG", "test" if stage == "test" else "val", 3)
 
 
+class Network(nn.Sequential):
+    """Stands for a grounder without encoders."""
+
+    def backbones(self) -> tuple[nn.Module, ...]:
+        return ()
+
+
 def module(baseline: Path) -> GroundingModule:
-    grounder: Any = nn.Sequential(nn.Linear(2, 2))
+    grounder: Any = Network(nn.Linear(2, 2))
     made = GroundingModule(grounder, ZeroShot(), weights="random", baseline=baseline)
     made._trainer = SimpleNamespace(datamodule=Data())  # type: ignore[assignment]
     return made
