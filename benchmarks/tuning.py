@@ -123,7 +123,7 @@ def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
         row("LoRA", LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)),
         row("NST, literal W(x + dx)", replace(tuner, forward_mode="literal")),
         row("NST", replace(tuner)),
-        row("NST, retrieval with one head", replace(tuner, heads=1)),
+        row("NST, retrieval with four heads", replace(tuner, heads=4)),
         row("NST, folded", replace(tuner), trains=False),
         gated("NST, folded, hard, all clips LQ", 1.0, folded=True),
         gated("NST, folded, hard, all clips HQ", 0.0, folded=True),
