@@ -67,7 +67,8 @@ def test_bad_videos_are_found(hcstvg: Callable[..., Path]) -> None:
         ("empty", "unreadable: the file is empty"),
         ("page", "unreadable: it is truncated or no video"),
         ("cut", "unreadable: it is truncated or no video"),
-        ("damaged", "damaged: "),
+        # decord decodes ahead in a thread of its own: on a busy machine it stumbles before the first frame is out.
+        ("damaged", ("damaged: ", "unreadable: frame 0 is damaged")),
         ("short", "too short: 18 frames, but 19 are needed"),
         ("wide", "wrong size: (48, 80) (H, W), but the annotations were made for (48, 64)"),
     ):
