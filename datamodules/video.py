@@ -61,6 +61,14 @@ class VideoDecodeError(RuntimeError):
         return f"cannot decode {ids}'{self.path}': {self.cause}"
 
 
+class DamagedFrameError(VideoDecodeError):
+    """A video opens, and a frame of it does not decode; not necessarily one of those asked for.
+
+    decord decodes ahead in a thread of its own. How far it is when the first frame is handed out depends on how busy
+    the machine is, and with it at which call the damage comes to light.
+    """
+
+
 def probe(path: Path | str) -> VideoInfo:
     """Counts the frames of a video and measures them, decoding only the first.
 
@@ -235,7 +243,7 @@ def _decode(path: Path, frame_ids: Sequence[int]) -> Iterator[np.ndarray]:
             cause = f"it announces {len(reader)} frames but no frame {index} can be decoded; encode it again"
             raise VideoDecodeError(cause, path, frame_ids) from error
         except (decord.DECORDError, StopIteration) as error:
-            raise VideoDecodeError(f"frame {index} is damaged ({_summary(error)})", path, frame_ids) from error
+            raise DamagedFrameError(f"frame {index} is damaged ({_summary(error)})", path, frame_ids) from error
         if index < next_wanted:
             continue
         frame = native.asnumpy()

@@ -13,7 +13,7 @@ from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.isolation import Failure, IsolatedCalls
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
-from datamodules.video import VideoDecodeError, check_video, probe, read_frames
+from datamodules.video import DamagedFrameError, VideoDecodeError, check_video, probe, read_frames
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -143,6 +143,8 @@ def check_file(task: VideoTask) -> VideoEntry:
         with open(task.file, "rb") as stream:
             entry = replace(entry, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
         probe(task.file)
+    except DamagedFrameError as error:
+        return replace(entry, verdict=f"damaged: {_cause(error)}")
     except (VideoDecodeError, OSError) as error:
         return replace(entry, verdict=f"unreadable: {_cause(error)}")
     try:
