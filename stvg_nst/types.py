@@ -97,6 +97,16 @@ class BackboneFeatures:
     motion: Tensor
     cell_mask: Tensor
 
+    def unpadded(self, index: int, length: int) -> BackboneFeatures:
+        """One clip of ``length`` frames, as if it were alone: B = 1 and no padding."""
+        rows, columns = int(self.cell_mask[index, :, 0].sum()), int(self.cell_mask[index, 0].sum())
+        clip = slice(index, index + 1)
+        return BackboneFeatures(
+            self.appearance[clip, :length, :, :rows, :columns],
+            self.motion[clip, :length, :, :rows, :columns],
+            self.cell_mask[clip, :rows, :columns],
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 

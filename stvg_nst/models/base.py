@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 
@@ -87,9 +88,29 @@ class Grounder(nn.Module, ABC):
     width: int
     """D, the width of the tokens at the reference point."""
 
+    encodings: EncodingStore | None = None
+    """See :meth:`keep_encodings`."""
+
     @abstractmethod
     def backbones(self) -> tuple[nn.Module, ...]:
         """The visual encoders that :meth:`encode` runs, fingerprinted by caches; frozen unless named to be tuned."""
+
+    def fusion(self) -> tuple[nn.Module, ...]:
+        """What joins video and sentence ahead of the decoders; nothing where the model cannot keep encodings."""
+        return ()
+
+    def keep_encodings(self, store: EncodingStore) -> None:
+        """From now on, take what :meth:`fusion` says of a clip and a sentence from ``store``, which computes it once.
+
+        Only right while nothing of :meth:`fusion` is tuned, and of use where clips come back with the same features.
+        Each is encoded alone and in float32, so that what is stored does not depend on the batch.
+
+        Raises:
+            ValueError: the model has no part whose output it could keep.
+        """
+        if not self.fusion():
+            raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
+        self.encodings = store
 
     @abstractmethod
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
-from stvg_nst.tuning import FullFineTuning
+from stvg_nst.tuning import FullFineTuning, LoRA, Tuner
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
 
 
@@ -133,3 +134,45 @@ def test_evaluation_follows_the_named_protocol(
     assert (tube.start, tube.stop) == (0, 9)
     assert module.grounder.shown == shown
     assert module.metrics.compute()["HQ/m_tIoU"] == 100
+
+
+class Fusing(Stub):
+    """Joins video and sentence in two of its parts."""
+
+    def fusion(self) -> tuple[nn.Module, ...]:
+        return self.text, self.rest
+
+
+class Data:
+    cached_backbones: str | None = None
+
+
+@pytest.mark.parametrize(
+    ("tuner", "name"),
+    [(FullFineTuning(scope=("head", "rest")), "rest"), (LoRA(targets=("head", "text"), rank=1, alpha=1), "text")],
+)
+def test_encodings_of_what_is_tuned_are_refused(tmp_path: Path, tuner: Tuner, name: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{type(tuner).__name__} tunes '{name}' of the grounder, .*--model.encodings"
+    ):
+        GroundingModule(Fusing(), tuner, weights="random", encodings=tmp_path)
+
+
+def test_encodings_are_kept_by_the_weights_and_for_cached_features_only(tmp_path: Path) -> None:
+    kept = [
+        GroundingModule(Fusing(), FullFineTuning(scope=("head",)), weights="random", encodings=tmp_path)
+        for _ in range(2)
+    ]
+    stores = [module.grounder.encodings for module in kept]
+    assert stores[0] and stores[1] and stores[0].folder != stores[1].folder  # of two initialisations
+    module, data = kept[0], Data()
+    module._trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"--model.encodings keeps .*--data.init_args.features"):
+        module.setup("fit")
+    data.cached_backbones = module.backbone_fingerprint()
+    module.setup("fit")
+
+
+def test_a_grounder_that_cannot_keep_encodings_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Stub cannot keep encodings; leave out --model\.encodings"):
+        make(encodings=tmp_path)

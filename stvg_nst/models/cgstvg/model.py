@@ -5,13 +5,16 @@ One class for the full-size model and for the embedded miniature; they differ by
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models.base import Grounder, ReferencePoint
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
 from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
@@ -101,6 +104,9 @@ class CGSTVG(Grounder):
     def backbones(self) -> tuple[nn.Module, ...]:
         return self.visual, self.motion
 
+    def fusion(self) -> tuple[nn.Module, ...]:
+        return self.text, self.visual_proj, self.motion_proj, self.encoder
+
     def encode(
         self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
     ) -> BackboneFeatures:
@@ -140,8 +146,7 @@ class CGSTVG(Grounder):
             select_context: replaces the rule that chooses the frames whose regions refine the boxes; by default those
                 that the model itself trusts.
         """
-        text, text_mask = self.text(queries)
-        memory = self._remember(features, frame_mask, text, text_mask)
+        memory = self._remember(features, frame_mask, queries)
 
         states = self.time_decoder(memory)
         # Stage by stage, so that a tuned head sees the clip on its first axis.
@@ -163,13 +168,13 @@ class CGSTVG(Grounder):
             frame_mask=frame_mask,
         )
 
-    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, text: Tensor, text_mask: Tensor) -> Memory:
+    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> Memory:
         """Joins the three kinds of tokens, frame by frame, and lets them attend to each other."""
         num_frames = frame_mask.shape[1]
-        appearance = self.visual_proj(features.appearance.flatten(3).transpose(2, 3))
-        motion = self.motion_proj(features.motion.flatten(3).transpose(2, 3))
+        text, text_mask = self.text(queries)
+        appearance, motion = self._project(features)
         cell_mask = features.cell_mask.flatten(1)
-        token_mask = torch.cat((cell_mask, text_mask, cell_mask), dim=1)[:, None]
+        token_mask = _token_mask(features, text_mask)
         self.reference_point(
             visual=torch.cat((appearance, motion), dim=2),
             visual_mask=torch.cat((cell_mask, cell_mask), dim=1)[:, None].expand(-1, num_frames, -1),
@@ -180,18 +185,73 @@ class CGSTVG(Grounder):
         )
 
         cells = grid_positions(features.cell_mask, self.width)
-        none = torch.zeros_like(text)
-        tokens = torch.cat((appearance, text[:, None].expand(-1, num_frames, -1, -1), motion), dim=2)
-        tokens = self.encoder(tokens, torch.cat((cells, none, cells), dim=1)[:, None], token_mask)
+        if self.encodings is None:
+            tokens = self._fuse(appearance, text, motion, cells, token_mask)
+        else:
+            tokens = self._stored_tokens(self.encodings, features, frame_mask, queries, token_mask)
         return Memory(
             tokens=tokens,
-            positions=torch.cat((cells, none, torch.zeros_like(cells)), dim=1)[:, None],
+            positions=torch.cat((cells, torch.zeros_like(text), torch.zeros_like(cells)), dim=1)[:, None],
             token_mask=token_mask,
             frame_mask=frame_mask,
             grid=(features.cell_mask.shape[1], features.cell_mask.shape[2]),
             grid_sizes=torch.stack((features.cell_mask[:, :, 0].sum(1), features.cell_mask[:, 0].sum(1)), dim=1),
             times=time_positions(num_frames, self.width, tokens.device),
         )
+
+    def _project(self, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
+        """Appearance and motion tokens, each (B, T, N, D)."""
+        return (
+            self.visual_proj(features.appearance.flatten(3).transpose(2, 3)),
+            self.motion_proj(features.motion.flatten(3).transpose(2, 3)),
+        )
+
+    def _fuse(self, appearance: Tensor, text: Tensor, motion: Tensor, cells: Tensor, token_mask: Tensor) -> Tensor:
+        """The encoder's tokens (B, T, M, D), of cells with positions (B, N, D) and of words, which have none."""
+        words = text[:, None].expand(-1, appearance.shape[1], -1, -1)
+        positions = torch.cat((cells, torch.zeros_like(text), cells), dim=1)[:, None]
+        return self.encoder(torch.cat((appearance, words, motion), dim=2), positions, token_mask)
+
+    def _stored_tokens(
+        self,
+        store: EncodingStore,
+        features: BackboneFeatures,
+        frame_mask: Tensor,
+        queries: Sequence[str],
+        token_mask: Tensor,
+    ) -> Tensor:
+        """The encoder's tokens (B, T, M, D) from a store, zeros on padding; a clip that is new is encoded alone."""
+        tokens = torch.zeros(*frame_mask.shape, token_mask.shape[-1], self.width, device=frame_mask.device)
+        for index, (query, length) in enumerate(zip(queries, frame_mask.sum(1).tolist(), strict=True)):
+            clip = features.unpadded(index, length)
+            content = _content(clip, self.text.token_ids(query))
+            alone = store.get(content, partial(self._encode_alone, clip, query))
+            # Padding keeps the order of the real tokens.
+            tokens[index, :length][:, token_mask[index, 0]] = alone.to(tokens.device)
+        return tokens
+
+    @torch.no_grad()
+    def _encode_alone(self, clip: BackboneFeatures, query: str) -> Tensor:
+        """The encoder's tokens (T, M, D) of one clip without padding, in float32."""
+        with torch.autocast(clip.appearance.device.type, enabled=False):
+            text, text_mask = self.text([query])
+            appearance, motion = self._project(clip)
+            cells = grid_positions(clip.cell_mask, self.width)
+            return self._fuse(appearance, text, motion, cells, _token_mask(clip, text_mask))[0]
+
+
+def _token_mask(features: BackboneFeatures, text_mask: Tensor) -> Tensor:
+    """(B, 1, M), True on real tokens of a frame."""
+    cells = features.cell_mask.flatten(1)
+    return torch.cat((cells, text_mask, cells), dim=1)[:, None]
+
+
+def _content(clip: BackboneFeatures, token_ids: Sequence[int]) -> str:
+    """Checksum of all that the encoder is given: features of one clip without padding, and a sentence."""
+    digest = hashlib.sha256(repr((clip.appearance.shape, clip.motion.shape, tuple(token_ids))).encode())
+    for part in (clip.appearance, clip.motion):
+        digest.update(part.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _outside_autograd(encoder: nn.Module, clips: Tensor) -> Tensor:

@@ -54,6 +54,10 @@ class TextEncoder(nn.Module):
         hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
         return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
 
+    def token_ids(self, query: str) -> tuple[int, ...]:
+        """What the encoder reads of a sentence."""
+        return tuple(self.tokenizer(query.lower()).input_ids)
+
 
 def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
     """The tokenizer and the configuration of a folder or of a model of the hub."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, visual
 from stvg_nst.models.cgstvg.layers import grid_positions
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
-from stvg_nst.types import GroundingOutput
+from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 QUERIES = ("a small red star jumps up and down", "what large thing spins?")
 
@@ -63,6 +65,51 @@ def assert_each_clip_is_as_if_alone(grounder: CGSTVG, lengths: tuple[int, int]) 
 
 def test_a_clip_in_a_batch_of_other_lengths_and_sizes_is_as_if_alone(grounder: CGSTVG) -> None:
     assert_each_clip_is_as_if_alone(grounder, (5, 9))
+
+
+@torch.no_grad()
+def test_kept_encodings_give_the_same_answers_without_the_encoder(
+    grounder: CGSTVG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = torch.cat((clip(6, 96, 96, seed=1), clip(6, 96, 96, seed=2)))
+    frame_mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
+    features = grounder.encode(frames, frame_mask, [(64, 96), (96, 64)])
+    expected = grounder.ground(features, frame_mask, QUERIES)
+    calls = count_calls(monkeypatch, grounder.encoder)
+    monkeypatch.setattr(grounder, "encodings", EncodingStore(tmp_path, "encoder"))
+    for _ in range(2):
+        found = grounder.ground(features, frame_mask, QUERIES)
+        assert len(calls) == len(QUERIES)  # each clip alone, and never again
+        for name in ("boxes", "confidence", "start_end", "actioness"):
+            real = frame_mask.expand_as(expected.actioness)
+            torch.testing.assert_close(getattr(found, name)[real], getattr(expected, name)[real], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_what_is_kept_of_one_clip_and_sentence_is_given_for_no_other(
+    grounder: CGSTVG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = count_calls(monkeypatch, grounder.encoder)
+    monkeypatch.setattr(grounder, "encodings", EncodingStore(tmp_path, "encoder"))
+    frames, mask = clip(3, 64, 64, seed=1), torch.ones(1, 3, dtype=torch.bool)
+    features = grounder.encode(frames, mask)
+    others = [
+        BackboneFeatures(features.appearance + 1e-3, features.motion, features.cell_mask),
+        BackboneFeatures(features.appearance, features.motion * 1.001, features.cell_mask),
+        BackboneFeatures(features.appearance[:, :2], features.motion[:, :2], features.cell_mask),
+    ]
+    grounder.ground(features, mask, QUERIES[:1])
+    grounder.ground(features, mask, QUERIES[1:])
+    for other in others:
+        grounder.ground(other, mask[:, : other.motion.shape[1]], QUERIES[:1])
+    assert len(calls) == len(list(tmp_path.rglob("*.safetensors"))) == 2 + len(others)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> list[object]:
+    calls: list[object] = []
+    forward = module.forward
+    monkeypatch.setattr(module, "forward", lambda *inputs: calls.append(None) or forward(*inputs))
+    return calls
 
 
 @pytest.mark.slow
