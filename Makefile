@@ -92,11 +92,12 @@ $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/i
 
 search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
 
-# Only a whole search writes into the repository; a quick one keeps its choice beside its runs.
+# A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
 search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (3 h; QUICK=1: 5 min)
-	$(STVG) study $< --runs runs/search/lr --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
-	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite $(if $(QUICK),--quick)
+	$(call study,$<,runs/search/lr,$(FEATURES))
+	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite \
+	  $(if $(ONLY),--allow-untried) $(if $(QUICK),--quick)
 
 # The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
 # of the test set. ONLY='decoder / *' runs a part of them; the tables show what stands, and what is missing.

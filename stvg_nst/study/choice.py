@@ -53,6 +53,9 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument(
+        "--allow-untried", action="store_true", help="leave out points of which nothing has been run, and say which"
+    )
     options = parser.parse_args(arguments)
     files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
     if standing := [path for path in files if path.exists() and not options.overwrite]:
@@ -61,17 +64,24 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
     summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
-    choices = choose(study, summary)
+    choices, untried = choose(study, summary, allow_untried=options.allow_untried)
     for path, text in zip(files, (choices_yaml(study, choices), choices_csv(choices)), strict=True):
         path.write_text(text, encoding="utf-8")
     console = report_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
+    if untried:
+        console.print(f"not tried, and left to the overlays: {'; '.join(untried)}", markup=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, files))}", markup=False, soft_wrap=True)
     return 0
 
 
-def choose(study: Study, summary: StudySummary) -> tuple[Choice, ...]:
-    """The level of the highest mean WAS, for each point.
+def choose(
+    study: Study, summary: StudySummary, *, allow_untried: bool = False
+) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
+    """The level of the highest mean WAS, for each point; and the points that were left out.
+
+    Args:
+        allow_untried: leave out points of which no run is finished. A grid that has been begun must be finished.
 
     Raises:
         StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
@@ -82,14 +92,24 @@ def choose(study: Study, summary: StudySummary) -> tuple[Choice, ...]:
     split = summary.baselines[0].split
     if split != "val":
         raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
-    if unfinished := [point.name for point in summary.points if not point.complete]:
-        raise StudyError(f"runs are missing of {'; '.join(unfinished)}; run the study to its end first")
+    grids = {
+        row: {level: summary.cells[row, level] for level in study.levels}
+        for row in dict.fromkeys(row for row, _ in study.cells.values())
+    }
+    untried = tuple(
+        row for row, tried in grids.items() if allow_untried and not any(point.num_seeds for point in tried.values())
+    )
+    asked = {row: tried for row, tried in grids.items() if row not in untried}
+    if unfinished := [point.name for tried in asked.values() for point in tried.values() if not point.complete]:
+        raise StudyError(
+            f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or leave out points of "
+            "which nothing has been run with --allow-untried"
+        )
     choices = []
-    for row in dict.fromkeys(row for row, _ in study.cells.values()):
-        tried = {level: summary.cells[row, level] for level in study.levels}
+    for row, tried in asked.items():
         best = max(tried, key=lambda level: tried[level].spreads[CRITERION].mean)
         choices.append(Choice(row, tried, best))
-    return tuple(choices)
+    return tuple(choices), untried
 
 
 def choices_yaml(study: Study, choices: Sequence[Choice]) -> str:

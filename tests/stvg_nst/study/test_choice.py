@@ -11,6 +11,7 @@ from stvg_nst.study import StudyError, command, launch
 from stvg_nst.study.choice import choose_command
 
 Write = Callable[..., Path]
+POINTS = {"a": {}, "b": {"trainer.max_steps": 9}}
 LEVELS = {"low": {"model.tuner.init_args.rank": 2}, "high": {"model.tuner.init_args.rank": 6}, "mid": {"trainer.lr": 1}}
 
 
@@ -65,4 +66,22 @@ def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> N
     path = search("--only", "a, low", "a, high")
     with pytest.raises(StudyError, match="runs are missing of a, mid; run the study to its end first"):
         choose(path, tmp_path)
+    assert not (tmp_path / "chosen.yaml").exists()
+
+
+def test_untried_points_are_left_out_where_that_is_asked_for_and_named(
+    search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = search("--only", "a, *", points=POINTS)
+    with pytest.raises(StudyError, match=r"runs are missing of b, low; b, high; b, mid; .*--allow-untried"):
+        choose(path, tmp_path)
+    assert choose(path, tmp_path, "--allow-untried") == 0
+    assert [*yaml.safe_load((tmp_path / "chosen.yaml").read_text())] == ["a"]
+    assert "not tried, and left to the overlays: b\n" in capsys.readouterr().out
+
+
+def test_a_grid_that_was_begun_must_be_finished(search: Any, tmp_path: Path) -> None:
+    path = search("--only", "a, *", "b, low", points=POINTS)
+    with pytest.raises(StudyError, match="runs are missing of b, high; b, mid; run the study to its end first"):
+        choose(path, tmp_path, "--allow-untried")
     assert not (tmp_path / "chosen.yaml").exists()
