@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, ScalarFormatter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,11 @@ from stvg_nst.study.summary import QUANTITIES, PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
 
 METRIC = "m_vIoU"
+LINEAR_UP_TO = 20.0
+"""Points; what lies beyond is drawn on a logarithmic scale, so that a run that diverged does not flatten all others."""
+TICKS = (-80, -50, -20, -15, -10, -5, 0, 5, 10, 15, 20, 50, 80)
+SPREAD = 0.5
+"""Of the room between two levels, over which the rows' marks lie side by side."""
 Line = tuple[str, str, tuple[str, ...]]
 
 
@@ -73,7 +79,10 @@ def levels_csv(summary: StudySummary) -> str:
 
 
 def draw_levels(summary: StudySummary, *paths: Path) -> None:
-    """The WAS and its two parts against the levels, evenly spaced: mean and sample standard deviation."""
+    """The WAS and its two parts against the levels, evenly spaced: mean and sample standard deviation.
+
+    Rows of which nothing is measured are left out; the tables have them.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.5, 4.4), layout="constrained")
         for axes, quantity in zip(figure.subplots(1, len(QUANTITIES)), reversed(QUANTITIES), strict=True):
@@ -87,24 +96,33 @@ def draw_levels(summary: StudySummary, *paths: Path) -> None:
 
 def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    rows = _rows(summary)
+    # What is missing takes no room, but keeps its colour for later.
+    looks = {
+        row: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)])
+        for i, row in enumerate(_rows(summary))
+    }
+    rows = [row for row in looks if any(summary.cells[row, level].spreads for level in summary.levels)]
     for index, row in enumerate(rows):
+        color, marker = looks[row]
         measured = [(place, summary.cells[row, level]) for place, level in enumerate(summary.levels)]
         measured = [(place, point) for place, point in measured if point.spreads]
         spreads = [point.spreads[quantity, METRIC] for _, point in measured]
         axes.errorbar(
             # Side by side, or the deviations of one would hide another's.
-            [place + 0.06 * (index - (len(rows) - 1) / 2) for place, _ in measured],
+            [place + SPREAD * ((index + 0.5) / len(rows) - 0.5) for place, _ in measured],
             [spread.mean for spread in spreads],
             yerr=[spread.deviation or 0.0 for spread in spreads],
-            color=COLOURS[index % len(COLOURS)],
-            marker=MARKERS[index // len(COLOURS) % len(MARKERS)],
+            color=color,
+            marker=marker,
             label=row,
             markersize=4,
             linewidth=1.2,
             capsize=2,
         )
     axes.set_xticks(range(len(summary.levels)), summary.levels, rotation=30, ha="right")
+    axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=2)
+    axes.yaxis.set_major_locator(FixedLocator(TICKS))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_title(f"{quantity}, {METRIC}, points")

@@ -365,13 +365,21 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
     runs = tmp_path / "runs"
     table = (runs / "levels.md").read_text()
     assert "| WAS | rank 4 | +4.10 \u00b1 0.71 | - |" in table and "| WAS | rank 8 | +7.70 \u00b1 0.71 | +7.70" in table
-    assert "INCOMPLETE" in (runs / "levels.svg").read_text()
+    picture = (runs / "levels.svg").read_text()
+    assert "INCOMPLETE" in picture and ">rank 8<" in picture and ">rank 4<" in picture
     rows = list(csv.DictReader((runs / "levels.csv").open()))
     assert {(row["row"], row["level"]) for row in rows} == {
         ("rank 8", "25 clips"),
         ("rank 8", "50 clips"),
         ("rank 4", "25 clips"),
     }
+
+
+def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tmp_path: Path) -> None:
+    levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
+    assert study(write(levels=levels), "--only", "rank 8,*") == 0
+    picture, table = ((tmp_path / "runs" / f"levels.{suffix}").read_text() for suffix in ("svg", "md"))
+    assert ">rank 8<" in picture and ">rank 4<" not in picture and "| WAS | rank 4 | - | - |" in table
 
 
 def test_runs_at_once_take_turns_on_the_gpus(
