@@ -17,6 +17,7 @@ from stvg_nst.comparison.sheet import WIDTH, print_sheet, write_sheet
 from stvg_nst.comparison.strips import ShowClip, draw_figure3
 from stvg_nst.comparison.tables import figure2_table, table1, table2
 from stvg_nst.study.definition import quick_folder, read_studies
+from stvg_nst.study.overlays import StudyError
 
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 
@@ -26,6 +27,9 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 
     Args:
         show: reads the pixels of a clip, for Fig. 3.
+
+    Raises:
+        StudyError: nothing stands, or too little for something of what was asked for; all else is written before.
     """
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
@@ -34,10 +38,16 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)  # a narrow terminal folds the lines, and cuts no number off
-    written = []
+    written: list[Path] = []
+    failed: list[str] = []
     for kind in options.show:
-        written += _make(kind, comparison, folder, options, show, console)
-    console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+        try:
+            written += _make(kind, comparison, folder, options, show, console)
+        except StudyError as error:  # What stands may do for one table and not for another.
+            failed.append(f"{kind}: {error}")
+    console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
+    if failed:
+        raise StudyError("not made: " + "; ".join(failed))
     return 0
 
 

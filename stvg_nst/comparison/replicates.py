@@ -67,6 +67,11 @@ class Method:
         return len(self.replicates) == self.num_expected
 
     @property
+    def begun(self) -> bool:
+        """Whether there is anything to show of it."""
+        return bool(self.replicates) or self.failed
+
+    @property
     def trainable_parameters(self) -> int | None:
         return self.replicates[0][0].results.trainable_parameters if self.replicates else None
 
@@ -139,6 +144,9 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         for point in studies[0].points
     )
     every = (*baselines.values(), *(own for _, (own, _) in replicates))
+    if absent := [method for method in methods if not method.begun]:
+        names = "; ".join(f"{method.scope} / {method.name}" for method in absent)
+        notes.append(f"INCOMPLETE: left out, with 0 of {absent[0].num_expected} runs each: {names}")
     return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *_remarks(studies, every)))
 
 

@@ -60,7 +60,8 @@ def severity_matrix(replicates: Sequence[Replicate]) -> dict[tuple[str, str], fl
 def _rows(comparison: Comparison) -> Iterator[tuple[tuple[Cell, ...], dict[str, object], Sequence[Replicate]]]:
     yield baseline_labels(comparison), baseline_identity(comparison), comparison.baselines
     for method in comparison.methods:
-        yield labels(method), identity(method), [own for own, _ in method.replicates]
+        if method.begun:
+            yield labels(method), identity(method), [own for own, _ in method.replicates]
 
 
 def _mean(spread: Spread | None) -> Cell:

@@ -45,7 +45,7 @@ def figure2_table(comparison: Comparison, bootstrap: PairedBootstrap) -> Sheet:
             difference = _to_reference(comparison, bootstrap, method, view)
             cells.append(_shown_difference(difference, sign))
             record |= _interval(f"{name} to {REFERENCE}", difference, sign)
-        rows.append((*labels(method), *cells))
+        rows += [(*labels(method), *cells)] if method.begun else []
         records.append(record)
     title = f"Fig. 2: restoration and forgetting, {MAIN}"
     return make_sheet(comparison, "fig2", title, (Section("", columns, tuple(rows)),), records)
@@ -71,7 +71,7 @@ def _by_sentence_type(comparison: Comparison, bootstrap: PairedBootstrap, name: 
         for method in comparison.methods:
             difference = _to_reference(comparison, bootstrap, method, view, kind)
             cells = [_cell(method, key) for key in keys]
-            rows.append((*labels(method), *cells, _shown_difference(difference)))
+            rows += [(*labels(method), *cells, _shown_difference(difference))] if method.begun else []
             record = {**identity(method), "sentence_type": kind or "all"}
             for metric, key in zip(METRICS, keys, strict=True):
                 record |= numbers(metric, _spread(method, key))

@@ -86,3 +86,9 @@ def test_a_typical_item_is_near_the_mean_of_every_method(study: Study, finish: F
 def test_costs_must_be_measured_first(study: Study, finish: Finish) -> None:
     with pytest.raises(StudyError, match=r"needs what benchmarks/peers\.py wrote, got 'absent\.json'"):
         run(study, finish(), "--show", "cost", "--costs", "absent.json")
+
+
+def test_what_can_be_made_is_made_before_what_cannot_is_told(study: Study, finish: Finish, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"not made: cost: the table of costs needs .*absent\.json'"):
+        run(study, finish(), "--show", "cost", "table1", "--costs", "absent.json", "--output", str(tmp_path / "made"))
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["table1.csv", "table1.md", "table1.txt"]

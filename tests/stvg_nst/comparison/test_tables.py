@@ -68,6 +68,10 @@ def test_incomplete_results_are_shown_as_such(study: Study, finish: Finish) -> N
     assert "INCOMPLETE" in text.splitlines()[0]
     assert " 2 of 4 " in text and " 0 of 4 " in text
     assert "note: INCOMPLETE: 4 of 7 runs are not finished" in text
+    assert "note: INCOMPLETE: left out, with 0 of 4 runs each: whole / LoRA\n" in text
+    for made in (sheet(table1, comparison), sheet(figure2_table, comparison), robustness(comparison)):
+        assert "whole" not in [row[0].text for section in made.sections for row in section.rows]
+    assert {row["runs"] for row in sheet(table1, comparison).records if row["scope"] == "whole"} == {0}
 
 
 def test_robustness_by_kind_and_severity(study: Study, finish: Finish) -> None:
