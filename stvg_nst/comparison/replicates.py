@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
@@ -65,6 +65,11 @@ class Method:
     @property
     def complete(self) -> bool:
         return len(self.replicates) == self.num_expected
+
+    @property
+    def point(self) -> str:
+        """Its name in the study."""
+        return f"{self.scope} / {self.name}" if self.scope else self.name
 
     @property
     def begun(self) -> bool:
@@ -144,10 +149,13 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         for point in studies[0].points
     )
     every = (*baselines.values(), *(own for _, (own, _) in replicates))
-    if absent := [method for method in methods if not method.begun]:
-        names = "; ".join(f"{method.scope} / {method.name}" for method in absent)
+    absent = [method for method in methods if not method.begun]
+    if absent:
+        names = "; ".join(method.point for method in absent)
         notes.append(f"INCOMPLETE: left out, with 0 of {absent[0].num_expected} runs each: {names}")
-    return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *_remarks(studies, every)))
+    unchosen = tuple(name for name in studies[0].unchosen if name not in [method.point for method in absent])
+    remarks = _remarks(replace(studies[0], unchosen=unchosen), every)
+    return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *remarks))
 
 
 def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:
@@ -196,9 +204,9 @@ def _notes(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[str
         yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
 
 
-def _remarks(studies: Sequence[Study], replicates: Sequence[Replicate]) -> Iterator[str]:
-    if studies[0].unchosen_words:
-        yield studies[0].unchosen_words
+def _remarks(study: Study, replicates: Sequence[Replicate]) -> Iterator[str]:
+    if study.unchosen_words:
+        yield study.unchosen_words
     for replicate in replicates:
         if replicate.results.skipped:
             yield f"{replicate.results.path}: {replicate.results.skipped} samples were skipped and do not count"

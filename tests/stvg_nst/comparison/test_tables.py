@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,14 @@ def test_incomplete_results_are_shown_as_such(study: Study, finish: Finish) -> N
     for made in (sheet(table1, comparison), sheet(figure2_table, comparison), robustness(comparison)):
         assert "whole" not in [row[0].text for section in made.sections for row in section.rows]
     assert {row["runs"] for row in sheet(table1, comparison).records if row["scope"] == "whole"} == {0}
+
+
+def test_what_was_not_chosen_is_said_of_what_is_shown(study: Study, finish: Finish) -> None:
+    unsearched = replace(study, unchosen=("decoder / LoRA", "whole / LoRA"))
+    comparison = read_comparison([unsearched], finish(lambda run: run.point == "whole / LoRA"))
+    assert [note for note in comparison.notes if note.startswith("no search")] == [
+        "no search has chosen for decoder / LoRA: the settings of the overlays hold"
+    ]
 
 
 def test_robustness_by_kind_and_severity(study: Study, finish: Finish) -> None:
