@@ -126,7 +126,7 @@ $(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
 budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s)
 	$(STVG) budget $(PEERS)
 
-compare: budget | $(DRAWS)  ## run every method, 5 seeds (8 h a grounder; QUICK=1: 10 min; ONLY='decoder / *')
+compare: budget | $(DRAWS)  ## run every method, 5 seeds (6 h a grounder, JOBS=2; ONLY='decoder / *': 1 h; QUICK=1: 10 min)
 	$(call study,$(PEERS),$(COMPARE)/peers,$(DATA)/features)
 
 table1: compare  ## Table I: Mixed Quality by sentence type (as `compare`, as are all of these)

@@ -31,6 +31,10 @@ from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
 
+class DivergedError(RuntimeError):
+    """A training whose loss is no number any more."""
+
+
 class GroundingModule(lightning.LightningModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
@@ -142,6 +146,11 @@ class GroundingModule(lightning.LightningModule):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The objective of a batch, a scalar.
+
+        Raises:
+            DivergedError: it is not finite; what follows could only be worse.
+        """
         output = self(batch)
         terms = self.loss(output, batch)
         total = self.loss.total(terms)
@@ -152,6 +161,12 @@ class GroundingModule(lightning.LightningModule):
             total = total + self.tuner.loss_weights[name] * value
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        if not torch.isfinite(total):
+            raise DivergedError(
+                f"the loss is {total.item()} at step {self.global_step + 1}: the training has diverged; lower the rate "
+                "(--model.optimizer.init_args.lr), clip the gradient (--trainer.gradient_clip_val), and begin anew in "
+                "another folder"
+            )
         return total
 
     def optimizer_step(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
-from stvg_nst.module import GroundingModule
+from stvg_nst.module import DivergedError, GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
 from stvg_nst.tuning import FullFineTuning, LoRA, Tuner
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
@@ -134,6 +134,17 @@ def test_evaluation_follows_the_named_protocol(
     assert (tube.start, tube.stop) == (0, 9)
     assert module.grounder.shown == shown
     assert module.metrics.compute()["HQ/m_tIoU"] == 100
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_training_that_diverges_is_ended_at_once(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    module = make()
+    for log in ("log", "log_dict"):
+        monkeypatch.setattr(module, log, lambda *args, **options: None)
+    assert torch.isfinite(module.training_step(make_batch(), 0))
+    monkeypatch.setattr(type(module.loss), "total", lambda loss, terms: torch.tensor(float(value)))
+    with pytest.raises(DivergedError, match=rf"the loss is {value} at step 1: .*--model\.optimizer\.init_args\.lr"):
+        module.training_step(make_batch(), 0)
 
 
 class Fusing(Stub):
