@@ -105,8 +105,8 @@ class Comparison:
         return tuple(dict.fromkeys(method.scope for method in self.methods))
 
     def reference_of(self, method: Method) -> Method | None:
-        """Null-space tuning in the method's scope, or else in the last scope that has it, if any."""
-        candidates = [other for other in self.methods if other.name == REFERENCE]
+        """Null-space tuning in the method's scope, or else in the last scope where runs of it stand, if any."""
+        candidates = [other for other in self.methods if other.name == REFERENCE and other.replicates]
         last = candidates[-1] if candidates else None
         return next((other for other in candidates if other.scope == method.scope), last)
 

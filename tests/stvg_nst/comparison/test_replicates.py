@@ -30,6 +30,9 @@ def test_the_reference_is_of_the_same_scope_or_else_the_last(study: Study, finis
     assert [comparison.reference_of(method) for method in comparison.methods] == [nst, nst, nst]
     without = replace(comparison, methods=comparison.methods[:1])
     assert without.reference_of(comparison.methods[0]) is None
+    not_run = replace(nst, scope="whole", replicates=())
+    planned = replace(comparison, methods=(*comparison.methods, not_run))
+    assert planned.reference_of(comparison.methods[2]) is nst
 
 
 def test_what_is_missing_failed_or_foreign_is_said(study: Study, finish: Finish) -> None:
