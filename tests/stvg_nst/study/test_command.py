@@ -243,6 +243,8 @@ def test_an_interruption_ends_the_processes_and_keeps_the_rest(
 ) -> None:
     points = {"good": {}, "slow": ADAPTED | {"trainer.act": "hang"}}
     runs = tmp_path / "runs"
+    # Tests that a shell runs in its background have inherited that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         while not (runs / "slow-seed0" / "checkpoints").exists():
