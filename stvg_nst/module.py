@@ -90,7 +90,6 @@ class GroundingModule(lightning.LightningModule):
         self.injection = tuner.inject(grounder)
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         rank_zero_info(str(self.injection))
-        self.keeps_encodings = encodings is not None
         if encodings is not None:
             self._refuse_tuned_fusion()
             grounder.keep_encodings(EncodingStore(encodings, modules_fingerprint(grounder.fusion())))
@@ -269,7 +268,7 @@ class GroundingModule(lightning.LightningModule):
         if self.baseline is not None and datamodule is not None:
             self._check_baseline(self.baseline, datamodule, stage)
         cached = getattr(datamodule, "cached_backbones", None)
-        if self.keeps_encodings and cached is None:
+        if self.grounder.encodings is not None and cached is None:
             raise ValueError(
                 "--model.encodings keeps what comes of each clip's features, which are new in every epoch unless they "
                 "are cached; set --data.init_args.features, or leave out --model.encodings"
