@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,14 +237,25 @@ def test_runs_at_once_share_the_cores(
         study(write(), "--jobs", "0")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Tests that a shell runs in its background have inherited that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_processes_and_keeps_the_rest(
-    study: Any, write: Write, tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+    interruptible: None,
+    study: Any,
+    write: Write,
+    tmp_path: Path,
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     points = {"good": {}, "slow": ADAPTED | {"trainer.act": "hang"}}
     runs = tmp_path / "runs"
-    # Tests that a shell runs in its background have inherited that it is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         while not (runs / "slow-seed0" / "checkpoints").exists():
