@@ -36,8 +36,8 @@ POLISH := $(call stage,polish,boxes/grounder.safetensors)
 
 # The main process only: PyTorch gives each worker of a loader one thread of its own accord.
 export OMP_NUM_THREADS ?= 2
-# Large pages for PyTorch's tensors, where Linux grants them on request: a training step on a CPU spends a fifth of its
-# time on page faults without them.
+# Large pages for PyTorch's tensors, where Linux grants them on request: without them a training step on a CPU spends
+# up to a fifth of its time on page faults (make bench-encodings).
 export THP_MEM_ALLOC_ENABLE ?= 1
 
 .PHONY: help
