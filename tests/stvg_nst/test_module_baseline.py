@@ -45,6 +45,8 @@ class Data:
 class Network(nn.Sequential):
     """Stands for a grounder without encoders."""
 
+    encodings = None
+
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
 
