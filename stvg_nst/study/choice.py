@@ -14,7 +14,7 @@ import yaml
 from stvg_nst.report.folder import report_console
 from stvg_nst.report.table import signed
 from stvg_nst.study.definition import Study, quick_folder, read_studies
-from stvg_nst.study.overlays import Config, StudyError
+from stvg_nst.study.overlays import Config, StudyError, read_yaml
 from stvg_nst.study.summary import PointSummary, StudySummary, summarise
 
 CRITERION = ("WAS", "m_vIoU")
@@ -25,7 +25,7 @@ class Choice:
     """What was tried for one point, and what came of it.
 
     Args:
-        tried: by level, in the study's order.
+        tried: by level, in the study's order; a level of which a run failed cannot be chosen.
         level: of the highest mean.
     """
 
@@ -54,7 +54,9 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
-        "--allow-untried", action="store_true", help="leave out points of which nothing has been run, and say which"
+        "--allow-untried",
+        action="store_true",
+        help="leave out points of which nothing has been run, and say which; what OUTPUT says of them is kept",
     )
     options = parser.parse_args(arguments)
     files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
@@ -65,12 +67,16 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
     summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
     choices, untried = choose(study, summary, allow_untried=options.allow_untried)
-    for path, text in zip(files, (choices_yaml(study, choices), choices_csv(choices)), strict=True):
+    kept = _kept(files, untried)
+    texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
+    for path, text in zip(files, texts, strict=True):
         path.write_text(text, encoding="utf-8")
     console = report_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
-    if untried:
-        console.print(f"not tried, and left to the overlays: {'; '.join(untried)}", markup=False, soft_wrap=True)
+    left = [row for row in untried if row not in kept[0]]
+    for words, rows in (("kept as they were chosen before", kept[0]), ("left to the overlays", left)):
+        if rows:
+            console.print(f"not tried, and {words}: {'; '.join(rows)}", markup=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, files))}", markup=False, soft_wrap=True)
     return 0
 
@@ -81,11 +87,12 @@ def choose(
     """The level of the highest mean WAS, for each point; and the points that were left out.
 
     Args:
-        allow_untried: leave out points of which no run is finished. A grid that has been begun must be finished.
+        allow_untried: leave out points of which nothing has been run. A grid that has been begun must be finished.
 
     Raises:
         StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
-            choice among fewer levels would give its point a smaller grid than the others'.
+            choice among fewer levels would give its point a smaller grid than the others'. Or every level of a point
+            failed.
     """
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
@@ -97,22 +104,37 @@ def choose(
         for row in dict.fromkeys(row for row, _ in study.cells.values())
     }
     untried = tuple(
-        row for row, tried in grids.items() if allow_untried and not any(point.num_seeds for point in tried.values())
+        row
+        for row, tried in grids.items()
+        if allow_untried and not any(point.num_seeds or point.failed for point in tried.values())
     )
     asked = {row: tried for row, tried in grids.items() if row not in untried}
-    if unfinished := [point.name for tried in asked.values() for point in tried.values() if not point.complete]:
+    points = [point for tried in asked.values() for point in tried.values()]
+    if unfinished := [point.name for point in points if not point.complete and not point.failed]:
         raise StudyError(
             f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or leave out points of "
             "which nothing has been run with --allow-untried"
         )
     choices = []
     for row, tried in asked.items():
-        best = max(tried, key=lambda level: tried[level].spreads[CRITERION].mean)
-        choices.append(Choice(row, tried, best))
+        means = {level: point.spreads[CRITERION].mean for level, point in tried.items() if not point.failed}
+        if not means:
+            raise StudyError(f"a run of every level of {row} failed; widen its grid towards what it survives")
+        choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
     return tuple(choices), untried
 
 
-def choices_yaml(study: Study, choices: Sequence[Choice]) -> str:
+def _kept(files: Sequence[Path], untried: Sequence[str]) -> tuple[dict[str, Config], list[list[str]]]:
+    """What was chosen before for points that were not tried now: their settings, and their rows of the CSV."""
+    settings, table = files
+    before: Config = (settings.exists() and read_yaml(settings)) or {}
+    kept = {row: before[row] for row in untried if row in before}
+    lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8")))) if table.exists() else []
+    return kept, [line for line in lines if line[0] in kept]
+
+
+def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config]) -> str:
+    """The settings of all points in the study's order; ``kept`` are those of points that were not tried."""
     grid = len(study.levels)
     seeds = ", ".join(map(str, study.seeds))
     header = (
@@ -121,12 +143,13 @@ def choices_yaml(study: Study, choices: Sequence[Choice]) -> str:
     )
     if study.quick:
         header += f"# {study.title}\n"
-    settings: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices}
-    return header + yaml.safe_dump(settings, sort_keys=False)
+    chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)
+    rows = dict.fromkeys(row for row, _ in study.cells.values())
+    return header + yaml.safe_dump({row: chosen[row] for row in rows if row in chosen}, sort_keys=False)
 
 
-def choices_csv(choices: Sequence[Choice]) -> str:
-    """One row for each configuration that was tried."""
+def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str:
+    """One row for each configuration that was tried, and behind these the rows that are ``kept`` from before."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     quantities = ("WAS", "LQ gain", "HQ change")
@@ -136,9 +159,11 @@ def choices_csv(choices: Sequence[Choice]) -> str:
     )
     for choice in choices:
         for level, point in choice.tried.items():
-            spreads = [point.spreads[quantity, CRITERION[1]] for quantity in quantities]
-            numbers = [number for spread in spreads for number in (spread.mean, spread.deviation)]
-            writer.writerow((choice.row, level, point.num_seeds, *numbers, level == choice.level))
+            spreads = [point.spreads.get((quantity, CRITERION[1])) for quantity in quantities]
+            numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
+            chosen = "failed" if point.failed else level == choice.level
+            writer.writerow((choice.row, level, point.num_seeds, *numbers, chosen))
+    writer.writerows(kept)
     return text.getvalue()
 
 
@@ -146,7 +171,10 @@ def choices_text(choices: Sequence[Choice]) -> str:
     """A line for each point: what was tried, and which won."""
     lines = []
     for choice in choices:
-        tried = ", ".join(f"{level} {signed(p.spreads[CRITERION].mean)}" for level, p in choice.tried.items())
+        tried = ", ".join(
+            f"{level} {'failed' if p.failed else signed(p.spreads[CRITERION].mean)}"
+            for level, p in choice.tried.items()
+        )
         edge = ", the edge of the grid" if choice.at_the_edge else ""
         lines.append(f"{choice.row}: {choice.level}{edge} (of {len(choice.tried)}; WAS {tried})\n")
     return "".join(lines)

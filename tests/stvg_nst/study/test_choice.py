@@ -80,6 +80,38 @@ def test_untried_points_are_left_out_where_that_is_asked_for_and_named(
     assert "not tried, and left to the overlays: b\n" in capsys.readouterr().out
 
 
+def test_what_was_chosen_before_is_kept_of_untried_points(
+    search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = search("--only", "a, *", points=POINTS)
+    (tmp_path / "chosen.yaml").write_text("b:\n  model.tuner.init_args.rank: 2\nstranger:\n  trainer.lr: 1\n")
+    (tmp_path / "chosen.csv").write_text("point,level\nb,low\nstranger,low\n")
+    assert choose(path, tmp_path, "--allow-untried", "--overwrite") == 0
+    ranks = {name: {"model.tuner.init_args.rank": rank} for name, rank in (("a", 6), ("b", 2))}
+    assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == ranks
+    assert [row.split(",")[0] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == ["a", "a", "a", "b"]
+    assert "not tried, and kept as they were chosen before: b\n" in capsys.readouterr().out
+
+
+def test_a_level_that_fails_is_not_chosen(search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    high = {"high": LEVELS["high"] | {"trainer.act": "die"}}
+    assert choose(search(levels=LEVELS | high), tmp_path) == 0
+    assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == {"a": {"trainer.lr": 1}}
+    assert [row.split(",")[-1] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == [
+        "False",
+        "failed",
+        "True",
+    ]
+    assert "a: mid, the edge of the grid (of 3; WAS low +1.80, high failed, mid +3.60)" in capsys.readouterr().out
+
+
+def test_a_point_of_which_every_level_fails_has_no_choice(search: Any, tmp_path: Path) -> None:
+    levels = {name: settings | {"trainer.act": "die"} for name, settings in LEVELS.items()}
+    for options in ((), ("--allow-untried",)):
+        with pytest.raises(StudyError, match="a run of every level of a failed"):
+            choose(search(levels=levels), tmp_path, *options)
+
+
 def test_a_grid_that_was_begun_must_be_finished(search: Any, tmp_path: Path) -> None:
     path = search("--only", "a, *", "b, low", points=POINTS)
     with pytest.raises(StudyError, match="runs are missing of b, high; b, mid; run the study to its end first"):
