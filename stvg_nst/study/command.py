@@ -50,9 +50,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
             except KeyboardInterrupt:
                 _say(console, "stopped; what was reached stands, and the same command goes on from there")
                 return INTERRUPTED
-        for study in parts:
-            if study.grounder is None or study.folder_in(folder).is_dir():
-                _report(summarise(study, study.folder_in(folder)), study.folder_in(folder), console)
+        _report_all([s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()], folder, console)
     return status
 
 
@@ -126,6 +124,8 @@ def _run(
             continue
         baselines.append(baseline)
         selected += [run for run in runs if (run.point, run.seed) in selection]
+    if not baselines:
+        raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice
     stages = [[run for run in stage if not run.finished] for stage in (baselines, selected)]
     missing = sum(map(len, stages))
@@ -133,15 +133,31 @@ def _run(
     failures: list[Outcome] = []
     with _Board(console, parts[0], missing, launcher.jobs) as board:
         for stage in stages:
-            # The others are compared with the baselines: there is no use in going on without them.
-            if failures:
-                break
-            with closing(launcher.outcomes(stage, on_start=board.started)) as outcomes:
+            # What would be compared with a baseline that failed is not run: there is no use in it.
+            lost = {outcome.run.grounder for outcome in failures}
+            runnable = [run for run in stage if run.grounder not in lost]
+            with closing(launcher.outcomes(runnable, on_start=board.started)) as outcomes:
                 for outcome in outcomes:
                     board.ended(outcome)
                     if outcome.failure is not None:
                         failures.append(outcome)
     return failures
+
+
+def _report_all(parts: Sequence[Study], folder: Path, console: Console) -> None:
+    """Reports on each grounder.
+
+    Raises:
+        StudyError: of some there is nothing to report; the others are reported before.
+    """
+    lacking = []
+    for study in parts:
+        try:
+            _report(summarise(study, study.folder_in(folder)), study.folder_in(folder), console)
+        except StudyError as error:
+            lacking.append(str(error))
+    if lacking:
+        raise StudyError("; ".join(lacking))
 
 
 def _report(summary: StudySummary, folder: Path, console: Console) -> None:

@@ -131,7 +131,7 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
 
     Raises:
         StudyError: a key is misspelt, missing or of a wrong type, an overlay cannot be read, an override leads nowhere,
-            or two points are the same. The message begins with the file.
+            or two points, tests or grounders are the same. The message begins with the file.
     """
     content = read_yaml(path)
     try:
@@ -140,7 +140,9 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
         refuse_unknown(take(content, "quick", dict, default={}), _QUICK_KEYS, "quick")
         content = _cut_short(content) if quick else content
         grounders = take_factor(content, "grounders").items()
-        return tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
+        studies = tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
+        _refuse_alike("grounders", {str(study.grounder): study.baseline for study in studies})
+        return studies
     except StudyError as error:
         # An unreadable overlay is named already, but not who asked for it.
         raise StudyError(f"{path}: {error}") from error
@@ -192,8 +194,7 @@ def _study(
     baseline = _configured(_merged(shared, take_overlays(content, "baseline")), settings, "the baseline")
     chosen = read_yaml(Path(take(content, "chosen", str))) if "chosen" in content else None
     tests = take_named(content, "tests") if "tests" in content else {"": {}}
-    for name, own in tests.items():
-        _configured(baseline, own, f"test '{name}'")
+    _refuse_alike("tests", {name: _configured(baseline, own, f"test '{name}'") for name, own in tests.items()})
     points, cells = _points(content, shared, settings, chosen or {})
     return Study(
         path=path,
@@ -224,12 +225,17 @@ def _points(
             points[name] = _point(content, shared, settings | chosen.get(row, {}), row, (particular, above))
             if level is not None:
                 cells[name] = row, level
-    for one, other in combinations(points, 2):
-        if folder_name(one).lower() == folder_name(other).lower():
-            raise StudyError(f"points '{one}' and '{other}' would share a folder; rename one")
-        if points[one] == points[other]:
-            raise StudyError(f"points '{one}' and '{other}' are the same run; change one, or drop it")
+    _refuse_alike("points", points)
     return points, cells
+
+
+def _refuse_alike(kind: str, configs: Mapping[str, Config]) -> None:
+    """Keeps runs from being counted twice: under two names, or in one folder."""
+    for one, other in combinations(configs, 2):
+        if folder_name(one).lower() == folder_name(other).lower():
+            raise StudyError(f"{kind} '{one}' and '{other}' would share a folder; rename one")
+        if configs[one] == configs[other]:
+            raise StudyError(f"{kind} '{one}' and '{other}' are the same run; change one, or drop it")
 
 
 def _point(

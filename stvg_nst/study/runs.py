@@ -137,6 +137,11 @@ class StudyRun:
         """Why the last attempt failed, in one line; absent after any other."""
         return self.folder / "failure.txt"
 
+    @property
+    def failed(self) -> bool:
+        """Whether the last attempt failed, and nothing has finished the run since, by hand for instance."""
+        return self.failure.exists() and not self.finished
+
     def changes(self) -> list[str]:
         """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
@@ -90,10 +91,11 @@ def summarise(study: Study, folder: Path) -> StudySummary:
     baseline_run, runs = planned_runs(study, folder)
     refuse_changed((baseline_run, *runs))
     if not baseline_run.finished:
-        reason = f"; its last attempt failed: {failure_of(baseline_run)}" if baseline_run.failure.exists() else ""
+        reason = f"; its last attempt failed: {failure_of(baseline_run)}" if baseline_run.failed else ""
         lacking = next(test.results for test in baseline_run.tests if not test.results.exists())
         raise StudyError(f"there is nothing to compare with: '{lacking}' is not there yet{reason}")
     baselines = _results(baseline_run)
+    refuse_unlike_tests(baselines)
     finished = [(run, _results(run)) for run in runs if run.finished]
     for run, results in finished:
         for measured, baseline in zip(results, baselines, strict=True):
@@ -122,6 +124,29 @@ def _results(run: StudyRun) -> tuple[RunResults, ...]:
 def failure_of(run: StudyRun) -> str:
     """Why the last attempt at a run failed, and where to read more."""
     return f"{run.failure.read_text(encoding='utf-8').strip()} ({run.log})"
+
+
+def refuse_unlike_tests(baselines: Sequence[RunResults]) -> None:
+    """Keeps what is not another draw of the same benchmark from being averaged, and one draw from counting twice.
+
+    Args:
+        baselines: of one grounder under each of the tests.
+
+    Raises:
+        StudyError: two differ in more than the draw, or do not differ.
+    """
+    for before, other in pairwise(baselines):
+        if other.conditions._replace(benchmark_seed=before.benchmark_seed) != before.conditions:
+            raise StudyError(
+                f"the tests of a study differ in the draw of the benchmark alone, but {before.path} was measured on "
+                f"{before.conditions} and {other.path} on {other.conditions}; make two studies of them"
+            )
+    draws = [baseline.benchmark_seed for baseline in baselines]
+    if len(set(draws)) < len(draws):
+        raise StudyError(
+            f"{baselines[0].path} and the results beside it are of benchmark seeds {', '.join(map(str, draws))}: two "
+            "tests are one and the same; drop one"
+        )
 
 
 def refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:
@@ -161,7 +186,7 @@ def _point(
         num_seeds=len(finished),
         num_expected=len(runs),
         trainable_parameters=finished[0][0].trainable_parameters if finished else None,
-        failed=any(run.failure.exists() for run in runs),
+        failed=any(run.failed for run in runs),
         spreads={key: Spread(tuple(found[key] for found in per_seed)) for key in (per_seed[0] if per_seed else ())},
     )
 
@@ -183,8 +208,8 @@ def _differences(results: RunResults, baseline: RunResults) -> dict[tuple[str, s
 
 
 def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str, ...]:
-    notes = [f"failed: {run}: {failure_of(run)}" for run in runs if run.failure.exists()]
-    missing = [str(run) for run in runs if not run.finished and not run.failure.exists()]
+    notes = [f"failed: {run}: {failure_of(run)}" for run in runs if run.failed]
+    missing = [str(run) for run in runs if not run.finished and not run.failed]
     if missing:
         notes.append(f"not run yet, {len(missing)} of {len(runs)}: {'; '.join(missing)}")
     notes += [f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped]

@@ -147,7 +147,7 @@ def test_a_failed_run_does_not_stop_the_others(
     points = {"bad": ADAPTED | {"trainer.act": "die"}, "worse": ADAPTED | {"trainer.act": "vanish"}, "good": {}}
     runs = tmp_path / "runs"
     assert study(write(points=points)) == 1
-    assert stages(runs)["good-seed1"] == ["fit", "test"] and stages(runs) == {}
+    assert stages(runs)["good-seed1"] == ["fit", "test"]
     text = capsys.readouterr().out
     assert re.search(r"bad +- +0 of 2 +failed", text)
     why = "fit ended with status 1: ValueError: rank must be positive (a hint)"
@@ -370,6 +370,23 @@ def test_every_grounder_has_its_folder_and_an_absent_one_is_left_out(
     assert study(path) == 0
     assert "3 of 6 runs finished, 3 to go" in capsys.readouterr().out
     assert (tmp_path / "runs" / "b" / "study.md").exists()
+
+
+def test_a_grounder_whose_baseline_fails_stops_no_other(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grounders = {"a": {"trainer.act": "die"}, "b": {"trainer.act": "none"}}
+    with pytest.raises(StudyError, match=r"a/zero-shot/results\.json' is not there yet; its last attempt failed"):
+        study(write(seeds=[0], grounders=grounders))
+    assert set(stages(tmp_path / "runs" / "a")) == {"zero-shot"}
+    assert set(stages(tmp_path / "runs" / "b")) == {"zero-shot", "rank-4-seed0", "rank-8-seed0"}
+    assert (tmp_path / "runs" / "b" / "study.md").exists() and "Two ranks, b" in capsys.readouterr().out
+
+
+def test_a_study_without_any_weights_is_an_error(study: Any, write: Write, tmp_path: Path) -> None:
+    grounders = {name: {"model.weights": str(tmp_path / f"{name}.safetensors")} for name in ("a", "b")}
+    with pytest.raises(StudyError, match="nothing can be run, for the weights of none of its grounders are there"):
+        study(write(grounders=grounders))
 
 
 def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> N
         ({"points": {"a": {"model.tunr.rank": 3}}}, "point 'a': 'model.tunr.rank' sets nothing"),
         ({"set": {"trainr.lr": 3}}, "the baseline: 'trainr.lr' sets nothing: the overlays have no section 'trainr'"),
         ({"tests": {"a": {"trainr.lr": 1}}}, "test 'a': 'trainr.lr' sets nothing"),
+        ({"tests": {"a": {}, "b": {}}}, "tests 'a' and 'b' are the same run"),
+        ({"grounders": {"a": {}, "b": {}}}, "grounders 'a' and 'b' are the same run"),
         ({"grounders": {"a": 3}}, "grounder 'a' must be a mapping of dotted names to values, {} for none, got 3"),
         ({"chosen": "absent.yaml"}, "absent.yaml: cannot be read: No such file"),
         ({"tuner": None}, "point 'rank 4' names no tuner; give it 'overlays', or the study 'tuner'"),
