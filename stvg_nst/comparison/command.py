@@ -43,8 +43,10 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     for kind in options.show:
         try:
             written += _make(kind, comparison, folder, options, show, console)
-        except StudyError as error:  # What stands may do for one table and not for another.
+        except (ValueError, OSError) as error:  # What stands may do for one table and not for another.
             failed.append(f"{kind}: {error}")
+            for stale in folder.glob(f"{kind}.*"):  # of other results than the tables that are new
+                stale.unlink()
     console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
     if failed:
         raise StudyError("not made: " + "; ".join(failed))

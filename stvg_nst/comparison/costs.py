@@ -9,7 +9,6 @@ from typing import Any
 
 from stvg_nst.comparison.replicates import Comparison
 from stvg_nst.comparison.sheet import Cell, Section, Sheet
-from stvg_nst.comparison.tables import make_sheet
 from stvg_nst.report.table import parameter_count
 from stvg_nst.study.overlays import StudyError
 
@@ -18,7 +17,7 @@ _COLUMNS = {
     "share": "Share, %",
     "layers": "Layers",
     "step_ms": "Step, ms",
-    "step_ratio": "Step / LoRA",
+    "step_ratio": "Step / LoRA in scope",
     "step_mib": "Step, MiB",
     "inference_ms": "Inference, ms",
     "inference_ratio": "Inference / frozen",
@@ -30,17 +29,24 @@ def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
     """The rows of ``benchmarks/peers.py``, which times all methods in turns on one machine.
 
     Raises:
-        StudyError: the file is not there, or is none of that program's.
+        StudyError: the file is not there, is none of that program's, or is of other settings than the runs.
     """
     costs = _read(path)
+    for method in comparison.methods:
+        timed = costs["rows"].get(method.point, {}).get("trainable")
+        if None not in (timed, method.trainable_parameters) and timed != method.trainable_parameters:
+            raise StudyError(
+                f"{path}: {method.point} was timed with {timed} trainable parameters, but its runs have "
+                f"{method.trainable_parameters}; measure the costs again with `make bench-peers`"
+            )
     rows, records = [], []
     for point, found in costs["rows"].items():
         scope, _, name = point.rpartition(" / ")
         rows.append((Cell(scope), Cell(name), *(Cell(_shown(key, found.get(key))) for key in _COLUMNS)))
         records.append({"scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}})
     section = Section("", ("Scope", "Method", *_COLUMNS.values()), tuple(rows))
-    sheet = make_sheet(comparison, "cost", "Cost of tuning and of inference", (section,), records, intervals=False)
-    return Sheet(sheet.name, sheet.title, sheet.sections, sheet.records, (str(costs["conditions"]),))
+    title = f"{comparison.title}. Cost of tuning and of inference"
+    return Sheet("cost", title, (section,), tuple(records), (str(costs["conditions"]),))
 
 
 def _read(path: Path | None) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method, Replicate
-from stvg_nst.comparison.robustness import severity_matrix
+from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method
+from stvg_nst.comparison.robustness import severity_changes, severity_levels
 from stvg_nst.comparison.tables import BASELINE, MAIN, changes
 from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, save
 
@@ -27,10 +27,7 @@ def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
     The frozen grounder is the origin, and the thin diagonals join points of equal WAS, which is gain less drop.
     """
     names = list(dict.fromkeys(method.name for method in comparison.methods))
-    looks = {
-        name: {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        for index, name in enumerate(names)
-    }
+    looks = _looks(names)
     measured = [method for method in comparison.methods if method.replicates]
     scopes = list(dict.fromkeys(method.scope for method in measured)) or [""]
     with matplotlib.rc_context(STYLE):
@@ -57,32 +54,38 @@ def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
 
 def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
     """m_vIoU by kind and severity: of the frozen grounder, and what LoRA and null-space tuning change, by scope."""
-    shown: list[tuple[str, Sequence[Replicate]]] = [(BASELINE, comparison.baselines)]
-    shown += [
-        (f"{method.name}, {method.scope}", [own for own, _ in method.replicates])
+    before = severity_levels(comparison.baselines)
+    changed = {
+        f"{method.name}, {method.scope}": severity_changes(method.replicates)
         for method in comparison.methods
         if method.name in (PEER, REFERENCE) and method.replicates
-    ]
-    before = severity_matrix(comparison.baselines)
+    }
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(shown))
-        rows = -(-len(shown) // columns)
+        columns = min(3, 1 + len(changed))
+        rows = -(-(1 + len(changed)) // columns)
         figure = Figure(figsize=(3.6 * columns, 0.9 + 2.5 * rows), layout="constrained")
         panels = [*figure.subplots(rows, columns, squeeze=False).flat]
-        changed = {
-            name: {cell: value - before[cell] for cell, value in severity_matrix(replicates).items()}
-            for name, replicates in shown[1:]
-        }
         limit = max((abs(value) for cells in changed.values() for value in cells.values()), default=1.0)
         _draw_matrix(panels[0], before, {"cmap": "Greens", "vmin": 0, "vmax": max(before.values())}, "{:.1f}")
-        panels[0].set_title(BASELINE)
+        panels[0].set_title(f"{BASELINE}: {MAIN}, %")
         for (name, cells), axes in zip(changed.items(), panels[1:], strict=False):
             _draw_matrix(axes, cells, {"cmap": "RdBu", "vmin": -limit, "vmax": limit}, "{:+.1f}")
-            axes.set_title(f"{name}: change")
-        for axes in panels[len(shown) :]:
+            axes.set_title(f"{name}: change, points")
+        for axes in panels[1 + len(changed) :]:
             axes.set_axis_off()
         _entitle(figure, comparison)
         save(figure, paths)
+
+
+def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Null-space tuning and its peer have the same colours here and in Fig. 3, whatever else is compared."""
+    ordered = [name for name in (REFERENCE, PEER) if name in names]
+    ordered += [name for name in names if name not in ordered]
+    rounds = ((index % len(COLOURS), index // len(COLOURS)) for index in range(len(ordered)))
+    return {
+        name: {"color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}
+        for name, (place, turn) in zip(ordered, rounds, strict=True)
+    }
 
 
 def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Mapping[str, Mapping[str, Any]]) -> None:

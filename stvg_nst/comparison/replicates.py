@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stvg_nst.conditions import name_draws
 from stvg_nst.report import RunResults, load_results
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
-from stvg_nst.study.summary import failure_of, refuse_incomparable
+from stvg_nst.study.summary import failure_of, refuse_incomparable, refuse_unlike_tests
 
 REFERENCE = "NST"
 """The method that the others of its scope are compared with."""
@@ -53,14 +53,14 @@ class Method:
         name: what stands behind.
         replicates: those that stand, each with the baseline that it is relative to.
         num_expected: how many there are to be.
-        failed: whether the last attempt at some run failed.
+        num_failed: how many of these are of runs whose last attempt failed.
     """
 
     scope: str
     name: str
     replicates: tuple[tuple[Replicate, Replicate], ...]
     num_expected: int
-    failed: bool
+    num_failed: int
 
     @property
     def complete(self) -> bool:
@@ -74,7 +74,7 @@ class Method:
     @property
     def begun(self) -> bool:
         """Whether there is anything to show of it."""
-        return bool(self.replicates) or self.failed
+        return bool(self.replicates) or self.num_failed > 0
 
     @property
     def trainable_parameters(self) -> int | None:
@@ -134,11 +134,15 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         baseline, trained = planned_runs(study, folder)
         refuse_changed((baseline, *trained))
         standing = list(_standing(baseline))
+        refuse_unlike_tests([replicate.results for replicate in standing])
         baselines |= {(study.grounder, replicate.test): replicate for replicate in standing}
         planned += trained
         notes += _notes(study, folder, (baseline, *trained))
     if not baselines:
         raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; " + "; ".join(notes))
+    if len({replicate.results.conditions._replace(benchmark_seed=0) for replicate in baselines.values()}) > 1:
+        found = "; ".join(sorted({str(replicate.results.conditions) for replicate in baselines.values()}))
+        raise StudyError(f"the grounders were measured on different things: {found}; give them studies of their own")
     replicates = [(run, pair) for run in planned for pair in _paired(run, baselines)]
     methods = tuple(
         _method(
@@ -153,6 +157,7 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
     if absent:
         names = "; ".join(method.point for method in absent)
         notes.append(f"INCOMPLETE: left out, with 0 of {absent[0].num_expected} runs each: {names}")
+    notes += _levels_apart(methods, {grounder for grounder, _ in baselines})
     unchosen = tuple(name for name in studies[0].unchosen if name not in [method.point for method in absent])
     remarks = _remarks(replace(studies[0], unchosen=unchosen), every)
     return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *remarks))
@@ -161,7 +166,8 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
 def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:
     scope, _, name = point.rpartition(" / ")
     expected = sum(len(run.tests) for run in runs)
-    return Method(scope, name, pairs, expected, failed=any(run.failure.exists() for run in runs))
+    failed = sum(not test.results.exists() for run in runs if run.failed for test in run.tests)
+    return Method(scope, name, pairs, expected, failed)
 
 
 def _standing(run: StudyRun) -> Iterator[Replicate]:
@@ -194,14 +200,22 @@ def _notes(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[str
         absent = f": its weights '{weights}' are not there" if weights is not None and not weights.is_file() else ""
         yield f"INCOMPLETE: nothing stands of {study.grounder}{absent}"
         return
-    yield from (f"failed: {run}: {failure_of(run)}" for run in runs if run.failure.exists())
-    missing = [run for run in runs if not run.finished and not run.failure.exists()]
+    yield from (f"failed: {run}: {failure_of(run)}" for run in runs if run.failed)
+    missing = [run for run in runs if not run.finished and not run.failed]
     if missing:
         yield f"INCOMPLETE: {len(missing)} of {len(runs)} runs are not finished, the first being {missing[0]}"
-    known = {run.folder for run in runs}
-    strangers = sorted(path.parent for path in folder.glob("*/results.json") if path.parent not in known)
+    known = {test.folder for run in runs for test in run.tests}
+    strangers = sorted(path.parent for path in folder.rglob("results.json") if path.parent not in known)
     if strangers:
         yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
+
+
+def _levels_apart(methods: Sequence[Method], grounders: Set[str | None]) -> Iterator[str]:
+    """Which methods stand on a part of the grounders, whose numbers are lower or higher for that alone."""
+    parts = [(method.point, {own.grounder for own, _ in method.replicates}) for method in methods if method.replicates]
+    apart = [f"{point} stands on {' and '.join(map(str, found))} alone" for point, found in parts if found < grounders]
+    if apart:
+        yield f"levels of rows over other grounders do not compare: {'; '.join(apart)}"
 
 
 def _remarks(study: Study, replicates: Sequence[Replicate]) -> Iterator[str]:

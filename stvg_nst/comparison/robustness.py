@@ -1,11 +1,12 @@
-"""Beyond the paper's tables: by kind and severity of degradation, and what a method costs."""
+"""Beyond the paper's tables: by kind and severity of degradation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 
-from stvg_nst.comparison.replicates import Comparison, Replicate
+from stvg_nst.comparison.replicates import Comparison, Method, Replicate
 from stvg_nst.comparison.sheet import Cell, Section, Sheet
 from stvg_nst.comparison.tables import (
     MAIN,
@@ -15,6 +16,7 @@ from stvg_nst.comparison.tables import (
     labels,
     make_sheet,
     numbers,
+    signed_spread,
 )
 from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, kinds_of
 from stvg_nst.report.degradations import view_points
@@ -27,20 +29,40 @@ Views = Mapping[str, float]
 def robustness(comparison: Comparison) -> Sheet:
     """m_vIoU on LQ by kind and by severity, mean and worst over the kinds, and LQ relative to HQ.
 
-    The records hold every kind at every severity too, on the samples that the benchmark draws there.
+    Methods are shown by what they change, for grounders and draws differ in level. The records hold every kind at every
+    severity too, on the samples that the benchmark draws there.
     """
-    everyone = [(cells, who, [views(own) for own in replicates]) for cells, who, replicates in _rows(comparison)]
-    every = [*dict.fromkeys(view for _, _, found in everyone for replicate in found for view in replicate)]
+    found = {id(r): views(r) for r in _everyone(comparison)}
+    every = [*dict.fromkeys(view for own in found.values() for view in own)]
     shown = [*kinds_of(dict.fromkeys(every)), *(v for v in every if v.startswith(SEVERITY)), *_SUMMARIES]
-    rows, records = [], []
-    for cells, who, found in everyone:
-        spreads = {view: Spread(tuple(r[view] for r in found)) if found else None for view in every}
-        rows.append((*cells, *(_mean(spreads.get(view)) for view in shown)))
-        records += [{**who, "view": view, **numbers(MAIN, spread)} for view, spread in spreads.items()]
+    levels = {view: _level([found[id(r)] for r in comparison.baselines], view) for view in every}
+    rows = [(*baseline_labels(comparison), *(Cell(_shown(levels.get(view))) for view in shown))]
+    records: list[dict[str, object]] = [
+        {**baseline_identity(comparison), "view": view, MAIN: level, **numbers("change", None)}
+        for view, level in levels.items()
+    ]
+    for method in comparison.methods:
+        pairs = [(found[id(own)], found[id(base)]) for own, base in method.replicates]
+        changes = {
+            view: Spread(tuple(own[view] - base[view] for own, base in pairs if view in own and view in base))
+            for view in every
+            if any(view in own and view in base for own, base in pairs)
+        }
+        if method.begun:
+            rows.append((*labels(method), *(_signed_mean(method, changes.get(view)) for view in shown)))
+        records += [
+            {**identity(method), "view": view, MAIN: _level([own for own, _ in pairs], view)}
+            | numbers("change", changes.get(view))
+            for view in every
+        ]
     columns = ("Scope", "Method", "Trainable", "Runs", *map(_label, shown))
     title = f"Robustness: {MAIN} on LQ by kind and severity of degradation"
-    section = Section("", columns, tuple(rows))
-    return make_sheet(comparison, "robustness", title, (section,), records, intervals=False)
+    words = (
+        f"{MAIN} in percent points: of the frozen grounder as it is, of methods the mean difference to it in the same "
+        "runs; the .csv has deviations. The samples of one kind or severity are other clips than those of the next. "
+        "The best of a scope is bold.",
+    )
+    return make_sheet(comparison, "robustness", title, (Section("", columns, tuple(rows)),), records, words)
 
 
 def views(replicate: Replicate) -> Views:
@@ -49,24 +71,42 @@ def views(replicate: Replicate) -> Views:
     return {key.split("/")[0]: value for key, value in points.items() if key.split("/")[1:] == [MAIN]}
 
 
-def severity_matrix(replicates: Sequence[Replicate]) -> dict[tuple[str, str], float]:
-    """Mean m_vIoU of each kind at each severity."""
-    found = [views(replicate) for replicate in replicates]
-    cells = [view for view in (found[0] if found else ()) if ":" in view]
-    kinds = {cell: tuple(cell.split(":")) for cell in cells}
-    return {(kinds[cell][0], kinds[cell][1]): fmean(replicate[cell] for replicate in found) for cell in cells}
+def severity_levels(replicates: Sequence[Replicate]) -> dict[tuple[str, str], float]:
+    """Mean m_vIoU of each kind at each severity, over the replicates that were shown some of it."""
+    found = [_cells(replicate) for replicate in replicates]
+    return {cell: fmean(own[cell] for own in found if cell in own) for cell in dict.fromkeys(chain(*found))}
 
 
-def _rows(comparison: Comparison) -> Iterator[tuple[tuple[Cell, ...], dict[str, object], Sequence[Replicate]]]:
-    yield baseline_labels(comparison), baseline_identity(comparison), comparison.baselines
+def severity_changes(pairs: Sequence[tuple[Replicate, Replicate]]) -> dict[tuple[str, str], float]:
+    """The same of the difference to each replicate's own baseline."""
+    found = [(_cells(own), _cells(baseline)) for own, baseline in pairs]
+    changes = [{cell: own[cell] - base[cell] for cell in own if cell in base} for own, base in found]
+    return {cell: fmean(own[cell] for own in changes if cell in own) for cell in dict.fromkeys(chain(*changes))}
+
+
+def _cells(replicate: Replicate) -> dict[tuple[str, str], float]:
+    split = ((view.partition(":"), value) for view, value in views(replicate).items())
+    return {(kind, severity): value for (kind, colon, severity), value in split if colon}
+
+
+def _everyone(comparison: Comparison) -> Iterator[Replicate]:
+    yield from comparison.baselines
     for method in comparison.methods:
-        if method.begun:
-            yield labels(method), identity(method), [own for own, _ in method.replicates]
+        yield from chain(*method.replicates)
 
 
-def _mean(spread: Spread | None) -> Cell:
-    """The mean alone, for the columns are many; the records hold the deviation."""
-    return Cell("-") if spread is None else Cell(f"{spread.mean:.2f}", spread.mean)
+def _level(found: Sequence[Views], view: str) -> float | None:
+    values = [own[view] for own in found if view in own]
+    return fmean(values) if values else None
+
+
+def _shown(level: float | None) -> str:
+    return "-" if level is None else f"{level:.2f}"
+
+
+def _signed_mean(method: Method, spread: Spread | None) -> Cell:
+    """Without the deviation, for the columns are many."""
+    return signed_spread(method, spread and Spread((spread.mean,)))
 
 
 def _label(view: str) -> str:

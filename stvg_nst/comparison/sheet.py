@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 170
+WIDTH = 240
+"""Of the text in letters: more than the widest table needs, for a narrower one would cut its numbers off."""
 LABELS = 2  # columns of names on the left
 
 

@@ -40,8 +40,8 @@ from stvg_nst.study.overlays import Config, StudyError, override
 LABEL = 72  # width of the names on the left
 HEIGHT = 96
 SHOWN = 8
-# Okabe and Ito's, as in the other figures.
-COLOURS: Mapping[str, Colour] = {BASELINE: (230, 159, 0), PEER: (213, 94, 0), REFERENCE: (0, 114, 178)}
+# As in Fig. 2.
+COLOURS: Mapping[str, Colour] = {BASELINE: (150, 150, 150), PEER: (213, 94, 0), REFERENCE: (0, 114, 178)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 
 from stvg_nst.comparison.paired import LEVEL, Difference, PairedBootstrap
-from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method
+from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method, Replicate
 from stvg_nst.comparison.sheet import Cell, Section, Sheet
 from stvg_nst.evaluation.views import METRICS
 from stvg_nst.report.table import parameter_count, signed
@@ -14,6 +16,19 @@ from stvg_nst.study.summary import Spread
 
 MAIN = "m_vIoU"
 BASELINE = "Zero-shot"
+Number = Callable[[Replicate, Replicate], float]
+"""Of a replicate and its baseline."""
+
+_SPREAD = (
+    "Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning seed on a grounder, tested on "
+    "a draw of the benchmark. On HQ, which no draw touches, a seed on a grounder counts once; where only one of them "
+    "stands, its draws are averaged, for they are one training."
+)
+_PAIRED = (
+    f"'to {REFERENCE}' is the method less {REFERENCE} in the same scope (in the one that is named, where its own has "
+    f"none), paired over the runs that both have, with a {100 * LEVEL:g} % bootstrap interval over clips; * where it "
+    "leaves 0 out."
+)
 
 
 def table1(comparison: Comparison, bootstrap: PairedBootstrap) -> Sheet:
@@ -39,26 +54,42 @@ def figure2_table(comparison: Comparison, bootstrap: PairedBootstrap) -> Sheet:
         cells, record = [], identity(method)
         for name, (view, sign) in quantities.items():
             spread = changes(method, view, sign)
-            cells.append(signed_spread(spread, ranked=name != "HQ drop"))
+            cells.append(signed_spread(method, spread, ranked=name != "HQ drop"))
             record |= numbers(name, spread)
         for name, (view, sign) in quantities.items():
             difference = _to_reference(comparison, bootstrap, method, view)
-            cells.append(_shown_difference(difference, sign))
+            cells.append(_shown_difference(comparison, method, difference, sign))
             record |= _interval(f"{name} to {REFERENCE}", difference, sign)
         rows += [(*labels(method), *cells)] if method.begun else []
-        records.append(record)
+        records.append(record | _reference_identity(comparison, method))
     title = f"Fig. 2: restoration and forgetting, {MAIN}"
-    return make_sheet(comparison, "fig2", title, (Section("", columns, tuple(rows)),), records)
+    words = (f"{_SPREAD} The best of a scope is bold.", _PAIRED)
+    return make_sheet(comparison, "fig2", title, (Section("", columns, tuple(rows)),), records, words)
 
 
-def changes(method: Method, view: str, sign: int = 1, metric: str = MAIN) -> Spread | None:
-    """A metric's difference to the baseline, or the WAS, over the replicates; ``sign`` -1 for a drop."""
-    key = f"{view}/{metric}"
-    values = (
-        own.points[key] if view == "WAS" else sign * (own.points[key] - base.points[key])
-        for own, base in method.replicates
-    )
-    return Spread(tuple(values)) if method.replicates else None
+def changes(method: Method, view: str, sign: int = 1) -> Spread | None:
+    """The main metric's difference to the baseline, or the WAS, over the runs; ``sign`` -1 for a drop."""
+    key = f"{view}/{MAIN}"
+    return over_runs(method, view, lambda own, base: sign * _change(own, base, key))
+
+
+def over_runs(method: Method, view: str, number: Number) -> Spread | None:
+    """A number of every replicate; ``None`` where none stands.
+
+    The draws of a run are averaged where they would only pretend to more runs than there are: on HQ, which no draw
+    touches, and where one run alone stands.
+    """
+    by_run: defaultdict[tuple[str | None, int | None], list[float]] = defaultdict(list)
+    for own, baseline in method.replicates:
+        by_run[own.grounder, own.seed].append(number(own, baseline))
+    averaged = view == "HQ" or len(by_run) == 1
+    values = map(fmean, by_run.values()) if averaged else chain.from_iterable(by_run.values())
+    return Spread(tuple(values)) if by_run else None
+
+
+def _change(own: Replicate, baseline: Replicate, key: str) -> float:
+    """The WAS is a difference already."""
+    return own.points[key] if key.startswith("WAS/") else own.points[key] - baseline.points[key]
 
 
 def _by_sentence_type(comparison: Comparison, bootstrap: PairedBootstrap, name: str, title: str, view: str) -> Sheet:
@@ -70,14 +101,18 @@ def _by_sentence_type(comparison: Comparison, bootstrap: PairedBootstrap, name: 
         records += [] if view == "WAS" else [_baseline_record(comparison, kind, keys)]
         for method in comparison.methods:
             difference = _to_reference(comparison, bootstrap, method, view, kind)
-            cells = [_cell(method, key) for key in keys]
-            rows += [(*labels(method), *cells, _shown_difference(difference))] if method.begun else []
+            cells = [_cell(method, view, key) for key in keys]
+            if method.begun:
+                rows.append((*labels(method), *cells, _shown_difference(comparison, method, difference)))
             record = {**identity(method), "sentence_type": kind or "all"}
             for metric, key in zip(METRICS, keys, strict=True):
-                record |= numbers(metric, _spread(method, key))
-            records.append(record | _interval(f"{MAIN} to {REFERENCE}", difference))
+                record |= _metric_numbers(method, view, metric, key)
+            record |= _interval(f"{MAIN} to {REFERENCE}", difference)
+            records.append(record | _reference_identity(comparison, method))
         sections.append(Section(f"{kind} sentences" if kind else "all sentences", columns, tuple(rows)))
-    return make_sheet(comparison, name, title, tuple(sections), records)
+    best = "" if view == "WAS" else "In parentheses the difference to the frozen grounder in the same runs. "
+    words = (f"{_SPREAD} {best}The best of a scope is bold{', by its difference' if best else ''}.", _PAIRED)
+    return make_sheet(comparison, name, title, tuple(sections), records, words)
 
 
 def sentence_types(comparison: Comparison) -> tuple[str | None, ...]:
@@ -95,22 +130,25 @@ def _baseline_row(comparison: Comparison, keys: Sequence[str]) -> tuple[Cell, ..
 def _baseline_record(comparison: Comparison, kind: str | None, keys: Sequence[str]) -> dict[str, object]:
     record = {**baseline_identity(comparison), "sentence_type": kind or "all"}
     for metric, key in zip(METRICS, keys, strict=True):
-        record |= numbers(metric, Spread(tuple(baseline.points[key] for baseline in comparison.baselines)))
-    return record | _interval(f"{MAIN} to {REFERENCE}", None)
+        record |= {metric: fmean(baseline.points[key] for baseline in comparison.baselines)}
+        record |= numbers(f"{metric} change", None)
+    return record | _interval(f"{MAIN} to {REFERENCE}", None) | dict.fromkeys(_REFERENCE_FIELDS)
 
 
-def _spread(method: Method, key: str) -> Spread | None:
-    return Spread(tuple(own.points[key] for own, _ in method.replicates)) if method.replicates else None
+def _cell(method: Method, view: str, key: str) -> Cell:
+    change = over_runs(method, view, lambda own, base: _change(own, base, key))
+    if change is None or view == "WAS":
+        return signed_spread(method, change)
+    level = fmean(own.points[key] for own, _ in method.replicates)
+    return Cell(f"{level:.2f} ({signed(change.mean)}{_deviation(change)})", change.mean)
 
 
-def _cell(method: Method, key: str) -> Cell:
-    spread = _spread(method, key)
-    if spread is None:
-        return Cell("failed" if method.failed else "-")
-    if key.startswith("WAS/"):
-        return signed_spread(spread)
-    change = fmean(own.points[key] - base.points[key] for own, base in method.replicates)
-    return Cell(f"{plain_spread(spread).text} ({signed(change)})", spread.mean)
+def _metric_numbers(method: Method, view: str, metric: str, key: str) -> dict[str, object]:
+    change = over_runs(method, view, lambda own, base: _change(own, base, key))
+    if view == "WAS":
+        return numbers(metric, change)
+    level = fmean(own.points[key] for own, _ in method.replicates) if method.replicates else None
+    return {metric: level, **numbers(f"{metric} change", change)}
 
 
 def _to_reference(
@@ -126,6 +164,7 @@ def labels(method: Method) -> tuple[Cell, ...]:
     """The first cells of a method's row: scope, name, trainable parameters, runs."""
     trainable = method.trainable_parameters
     runs = f"{len(method.replicates)}" + ("" if method.complete else f" of {method.num_expected}")
+    runs += f", {method.num_failed} failed" if method.num_failed else ""
     shown = "-" if trainable is None else parameter_count(trainable)
     return Cell(method.scope), Cell(method.name), Cell(shown), Cell(runs)
 
@@ -142,23 +181,18 @@ def identity(method: Method) -> dict[str, object]:
         "trainable": method.trainable_parameters,
         "runs": len(method.replicates),
         "of_runs": method.num_expected,
+        "failed": method.num_failed,
     }
 
 
 def baseline_identity(comparison: Comparison) -> dict[str, object]:
     count = len(comparison.baselines)
-    return {"scope": "", "method": BASELINE, "trainable": 0, "runs": count, "of_runs": count}
+    return {"scope": "", "method": BASELINE, "trainable": 0, "runs": count, "of_runs": count, "failed": 0}
 
 
-def plain_spread(spread: Spread | None) -> Cell:
+def signed_spread(method: Method, spread: Spread | None, *, ranked: bool = True) -> Cell:
     if spread is None:
-        return Cell("-")
-    return Cell(f"{spread.mean:.2f}" + _deviation(spread), spread.mean)
-
-
-def signed_spread(spread: Spread | None, *, ranked: bool = True) -> Cell:
-    if spread is None:
-        return Cell("-")
+        return Cell("failed" if method.num_failed else "-")
     return Cell(signed(spread.mean) + _deviation(spread), spread.mean if ranked else None)
 
 
@@ -166,12 +200,28 @@ def _deviation(spread: Spread) -> str:
     return "" if spread.deviation is None else f" \u00b1 {spread.deviation:.2f}"
 
 
-def _shown_difference(difference: Difference | None, sign: int = 1) -> Cell:
-    """The star behind an interval says that zero lies outside."""
-    if difference is None:
+def _shown_difference(comparison: Comparison, method: Method, difference: Difference | None, sign: int = 1) -> Cell:
+    """The star behind an interval says that zero lies outside; a reference in another scope is named."""
+    reference = comparison.reference_of(method)
+    if difference is None or reference is None:
         return Cell("")
     low, high = sorted((sign * difference.low, sign * difference.high))
-    return Cell(f"{signed(sign * difference.mean)} [{low:+.1f}, {high:+.1f}]" + ("*" if difference.decided else " "))
+    elsewhere = f" ({reference.scope})" if reference.scope != method.scope else ""
+    star = "*" if difference.decided else " "
+    return Cell(f"{signed(sign * difference.mean)} [{low:+.1f}, {high:+.1f}]{star}{elsewhere}")
+
+
+_REFERENCE_FIELDS = (f"scope of {REFERENCE}", f"pairs with {REFERENCE}")
+
+
+def _reference_identity(comparison: Comparison, method: Method) -> dict[str, object]:
+    """Which runs of null-space tuning a method is compared with."""
+    reference = comparison.reference_of(method)
+    if reference is None or reference is method:
+        return dict.fromkeys(_REFERENCE_FIELDS)
+    theirs = {own.place for own, _ in reference.replicates}
+    pairs = sum(own.place in theirs for own, _ in method.replicates)
+    return dict(zip(_REFERENCE_FIELDS, (reference.scope, pairs), strict=True))
 
 
 def numbers(name: str, spread: Spread | None) -> dict[str, object]:
@@ -190,19 +240,9 @@ def make_sheet(
     title: str,
     sections: tuple[Section, ...],
     records: Sequence[Mapping[str, object]],
-    *,
-    intervals: bool = True,
+    words: Sequence[str],
 ) -> Sheet:
-    """A sheet that says what was measured, and what is missing of it."""
+    """A sheet that says what was measured, how its numbers are read, and what is missing of it."""
     missing = "" if comparison.complete else ", INCOMPLETE"
-    words = (
-        f"{comparison.conditions}. Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning "
-        "seed on a grounder, tested on a draw of the benchmark. In parentheses the difference to the frozen grounder. "
-        "The best of a scope is bold."
-    )
-    paired = (
-        f"'to {REFERENCE}' is the method less {REFERENCE} in the same scope (the last, where its own has none), paired "
-        f"over runs, with a {100 * LEVEL:g} % bootstrap interval over clips; * where it leaves 0 out."
-    )
-    notes = (words, *((paired,) if intervals else ()), *comparison.notes)
+    notes = (f"{comparison.conditions}. {words[0]}", *words[1:], *comparison.notes)
     return Sheet(name, f"{comparison.title}. {title}{missing}", sections, tuple(records), notes)

@@ -41,21 +41,26 @@ def study(tmp_path: Path) -> Study:
 
 @pytest.fixture
 def finish(study: Study, tmp_path: Path) -> Callable[..., Path]:
-    """Writes what the baseline and all runs but some would leave, and returns the folder."""
+    """Writes what the baseline and all runs but some would leave, and returns the folder of all runs.
 
-    def finished(without: Callable[[StudyRun], bool] = lambda run: False) -> Path:
-        baseline, runs = planned_runs(study, tmp_path / "runs")
+    ``level`` is added to every overlap, the baseline's included, as a better grounder would.
+    """
+
+    def finished(
+        without: Callable[[StudyRun], bool] = lambda run: False, *, of: Study = study, level: float = 0.0
+    ) -> Path:
+        baseline, runs = planned_runs(of, of.folder_in(tmp_path / "runs"))
         for run in (baseline, *(run for run in runs if not without(run))):
             run.write_config()
             for draw, test in enumerate(run.tests):
-                write_test(run, test.folder, draw)
+                write_test(run, test.folder, draw, level)
         return tmp_path / "runs"
 
     return finished
 
 
-def write_test(run: StudyRun, folder: Path, draw: int) -> None:
-    samples = list(samples_of(run, draw))
+def write_test(run: StudyRun, folder: Path, draw: int, level: float) -> None:
+    samples = list(samples_of(run, draw, level))
     results = {
         "schema": 1,
         "method": "T",
@@ -83,12 +88,12 @@ def write_test(run: StudyRun, folder: Path, draw: int) -> None:
     (folder / "ground_truth.json").write_text(render_ground_truth("MiniSTVG", "test", truth))
 
 
-def samples_of(run: StudyRun, draw: int) -> Iterator[dict[str, Any]]:
+def samples_of(run: StudyRun, draw: int, level: float) -> Iterator[dict[str, Any]]:
     """Overlaps of 0.4 and more: higher for later clips, on HQ, of later seeds and of the second draw's LQ."""
     effects = EFFECTS[None if run.point is None else run.point.split(" / ")[1]]
     for index, (item, sentence_type, kind) in enumerate(ITEMS):
         for quality, base, effect in (("HQ", 0.6, effects[0]), ("LQ", 0.4 + 0.02 * draw, effects[1])):
-            overlap = base + 0.01 * (index // 2) + effect + 0.02 * (run.seed or 0) * (effect != 0)
+            overlap = level + base + 0.01 * (index // 2) + effect + 0.02 * (run.seed or 0) * (effect != 0)
             yield {
                 "item_id": item,
                 "quality": quality,

@@ -92,3 +92,19 @@ def test_what_can_be_made_is_made_before_what_cannot_is_told(study: Study, finis
     with pytest.raises(StudyError, match=r"not made: cost: the table of costs needs .*absent\.json'"):
         run(study, finish(), "--show", "cost", "table1", "--costs", "absent.json", "--output", str(tmp_path / "made"))
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["table1.csv", "table1.md", "table1.txt"]
+
+
+def test_costs_of_other_settings_are_refused(study: Study, finish: Finish, tmp_path: Path) -> None:
+    costs = tmp_path / "cost.json"
+    costs.write_text(json.dumps({"conditions": "8 clips", "rows": {"decoder / NST": {"trainable": 1600}}}))
+    with pytest.raises(StudyError, match="was timed with 1600 trainable parameters, but its runs have 1500"):
+        run(study, finish(), "--show", "cost", "--costs", str(costs))
+
+
+def test_what_cannot_be_made_any_more_does_not_stay(study: Study, finish: Finish) -> None:
+    runs = finish()
+    assert run(study, runs, "--show", "fig3") == 0
+    (runs / "decoder-NST-seed0" / "draw-0" / "predictions.json").unlink()
+    with pytest.raises(StudyError, match=r"not made: fig3: .*predictions\.json"):
+        run(study, runs, "--show", "fig3", "table2")
+    assert sorted(path.name for path in (runs / "tables").iterdir()) == ["table2.csv", "table2.md", "table2.txt"]

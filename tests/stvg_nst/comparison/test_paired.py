@@ -45,8 +45,8 @@ def test_clips_are_drawn_whole(comparison: Comparison) -> None:
             )
             sample["vIoU"] = twin["vIoU"] + (0.4 if sample["item_id"].startswith("c2/") else 0.0)  # type: ignore[index]
     pairs = (
-        type(nst)("", "NST", (nst.replicates[0],), 1, False),
-        type(lora)("", "LoRA", (lora.replicates[0],), 1, False),
+        type(nst)("", "NST", (nst.replicates[0],), 1, 0),
+        type(lora)("", "LoRA", (lora.replicates[0],), 1, 0),
     )
     found = bootstrap(comparison, draws=4000).difference(pairs[1], pairs[0], "MQ", "m_vIoU")
     assert found is not None

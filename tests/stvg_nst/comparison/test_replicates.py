@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,13 +42,13 @@ def test_what_is_missing_failed_or_foreign_is_said(study: Study, finish: Finish)
     (lost.folder / "draw-1" / "results.json").unlink()
     failed.folder.mkdir()
     failed.failure.write_text("fit ended with status 1: out of memory\n")
-    foreign = runs / "mine"
-    foreign.mkdir()
+    foreign = runs / "mine" / "draw-0"
+    foreign.mkdir(parents=True)
     (foreign / "results.json").write_text("{}")
     comparison = read_comparison([study], runs)
     assert not comparison.complete
     assert [len(method.replicates) for method in comparison.methods] == [4, 3, 2]
-    assert comparison.methods[2].failed
+    assert [method.num_failed for method in comparison.methods] == [0, 0, 2]
     assert comparison.notes == (
         f"failed: whole / LoRA, seed 1: fit ended with status 1: out of memory ({failed.log})",
         "INCOMPLETE: 1 of 7 runs are not finished, the first being decoder / NST, seed 0",
@@ -55,10 +56,26 @@ def test_what_is_missing_failed_or_foreign_is_said(study: Study, finish: Finish)
     )
 
 
+def test_a_run_that_was_finished_by_hand_has_not_failed(study: Study, finish: Finish) -> None:
+    runs = finish()
+    planned_runs(study, runs)[1][0].failure.write_text("fit ended with status 1: out of memory\n")
+    assert read_comparison([study], runs).notes == ()
+
+
+def test_only_draws_of_one_benchmark_are_averaged(study: Study, finish: Finish) -> None:
+    runs = finish()
+    second = planned_runs(study, runs)[0].tests[1].results
+    written = json.loads(second.read_text())
+    second.write_text(json.dumps(written | {"split": "val"}))
+    with pytest.raises(StudyError, match=r"differ in the draw of the benchmark alone, but .* on MiniSTVG test, .* val"):
+        read_comparison([study], runs)
+    second.write_text(json.dumps(written | {"benchmark_seed": 0}))
+    with pytest.raises(StudyError, match="of benchmark seeds 0, 0: two tests are one and the same"):
+        read_comparison([study], runs)
+
+
 def test_an_absent_grounder_is_said_and_all_absent_is_an_error(study: Study, finish: Finish) -> None:
     runs = finish()
-    runs.rename(runs.parent / "kept")
-    (runs.parent / "kept").rename(runs)
     other = replace(study, grounder="second", baseline={**study.baseline, "model": {"weights": "absent.safetensors"}})
     comparison = read_comparison([study, other], runs)
     assert "INCOMPLETE: nothing stands of second: its weights 'absent.safetensors' are not there" in comparison.notes
