@@ -59,11 +59,11 @@ def main() -> None:
     for kind, work_of in works.items():
         working = {row.name: row for row in rows if row.trains or kind == "inference"}
         medians = measure({name: work_of(row) for name, row in working.items()}, options.repeats)
-        of = FROZEN if kind == "inference" else next(name for name in medians if name.endswith(PEER))
         for name, seconds in medians.items():
+            rival = FROZEN if kind == "inference" else f"{name.rpartition(' / ')[0]} / {PEER}"
             costs[name] |= {
                 f"{kind}_ms": 1e3 * seconds,
-                f"{kind}_ratio": seconds / medians[of],
+                f"{kind}_ratio": seconds / medians[rival] if rival in medians else None,
                 # Of a first run: the optimiser's state has to be made, and so is counted.
                 f"{kind}_mib": peak_memory(working[name], work_of(working[name])) / 2**20,
             }
