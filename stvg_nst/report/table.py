@@ -21,7 +21,7 @@ _RANDOM = "RANDOM WEIGHTS"
 
 
 class BaselineError(ValueError):
-    """Runs have no baseline to be compared with, or more than one, or one that lacks their metrics."""
+    """Runs have no baseline to be compared with, or more than one, or one of another grounder or of fewer metrics."""
 
 
 def results_table(
@@ -38,7 +38,8 @@ def results_table(
 
     Raises:
         ValueError: the runs were evaluated on different data.
-        BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric.
+        BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
+            other weights than the baseline's.
     """
     table = Table(title=_title(runs, sentence_type), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", style="bold", no_wrap=True)
@@ -113,6 +114,11 @@ def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
     points = {key: value for key, value in run.metrics.items() if not key.startswith("WAS/")}
     if base is None or run.method == base.method:
         return points
+    if None not in (run.weights, base.weights) and run.weights != base.weights:
+        raise BaselineError(
+            f"{run.path} tuned the weights '{run.weights}', but the baseline {base.path} has '{base.weights}'; report "
+            "the runs of each grounder from a folder of its own"
+        )
     try:
         return points | adaptation_scores(points, base.metrics)
     except ValueError as error:

@@ -69,10 +69,10 @@ def test_the_terminal_table_says_the_same() -> None:
 
 def test_random_weights_cannot_be_overlooked() -> None:
     runs = (replace(RUNS[0], weights="random"), replace(RUNS[1], weights="weights/hcstvg.safetensors"))
-    markdown = to_markdown(runs)
+    markdown = to_markdown(runs, baseline=None)
     assert markdown.startswith("### MiniSTVG test, benchmark seed 0, RANDOM WEIGHTS\n")
     assert "| HQ | ZeroShot RANDOM WEIGHTS | 0 |" in markdown and "| HQ | NullSpaceTuning | 1.23 M |" in markdown
-    assert "RANDOM" in on_terminal(runs) and "RANDOM" not in to_markdown(RUNS)
+    assert "RANDOM" in on_terminal(runs[:1]) and "RANDOM" not in to_markdown(RUNS)
 
 
 def test_four_metrics_of_a_long_name_fit_one_hundred_columns() -> None:
@@ -130,6 +130,8 @@ def test_a_table_without_its_baseline_is_refused() -> None:
         BaselineError, match=r"2 runs of the baseline ZeroShot differ: run/results\.json, other/results\.json"
     ):
         results_table([*RUNS, other])
+    with pytest.raises(BaselineError, match=r"tuned the weights 'b', but the baseline run/results\.json has 'a'"):
+        results_table([replace(RUNS[0], weights="a"), replace(RUNS[1], weights="b")])
     with pytest.raises(BaselineError, match="needs LQ/m_vIoU of the zero-shot baseline, which has HQ/m_vIoU"):
         results_table([other, RUNS[1]])
 
