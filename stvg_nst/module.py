@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,13 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.report.results import RunResults, load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
-from stvg_nst.tuning.adapter import adapter_state, load_adapter
+from stvg_nst.tuning.adapter import (
+    AdapterConfig,
+    adapter_state,
+    describe_adapter,
+    load_adapter,
+    require_adapter_fit,
+)
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
@@ -306,9 +313,16 @@ class GroundingModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = self._tuned_names()
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in kept}
+        checkpoint["adapter"] = asdict(describe_adapter(self.grounder, self.tuner))
         checkpoint["tuner"] = self.tuner.training_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "adapter" not in checkpoint:
+            raise ValueError(
+                "the checkpoint does not say which method and which frozen weights it belongs to: it is of an older "
+                "version, or of another program; begin the fit anew in another --run"
+            )
+        require_adapter_fit("the checkpoint", AdapterConfig(**checkpoint["adapter"]), self.grounder, self.tuner)
         expected, found = self._tuned_names(), set(checkpoint["state_dict"])
         if expected != found:
             different = ", ".join(sorted(expected ^ found)[:5])

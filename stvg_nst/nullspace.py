@@ -181,7 +181,7 @@ def fingerprint(weight: Tensor) -> str:
     """SHA-256 of a tensor's shape, dtype and bytes, in hex: equal if and only if the numbers are the same bits."""
     data = weight.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{tuple(data.shape)} {data.dtype} ".encode())
-    digest.update(data.view(torch.uint8).numpy().tobytes())
+    digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from stvg_nst.nullspace import fingerprint
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "stvg_nst_adapter"
 # Differences that an error names; the rest is counted.
 MAX_NAMED = 5
@@ -37,12 +38,14 @@ class AdapterConfig:
         tuner: class path of the tuner, as a config would name it.
         fields: the tuner's options, as JSON values.
         fingerprints: of the frozen weight of each wrapped layer, by name.
+        frozen: fingerprint of all that tuning leaves as it is, these weights included.
     """
 
     format_version: int
     tuner: str
     fields: dict[str, Any]
     fingerprints: dict[str, str]
+    frozen: str
 
 
 def adapter_state(grounder: nn.Module) -> dict[str, Tensor]:
@@ -68,7 +71,7 @@ def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     tuner.check_saveable()
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
-    metadata = {METADATA_KEY: json.dumps(asdict(_describe(grounder, tuner)), sort_keys=True)}
+    metadata = {METADATA_KEY: json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file(state, partial, metadata=metadata)
@@ -89,28 +92,45 @@ def read_adapter_config(path: Path | str) -> AdapterConfig:
 def load_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     """Read an adapter into a model that ``tuner`` is injected into, on the model's device and in its dtype.
 
-    Nothing is copied unless everything fits: the tuner's class and options (but for its ``free_fields``), the frozen
-    weight of every wrapped layer bit by bit, and the name and shape of every tensor.
+    Nothing is copied unless everything fits: the tuner's class and options (but for its ``free_fields``), everything
+    frozen bit by bit, and the name and shape of every tensor.
 
     Raises:
         AdapterMismatchError: something does not fit; the message names the first differences.
     """
     path = Path(path)
     saved, tensors = _read(path)
-    here = _describe(grounder, tuner)
-    if saved.tuner != here.tuner:
-        raise AdapterMismatchError(f"{path} was made by {saved.tuner}, got {here.tuner}; load it with the former")
-    _compare(
-        path, "options", _bound(saved.fields, tuner), _bound(here.fields, tuner), "use the options it was made with"
-    )
-    _compare(path, "frozen weights", saved.fingerprints, here.fingerprints, "load the weights that it was trained on")
-
+    require_adapter_fit(str(path), saved, grounder, tuner)
     state = adapter_state(grounder)
     saved_shapes, shapes = ({name: tuple(tensor.shape) for name, tensor in s.items()} for s in (tensors, state))
-    _compare(path, "tensors", saved_shapes, shapes, "inject the tuner with the options the adapter was made with")
+    _compare(str(path), "tensors", saved_shapes, shapes, "inject the tuner with the options the adapter was made with")
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])
+
+
+def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, tuner: Tuner) -> None:
+    """Refuse what another method left, other options, or other frozen weights.
+
+    Args:
+        source: what ``saved`` comes from, as the error names it.
+
+    Raises:
+        AdapterMismatchError: with the first differences.
+    """
+    here = describe_adapter(grounder, tuner)
+    if saved.tuner != here.tuner:
+        raise AdapterMismatchError(f"{source} was made by {saved.tuner}, got {here.tuner}; load it with the former")
+    _compare(
+        source, "options", _bound(saved.fields, tuner), _bound(here.fields, tuner), "use the options it was made with"
+    )
+    advice = "load the weights that it was trained on"
+    _compare(source, "frozen weights", saved.fingerprints, here.fingerprints, advice)
+    if saved.frozen != here.frozen:
+        raise AdapterMismatchError(
+            f"{source} does not fit this model in what is frozen beside the tuned layers: expected fingerprint "
+            f"{saved.frozen[:12]}, got {here.frozen[:12]}; {advice}"
+        )
 
 
 def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
@@ -136,14 +156,26 @@ def _tuned_layers(grounder: nn.Module) -> dict[str, TunedLinear]:
     return {name: module for name, module in grounder.named_modules() if isinstance(module, TunedLinear)}
 
 
-def _describe(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
+def describe_adapter(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
+    """What the adapter of a tuned model says of itself wherever it is kept."""
     assert is_dataclass(tuner), "every Tuner is a dataclass: its fields are its options"
     return AdapterConfig(
         format_version=FORMAT_VERSION,
         tuner=f"{type(tuner).__module__}.{type(tuner).__qualname__}",
         fields={field.name: _plain(getattr(tuner, field.name)) for field in fields(tuner) if field.init},
         fingerprints={name: fingerprint(layer.base_layer.weight) for name, layer in _tuned_layers(grounder).items()},
+        frozen=_frozen_fingerprint(grounder),
     )
+
+
+def _frozen_fingerprint(grounder: nn.Module) -> str:
+    """SHA-256 over names and bytes of all that is not the adapter's, in hex."""
+    tuned = {id(tensor) for tensor in adapter_state(grounder).values()}  # a shared layer has several names
+    digest = hashlib.sha256()
+    for name, tensor in grounder.state_dict(keep_vars=True).items():
+        if id(tensor) not in tuned:
+            digest.update(f"{name} {fingerprint(tensor)} ".encode())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -159,7 +191,7 @@ def _bound(options: Mapping[str, Any], tuner: Tuner) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in tuner.free_fields}
 
 
-def _compare(path: Path, what: str, saved: Mapping[str, Any], here: Mapping[str, Any], advice: str) -> None:
+def _compare(source: str, what: str, saved: Mapping[str, Any], here: Mapping[str, Any], advice: str) -> None:
     names = [name for name in [*saved, *(set(here) - set(saved))] if saved.get(name) != here.get(name)]
     if not names:
         return
@@ -168,4 +200,4 @@ def _compare(path: Path, what: str, saved: Mapping[str, Any], here: Mapping[str,
         for name in islice(names, MAX_NAMED)
     )
     rest = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    raise AdapterMismatchError(f"{path} does not fit this model in its {what}: {named}{rest}; {advice}")
+    raise AdapterMismatchError(f"{source} does not fit this model in its {what}: {named}{rest}; {advice}")

@@ -106,8 +106,8 @@ def fit(tuner: Tuner, folder: Path, *, ckpt_path: Path | None = None, **options:
 class RecordingTuner(Tuner):
     """Trains the head itself, and writes down when it is called and whether the gradients are there."""
 
-    calls: list[tuple[int, int]] = field(default_factory=list)
-    restored: Mapping[str, Tensor] = field(default_factory=dict)
+    calls: list[tuple[int, int]] = field(default_factory=list, init=False)
+    restored: Mapping[str, Tensor] = field(default_factory=dict, init=False)
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Linear, TunedLinear], tuple[LayerReport, ...]]:
         return {}, ()
@@ -178,5 +178,19 @@ def test_adalora_ends_a_fit_within_its_budget(tmp_path):
 
 def test_the_checkpoint_of_another_method_is_refused(tmp_path):
     checkpoint = interrupted(LoRA(["head"], rank=4), tmp_path)
-    with pytest.raises(ValueError, match="the checkpoint holds 2 tensors but AdaLoRA has 4"):
+    with pytest.raises(ValueError, match=r"the checkpoint was made by .*LoRA, got .*AdaLoRA; load it with the former"):
         fit(AdaLoRA(["head"], rank=4), tmp_path, ckpt_path=checkpoint)
+
+
+def test_a_checkpoint_is_not_resumed_with_other_options_or_over_other_weights(tmp_path):
+    checkpoint = interrupted(LoRA(["head"], rank=4, alpha=8), tmp_path)
+    with pytest.raises(ValueError, match="the checkpoint does not fit this model in its options: 'alpha': expected 8"):
+        fit(LoRA(["head"], rank=4, alpha=2), tmp_path, ckpt_path=checkpoint)
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"adapter": content["adapter"] | {"frozen": "another"}}, checkpoint)
+    with pytest.raises(ValueError, match="frozen beside the tuned layers: expected fingerprint another, got"):
+        fit(LoRA(["head"], rank=4, alpha=8), tmp_path, ckpt_path=checkpoint)
+    content.pop("adapter")
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match="does not say which method and which frozen weights it belongs to"):
+        fit(LoRA(["head"], rank=4, alpha=8), tmp_path, ckpt_path=checkpoint)

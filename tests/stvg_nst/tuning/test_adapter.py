@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from stvg_nst.tuning import (
     AdapterMismatchError,
+    FullFineTuning,
     NullSpaceTuning,
     TunedLinear,
     ZeroShot,
@@ -92,6 +94,20 @@ def test_another_weight_is_refused(toy, saved):
     expect_mismatch(toy, path, "'encoder.linear2': expected", NullSpaceTuning(TARGETS, rank=6), seed=1)
 
 
+def test_what_is_frozen_beside_the_tuned_layers_must_be_the_same_too(toy, tmp_path):
+    """Full fine-tuning wraps no layer, and yet its decoder belongs to one encoder."""
+    path = tmp_path / "adapter.safetensors"
+    for tuner in (FullFineTuning(("decoder",)), NullSpaceTuning(("decoder.linear2",), rank=6)):
+        grounder = toy.ToyGrounder()
+        twin = copy.deepcopy(tuner)
+        tuner.inject(grounder)
+        for parameter in tuner.trainable_parameters(grounder):
+            parameter.data += 1.0
+        save_adapter(path, grounder, tuner)
+        message = "in what is frozen beside the tuned layers: expected fingerprint [0-9a-f]{12}, got"
+        expect_mismatch(toy, path, message, twin, change=lambda grounder: grounder.pixels.bias.data.add_(1e-6))
+
+
 def test_other_options_layers_or_methods_are_refused(toy, saved):
     path = saved[2]
     expect_mismatch(toy, path, "options: 'rank': expected 6, got 5; use", NullSpaceTuning(TARGETS, rank=5))
@@ -120,9 +136,9 @@ def test_foreign_torn_and_future_files_are_refused(saved, tmp_path):
     save_file({"a": torch.zeros(1)}, foreign)
     with pytest.raises(AdapterMismatchError, match=r"foreign\.safetensors holds no adapter"):
         read_adapter_config(foreign)
-    config = adapter.asdict(read_adapter_config(path)) | {"format_version": 2}
+    config = adapter.asdict(read_adapter_config(path)) | {"format_version": 3}
     save_file({"a": torch.zeros(1)}, foreign, metadata={adapter.METADATA_KEY: json.dumps(config)})
-    with pytest.raises(AdapterMismatchError, match="format 2, this version reads 1"):
+    with pytest.raises(AdapterMismatchError, match="format 3, this version reads 2"):
         read_adapter_config(foreign)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(AdapterMismatchError, match="is no readable safetensors file"):
