@@ -85,12 +85,24 @@ class ArrayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._data.close()
-        if kind is not None:
-            shutil.rmtree(self._temporary)
-            return
-        (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
-        os.replace(self._temporary, self._folder)
+        try:
+            self._data.close()  # writes what is left, and so fails where the disk is full
+            if kind is None:
+                (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
+                self._take_name()
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)  # it is not there any more where it took its name
+
+    def _take_name(self) -> None:
+        try:
+            os.replace(self._temporary, self._folder)
+        except OSError as error:
+            if not self._folder.exists():
+                raise
+            raise CacheError(
+                f"'{self._folder}' was finished by another process in the meantime; use it, or "
+                f"{self._kind.remedy(self._folder)}"
+            ) from error
 
 
 class ArrayStore:

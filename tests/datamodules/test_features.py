@@ -83,6 +83,31 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    features = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(OSError, match="No space left"), FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+        writer.add_features("clip-0|HQ", features, features)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_another_process_finished_first_stays(tmp_path: Path) -> None:
+    features = torch.zeros(1, 1, 1, 1)
+
+    def slower() -> None:
+        made = (FeatureWriter(tmp_path / "cache", PROVENANCE, "b") for _ in range(2))
+        with next(made), next(made) as faster:  # the faster one is inside, and ends first
+            faster.add_features("clip-0|HQ", features, features)
+
+    with pytest.raises(CacheError, match="cache' was finished by another process in the meantime; use it"):
+        slower()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert "clip-0|HQ" in FeatureCache(tmp_path / "cache", PROVENANCE)
+
+
 def test_keys_tell_qualities_kinds_severities_and_seeds_apart() -> None:
     degradations = [
         None,
