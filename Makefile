@@ -192,7 +192,7 @@ $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	  --data.init_args.root $(DATA) --model.weights $< --run $(@D)
 
 .PHONY: dashboard
-dashboard: | $(STAMP)  ## watch the runs in TensorBoard
+dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=runs: all)
 	$(BIN)/tensorboard --logdir $(RUNS)
 
 # -------------------------------------------------------------------------------------------------- quality
