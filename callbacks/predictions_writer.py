@@ -14,10 +14,10 @@ from callbacks.run import (
     leaves_files,
     refuse_finished,
     run_folder,
-    write_atomically,
 )
 from stvg_nst.evaluation import render_ground_truth, render_predictions
 from stvg_nst.types import Batch, ClipInfo, Tube
+from stvg_nst.whole_files import write_whole
 
 Answers = dict[tuple[str, str], tuple[ClipInfo, Tube]]
 """Clip and predicted tube by item id and condition."""
@@ -80,8 +80,8 @@ class PredictionsWriter(lightning.Callback):
             truth = render_ground_truth(measured.dataset, measured.split, _true(answers))
             folder = run_folder(trainer)
             predictions = render_predictions(method, _predicted(answers))
-            write_atomically(folder / self.PREDICTIONS, predictions.encode())
-            write_atomically(folder / self.GROUND_TRUTH, truth.encode())
+            write_whole(folder / self.PREDICTIONS, predictions.encode())
+            write_whole(folder / self.GROUND_TRUTH, truth.encode())
         self._answers = {}
 
 

@@ -23,9 +23,9 @@ from callbacks.run import (
     leaves_files,
     refuse_finished,
     run_folder,
-    write_atomically,
 )
 from stvg_nst.types import Batch
+from stvg_nst.whole_files import write_whole
 
 SCHEMA = 1
 
@@ -112,7 +112,7 @@ class ResultsWriter(lightning.Callback):
             "samples": self._samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_atomically(run_folder(trainer) / self.NAME, text.encode())
+        write_whole(run_folder(trainer) / self.NAME, text.encode())
 
 
 def software_versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -76,15 +75,3 @@ def refuse_finished(trainer: lightning.Trainer, path: Path, *, callback: str) ->
             f"'{path}' is there from a finished run; choose another folder with --run, delete the file, or set "
             f"overwrite of the callback {callback} to true"
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run that is killed meanwhile, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a rename is atomic only within a file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,10 +9,11 @@ import lightning
 import numpy as np
 from PIL import Image
 
-from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_writers, write_atomically
+from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_writers
 from callbacks.strip import draw_strip
 from stvg_nst.drawing import stack_strips
 from stvg_nst.types import Batch, ClipInfo, Quality, Tube
+from stvg_nst.whole_files import write_whole
 
 
 class TubeVisualizer(lightning.Callback):
@@ -77,7 +78,7 @@ class TubeVisualizer(lightning.Callback):
             pairs = stack_strips([strip for qualities in strips for _, strip in sorted(qualities.items())])
             buffer = io.BytesIO()
             Image.fromarray(pairs).save(buffer, format="PNG", optimize=True)
-            write_atomically(run_folder(trainer) / self.NAME, buffer.getvalue())
+            write_whole(run_folder(trainer) / self.NAME, buffer.getvalue())
 
     def _collect(self, clips: tuple[ClipInfo, ...], tubes: tuple[Tube, ...]) -> None:
         for info, tube in zip(clips, tubes, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from datamodules.array_store import CacheError
 from datamodules.degradations import version_name
 from datamodules.video import read_frames
 from stvg_nst.types import Degradation, Kernels
+from stvg_nst.whole_files import whole_file
 
 LOSSLESS = "lossless"
 _MANIFEST = "degraded.json"
@@ -90,14 +90,8 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
 def write_manifest(folder: Path, manifest: DegradedManifest, clips: Mapping[str, DegradedClip]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, **asdict(manifest), "clips": {name: asdict(clips[name]) for name in sorted(clips)}}
-    folder.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a rename is atomic only within a file system.
-    partial = folder / f".{_MANIFEST}.{os.getpid()}.partial"
-    try:
+    with whole_file(folder / _MANIFEST) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / _MANIFEST)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class DegradedFiles:

@@ -8,7 +8,6 @@ seeking saves next to nothing.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +18,8 @@ from typing import cast
 import av
 import numpy as np
 from av.video.stream import VideoStream
+
+from stvg_nst.whole_files import whole_file
 
 # decord repeats the last good frame where it finds no further one, and by default says nothing. It raises when more
 # than this share of the frames are such repeats; 0 would mean "never".
@@ -177,14 +178,9 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float, *, c
         ValueError: there is no frame, or a frame is not uint8 RGB, differs in size, or has an odd side and a ``crf``.
     """
     path = Path(path)
-    # Beside the target, since a rename is atomic only within one file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with av.open(str(partial), "w", format="matroska" if path.suffix.lower() == ".mkv" else "mp4") as container:
-            _encode(container, frames, fps, crf, path)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    container_format = "matroska" if path.suffix.lower() == ".mkv" else "mp4"
+    with whole_file(path) as partial, av.open(str(partial), "w", format=container_format) as container:
+        _encode(container, frames, fps, crf, path)
 
 
 def _encode(

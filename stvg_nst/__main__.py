@@ -330,18 +330,18 @@ def _certify(arguments: Sequence[str]) -> int:
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import ResultsWriter
-    from callbacks.run import write_atomically
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.whole_files import write_whole
 
     output = options.json or options.run / "certificate.json"
     refuse_existing(output, overwrite=options.overwrite)
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
     cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_atomically(output, to_json(certificate).encode())
+    write_whole(output, to_json(certificate).encode())
     if (results := options.run / ResultsWriter.NAME).is_file():
-        write_atomically(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
+        write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
     with SummaryWriter(options.run) as dashboard:
         dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stvg_nst.nullspace import DualSpace, RankRule, check_rule, fingerprint, split_dual_space, warn_of_tie
+from stvg_nst.whole_files import whole_file
 
 # Raise it with every change of `split_dual_space` that gives other numbers for the same weight.
 FORMAT_VERSION = 1
@@ -104,14 +103,8 @@ def _write(path: Path, space: DualSpace, key: _Key) -> None:
         # Safetensors notices a file cut short, but not a flipped bit.
         checksums={name: fingerprint(tensor) for name, tensor in tensors.items()},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not named by the process id: two machines may share the folder.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with whole_file(path) as partial:
         save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(asdict(header), sort_keys=True)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path, key: _Key) -> DualSpace:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from stvg_nst.whole_files import whole_file
 
 # Raise it with every change of an encoder that gives other numbers for the same weights and the same clip.
 FORMAT_VERSION = 1
@@ -64,14 +64,8 @@ class EncodingStore:
 def _write(path: Path, tokens: Tensor) -> None:
     stored = tokens.detach().cpu().contiguous()
     header = json.dumps({"format_version": FORMAT_VERSION, "crc32": _checksum(stored)}, sort_keys=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not named by the process id: two machines may share the folder.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with whole_file(path) as partial:
         save_file({_TENSOR: stored}, partial, metadata={_METADATA_KEY: header})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Tensor:

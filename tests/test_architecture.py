@@ -13,7 +13,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("stvg_nst", "datamodules", "callbacks")
 COMPOSITION_ROOT = "stvg_nst.__main__"
-NOUNS_OF_DATAMODULES = ("stvg_nst.types", "stvg_nst.seeding", "stvg_nst.boxes", "stvg_nst.conditions")
+NOUNS_OF_DATAMODULES = (
+    "stvg_nst.types",
+    "stvg_nst.seeding",
+    "stvg_nst.boxes",
+    "stvg_nst.conditions",
+    "stvg_nst.whole_files",
+)
 DATA_ONLY = ("decord", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
 WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
+from stvg_nst.whole_files import whole_file
 
 SOUND = "sound"
 _SCHEMA = 1
@@ -51,14 +51,8 @@ def manifest_file(root: Path, name: str) -> Path:
 def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for a rename is atomic only within a file system.
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(file) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:

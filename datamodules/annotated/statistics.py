@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit, sentence_counts
+from stvg_nst.whole_files import whole_file
 
 _PERCENTILES = (0, 25, 50, 75, 100)
 
@@ -111,13 +111,8 @@ def plot_statistics(statistics: SplitStatistics, title: str, target: Path) -> No
         axes.axvline(float(np.median(distribution.values)), color="tab:red", linewidth=1)
         axes.set(title=distribution.title, xlabel=distribution.unit)
         axes.spines[["top", "right"]].set_visible(False)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(target) as partial:
         figure.savefig(partial, format="png", dpi=120)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _of_sentences(clips: Sequence[Annotation], annotations: Sequence[Annotation]) -> list[Distribution]:

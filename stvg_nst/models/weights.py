@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,21 +11,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stvg_nst.whole_files import whole_file
+
 
 class WeightsMismatchError(RuntimeError):
     """A weights file that is absent, unreadable, or belongs to another model."""
 
 
 def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
-    """Writes all parameters and buffers, floating point ones as ``dtype``, atomically."""
+    """Writes all parameters and buffers, floating point ones as ``dtype``, whole or not at all."""
     tensors = {
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in model.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        save_file(tensors, partial)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

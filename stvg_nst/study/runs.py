@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ import yaml
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
+from stvg_nst.whole_files import whole_file
 
 BASELINE_FOLDER = "zero-shot"
 _TUBES = ("predictions.json", "ground_truth.json")
@@ -203,10 +203,8 @@ def _sha256_of_state(path: Path, modified: int, size: int) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a file that a kill leaves whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tuple[StudyRun, tuple[StudyRun, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import islice
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from stvg_nst.nullspace import fingerprint
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
+from stvg_nst.whole_files import whole_file
 
 FORMAT_VERSION = 2
 METADATA_KEY = "stvg_nst_adapter"
@@ -72,12 +72,8 @@ def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
     metadata = {METADATA_KEY: json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         save_file(state, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_adapter_config(path: Path | str) -> AdapterConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from stvg_nst.nullspace import RankRule
 from stvg_nst.tuning.base import TunedLinear
 from stvg_nst.tuning.selection import Strategy, choose_layers, find_candidates, measure_layers
+from stvg_nst.whole_files import whole_file
 
 Order = Literal["model", "rank_ratio"]
 
@@ -97,19 +97,13 @@ class LayerSurvey:
             ValueError: the suffix is neither ``.json`` nor ``.csv``.
         """
         check_suffix(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with open(partial, "w", newline="", encoding="utf-8") as file:
-                if path.suffix == ".json":
-                    json.dump(asdict(self), file, indent=2)
-                else:
-                    writer = csv.DictWriter(file, [field.name for field in fields(LayerGeometry)])
-                    writer.writeheader()
-                    writer.writerows(asdict(layer) for layer in self.layers)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            if path.suffix == ".json":
+                json.dump(asdict(self), file, indent=2)
+            else:
+                writer = csv.DictWriter(file, [field.name for field in fields(LayerGeometry)])
+                writer.writeheader()
+                writer.writerows(asdict(layer) for layer in self.layers)
 
 
 def survey_layers(
