@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from stvg_nst.nullspace import split_dual_space
+from stvg_nst.nullspace import measure_spectrum
 
 
 class TuningModule(nn.Module):
@@ -64,14 +64,14 @@ class LayerReport:
 
     @classmethod
     def of(cls, name: str, layer: nn.Linear, adapter: str) -> LayerReport:
-        """The report of a layer whose tuner does not need the geometry itself."""
-        space = split_dual_space(layer.weight)
+        """The report of a layer whose tuner does not need the bases."""
+        spectrum = measure_spectrum(layer.weight)
         return cls(
             name=name,
-            shape=(layer.out_features, layer.in_features),
-            rank=space.rank,
-            nullity=space.nullity,
-            leakage=space.leakage,
+            shape=spectrum.shape,
+            rank=spectrum.rank,
+            nullity=spectrum.nullity,
+            leakage=spectrum.sigma_next,
             adapter=adapter,
         )
 

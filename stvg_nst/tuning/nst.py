@@ -30,7 +30,7 @@ from stvg_nst.tuning.dual_space import Basis, DualSpaceReparameterization
 from stvg_nst.tuning.folding import FoldedSpace, FoldedUnit, fold_layer
 from stvg_nst.tuning.objective import null_leak, per_clip, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import CoefficientsFrom, CoefficientsPer, GatePer, QualityAdaptiveUnit, SharedRouter
-from stvg_nst.tuning.reference import CallRecord, ForwardState, ReferenceBank
+from stvg_nst.tuning.reference import CallRecord, ForwardState, ReferenceBank, frames_with_tokens
 from stvg_nst.tuning.selection import Strategy, select_layers
 
 Gate = Literal["soft", "hard", "oracle", "open"]
@@ -139,7 +139,7 @@ class NullSpaceLinear(TunedLinear):
         else:  # Eq. (1), the null term dropped
             y = self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
         # A leak or a rounded sum would reach the clips that a hard gate closes on, too.
-        return torch.where(_spread(_any_open(gate), x), y, self._frozen(x)) if hard else y
+        return torch.where(_spread(_any_open(gate, mask), x), y, self._frozen(x)) if hard else y
 
     def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, mask: Tensor, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
@@ -147,7 +147,7 @@ class NullSpaceLinear(TunedLinear):
         A closed gate leaves no null term either where the null space is exact; where it leaks, the leak is skipped too.
         """
         y, logits = self._frozen(x), self.state.shared_logits
-        clips = _any_open(gate).nonzero().squeeze(1)
+        clips = _any_open(gate, mask).nonzero().squeeze(1)
         if not len(clips):
             self._record(x.new_zeros(0, *x.shape[1:-1], self.unit.row_rank), None, logits, gate, mask, clips)
             return y
@@ -176,7 +176,7 @@ class NullSpaceLinear(TunedLinear):
 
         (B,), or (B, T) if there is one a frame.
         """
-        if (forced := self.state.forced_gate) is not None:
+        if (forced := self.state.known_gate) is not None:
             value = torch.as_tensor(forced, dtype=torch.float32, device=mask.device)
             return value.expand(len(mask)) if value.ndim == 0 else value
         if self.gate == "open":
@@ -575,9 +575,9 @@ def _spread(gate: Tensor, x: Tensor) -> Tensor:
     return gate.reshape(gate.shape + (1,) * (x.ndim - gate.ndim))
 
 
-def _any_open(gate: Tensor) -> Tensor:
-    """(B,), the clips of a gate (B,) or (B, T) that is open in any frame."""
-    return gate.reshape(len(gate), -1).any(dim=1)
+def _any_open(gate: Tensor, mask: Tensor) -> Tensor:
+    """(B,), the clips of a gate (B,) or (B, T) that is open in any real frame; ``mask`` is that of the tokens."""
+    return gate.bool() if gate.ndim == 1 else (gate.bool() & frames_with_tokens(mask)).any(dim=1)
 
 
 def _share(part: Tensor, other: Tensor) -> Tensor:

@@ -104,7 +104,12 @@ class CallRecord(NamedTuple):
     @property
     def frame_mask(self) -> Tensor:
         """(B, T), True on real frames."""
-        return self.mask if self.mask.ndim <= 2 else self.mask.flatten(2).any(dim=-1)
+        return frames_with_tokens(self.mask)
+
+
+def frames_with_tokens(mask: Tensor) -> Tensor:
+    """(B, T), True on frames of which any token is real; of a mask (B, T) or (B, T, ...) over tokens."""
+    return mask if mask.ndim <= 2 else mask.flatten(2).any(dim=-1)
 
 
 class ForwardState:
@@ -121,6 +126,7 @@ class ForwardState:
         self._open = False
         self.shared_logits: Tensor | None = None
         self.forced_gate: float | Tensor | None = None
+        self._begun_with: float | Tensor | None = None
         self.bypassed = False
 
     def __reduce__(self) -> tuple[type[ForwardState], tuple[()]]:
@@ -142,6 +148,12 @@ class ForwardState:
 
     def _begin(self, bank: ReferenceBank) -> None:
         self._bank, self._records, self._open, self.shared_logits = bank, {}, True, None
+        self._begun_with = self.forced_gate
+
+    @property
+    def known_gate(self) -> float | Tensor | None:
+        """What the gate is forced to, or was as this forward began: checkpointing runs layers again behind that."""
+        return self._begun_with if self.forced_gate is None else self.forced_gate
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:

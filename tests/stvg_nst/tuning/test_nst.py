@@ -371,6 +371,17 @@ def test_a_hard_shared_gate_leaves_the_clips_it_closes_on_bit_for_bit(toy, tuned
         assert (energies["row_energy/encoder.linear2"] > 0) == any(gates)
 
 
+@pytest.mark.parametrize("router", ["shared", "layer"])
+def test_a_padded_frame_opens_no_clip(toy, tuned, router):
+    """Else the leak of a null space that is not exact would come and go with the clips that share a batch."""
+    leaking = {"rank_rule": "relative", "rank_threshold": 0.4}
+    grounder, tuner = tuned(router=router, gate="hard", gate_per="frame", **leaking)
+    gates = (~toy.toy_batch()[1]).float()
+    with tuner.override_gate(gates):
+        output = toy.flat(grounder(*toy.toy_batch()))
+    assert torch.equal(output, toy.flat(toy.pretrained()(*toy.toy_batch())))
+
+
 def test_a_gate_forced_on_hard_routers_of_the_layers_leaves_their_verdict_readable(toy, tuned):
     grounder, tuner = tuned(gate="hard")
     grounder(*toy.toy_batch())
@@ -559,13 +570,15 @@ def test_copies_work_alone_and_follow_their_own_reference(toy, tuned, duplicate)
     assert torch.equal(tuner.diagnostics()["gate/head"], before["gate/head"])
 
 
-def test_gradient_checkpointing_changes_no_gradient_and_counts_no_call_twice(toy, tuned):
+@pytest.mark.parametrize("gate", ["soft", "oracle"])
+def test_gradient_checkpointing_changes_no_gradient_and_counts_no_call_twice(toy, tuned, gate):
     gradients = []
     for checkpointing in (None, False):
-        grounder, tuner = tuned(grounder=toy.ToyGrounder(checkpointing=checkpointing))
-        output = toy.flat(grounder(*toy.toy_batch()))
+        grounder, tuner = tuned(grounder=toy.ToyGrounder(checkpointing=checkpointing), gate=gate)
+        with tuner.conditioned_on(QUALITIES):  # layers run again in the backward pass, when this is over
+            output = toy.flat(grounder(*toy.toy_batch()))
         losses = tuner.auxiliary_losses(QUALITIES)
-        (output.square().sum() + losses["router"] + losses["reg"]).backward()
+        (output.square().sum() + sum(losses.values())).backward()
         assert len(tuner._state.read(["encoder.linear2"], close=False)["encoder.linear2"]) == 1
         gradients.append([parameter.grad for parameter in tuner.trainable_parameters(grounder)])
     for plain, checkpointed in zip(*gradients, strict=True):
