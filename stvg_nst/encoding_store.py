@@ -7,27 +7,32 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from stvg_nst.whole_files import whole_file
 
-# Raise it with every change of an encoder that gives other numbers for the same weights and the same clip.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Of a token that is computed again: far more than another device or another version of PyTorch makes of float32.
+TOLERANCE = 1e-2
 _METADATA_KEY = "stvg_nst_encoding"
 _TENSOR = "tokens"
 
 
 class EncodingStoreError(RuntimeError):
-    """A file of the store is damaged, or holds something else than its name says."""
+    """A file of the store is damaged, or holds something else than its name says or than this encoder answers."""
 
 
 class EncodingStore:
-    """Tokens by what they were made from, one safetensors file each: ``<folder>/<encoder>/<content>.safetensors``.
+    """Tokens by what they were made from, one safetensors file each:
+    ``<folder>/v<format>/<encoder>/<content>.safetensors``.
 
-    The names are checksums of the encoder's weights and of the clip's features and sentence, so that nothing in the
-    folder is ever out of date. It grows with every new clip, sentence and encoder, and may be deleted at any time.
+    The names are checksums of the encoder's weights and of the clip's features and sentence. What else the tokens
+    depend on, such as the number of heads or the program itself, is checked and not named: the first encoding that a
+    store reads is computed again, and must agree. The folder grows with every new clip, sentence and encoder, and may
+    be deleted at any time.
 
     Several processes may use one folder at once: a file appears complete or not at all, and where two compute the same
     encoding they compute the same numbers.
@@ -38,7 +43,8 @@ class EncodingStore:
     """
 
     def __init__(self, folder: Path | str, encoder: str) -> None:
-        self.folder = Path(folder) / encoder
+        self.folder = Path(folder) / f"v{FORMAT_VERSION}" / encoder
+        self._confirmed = False
 
     def get(self, content: str, compute: Callable[[], Tensor]) -> Tensor:
         """The tokens of a clip and a sentence, read from the store, or computed and stored.
@@ -51,19 +57,30 @@ class EncodingStore:
             On the CPU where they were read, on the device of ``compute`` otherwise.
 
         Raises:
-            EncodingStoreError: the file is there, but damaged.
+            EncodingStoreError: the file is there, but damaged, or holds what this encoder would not answer.
         """
         path = self.folder / f"{content}.safetensors"
         if path.exists():
-            return _read(path)
+            tokens = _read(path)
+            if not self._confirmed:
+                self._confirm(path, tokens, compute().cpu())
+            return tokens
         tokens = compute()
         _write(path, tokens)
         return tokens
 
+    def _confirm(self, path: Path, stored: Tensor, computed: Tensor) -> None:
+        if stored.shape != computed.shape or not torch.allclose(stored, computed, rtol=TOLERANCE, atol=TOLERANCE):
+            raise EncodingStoreError(
+                f"{path} does not hold what this encoder answers to its clip and sentence: settings other than the "
+                f"weights, or the program, have changed; delete '{self.folder}', or choose another --model.encodings"
+            )
+        self._confirmed = True
+
 
 def _write(path: Path, tokens: Tensor) -> None:
     stored = tokens.detach().cpu().contiguous()
-    header = json.dumps({"format_version": FORMAT_VERSION, "crc32": _checksum(stored)}, sort_keys=True)
+    header = json.dumps(_header(path, stored), sort_keys=True)
     with whole_file(path) as partial:
         save_file({_TENSOR: stored}, partial, metadata={_METADATA_KEY: header})
 
@@ -76,14 +93,12 @@ def _read(path: Path) -> Tensor:
             tokens: Tensor = file.get_tensor(_TENSOR)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise EncodingStoreError(f"{path} holds no readable encoding ({error!r}); {remedy}") from error
-    expected = {"format_version": FORMAT_VERSION, "crc32": _checksum(tokens)}
+    expected = _header(path, tokens)
     if header != expected:
-        raise EncodingStoreError(
-            f"{path} is damaged or of another version: expected {expected}, got {header}; {remedy}"
-        )
+        raise EncodingStoreError(f"{path} is damaged or misnamed: expected {expected}, got {header}; {remedy}")
     return tokens
 
 
-def _checksum(tokens: Tensor) -> int:
-    """Safetensors notices a file cut short, but not a flipped bit."""
-    return zlib.crc32(tokens.numpy().data)
+def _header(path: Path, tokens: Tensor) -> dict[str, str | int]:
+    """Safetensors notices a file cut short, but neither a flipped bit nor another name."""
+    return {"encoder": path.parent.name, "content": path.stem, "crc32": zlib.crc32(tokens.numpy().data)}

@@ -77,9 +77,9 @@ def test_kept_encodings_give_the_same_answers_without_the_encoder(
     expected = grounder.ground(features, frame_mask, QUERIES)
     calls = count_calls(monkeypatch, grounder.encoder)
     monkeypatch.setattr(grounder, "encodings", EncodingStore(tmp_path, "encoder"))
-    for _ in range(2):
+    for expected_calls in (2, 3, 3):  # each clip alone, then one of them to confirm what is stored, and never again
         found = grounder.ground(features, frame_mask, QUERIES)
-        assert len(calls) == len(QUERIES)  # each clip alone, and never again
+        assert len(calls) == expected_calls
         for name in ("boxes", "confidence", "start_end", "actioness"):
             real = frame_mask.expand_as(expected.actioness)
             torch.testing.assert_close(getattr(found, name)[real], getattr(expected, name)[real], atol=1e-5, rtol=0)
