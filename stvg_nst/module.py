@@ -27,6 +27,7 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.report.results import RunResults, load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
+from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.adapter import (
     AdapterConfig,
     adapter_state,
@@ -139,6 +140,7 @@ class GroundingModule(lightning.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
+        self._fit_seed = torch.initial_seed()
         # Lightning leaves modules in the mode that it finds them in.
         self.train()
 
@@ -150,6 +152,10 @@ class GroundingModule(lightning.LightningModule):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
     # --- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
+        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective of a batch, a scalar.
