@@ -79,7 +79,8 @@ def levels_csv(summary: StudySummary) -> str:
 
 
 def draw_levels(summary: StudySummary, *paths: Path) -> None:
-    """The WAS and its two parts against the levels, evenly spaced: mean and sample standard deviation.
+    """The WAS and its two parts against the levels, evenly spaced: mean and sample standard deviation. The rows' marks
+    lie side by side around the level that they share.
 
     Rows of which nothing is measured are left out; the tables have them.
     """
@@ -87,6 +88,7 @@ def draw_levels(summary: StudySummary, *paths: Path) -> None:
         figure = Figure(figsize=(11.5, 4.4), layout="constrained")
         for axes, quantity in zip(figure.subplots(1, len(QUANTITIES)), reversed(QUANTITIES), strict=True):
             _draw_quantity(axes, summary, quantity)
+        figure.axes[0].set_ylabel(f"points, logarithmic beyond \u00b1{LINEAR_UP_TO:g}")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
         missing = "" if summary.complete else ", INCOMPLETE"
@@ -125,7 +127,7 @@ def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_title(f"{quantity}, {METRIC}, points")
+    axes.set_title(f"{quantity}, {METRIC}")
 
 
 def _title(summary: StudySummary) -> str:
