@@ -94,7 +94,7 @@ search-placement:  ## where to insert null-space tuning, by the validation split
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
-search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (4 h, JOBS=2; ONLY=; QUICK=1: 5 min)
+search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (12 h, JOBS=2; ONLY='decoder / *': 2 h; QUICK=1: 5 min)
 	$(call study,$<,runs/search/lr,$(FEATURES))
 	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite \
 	  $(if $(ONLY),--allow-untried) $(if $(QUICK),--quick)
@@ -127,7 +127,7 @@ budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (
 	$(STVG) budget $(PEERS)
 
 run-peers = $(call study,$(PEERS),$(COMPARE)/peers,$(DATA)/features)
-compare: budget | $(DRAWS)  ## run every method, 5 seeds (6 h a grounder, JOBS=2; ONLY='decoder / *': 1 h; QUICK=1: 10 min)
+compare: budget | $(DRAWS)  ## run every method whose rate was searched, 5 seeds (2 h a grounder, JOBS=2; ONLY='decoder / *': 1 h; QUICK=1: 10 min)
 	$(run-peers)
 
 # A run that failed does not keep the tables from being made: they show it, and the target fails behind them.

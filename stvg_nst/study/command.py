@@ -107,7 +107,14 @@ def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]
                 f"{study.path}: the study has no {kind} {', '.join(map(repr, asked))}; "
                 f"it has {', '.join(map(repr, known))}"
             )
-    return {(point, seed) for point in study.points if chosen(point) for seed in options.seeds or study.seeds}
+    points = [point for point in study.points if chosen(point)]
+    unsearched = [point for point in points if study.cells.get(point, (point,))[0] in study.unchosen]
+    if unsearched and options.only is not None:
+        raise StudyError(
+            f"{study.path}: no search has chosen the settings of {'; '.join(unsearched)}, which would not be compared "
+            "on equal terms; search first, or name others with --only"
+        )
+    return {(point, seed) for point in points if point not in unsearched for seed in options.seeds or study.seeds}
 
 
 def _run(
@@ -124,6 +131,8 @@ def _run(
             continue
         baselines.append(baseline)
         selected += [run for run in runs if (run.point, run.seed) in selection]
+    if parts[0].unchosen:
+        _say(console, f"left out, for no search has chosen their settings: {'; '.join(parts[0].unchosen)}")
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice

@@ -225,6 +225,19 @@ def test_what_the_study_does_not_have_cannot_be_chosen(
         study(write(), *options)
 
 
+def test_what_no_search_has_chosen_for_is_not_run(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("rank 8: {trainer.lr: 7}\n")
+    path = write(seeds=[0], chosen=str(chosen))
+    assert study(path) == 0
+    assert set(stages(tmp_path / "runs")) == {"zero-shot", "rank-8-seed0"}
+    assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="no search has chosen the settings of rank 4, which would not be compared"):
+        study(path, "--only", "rank *")
+
+
 def test_runs_at_once_share_the_cores(
     study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
