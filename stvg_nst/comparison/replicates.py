@@ -11,7 +11,7 @@ from stvg_nst.conditions import name_draws
 from stvg_nst.report import RunResults, load_results
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
-from stvg_nst.study.summary import failure_of, refuse_incomparable, refuse_unlike_tests
+from stvg_nst.study.summary import failure_of, refuse_incomparable, refuse_unlike_tests, result_notes
 
 REFERENCE = "NST"
 """The method that the others of its scope are compared with."""
@@ -159,8 +159,9 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         notes.append(f"INCOMPLETE: left out, with 0 of {absent[0].num_expected} runs each: {names}")
     notes += _levels_apart(methods, {grounder for grounder, _ in baselines})
     unchosen = tuple(name for name in studies[0].unchosen if name not in [method.point for method in absent])
-    remarks = _remarks(replace(studies[0], unchosen=unchosen), every)
-    return Comparison(studies[0].title, tuple(baselines.values()), methods, (*notes, *remarks))
+    notes += filter(None, [replace(studies[0], unchosen=unchosen).unchosen_words])
+    notes += result_notes([replicate.results for replicate in every])
+    return Comparison(studies[0].title, tuple(baselines.values()), methods, tuple(notes))
 
 
 def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:
@@ -216,14 +217,3 @@ def _levels_apart(methods: Sequence[Method], grounders: Set[str | None]) -> Iter
     apart = [f"{point} stands on {' and '.join(map(str, found))} alone" for point, found in parts if found < grounders]
     if apart:
         yield f"levels of rows over other grounders do not compare: {'; '.join(apart)}"
-
-
-def _remarks(study: Study, replicates: Sequence[Replicate]) -> Iterator[str]:
-    if study.unchosen_words:
-        yield study.unchosen_words
-    for replicate in replicates:
-        if replicate.results.skipped:
-            yield f"{replicate.results.path}: {replicate.results.skipped} samples were skipped and do not count"
-    commits = sorted({str(replicate.results.git_commit)[:12] for replicate in replicates})
-    if len(commits) > 1:
-        yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -212,8 +212,12 @@ def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str
     missing = [str(run) for run in runs if not run.finished and not run.failed]
     if missing:
         notes.append(f"not run yet, {len(missing)} of {len(runs)}: {'; '.join(missing)}")
-    notes += [f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped]
-    commits = {str(r.git_commit)[:12] for r in results}
+    return (*notes, *result_notes(results))
+
+
+def result_notes(results: Sequence[RunResults]) -> Iterator[str]:
+    """What a reader of results must know: what does not count in them, and that not all are of one program."""
+    yield from (f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped)
+    commits = sorted({str(r.git_commit)[:12] for r in results})
     if len(commits) > 1:
-        notes.append(f"the runs are of {len(commits)} states of the code: commits {', '.join(sorted(commits))}")
-    return tuple(notes)
+        yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"
