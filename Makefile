@@ -97,7 +97,7 @@ RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.
 search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (12 h, JOBS=2; ONLY='decoder / *': 2 h; QUICK=1: 5 min)
 	$(call study,$<,runs/search/lr,$(FEATURES))
 	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite \
-	  $(if $(ONLY),--allow-untried) $(if $(QUICK),--quick)
+	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 
 # The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
 # of the test set. ONLY='decoder / *' runs a part of them; the tables show what stands, and what is missing.

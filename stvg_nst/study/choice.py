@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
@@ -54,9 +55,10 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
-        "--allow-untried",
-        action="store_true",
-        help="leave out points of which nothing has been run, and say which; what OUTPUT says of them is kept",
+        "--only",
+        nargs="+",
+        metavar="POINT",
+        help="choose for these of the study's points only; * matches any; what OUTPUT says of the others is kept",
     )
     options = parser.parse_args(arguments)
     files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
@@ -66,28 +68,22 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
     summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
-    choices, untried = choose(study, summary, allow_untried=options.allow_untried)
-    kept = _kept(files, untried)
+    rows = _selected(study, options.only)
+    choices = choose(study, summary, rows)
+    kept = _kept(files, study, rows)
     texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
         path.write_text(text, encoding="utf-8")
     console = report_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
-    left = [row for row in untried if row not in kept[0]]
-    for words, rows in (("kept as they were chosen before", kept[0]), ("left to the overlays", left)):
-        if rows:
-            console.print(f"not tried, and {words}: {'; '.join(rows)}", markup=False, soft_wrap=True)
+    if kept[0]:
+        console.print(f"kept as they were chosen before: {'; '.join(kept[0])}", markup=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, files))}", markup=False, soft_wrap=True)
     return 0
 
 
-def choose(
-    study: Study, summary: StudySummary, *, allow_untried: bool = False
-) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
-    """The level of the highest mean WAS, for each point; and the points that were left out.
-
-    Args:
-        allow_untried: leave out points of which nothing has been run. A grid that has been begun must be finished.
+def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Choice, ...]:
+    """The level of the highest mean WAS, for each of these points.
 
     Raises:
         StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
@@ -99,53 +95,58 @@ def choose(
     split = summary.baselines[0].split
     if split != "val":
         raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
-    grids = {
-        row: {level: summary.cells[row, level] for level in study.levels}
-        for row in dict.fromkeys(row for row, _ in study.cells.values())
-    }
-    untried = tuple(
-        row
-        for row, tried in grids.items()
-        if allow_untried and not any(point.num_seeds or point.failed for point in tried.values())
-    )
-    asked = {row: tried for row, tried in grids.items() if row not in untried}
-    points = [point for tried in asked.values() for point in tried.values()]
+    grids = {row: {level: summary.cells[row, level] for level in study.levels} for row in rows}
+    points = [point for tried in grids.values() for point in tried.values()]
     if unfinished := [point.name for point in points if not point.complete and not point.failed]:
         raise StudyError(
-            f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or leave out points of "
-            "which nothing has been run with --allow-untried"
+            f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or choose for others with "
+            "--only"
         )
     choices = []
-    for row, tried in asked.items():
+    for row, tried in grids.items():
         means = {level: point.spreads[CRITERION].mean for level, point in tried.items() if not point.failed}
         if not means:
             raise StudyError(f"a run of every level of {row} failed; widen its grid towards what it survives")
         choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
-    return tuple(choices), untried
+    return tuple(choices)
 
 
-def _kept(files: Sequence[Path], untried: Sequence[str]) -> tuple[dict[str, Config], list[list[str]]]:
-    """What was chosen before for points that were not tried now: their settings, and their rows of the CSV."""
+def _rows(study: Study) -> tuple[str, ...]:
+    """The study's points without their levels."""
+    return tuple(dict.fromkeys(row for row, _ in study.cells.values()))
+
+
+def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:
+    rows = _rows(study)
+    for pattern in patterns or ():
+        if not any(fnmatchcase(row, pattern) for row in rows):
+            raise StudyError(f"{study.path}: the study has no point '{pattern}'; it has {', '.join(map(repr, rows))}")
+    return tuple(row for row in rows if patterns is None or any(fnmatchcase(row, pattern) for pattern in patterns))
+
+
+def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[dict[str, Config], list[list[str]]]:
+    """What was chosen before for the study's other points: their settings, and their rows of the CSV."""
     settings, table = files
     before: Config = (settings.exists() and read_yaml(settings)) or {}
-    kept = {row: before[row] for row in untried if row in before}
+    kept = {row: before[row] for row in _rows(study) if row in before and row not in chosen}
     lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8")))) if table.exists() else []
     return kept, [line for line in lines if line[0] in kept]
 
 
 def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config]) -> str:
-    """The settings of all points in the study's order; ``kept`` are those of points that were not tried."""
+    """The settings of all points in the study's order; ``kept`` are those of points that were chosen for before."""
     grid = len(study.levels)
     seeds = ", ".join(map(str, study.seeds))
     header = (
         f"# What `python -m stvg_nst choose {study.path}` chose on the validation split, by the highest mean WAS of\n"
         f"# m_vIoU: {grid} configurations tried of each point, seeds {seeds}. The .csv beside this holds all of them.\n"
     )
+    if kept:
+        header += f"# Kept as they were chosen before: {'; '.join(kept)}.\n"
     if study.quick:
         header += f"# {study.title}\n"
     chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)
-    rows = dict.fromkeys(row for row, _ in study.cells.values())
-    return header + yaml.safe_dump({row: chosen[row] for row in rows if row in chosen}, sort_keys=False)
+    return header + yaml.safe_dump({row: chosen[row] for row in _rows(study) if row in chosen}, sort_keys=False)
 
 
 def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str:

@@ -69,28 +69,22 @@ def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> N
     assert not (tmp_path / "chosen.yaml").exists()
 
 
-def test_untried_points_are_left_out_where_that_is_asked_for_and_named(
-    search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = search("--only", "a, *", points=POINTS)
-    with pytest.raises(StudyError, match=r"runs are missing of b, low; b, high; b, mid; .*--allow-untried"):
-        choose(path, tmp_path)
-    assert choose(path, tmp_path, "--allow-untried") == 0
-    assert [*yaml.safe_load((tmp_path / "chosen.yaml").read_text())] == ["a"]
-    assert "not tried, and left to the overlays: b\n" in capsys.readouterr().out
-
-
-def test_what_was_chosen_before_is_kept_of_untried_points(
+def test_what_was_chosen_before_is_kept_of_the_other_points(
     search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = search("--only", "a, *", points=POINTS)
     (tmp_path / "chosen.yaml").write_text("b:\n  model.tuner.init_args.rank: 2\nstranger:\n  trainer.lr: 1\n")
     (tmp_path / "chosen.csv").write_text("point,level\nb,low\nstranger,low\n")
-    assert choose(path, tmp_path, "--allow-untried", "--overwrite") == 0
+    with pytest.raises(StudyError, match=r"runs are missing of b, low; b, high; b, mid; .* others with --only"):
+        choose(path, tmp_path, "--overwrite")
+    with pytest.raises(StudyError, match="the study has no point 'c'; it has 'a', 'b'"):
+        choose(path, tmp_path, "--overwrite", "--only", "c")
+    assert choose(path, tmp_path, "--overwrite", "--only", "a") == 0
     ranks = {name: {"model.tuner.init_args.rank": rank} for name, rank in (("a", 6), ("b", 2))}
     assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == ranks
     assert [row.split(",")[0] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == ["a", "a", "a", "b"]
-    assert "not tried, and kept as they were chosen before: b\n" in capsys.readouterr().out
+    assert "# Kept as they were chosen before: b.\n" in (tmp_path / "chosen.yaml").read_text()
+    assert "kept as they were chosen before: b\n" in capsys.readouterr().out
 
 
 def test_a_level_that_fails_is_not_chosen(search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,13 +101,5 @@ def test_a_level_that_fails_is_not_chosen(search: Any, tmp_path: Path, capsys: p
 
 def test_a_point_of_which_every_level_fails_has_no_choice(search: Any, tmp_path: Path) -> None:
     levels = {name: settings | {"trainer.act": "die"} for name, settings in LEVELS.items()}
-    for options in ((), ("--allow-untried",)):
-        with pytest.raises(StudyError, match="a run of every level of a failed"):
-            choose(search(levels=levels), tmp_path, *options)
-
-
-def test_a_grid_that_was_begun_must_be_finished(search: Any, tmp_path: Path) -> None:
-    path = search("--only", "a, *", "b, low", points=POINTS)
-    with pytest.raises(StudyError, match="runs are missing of b, high; b, mid; run the study to its end first"):
-        choose(path, tmp_path, "--allow-untried")
-    assert not (tmp_path / "chosen.yaml").exists()
+    with pytest.raises(StudyError, match="a run of every level of a failed"):
+        choose(search(levels=levels), tmp_path)
