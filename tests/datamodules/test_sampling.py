@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,14 +150,18 @@ def test_sampled_boxes_are_those_of_the_published_code(shared: Path, tmp_path: P
     assert item.boxes is not None
     tube = Tube(item.start, item.stop, torch.from_numpy(item.boxes))
     source = Record("i", "c", Path("v"), "q", "declarative", tube, item.segment, 300, item.fps, item.size)
-    clip = ClipDataset([source], FramesAtRate(6.4), None, PixelSource(), NoFeatures())[Draw(0, None)]  # type: ignore[arg-type]
+    features: Any = NoFeatures(len(golden["0_frame_ids"]))
+    clip = ClipDataset([source], FramesAtRate(6.4), None, PixelSource(), features)[Draw(0, None)]
     assert list(clip.info.frame_ids) == golden["0_frame_ids"].tolist()
     assert clip.inside.int().tolist() == golden["0_actioness"].tolist()
     np.testing.assert_allclose(clip.boxes[clip.inside], golden["0_boxes"], atol=1e-6)
 
 
 class NoFeatures:
-    """Stands for a cache, so that nothing is decoded."""
+    """Stands for a cache of clips of so many frames, so that nothing is decoded."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.maps = torch.zeros(1, num_frames, 1, 1, 1)
 
     def read(self, key: str) -> BackboneFeatures:
-        return BackboneFeatures(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1).bool())
+        return BackboneFeatures(self.maps, self.maps, torch.ones(1, 1, 1).bool())
