@@ -120,9 +120,9 @@ class MixedQualityPlan:
         if not self.mixed:
             return tuple(Draw(int(index), None) for index in order)
         halves = np.random.default_rng(derive_seed("halves", seed)).permutation(len(clip_ids))
-        low_rank = (np.argsort(halves) + epoch) % 2
-        high = [int(index) for index in order if low_rank[index] == 0]
-        low = [int(index) for index in order if low_rank[index] == 1]
+        is_low_quality = (np.argsort(halves) + epoch) % 2
+        high = [int(index) for index in order if is_low_quality[index] == 0]
+        low = [int(index) for index in order if is_low_quality[index] == 1]
 
         draws = []
         for position in range(max(len(high), len(low))):
