@@ -312,6 +312,13 @@ class GroundingModule(lightning.LightningModule):
                 f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
                 f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
             )
+        # Files from before the weights were named do not say.
+        if baseline.weights is not None and Path(baseline.weights).resolve() != Path(self.weights).resolve():
+            raise ValueError(
+                f"the baseline '{baseline.path}' was measured with the weights '{baseline.weights}', "
+                f"but this `{stage}` has '{self.weights}'; give zero-shot results of the same grounder, or leave out "
+                "--model.baseline"
+            )
 
     def backbone_fingerprint(self) -> str:
         return modules_fingerprint(self.grounder.backbones())

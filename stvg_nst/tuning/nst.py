@@ -275,8 +275,8 @@ class NullSpaceTuning(Tuner):
     """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
 
     seed: int | None = None
-    """Of the adapters' initial values: of a layer, its name and the options that shape its tensors, whatever the other
-    layers are; the run's seed if not given."""
+    """Of the adapters' initial values, which depend on it, the layer's name and the options that shape its tensors, and
+    not on the other layers; the run's seed if not given."""
 
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.

@@ -92,6 +92,12 @@ def test_a_baseline_of_other_conditions_is_refused(
         made.setup(stage)
 
 
+def test_a_baseline_of_another_grounder_is_refused(tmp_path: Path) -> None:
+    module(written(tmp_path, weights="random")).setup("test")
+    with pytest.raises(ValueError, match=r"with the weights 'other\.safetensors', but this `test` has 'random'; give"):
+        module(written(tmp_path, weights="other.safetensors")).setup("test")
+
+
 def test_a_baseline_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsFileError, match="cannot be read"):
         module(tmp_path / "results.json")
