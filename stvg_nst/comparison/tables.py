@@ -61,7 +61,7 @@ def figure2_table(comparison: Comparison, bootstrap: PairedBootstrap) -> Sheet:
             cells.append(_shown_difference(comparison, method, difference, sign))
             record |= _interval(f"{name} to {REFERENCE}", difference, sign)
         rows += [(*labels(method), *cells)] if method.begun else []
-        records.append(record | _reference_identity(comparison, method))
+        records.append(record | _reference_identity(comparison, method, difference))
     title = f"Fig. 2: restoration and forgetting, {MAIN}"
     words = (f"{_SPREAD} The best of a scope is bold.", _PAIRED)
     return make_sheet(comparison, "fig2", title, (Section("", columns, tuple(rows)),), records, words)
@@ -108,7 +108,7 @@ def _by_sentence_type(comparison: Comparison, bootstrap: PairedBootstrap, name: 
             for metric, key in zip(METRICS, keys, strict=True):
                 record |= _metric_numbers(method, view, metric, key)
             record |= _interval(f"{MAIN} to {REFERENCE}", difference)
-            records.append(record | _reference_identity(comparison, method))
+            records.append(record | _reference_identity(comparison, method, difference))
         sections.append(Section(f"{kind} sentences" if kind else "all sentences", columns, tuple(rows)))
     best = "" if view == "WAS" else "In parentheses the difference to the frozen grounder in the same runs. "
     words = (f"{_SPREAD} {best}The best of a scope is bold{', by its difference' if best else ''}.", _PAIRED)
@@ -214,14 +214,11 @@ def _shown_difference(comparison: Comparison, method: Method, difference: Differ
 _REFERENCE_FIELDS = (f"scope of {REFERENCE}", f"pairs with {REFERENCE}")
 
 
-def _reference_identity(comparison: Comparison, method: Method) -> dict[str, object]:
-    """Which runs of null-space tuning a method is compared with."""
+def _reference_identity(comparison: Comparison, method: Method, difference: Difference | None) -> dict[str, object]:
+    """Which runs of null-space tuning a method is compared with, and how many of its own have one to be paired with."""
     reference = comparison.reference_of(method)
-    if reference is None or reference is method:
-        return dict.fromkeys(_REFERENCE_FIELDS)
-    theirs = {own.place for own, _ in reference.replicates}
-    pairs = sum(own.place in theirs for own, _ in method.replicates)
-    return dict(zip(_REFERENCE_FIELDS, (reference.scope, pairs), strict=True))
+    known = (None, None) if difference is None or reference is None else (reference.scope, difference.pairs)
+    return dict(zip(_REFERENCE_FIELDS, known, strict=True))
 
 
 def numbers(name: str, spread: Spread | None) -> dict[str, object]:
