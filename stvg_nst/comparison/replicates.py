@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
@@ -89,12 +89,14 @@ class Comparison:
         baselines: of each grounder and test that stands; at least one.
         methods: in the study's order.
         notes: what a reader must know, first of all what is missing.
+        by_grounder: the same on each grounder that stands, by its name, where there are several; without notes.
     """
 
     title: str
     baselines: tuple[Replicate, ...]
     methods: tuple[Method, ...]
     notes: tuple[str, ...]
+    by_grounder: Mapping[str, Comparison] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -143,16 +145,9 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
     if len({replicate.results.conditions._replace(benchmark_seed=0) for replicate in baselines.values()}) > 1:
         found = "; ".join(sorted({str(replicate.results.conditions) for replicate in baselines.values()}))
         raise StudyError(f"the grounders were measured on different things: {found}; give them studies of their own")
-    replicates = [(run, pair) for run in planned for pair in _paired(run, baselines)]
-    methods = tuple(
-        _method(
-            point,
-            tuple(pair for run, pair in replicates if run.point == point),
-            [run for run in planned if run.point == point],
-        )
-        for point in studies[0].points
-    )
-    every = (*baselines.values(), *(own for _, (own, _) in replicates))
+    pairs = [pair for run in planned for pair in _paired(run, baselines)]
+    methods = tuple(_method(point, pairs, planned) for point in studies[0].points)
+    every = (*baselines.values(), *(own for own, _ in pairs))
     absent = [method for method in methods if not method.begun]
     if absent:
         names = "; ".join(method.point for method in absent)
@@ -161,14 +156,30 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
     unchosen = tuple(name for name in studies[0].unchosen if name not in [method.point for method in absent])
     notes += filter(None, [replace(studies[0], unchosen=unchosen).unchosen_words])
     notes += result_notes([replicate.results for replicate in every])
-    return Comparison(studies[0].title, tuple(baselines.values()), methods, tuple(notes))
+    whole = Comparison(studies[0].title, tuple(baselines.values()), methods, tuple(notes))
+    grounders = tuple(dict.fromkeys(grounder for grounder, _ in baselines if grounder is not None))
+    if len(grounders) < 2:
+        return whole
+    return replace(whole, by_grounder={name: _on(name, whole, pairs, planned) for name in grounders})
 
 
-def _method(point: str, pairs: tuple[tuple[Replicate, Replicate], ...], runs: Sequence[StudyRun]) -> Method:
+def _on(
+    grounder: str, whole: Comparison, pairs: Sequence[tuple[Replicate, Replicate]], runs: Sequence[StudyRun]
+) -> Comparison:
+    own_pairs = [pair for pair in pairs if pair[0].grounder == grounder]
+    own_runs = [run for run in runs if run.grounder == grounder]
+    methods = tuple(_method(method.point, own_pairs, own_runs) for method in whole.methods)
+    baselines = tuple(baseline for baseline in whole.baselines if baseline.grounder == grounder)
+    return Comparison(whole.title, baselines, methods, notes=())
+
+
+def _method(point: str, pairs: Sequence[tuple[Replicate, Replicate]], runs: Sequence[StudyRun]) -> Method:
+    """The method of a point, out of all that stands and of all that is planned."""
     scope, _, name = point.rpartition(" / ")
-    expected = sum(len(run.tests) for run in runs)
-    failed = sum(not test.results.exists() for run in runs if run.failed for test in run.tests)
-    return Method(scope, name, pairs, expected, failed)
+    planned = [run for run in runs if run.point == point]
+    expected = sum(len(run.tests) for run in planned)
+    failed = sum(not test.results.exists() for run in planned if run.failed for test in run.tests)
+    return Method(scope, name, tuple(pair for pair in pairs if pair[0].run.point == point), expected, failed)
 
 
 def _standing(run: StudyRun) -> Iterator[Replicate]:

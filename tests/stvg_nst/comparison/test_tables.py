@@ -86,7 +86,8 @@ def test_a_grounder_that_not_all_have_moves_no_difference(study: Study, finish: 
     )
     finish(of=first)
     comparison = read_comparison([first, second], finish(lambda run: "LoRA" in str(run.point), of=second, level=0.1))
-    lora, nst, _ = rows(sheet(figure2_table, comparison))
+    made = rows(sheet(figure2_table, comparison))
+    lora, nst, _ = (row for row in made if not row["grounder"])
     assert (lora["runs"], nst["runs"], lora["pairs with NST"]) == ("4", "8", "4")
     assert float(lora["WAS mean"]) == pytest.approx(8) and float(nst["WAS mean"]) == pytest.approx(9)
     assert float(lora["WAS to NST"]) == pytest.approx(-1)
@@ -95,6 +96,28 @@ def test_a_grounder_that_not_all_have_moves_no_difference(study: Study, finish: 
     changes = {method.name: severity_changes(method.replicates) for method in comparison.methods[:2]}
     assert changes["LoRA"]["defocus", "1"] == pytest.approx(11) and changes["NST"]["defocus", "1"] == pytest.approx(9)
     assert "over other grounders do not compare: decoder / LoRA stands on first alone; whole" in sheet_text(table)
+
+
+def test_figure_2_by_grounder(study: Study, finish: Finish) -> None:
+    """NST lacks a seed on the second of two grounders."""
+    first, second = (
+        replace(study, grounder=name, baseline=study.baseline | {"model": {"weights": "random", "name": name}})
+        for name in ("first", "second")
+    )
+    finish(of=first)
+    runs = finish(lambda run: run.point == "decoder / NST" and run.seed == 1, of=second, level=0.1)
+    made = sheet(figure2_table, read_comparison([first, second], runs))
+    assert [section.title for section in made.sections] == ["all grounders", "grounder first", "grounder second"]
+    found = {(row["grounder"], row["method"]): row for row in rows(made) if row["scope"] == "decoder"}
+    runs_of_nst = [(found[g, "NST"]["runs"], found[g, "NST"]["of_runs"]) for g in ("", "first", "second")]
+    assert runs_of_nst == [("6", "8"), ("4", "4"), ("2", "4")]
+    assert float(found["first", "NST"]["WAS mean"]) == pytest.approx(9)
+    assert float(found["second", "NST"]["WAS mean"]) == pytest.approx(7)  # without seed 1
+    assert float(found["", "NST"]["WAS mean"]) == pytest.approx((4 * 9 + 2 * 7) / 6)
+    assert [found[g, "LoRA"]["pairs with NST"] for g in ("", "first", "second")] == ["6", "4", "2"]
+    assert "2 of 4" in sheet_text(made).split("grounder second")[1]
+    one = sheet(figure2_table, read_comparison([first], runs))
+    assert [section.title for section in one.sections] == [""] and {row["grounder"] for row in rows(one)} == {""}
 
 
 def test_incomplete_results_are_shown_as_such(study: Study, finish: Finish) -> None:
