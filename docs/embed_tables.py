@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-PART = re.compile(r"(<!-- begin (?P<file>\S+) (?P<what>tables|notes) -->\n)(?P<old>.*?)(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- begin (?P<file>\S+) (?P<what>tables|notes) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 MARK = re.compile(r"<!-- (begin|end)\b")
 
 
@@ -26,10 +26,10 @@ def embedded(page: Path) -> str:
     parts = list(PART.finditer(text))
     if not parts or len(MARK.findall(text)) != 2 * len(parts):
         raise ValueError(
-            f"{page}: expected pairs of '<!-- begin FILE tables -->' or '... notes -->' and '<!-- end -->', "
-            f"each at the start of a line; got {len(parts)} whole pairs and {len(MARK.findall(text))} marks"
+            f"{page}: expected pairs of '<!-- begin FILE tables -->' or '... notes -->' and '<!-- end -->'; "
+            f"got {len(parts)} whole pairs and {len(MARK.findall(text))} marks"
         )
-    return PART.sub(lambda part: f"{part[1]}{_content(page.parent / part['file'], part['what'])}{part[5]}", text)
+    return PART.sub(lambda part: f"{part[1]}{_content(page.parent / part['file'], part['what'])}{part['end']}", text)
 
 
 def _content(source: Path, what: str) -> str:
