@@ -428,7 +428,7 @@ def main() -> int:
         if TRACEBACK in os.environ or not _raised_by_us(error):
             raise
         print(f"error: {error}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_status", 1)
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stvg_nst.conditions import Conditions
+from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
@@ -37,10 +38,6 @@ from stvg_nst.tuning.adapter import (
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
-
-
-class DivergedError(RuntimeError):
-    """A training whose loss is no number any more."""
 
 
 class GroundingModule(lightning.LightningModule):

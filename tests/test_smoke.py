@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stvg_nst import __main__ as root
+from stvg_nst.divergence import DIVERGED
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
@@ -222,6 +223,15 @@ def test_an_interrupted_fit_resumes_to_the_same_adapter(
     assert stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
     a, b = (load_file(run / "adapter.safetensors") for run in (whole, halved))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_fit_that_diverges_says_so_by_its_status(
+    stvg: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = ("--model.optimizer.init_args.lr=1e38", "--trainer.max_epochs=4")
+    assert stvg("fit", "full", f"--run={tmp_path / 'run'}", *rate) == DIVERGED
+    assert "the training has diverged; lower the rate" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
 def test_two_processes_give_the_metrics_of_one(stvg: Any, data: Path, weights: Path, tmp_path: Path) -> None:

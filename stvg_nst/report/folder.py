@@ -58,8 +58,8 @@ def _unfinished(folder: Path) -> Iterator[str]:
     configured = {path.parent for name in ("config.yaml", "point.yaml") for path in folder.rglob(name)}
     for run in sorted(configured):
         if not any(run.rglob("results.json")):
-            failure = run / "failure.txt"
-            why = failure.read_text(encoding="utf-8").strip() if failure.exists() else "it is not finished"
+            records = [path for name in ("diverged.txt", "failure.txt") if (path := run / name).exists()]
+            why = records[0].read_text(encoding="utf-8").strip() if records else "it is not finished"
             yield f"{run}: has no results.json: {why}"
 
 

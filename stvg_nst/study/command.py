@@ -35,7 +35,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
         program: what takes the arguments of `fit` and `test`.
 
     Returns:
-        Exit status: 0 where all that was asked for is done, 1 where a run failed, 130 after Ctrl-C.
+        Exit status: 0 where all that was asked for is done or has diverged, 1 where a run failed, 130 after Ctrl-C.
     """
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
@@ -58,7 +58,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Run a study, each of its points under each of its seeds, and compare the points with the frozen "
-        "grounder. Finished runs are not repeated, interrupted ones go on where they were.",
+        "grounder. Finished runs are not repeated, interrupted ones go on where they were, failed ones are tried "
+        "again; one that diverged counts as failed by its first attempt, until its folder is deleted.",
         allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
@@ -96,12 +97,17 @@ def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
-    def chosen(point: str) -> bool:
-        return options.only is None or any(fnmatchcase(point, pattern) for pattern in options.only)
+    def matches(point: str, pattern: str) -> bool:
+        """By its name, or without its level: the patterns of `study` then are those of `choose`."""
+        return any(fnmatchcase(name, pattern) for name in (point, *study.cells.get(point, ())[:1]))
 
-    unknown = [p for p in options.only or () if not any(fnmatchcase(point, p) for point in study.points)]
+    def chosen(point: str) -> bool:
+        return options.only is None or any(matches(point, pattern) for pattern in options.only)
+
+    names = dict.fromkeys(study.cells.get(point, (point,))[0] for point in study.points)
+    unknown = [p for p in options.only or () if not any(matches(point, p) for point in study.points)]
     strangers = [seed for seed in options.seeds or () if seed not in study.seeds]
-    for kind, asked, known in (("point", unknown, [*study.points]), ("seed", strangers, study.seeds)):
+    for kind, asked, known in (("point", unknown, [*names]), ("seed", strangers, study.seeds)):
         if asked:
             raise StudyError(
                 f"{study.path}: the study has no {kind} {', '.join(map(repr, asked))}; "
@@ -136,9 +142,10 @@ def _run(
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice
-    stages = [[run for run in stage if not run.finished] for stage in (baselines, selected)]
+    every = (*baselines, *selected)
+    stages = [[run for run in stage if not (run.finished or run.diverged)] for stage in (baselines, selected)]
     missing = sum(map(len, stages))
-    _say(console, _announcement(parts[0], len(baselines) + len(selected), missing, launcher.jobs))
+    _say(console, _announcement(parts[0], every, missing, launcher.jobs))
     failures: list[Outcome] = []
     with _Board(console, parts[0], missing, launcher.jobs) as board:
         for stage in stages:
@@ -148,7 +155,7 @@ def _run(
             with closing(launcher.outcomes(runnable, on_start=board.started)) as outcomes:
                 for outcome in outcomes:
                     board.ended(outcome)
-                    if outcome.failure is not None:
+                    if outcome.failure is not None and not outcome.run.diverged:
                         failures.append(outcome)
     return failures
 
@@ -187,8 +194,11 @@ def _report(summary: StudySummary, folder: Path, console: Console) -> None:
     _say(console, f"written: {', '.join(map(str, written))}")
 
 
-def _announcement(study: Study, total: int, missing: int, jobs: int) -> str:
-    finished = f"{total - missing} of {total} runs finished" if missing < total else f"{total} runs"
+def _announcement(study: Study, runs: Sequence[StudyRun], missing: int, jobs: int) -> str:
+    total, diverged = len(runs), sum(run.diverged for run in runs)
+    finished = f"{total - missing - diverged} of {total} runs finished" if missing < total else f"{total} runs"
+    if diverged:
+        finished += f", {diverged} diverged (not tried again; delete their folders to)"
     if not missing:
         return f"{study.title}: {finished}"
     minutes = missing * study.minutes_per_run
@@ -250,8 +260,9 @@ class _Board:
             self._seconds_per_run = sum(self._durations) / len(self._durations)
             _say(self._console, f"finished: {outcome.run} ({_duration(outcome.seconds)})")
         else:
+            how = "diverged" if outcome.run.diverged else "failed"
             self._console.print(
-                f"failed: {outcome.run}: {failure_of(outcome.run)}", markup=False, style="red", soft_wrap=True
+                f"{how}: {outcome.run}: {failure_of(outcome.run)}", markup=False, style="red", soft_wrap=True
             )
         self._progress.advance(self._task)
         self._update()

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stvg_nst.divergence import DIVERGED
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
 
@@ -29,7 +30,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. ``failure`` is its last word where it failed, and ``None`` where its results stand."""
+    """How a run ended. ``failure`` is its last word where it failed or diverged, ``None`` where its results stand."""
 
     run: StudyRun
     seconds: float
@@ -131,7 +132,8 @@ class _Process:
         failure = None
         if status != 0 or not self._stage.leaves.exists():
             failure = f"{self._stage.arguments[0]} ended with status {status}: {self._last_word()}"
-            self._run.failure.write_text(failure + "\n", encoding="utf-8")
+            record = self._run.divergence if status == DIVERGED else self._run.failure
+            record.write_text(failure + "\n", encoding="utf-8")
         elif self._stages:
             self._next_stage()
             return None

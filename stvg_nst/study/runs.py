@@ -138,9 +138,19 @@ class StudyRun:
         return self.folder / "failure.txt"
 
     @property
+    def divergence(self) -> Path:
+        """How the training diverged, in one line; absent where it has not."""
+        return self.folder / "diverged.txt"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training diverged: a finding about its point, which is not tried again until it passes."""
+        return self.divergence.exists() and not self.finished
+
+    @property
     def failed(self) -> bool:
-        """Whether the last attempt failed, and nothing has finished the run since, by hand for instance."""
-        return self.failure.exists() and not self.finished
+        """Whether it diverged, or the last attempt failed, and nothing has finished it since, by hand for instance."""
+        return self.diverged or (self.failure.exists() and not self.finished)
 
     def changes(self) -> list[str]:
         """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
@@ -148,7 +158,7 @@ class StudyRun:
         Raises:
             StudyError: the folder holds what no study made, or its ``point.yaml`` is damaged.
         """
-        kept = (*(test.results for test in self.tests), self.adapter, self.folder / "checkpoints")
+        kept = (*(test.results for test in self.tests), self.adapter, self.divergence, self.folder / "checkpoints")
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():

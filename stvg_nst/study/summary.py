@@ -42,7 +42,7 @@ class PointSummary:
     Args:
         num_seeds: how many runs are finished; the study is to have ``num_expected``.
         trainable_parameters: ``None`` where none is finished.
-        failed: whether the last attempt at some run failed.
+        failed: whether some run diverged, or the last attempt at it failed.
         spreads: by quantity and metric; empty where no run is finished.
     """
 
@@ -123,7 +123,8 @@ def _results(run: StudyRun) -> tuple[RunResults, ...]:
 
 def failure_of(run: StudyRun) -> str:
     """Why the last attempt at a run failed, and where to read more."""
-    return f"{run.failure.read_text(encoding='utf-8').strip()} ({run.log})"
+    record = run.divergence if run.diverged else run.failure
+    return f"{record.read_text(encoding='utf-8').strip()} ({run.log})"
 
 
 def refuse_unlike_tests(baselines: Sequence[RunResults]) -> None:

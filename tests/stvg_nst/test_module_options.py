@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.divergence import DivergedError
 from stvg_nst.models.base import Grounder
-from stvg_nst.module import DivergedError, GroundingModule
+from stvg_nst.module import GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
 from stvg_nst.tuning import FullFineTuning, LoRA, Tuner
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube

@@ -61,16 +61,18 @@ def test_runs_without_results_are_listed_with_what_they_failed_of(
 ) -> None:
     write_run(tmp_path / "base", "ZeroShot", 40)
     write_run(tmp_path / "tested" / "draw-0", "LoRA", 41)
-    for name in ("tested", "failed", "interrupted"):
+    for name in ("tested", "failed", "diverged", "interrupted"):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "config.yaml").touch()
     (tmp_path / "failed" / "failure.txt").write_text("fit ended with status 1: out of memory\n")
+    (tmp_path / "diverged" / "diverged.txt").write_text("fit ended with status 3: the loss is nan\n")
     (tmp_path / "somebody's").mkdir()
     (tmp_path / "somebody's" / "results.json").write_text('{"accuracy": 1}')
     assert report_folder(tmp_path) == 0
     text = capsys.readouterr().out
-    assert "left out 3:" in text and "'schema' must be 1, got no such field" in text
+    assert "left out 4:" in text and "'schema' must be 1, got no such field" in text
     assert f"{tmp_path / 'failed'}: has no results.json: fit ended with status 1: out of memory" in text
+    assert f"{tmp_path / 'diverged'}: has no results.json: fit ended with status 3: the loss is nan" in text
     assert f"{tmp_path / 'interrupted'}: has no results.json: it is not finished" in text
 
 

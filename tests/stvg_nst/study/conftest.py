@@ -13,7 +13,8 @@ import yaml
 from stvg_nst.report import RunResults
 from stvg_nst.study.summary import PointSummary, Spread, StudySummary
 
-# Obeys the configuration's `trainer.act`: die (before anything is learnt), hang (in the fit), vanish (without results).
+# Obeys the configuration's `trainer.act`: die (before anything is learnt), diverge or hang (in the fit), vanish (after
+# it, without results).
 PROGRAM = """\
 import json, os, re, sys, time
 from pathlib import Path
@@ -33,6 +34,9 @@ if stage == "fit":
     (run / "checkpoints").mkdir(exist_ok=True)
     if act == "hang":
         time.sleep(60)
+    if act == "diverge":
+        print("error: the loss is nan at step 7", file=sys.stderr)
+        sys.exit(3)
     (run / "adapter.safetensors").touch()
     sys.exit()
 if act == "vanish":

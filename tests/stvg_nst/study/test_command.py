@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,31 @@ def test_a_failed_run_does_not_stop_the_others(
         f"{run}-seed{seed}": s for seed in (0, 1) for run, s in (("bad", ["fit", "test"]), ("worse", ["test"]))
     }
     assert not (runs / "bad-seed0" / "failure.txt").exists()
+
+
+def test_a_run_that_diverged_is_a_finding_and_not_tried_again(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"wild": ADAPTED | {"trainer.act": "diverge"}, "good": {}}
+    runs = tmp_path / "runs"
+    assert study(write(points=points, seeds=[0])) == 0
+    assert stages(runs) == {"zero-shot": ["test"], "wild-seed0": ["fit"], "good-seed0": ["fit", "test"]}
+    text = capsys.readouterr().out
+    why = f"wild, seed 0: fit ended with status 3: error: the loss is nan at step 7 ({runs}/wild-seed0/log.txt)"
+    assert f"\ndiverged: {why}" in text and f"note: failed: {why}" in text
+    assert re.search(r"wild +- +0 of 1 +failed", text)
+
+    assert study(write(points=points, seeds=[0])) == 0
+    assert stages(runs) == {}
+    text = capsys.readouterr().out
+    assert "2 of 3 runs finished, 1 diverged (not tried again; delete their folders to)" in text
+    assert f"note: failed: {why}" in text
+
+    with pytest.raises(StudyError, match=r"wild-seed0': trainer\.act: 'diverge' before, 'none' now"):
+        study(write(points=points | {"wild": ADAPTED | {"trainer.act": "none"}}, seeds=[0]))
+    shutil.rmtree(runs / "wild-seed0")
+    assert study(write(points=points, seeds=[0])) == 0
+    assert stages(runs) == {"wild-seed0": ["fit"]}
 
 
 def test_without_a_baseline_nothing_else_is_run(study: Any, write: Write, tmp_path: Path) -> None:
@@ -420,7 +446,7 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
 
 def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tmp_path: Path) -> None:
     levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
-    assert study(write(levels=levels), "--only", "rank 8,*") == 0
+    assert study(write(levels=levels), "--only", "rank 8") == 0, "a name without its level stands for all of them"
     picture, table = ((tmp_path / "runs" / f"levels.{suffix}").read_text() for suffix in ("svg", "md"))
     assert ">rank 8<" in picture and ">rank 4<" not in picture and "| WAS | rank 4 | - | - |" in table
 
