@@ -59,6 +59,8 @@ def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    # The inner `where` keeps 0/0 out of the backward pass. Comparing with zero, and not `> 0`, lets a NaN box stay NaN.
-    empty = whole == 0
+    # Autograd divides by `whole` twice, so that one whose square underflows counts as none, or its gradient would be
+    # infinite, and NaN where the loss leaves the box out. The inner `where` keeps 0/0 out of the backward pass; a
+    # comparison that NaN fails lets a NaN box stay NaN.
+    empty = whole <= torch.finfo(whole.dtype).tiny ** 0.5
     return torch.where(empty, 0.0, part / torch.where(empty, 1.0, whole))

@@ -65,6 +65,15 @@ def test_boxes_without_area_give_zero_and_finite_gradients(overlap) -> None:
     assert paired_iou(point, torch.tensor([0.0, 0.0, 1.0, 1.0])) == 0
 
 
+@pytest.mark.parametrize("overlap", [paired_iou, paired_giou])
+@pytest.mark.parametrize("size", [1e-3, 1e-9, 1e-12, 1e-20, 1e-24])
+def test_what_a_loss_leaves_out_has_no_gradient_however_small(overlap, size: float) -> None:
+    """Zero times the gradient of a ratio of areas whose square underflows would be NaN."""
+    box = torch.tensor([0.0, size, size, 3 * size], requires_grad=True)
+    torch.where(torch.tensor(False), overlap(box, torch.zeros(4)), 0.0).backward()
+    assert box.grad is not None and (box.grad == 0).all()
+
+
 def test_nan_is_not_taken_for_a_box_without_area() -> None:
     assert paired_iou(torch.full((4,), torch.nan), torch.tensor([0.0, 0.0, 1.0, 1.0])).isnan()
 

@@ -48,6 +48,16 @@ def test_a_clip_without_a_positive_frame_has_finite_losses_and_gradients(length:
     assert output.actioness.grad is not None and output.actioness.grad.abs().sum() > 0
 
 
+def test_a_box_that_collapses_outside_the_tube_moves_nothing() -> None:
+    output = answer((3,))
+    with torch.no_grad():
+        output.boxes[:, :, 0] = torch.tensor([1e-24, 3e-17, 2e-24, 1e-17])
+    loss = GroundingLoss()
+    loss.total(loss(output, batch(output, torch.tensor([[False, True, True]])))).backward()
+    assert output.boxes.grad is not None and (output.boxes.grad[:, :, 0] == 0).all()
+    assert (output.boxes.grad[:, :, 1:] != 0).any() and output.boxes.grad.isfinite().all()
+
+
 def test_one_frame_that_is_the_tube() -> None:
     output = answer((1,))
     loss = GroundingLoss()
