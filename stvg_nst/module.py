@@ -114,6 +114,7 @@ class GroundingModule(lightning.LightningModule):
         self.metrics = GroundingMetrics(
             baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
+        self._loss_before: Tensor | None = None
 
     def _refuse_tuned_fusion(self) -> None:
         for part in self.grounder.fusion():
@@ -171,12 +172,27 @@ class GroundingModule(lightning.LightningModule):
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         if not torch.isfinite(total):
-            raise DivergedError(
-                f"the loss is {total.item()} at step {self.global_step + 1}: the training has diverged; lower the rate "
-                "(--model.optimizer.init_args.lr), clip the gradient (--trainer.gradient_clip_val), and begin anew in "
-                "another folder"
-            )
+            raise DivergedError(self._divergence(f"the loss is {total.item()} at step {self.global_step + 1}"))
+        self._loss_before = total.detach()
         return total
+
+    def on_train_end(self) -> None:
+        """No loss follows the last step, which would show what it did to the weights.
+
+        Raises:
+            DivergedError: one that was trained is not finite.
+        """
+        for name, parameter in self.grounder.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise DivergedError(self._divergence(f"'{name}' is not finite after the last step"))
+
+    def _divergence(self, what: str) -> str:
+        before = "" if self._loss_before is None else f", after a loss of {self._loss_before.item():.4g}"
+        return (
+            f"{what}{before}: the training has diverged; lower the rate (--model.optimizer.init_args.lr) or clip the "
+            "gradient (--trainer.gradient_clip_val), and begin anew in another folder; where the loss had not grown, "
+            "--trainer.detect_anomaly=true names the operation whose gradient is not finite"
+        )
 
     def optimizer_step(
         self,

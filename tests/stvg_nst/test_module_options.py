@@ -144,8 +144,20 @@ def test_a_training_that_diverges_is_ended_at_once(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(module, log, lambda *args, **options: None)
     assert torch.isfinite(module.training_step(make_batch(), 0))
     monkeypatch.setattr(type(module.loss), "total", lambda loss, terms: torch.tensor(float(value)))
-    with pytest.raises(DivergedError, match=rf"the loss is {value} at step 1: .*--model\.optimizer\.init_args\.lr"):
+    with pytest.raises(
+        DivergedError, match=rf"the loss is {value} at step 1, after a loss of \d.*--model\.optimizer\.init_args\.lr"
+    ):
         module.training_step(make_batch(), 0)
+
+
+def test_a_last_step_that_ruins_the_weights_is_told() -> None:
+    module = make()
+    module.on_train_end()
+    name, parameter = next((n, p) for n, p in module.grounder.named_parameters() if p.requires_grad)
+    with torch.no_grad():
+        parameter.view(-1)[-1] = torch.nan
+    with pytest.raises(DivergedError, match=rf"'{name}' is not finite after the last step: the training has diverged"):
+        module.on_train_end()
 
 
 class Fusing(Stub):
