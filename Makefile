@@ -152,10 +152,10 @@ $(COMPARE)/cost.json: | $(STAMP)
 bench-peers: | $(STAMP)  ## measure anew what every method costs (5 min)
 	$(BIN)/python -m benchmarks.peers --output $(COMPARE)/cost.json
 
-curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index.json  ## WAS against 25 to 400 tuning clips (6 h; QUICK=1: 8 min)
+curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index.json  ## WAS against 25 to 400 tuning clips (3 h, JOBS=2; QUICK=1: 8 min)
 	$(call study,$<,$(COMPARE)/tuning-size,$(FEATURES))
 
-curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (5 h; QUICK=1: 8 min)
+curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (2 h 20 min, JOBS=2; QUICK=1: 8 min)
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES))
 
 .PHONY: pretrain
