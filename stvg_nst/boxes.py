@@ -28,7 +28,8 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
         a, b: (..., 4), xyxy with x1 <= x2 and y1 <= y2, in one unit; they broadcast.
 
     Returns:
-        (...) in [0, 1], float32 at least. Two boxes without area have IoU 0; both gradients stay finite.
+        (...) in [0, 1], float32 at least. Two boxes without area have IoU 0, as have two that
+        together cover less than 1e-19 square units in float32; both gradients stay finite.
     """
     return _ratio(*_intersection_and_union(a, b))
 
@@ -40,7 +41,8 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
         a, b: (..., 4), xyxy with x1 <= x2 and y1 <= y2, in one unit; they broadcast.
 
     Returns:
-        (...) in [-1, 1], float32 at least, and 0 where even the enclosing box has no area.
+        (...) in [-1, 1], float32 at least, and 0 where even the enclosing box has no area, in the
+        same sense.
 
     Source: Rezatofighi et al., CVPR 2019.
     """

@@ -111,13 +111,8 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
     return tuple(choices)
 
 
-def _rows(study: Study) -> tuple[str, ...]:
-    """The study's points without their levels."""
-    return tuple(dict.fromkeys(row for row, _ in study.cells.values()))
-
-
 def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:
-    rows = _rows(study)
+    rows = study.rows
     for pattern in patterns or ():
         if not any(fnmatchcase(row, pattern) for row in rows):
             raise StudyError(f"{study.path}: the study has no point '{pattern}'; it has {', '.join(map(repr, rows))}")
@@ -128,7 +123,7 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
     """What was chosen before for the study's other points: their settings, and their rows of the CSV."""
     settings, table = files
     before: Config = (settings.exists() and read_yaml(settings)) or {}
-    kept = {row: before[row] for row in _rows(study) if row in before and row not in chosen}
+    kept = {row: before[row] for row in study.rows if row in before and row not in chosen}
     lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8")))) if table.exists() else []
     return kept, [line for line in lines if line[0] in kept]
 
@@ -146,7 +141,7 @@ def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Con
     if study.quick:
         header += f"# {study.title}\n"
     chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)
-    return header + yaml.safe_dump({row: chosen[row] for row in _rows(study) if row in chosen}, sort_keys=False)
+    return header + yaml.safe_dump({row: chosen[row] for row in study.rows if row in chosen}, sort_keys=False)
 
 
 def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str:

@@ -99,22 +99,21 @@ def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
 def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
     def matches(point: str, pattern: str) -> bool:
         """By its name, or without its level: the patterns of `study` then are those of `choose`."""
-        return any(fnmatchcase(name, pattern) for name in (point, *study.cells.get(point, ())[:1]))
+        return fnmatchcase(point, pattern) or fnmatchcase(study.row(point), pattern)
 
     def chosen(point: str) -> bool:
         return options.only is None or any(matches(point, pattern) for pattern in options.only)
 
-    names = dict.fromkeys(study.cells.get(point, (point,))[0] for point in study.points)
     unknown = [p for p in options.only or () if not any(matches(point, p) for point in study.points)]
     strangers = [seed for seed in options.seeds or () if seed not in study.seeds]
-    for kind, asked, known in (("point", unknown, [*names]), ("seed", strangers, study.seeds)):
+    for kind, asked, known in (("point", unknown, study.rows), ("seed", strangers, study.seeds)):
         if asked:
             raise StudyError(
                 f"{study.path}: the study has no {kind} {', '.join(map(repr, asked))}; "
                 f"it has {', '.join(map(repr, known))}"
             )
     points = [point for point in study.points if chosen(point)]
-    unsearched = [point for point in points if study.cells.get(point, (point,))[0] in study.unchosen]
+    unsearched = [point for point in points if study.row(point) in study.unchosen]
     if unsearched and options.only is not None:
         raise StudyError(
             f"{study.path}: no search has chosen the settings of {'; '.join(unsearched)}, which would not be compared "
@@ -142,10 +141,9 @@ def _run(
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice
-    every = (*baselines, *selected)
     stages = [[run for run in stage if not (run.finished or run.diverged)] for stage in (baselines, selected)]
     missing = sum(map(len, stages))
-    _say(console, _announcement(parts[0], every, missing, launcher.jobs))
+    _say(console, _announcement(parts[0], (*baselines, *selected), missing, launcher.jobs))
     failures: list[Outcome] = []
     with _Board(console, parts[0], missing, launcher.jobs) as board:
         for stage in stages:

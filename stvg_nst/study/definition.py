@@ -96,6 +96,15 @@ class Study:
     unchosen: tuple[str, ...] = ()
     quick: bool = False
 
+    def row(self, point: str) -> str:
+        """The name of a point without its level."""
+        return self.cells[point][0] if point in self.cells else point
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The points without their levels, in order."""
+        return tuple(dict.fromkeys(map(self.row, self.points)))
+
     @property
     def heading(self) -> str:
         """The title of what is said of this grounder alone."""
@@ -106,8 +115,7 @@ class Study:
         """What a reader must know where a search has not chosen for all points; ``None`` where it has."""
         if not self.unchosen:
             return None
-        rows = {row for row, _ in self.cells.values()} or {*self.points}
-        names = "any point" if len(self.unchosen) == len(rows) else "; ".join(self.unchosen)
+        names = "any point" if len(self.unchosen) == len(self.rows) else "; ".join(self.unchosen)
         return f"no search has chosen for {names}: the settings of the overlays hold"
 
     def folder_in(self, runs: Path) -> Path:
