@@ -21,6 +21,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STVG := $(BIN)/python -m stvg_nst
+# OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
+TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 
 # The embedded benchmark over cached features of the frozen encoders, and the miniature with its shipped weights.
 FEATURES := $(DATA)/features/mini
@@ -77,7 +79,7 @@ $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/resu
 ABLATIONS := components nullity gate rank
 .PHONY: $(ABLATIONS:%=ablate-%)
 $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
-	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
+	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick) $(TO_OUTPUT)
 
 ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 12 min)
 ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 10 min)
@@ -111,7 +113,7 @@ PEERS := experiments/compare/peers.yaml
 study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) \
   $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json \
-  $(if $(OUTPUT),--output $(OUTPUT)) $(if $(QUICK),--quick)
+  $(TO_OUTPUT) $(if $(QUICK),--quick)
 
 $(SECOND_FEATURES)/test/index.json: | $(STAMP)
 	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml
@@ -153,10 +155,10 @@ bench-peers: | $(STAMP)  ## measure anew what every method costs (5 min)
 	$(BIN)/python -m benchmarks.peers --output $(COMPARE)/cost.json
 
 curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index.json  ## WAS against 25 to 400 tuning clips (3 h, JOBS=2; QUICK=1: 8 min)
-	$(call study,$<,$(COMPARE)/tuning-size,$(FEATURES))
+	$(call study,$<,$(COMPARE)/tuning-size,$(FEATURES)) $(TO_OUTPUT)
 
 curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (2 h 20 min, JOBS=2; QUICK=1: 8 min)
-	$(call study,$<,$(COMPARE)/narrow,$(FEATURES))
+	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch

@@ -50,7 +50,8 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
             except KeyboardInterrupt:
                 _say(console, "stopped; what was reached stands, and the same command goes on from there")
                 return INTERRUPTED
-        _report_all([s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()], folder, console)
+        measured = [s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()]
+        _report_all(measured, folder, options.output or folder, console)
     return status
 
 
@@ -63,7 +64,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs and of the report")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at once; they share the CPU cores (default: 1)")
     parser.add_argument("--quick", action="store_true", help="the study cut short, in the folder RUNS-quick")
     parser.add_argument("--seeds", type=int, nargs="+", help="run these of the study's seeds only")
@@ -77,6 +78,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="folder of the cached features, instead of the overlays'; of several grounders, the folder that holds one "
         "for each by its name",
     )
+    parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
     parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
     return parser.parse_args(arguments)
 
@@ -158,8 +160,8 @@ def _run(
     return failures
 
 
-def _report_all(parts: Sequence[Study], folder: Path, console: Console) -> None:
-    """Reports on each grounder.
+def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Console) -> None:
+    """Reports on each grounder, whose runs and report lie in a folder of their own where there are several.
 
     Raises:
         StudyError: of some there is nothing to report; the others are reported before.
@@ -167,7 +169,7 @@ def _report_all(parts: Sequence[Study], folder: Path, console: Console) -> None:
     lacking = []
     for study in parts:
         try:
-            _report(summarise(study, study.folder_in(folder)), study.folder_in(folder), console)
+            _report(summarise(study, study.folder_in(folder)), study.folder_in(output), console)
         except StudyError as error:
             lacking.append(str(error))
     if lacking:
@@ -179,6 +181,7 @@ def _report(summary: StudySummary, folder: Path, console: Console) -> None:
     _say(console, explanation(summary))
     for note in summary.notes:
         console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
     files["md"].write_text(study_markdown(summary), encoding="utf-8")
     files["csv"].write_text(study_csv(summary), encoding="utf-8")

@@ -406,9 +406,9 @@ def test_every_grounder_has_its_folder_and_an_absent_one_is_left_out(
     assert "--data.init_args.features=cache/a" in (tmp_path / "runs" / "a" / "rank-4-seed0" / "log.txt").read_text()
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {".lock", "a"}
     (tmp_path / "b.safetensors").write_text("b")
-    assert study(path) == 0
+    assert study(path, "--output", str(tmp_path / "pages" / "ranks")) == 0
     assert "3 of 6 runs finished, 3 to go" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "b" / "study.md").exists()
+    assert (tmp_path / "pages" / "ranks" / "b" / "study.md").exists()
 
 
 def test_a_grounder_whose_baseline_fails_stops_no_other(
@@ -442,6 +442,19 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
         ("rank 8", "50 clips"),
         ("rank 4", "25 clips"),
     }
+
+
+def test_a_report_can_be_written_elsewhere(study: Any, write: Write, tmp_path: Path) -> None:
+    levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
+    assert study(write(levels=levels, seeds=[0])) == 0
+    pages = tmp_path / "pages" / "ranks"
+    reported = {tmp_path / "runs" / path for path in ("study.md", "study.csv", "levels.md", "levels.csv", "levels.svg")}
+    expected = {path.name: path.read_text() for path in reported if path.suffix != ".svg"}
+    for path in reported:
+        path.unlink()
+    assert study(write(levels=levels, seeds=[0]), "--report-only", "--output", str(pages)) == 0
+    assert {name: (pages / name).read_text() for name in expected} == expected and (pages / "levels.svg").exists()
+    assert not any(path.exists() for path in reported), "and not beside the runs as well"
 
 
 def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tmp_path: Path) -> None:
