@@ -32,6 +32,7 @@ and, where it is wanted,
       draw 1: {data.init_args.benchmark_seed: 1}
     levels:                                       # every point at each of these, as `rank 16, 25 clips`
       25 clips: {data.init_args.training_clips: 25}
+    ordered_levels: false                         # they are kinds and no sizes: the figure joins none of their marks
     chosen: experiments/compare/learning_rates.yaml  # settings of points by name, which a search wrote
 
 Paths of overlays are relative to the working directory, as they are after ``--config``.
@@ -59,7 +60,8 @@ from stvg_nst.study.fields import (
 from stvg_nst.study.overlays import Config, StudyError, merge, override, read_yaml
 
 _FACTORS = ("points", "levels", "tests", "grounders")
-_SHARED = ("title", "seeds", "minutes_per_run", "overlays", "baseline", "tuner", "set", *_FACTORS, "chosen", "quick")
+_GRID = ("overlays", "baseline", "tuner", "set", *_FACTORS, "chosen")
+_SHARED = ("title", "seeds", "minutes_per_run", *_GRID, "ordered_levels", "quick")
 _KEYS = (*_SHARED, "extends", "only")
 _QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
 
@@ -77,6 +79,7 @@ class Study:
         points: name to configuration, but for the seed; two are never equal.
         levels: name to settings; empty where the study has none, as is the next.
         cells: of each point its name without the level, and the level.
+        ordered_levels: the levels follow one another, as sizes do and kinds do not.
         tests: name to settings; the one test of most studies is nameless.
         grounder: which of the file's grounders this is the study of; ``None`` where it names none.
         unchosen: points that the file of chosen settings says nothing of.
@@ -92,6 +95,7 @@ class Study:
     levels: Mapping[str, Config]
     cells: Mapping[str, tuple[str, str]]
     tests: Mapping[str, Config]
+    ordered_levels: bool = True
     grounder: str | None = None
     unchosen: tuple[str, ...] = ()
     quick: bool = False
@@ -214,6 +218,7 @@ def _study(
         levels={name: _settings(entry) for name, entry in content.get("levels", {}).items()},
         cells=cells,
         tests=tests,
+        ordered_levels=take(content, "ordered_levels", bool, default=True),
         grounder=grounder,
         unchosen=() if chosen is None else tuple(name for name in content["points"] if name not in chosen),
         quick=quick,

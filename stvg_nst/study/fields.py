@@ -10,7 +10,13 @@ from typing import Any
 
 from stvg_nst.study.overlays import StudyError
 
-_KINDS: Mapping[Any, str] = {str: "text", list: "a list", dict: "a mapping", (int, float): "a number"}
+_KINDS: Mapping[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+    (int, float): "a number",
+}
 
 
 def folder_name(point: str) -> str:

@@ -80,7 +80,7 @@ def levels_csv(summary: StudySummary) -> str:
 
 def draw_levels(summary: StudySummary, *paths: Path) -> None:
     """The WAS and its two parts against the levels, evenly spaced: mean and sample standard deviation. The rows' marks
-    lie side by side around the level that they share.
+    lie side by side around the level that they share, and are joined where the levels are in order.
 
     Rows of which nothing is measured are left out; the tables have them.
     """
@@ -118,6 +118,7 @@ def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
             marker=marker,
             label=row,
             markersize=4,
+            linestyle="-" if summary.ordered_levels else "none",
             linewidth=1.2,
             capsize=2,
         )

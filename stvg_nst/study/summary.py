@@ -65,7 +65,8 @@ class StudySummary:
     Args:
         baselines: of each test, in order; at least one.
         notes: what its reader must know, first of all what is missing.
-        levels: in a study of levels, their names in order; the point of a row and a level is ``points[cells[...]]``.
+        levels: in a study of levels, their names in order; the point of a row and a level is ``cells[row, level]``.
+        ordered_levels: the levels follow one another, as sizes do and kinds do not.
     """
 
     title: str
@@ -74,6 +75,7 @@ class StudySummary:
     notes: tuple[str, ...]
     levels: tuple[str, ...] = ()
     cells: Mapping[tuple[str, str], PointSummary] = field(default_factory=dict)
+    ordered_levels: bool = True
 
     @property
     def complete(self) -> bool:
@@ -114,6 +116,7 @@ def summarise(study: Study, folder: Path) -> StudySummary:
         notes=(*_notes(runs, every), *filter(None, [study.unchosen_words])),
         levels=tuple(dict.fromkeys(level for _, level in study.cells.values())),
         cells={cell: points[name] for name, cell in study.cells.items()},
+        ordered_levels=study.ordered_levels,
     )
 
 

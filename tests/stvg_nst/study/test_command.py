@@ -444,6 +444,20 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
     }
 
 
+def test_marks_of_levels_without_order_are_not_joined(study: Any, write: Write, tmp_path: Path) -> None:
+    levels = {kind: {"data.init_args.kind": kind} for kind in ("red", "blue")}
+
+    def drawn(pattern: str, **content: Any) -> int:
+        assert study(write(levels=levels, seeds=[0], **content)) == 0
+        return len(re.findall(pattern, (tmp_path / "runs" / "levels.svg").read_text()))
+
+    line, mark = r"stroke-width: 1\.2", r"<use [^>]*stroke: #0072b2"
+    assert drawn(line, ordered_levels=False) < drawn(line)
+    assert drawn(mark, ordered_levels=False) == drawn(mark) > 0
+    with pytest.raises(StudyError, match="'ordered_levels' must be true or false, got 'no'"):
+        drawn(line, ordered_levels="no")
+
+
 def test_a_report_can_be_written_elsewhere(study: Any, write: Write, tmp_path: Path) -> None:
     levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
     assert study(write(levels=levels, seeds=[0])) == 0
