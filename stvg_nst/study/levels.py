@@ -22,7 +22,8 @@ from stvg_nst.study.tables import conditions_line
 
 METRIC = "m_vIoU"
 LINEAR_UP_TO = 20.0
-"""Points; what lies beyond is drawn on a logarithmic scale, so that a run that diverged does not flatten all others."""
+"""Points; where something lies beyond, it is drawn on a logarithmic scale, so that a run that diverged does not flatten
+all others."""
 TICKS = (-80, -50, -20, -15, -10, -5, 0, 5, 10, 15, 20, 50, 80)
 SPREAD = 0.5
 """Of the room between two levels, over which the rows' marks lie side by side."""
@@ -88,7 +89,8 @@ def draw_levels(summary: StudySummary, *paths: Path) -> None:
         figure = Figure(figsize=(11.5, 4.4), layout="constrained")
         for axes, quantity in zip(figure.subplots(1, len(QUANTITIES)), reversed(QUANTITIES), strict=True):
             _draw_quantity(axes, summary, quantity)
-        figure.axes[0].set_ylabel(f"points, logarithmic beyond \u00b1{LINEAR_UP_TO:g}")
+        bent = any(axes.get_yscale() == "symlog" for axes in figure.axes)
+        figure.axes[0].set_ylabel("points" + (f", logarithmic beyond \u00b1{LINEAR_UP_TO:g}" if bent else ""))
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
         missing = "" if summary.complete else ", INCOMPLETE"
@@ -123,9 +125,10 @@ def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
             capsize=2,
         )
     axes.set_xticks(range(len(summary.levels)), summary.levels, rotation=30, ha="right")
-    axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=2)
-    axes.yaxis.set_major_locator(FixedLocator(TICKS))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    if max(map(abs, axes.dataLim.intervaly)) > LINEAR_UP_TO:
+        axes.set_yscale("symlog", linthresh=LINEAR_UP_TO, linscale=2)
+        axes.yaxis.set_major_locator(FixedLocator(TICKS))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set_title(f"{quantity}, {METRIC}")

@@ -444,6 +444,16 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
     }
 
 
+@pytest.mark.parametrize(("rank", "bent"), [(8, False), (64, True)])  # LQ gain is about the rank
+def test_the_scale_of_the_curves_bends_only_where_something_lies_far_out(
+    study: Any, write: Write, tmp_path: Path, rank: int, bent: bool
+) -> None:
+    levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
+    points = {"low rank": {"model.tuner.init_args.rank": rank}}
+    assert study(write(levels=levels, seeds=[0], points=points)) == 0
+    assert ("logarithmic beyond" in (tmp_path / "runs" / "levels.svg").read_text()) == bent
+
+
 def test_marks_of_levels_without_order_are_not_joined(study: Any, write: Write, tmp_path: Path) -> None:
     levels = {kind: {"data.init_args.kind": kind} for kind in ("red", "blue")}
 
