@@ -157,6 +157,8 @@ class AdaLoRA(LowRankTuner):
     def _wrap_layer(self, name: str, layer: nn.Linear) -> tuple[TunedLinear, str]:
         rank = capped_rank(self._start, layer)
         peft_layer = SVDLinear(layer, ADAPTER, self._config(total_steps=1), r=rank, lora_alpha=rank)
+        # PEFT makes this parameter anew, and trainable, where it takes it to a layer's device or precision.
+        peft_layer.ranknum.requires_grad_(False)
         self._layers[name] = peft_layer
         return PeftLinear(peft_layer, scale=self.scale), f"{describe_rank(self._start, layer)} before pruning"
 

@@ -74,6 +74,14 @@ def test_orthogonality_is_the_mean_distance_from_orthonormal_directions(toy):
     assert tuner.loss_weights == {"orthogonality": 0.7}
 
 
+def test_the_number_of_directions_is_not_trained(toy):
+    # A layer in double precision stands for one on a card: PEFT moves the number to either by making it anew.
+    grounder = toy.ToyGrounder().double()
+    AdaLoRA(TARGETS, rank=6).inject(grounder)
+    parts = {name.split(".")[-2] for name, parameter in grounder.named_parameters() if parameter.requires_grad}
+    assert parts == {"lora_A", "lora_B", "lora_E"}
+
+
 @pytest.mark.parametrize("method", [LoRA, DoRA, AdaLoRA])
 def test_a_capped_layer_has_the_scale_of_the_others(toy, method):
     grounder = tuned(toy, method(TARGETS, rank=12, alpha=6))
