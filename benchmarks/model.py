@@ -136,7 +136,9 @@ def main() -> None:
             for clips in options.clips
         ]
         kind = "processor" if options.device == "cpu" else "wall"
-        print(f"{options.device}, {options.threads} thread(s), {kind} seconds, median of {options.repeats}\n")
+        print(
+            f"{device_name(options.device)}, {kind} seconds, median of {options.repeats}, {options.threads} thread(s)\n"
+        )
         if "cost" in options.only:
             costs = [(case, apart(measure, case)) for case in cases]
             print_cost(costs)
@@ -144,7 +146,8 @@ def main() -> None:
         if "budget" in options.only:
             height, width = options.budget_size
             long = [replace(case, clips=1, height=height, width=width) for case in cases[:: len(options.clips)]]
-            print_budget([(case, apart(live_bytes, case)) for case in long], options.budget_frames)
+            counted = [(case, apart(live_bytes, replace(case, device="cpu"))) for case in long]
+            print_budget(counted, options.budget_frames)
 
 
 def apart(work: Callable[[Case], Any], case: Case) -> Any:
@@ -324,6 +327,10 @@ def precision_of(case: Case) -> torch.autocast:
     return torch.autocast(case.device, dtype=torch.bfloat16, enabled=case.precision == "bf16")
 
 
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
 def now(case: Case) -> float:
     """Seconds: of the processor on a CPU, which a busy machine does not stretch; of the clock on a card."""
     if case.device == "cpu":
@@ -391,7 +398,7 @@ def print_cost(costs: Sequence[tuple[Case, Cost]]) -> None:
     print_head("clips x T x H x W", *(f"{name} s" for name in names), "all s", "peak GiB")
     for case, cost in costs:
         seconds = [cost.seconds[name] for name in names]
-        print_row(case.title, *(f"{value:.2f}" for value in (*seconds, sum(seconds), cost.memory)))
+        print_row(case.title, *(f"{value:.3g}" for value in (*seconds, sum(seconds), cost.memory)))
     case, cost = costs[0]
     counts = [f"{cost.operations[name] / case.clips:.0f}" for name in names]
     print_row("10^9 operations a clip", *counts, f"{sum(cost.operations.values()) / case.clips:.0f}", "")
@@ -412,7 +419,7 @@ def print_tuning(costs: Sequence[tuple[Case, Cost]]) -> None:
             f"{(nst - frozen) / (encoders + frozen):+.1%}",
             f"{(nst_step - lora_step) / (encoders + lora_step):+.1%}",
         )
-        print_row(case.title, *(f"{value:.2f}" for value in values), *added)
+        print_row(case.title, *(f"{value:.3g}" for value in values), *added)
     counts = ", ".join(f"{name} {count:,}" for name, count in costs[0][1].trainable.items())
     print(f"\nNST adds: of the whole inference, and of a whole step beside LoRA's. Trainable parameters: {counts}.\n")
 
