@@ -209,6 +209,10 @@ test: | $(STAMP)  ## run the fast tests
 test-all: | $(STAMP)  ## run all tests: the slow ones, and those that need a GPU where there is one
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -m ''
 
+.PHONY: test-gpu
+test-gpu: | $(STAMP)  ## compare a GPU with the CPU: answers, gradients, half precision, DDP, a resumed run (2 min)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
+
 .PHONY: check
 check: | $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check

@@ -156,6 +156,7 @@ def test_make_alone_lists_every_public_target(checkout: Path) -> None:
         "train",
         "test",
         "test-all",
+        "test-gpu",
         "check",
         "format",
         "pretrain",

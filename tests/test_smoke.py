@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -238,9 +239,52 @@ def test_two_processes_give_the_metrics_of_one(stvg: Any, data: Path, weights: P
     assert stvg("test", "zero_shot", f"--run={tmp_path / 'one'}") == 0
     two = ("--trainer.strategy=ddp", "--trainer.devices=2", f"--run={tmp_path / 'two'}")
     command = [sys.executable, "-m", "stvg_nst", *line("test", "zero_shot", data, weights, *two)]
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here, or sums are taken in another order
+    subprocess.run(command, check=True, capture_output=True, timeout=240, env=one_thread)
     one, both = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
     assert len(both["samples"]) == len(one["samples"]) and both["machine"]["processes"] == 2
     assert one["metrics"].keys() == both["metrics"].keys()
     for name, value in one["metrics"].items():
         assert both["metrics"][name] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tuner", ["nst", "full"])
+def test_a_run_on_a_card_is_resumed_and_read_on_a_processor(
+    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuner: str
+) -> None:
+    card = ("--trainer.accelerator=gpu", "--trainer.precision=bf16-mixed", "--trainer.strategy=ddp")
+    zero_shot, run, again = (tmp_path / name for name in ("zero-shot", tuner, "again"))
+    assert stvg("test", "zero_shot", f"--run={zero_shot}", *card) == 0
+
+    def pull_the_plug(module: GroundingModule) -> None:
+        if module.current_epoch == 1:
+            raise RuntimeError("power failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroundingModule, "on_train_epoch_start", pull_the_plug)
+        with pytest.raises(RuntimeError, match="power failure"):
+            stvg("fit", tuner, f"--run={run}", "--trainer.max_epochs=2", *card)
+    workers = ("--data.init_args.num_workers=2",)  # whose batches are pinned
+    assert stvg("fit", tuner, f"--run={run}", "--trainer.max_epochs=2", "--ckpt_path=last", *card, *workers) == 0
+    assert all(value.isfinite().all() for value in load_file(run / "adapter.safetensors").values())
+
+    trained = (f"--model.adapter={run}/adapter.safetensors", f"--model.baseline={zero_shot}/results.json")
+    assert stvg("test", tuner, f"--run={run}", *trained, *card) == 0
+    on_card = json.loads((run / "results.json").read_text())
+    assert on_card["machine"]["accelerator"] == "cuda" and on_card["machine"]["device"] == torch.cuda.get_device_name()
+    assert on_card["metrics"].keys() >= {"HQ/m_vIoU", "LQ/vIoU@0.5", "WAS/m_vIoU"}
+
+    torch.distributed.destroy_process_group()  # the card's, which the trainer has left behind in this process
+    assert stvg("test", tuner, f"--run={again}", *trained) == 0
+    on_processor = json.loads((again / "results.json").read_text())
+    assert on_processor["machine"]["accelerator"] == "cpu"
+    assert [sample["item_id"] for sample in on_card["samples"]] == [
+        sample["item_id"] for sample in on_processor["samples"]
+    ]
+    if tuner == "nst":
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", "certify", str(run), "--split", "val"])
+        assert root.main() == 0
+        certificate = json.loads((run / "certificate.json").read_text())
+        assert certificate["device"] == "cuda"
+        assert [change["tubes"] for change in certificate["changes"] if change["gate"] == "closed"] == [0, 0]

@@ -85,14 +85,14 @@ def by_name(model: CGSTVG) -> CGSTVG:
 
 
 @torch.no_grad()
-def answer(model: nn.Module) -> Answer:
+def answer(model: nn.Module, device: str = "cpu") -> Answer:
     """Of two clips of different lengths and sizes, the last stage's on real frames."""
     pixels = np.random.RandomState(0).standard_normal((2, max(LENGTHS), 3, 96, 96))
-    frames = torch.from_numpy(pixels).float()
-    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    output = model.eval()(frames, mask, QUERIES, SIZES)
+    frames = torch.from_numpy(pixels).float().to(device)
+    mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).to(device)
+    output = model.to(device).eval()(frames, mask, QUERIES, SIZES)
     names = ("boxes", "confidence", "start_end", "actioness")
-    return {name: getattr(output, name)[-1][mask].double().numpy().round(6).tolist() for name in names}
+    return {name: getattr(output, name)[-1][mask].double().cpu().numpy().round(6).tolist() for name in names}
 
 
 if __name__ == "__main__":
