@@ -97,7 +97,7 @@ search-placement:  ## where to insert null-space tuning, by the validation split
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
 search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (14 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
-	$(call study,$<,runs/search/lr,$(FEATURES))
+	$(call study,$<,runs/search/lr,$(FEATURES)) $(TO_OUTPUT)
 	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite \
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 
