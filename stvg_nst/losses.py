@@ -16,8 +16,9 @@ from stvg_nst.types import Batch, GroundingOutput
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
 
-    Box terms are means over all true boxes of the step (over all processes); the others are means over a clip, then
-    over the batch, so that a batch of one gives the original's values.
+    Box terms are means over all true boxes, in training of all processes' step, in evaluation of the batch: there one
+    process may have a batch more than another, which would wait for it for ever. The others are means over a clip,
+    then over the batch, so that a batch of one gives the original's values.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
@@ -60,7 +61,10 @@ class GroundingLoss(nn.Module):
     def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
         inside = batch.inside
-        num_boxes = _mean_over_processes(inside.sum().float()).clamp(min=1)
+        num_boxes = inside.sum().float()
+        if self.training:
+            num_boxes = _mean_over_processes(num_boxes)
+        num_boxes = num_boxes.clamp(min=1)
         predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
         in_tube = inside.expand(output.boxes.shape[:-1])
 

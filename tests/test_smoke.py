@@ -235,14 +235,19 @@ def test_a_fit_that_diverges_says_so_by_its_status(
     assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
-def test_two_processes_give_the_metrics_of_one(stvg: Any, data: Path, weights: Path, tmp_path: Path) -> None:
-    assert stvg("test", "zero_shot", f"--run={tmp_path / 'one'}") == 0
-    two = ("--trainer.strategy=ddp", "--trainer.devices=2", f"--run={tmp_path / 'two'}")
-    command = [sys.executable, "-m", "stvg_nst", *line("test", "zero_shot", data, weights, *two)]
+# Of four, two have a batch more than the others.
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_give_the_metrics_of_one(
+    stvg: Any, data: Path, weights: Path, tmp_path: Path, processes: int
+) -> None:
+    pairs = "--data.init_args.eval_batch_size=2"
+    assert stvg("test", "zero_shot", pairs, f"--run={tmp_path / 'one'}") == 0
+    several = ("--trainer.strategy=ddp", f"--trainer.devices={processes}", f"--run={tmp_path / 'several'}")
+    command = [sys.executable, "-m", "stvg_nst", *line("test", "zero_shot", data, weights, pairs, *several)]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as here, or sums are taken in another order
     subprocess.run(command, check=True, capture_output=True, timeout=240, env=one_thread)
-    one, both = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two"))
-    assert len(both["samples"]) == len(one["samples"]) and both["machine"]["processes"] == 2
+    one, both = (json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "several"))
+    assert len(both["samples"]) == len(one["samples"]) and both["machine"]["processes"] == processes
     assert one["metrics"].keys() == both["metrics"].keys()
     for name, value in one["metrics"].items():
         assert both["metrics"][name] == pytest.approx(value, abs=1e-6)

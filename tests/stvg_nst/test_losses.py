@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from stvg_nst.losses import GroundingLoss
@@ -78,3 +79,22 @@ def test_a_batch_of_unequal_clips_is_the_mean_of_each_alone() -> None:
             torch.testing.assert_close(
                 together[name][:, index], values[:, 0], msg=lambda text, name=name: f"{name}: {text}"
             )
+
+
+def test_processes_talk_in_training_and_not_in_evaluation_where_one_may_have_more_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def double(tensor: Tensor) -> None:
+        tensor *= 2  # the other process has as many boxes
+
+    said: list[Tensor] = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: (said.append(tensor), double(tensor)))
+    output, loss = answer((4,)), GroundingLoss()
+    true = batch(output, torch.tensor([[False, True, True, False]]))
+    in_training = loss(output, true)
+    assert len(said) == 1
+    in_evaluation = loss.eval()(output, true)
+    assert len(said) == 1
+    torch.testing.assert_close(in_training, in_evaluation)
