@@ -374,7 +374,19 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if split == "train":
             augmented = self.augmentation() is not None
             sampler = TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
+            if len(sampler) < batch_size:
+                raise ValueError(
+                    f"expected at least one training batch of {batch_size} samples for each of {world_size} "
+                    f"process(es), got {len(sampler)} samples; lower --data.init_args.batch_size or the number of "
+                    "devices, or tune on more clips"
+                )
         else:
+            if len(clip_ids) < world_size:
+                # A process without a clip would wait for ever for the losses of the others, and they for its own.
+                raise ValueError(
+                    f"expected at least one clip of '{split}' for each of {world_size} processes, got "
+                    f"{len(clip_ids)}; lower --trainer.devices, or show more clips"
+                )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = EvaluationSampler(draws)
         # Cached features are read faster than a worker could hand them over.

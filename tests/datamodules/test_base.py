@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,20 @@ def test_training_batches_hold_as_many_high_as_low_quality_clips(root: Path) -> 
         assert batch.qualities.tolist() == [0, 1]
         assert batch.frames is not None and batch.frames.shape == (2, 16, 3, 128, 128)
         assert [info.degradation is None for info in batch.clips] == [True, False]
+
+
+def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=3)  # type: ignore[assignment]
+    assert len(data.train_dataloader()) == 1  # of 3 clips with two sentences each
+    assert len(data.val_dataloader().sampler) == 4  # type: ignore[arg-type]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=5)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"one training batch of 2 samples for each of 5 process\(es\), got 0 samples"):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match="one clip of 'val' for each of 5 processes, got 4"):
+        data.val_dataloader()
 
 
 def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
