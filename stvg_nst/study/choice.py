@@ -6,7 +6,7 @@ import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -52,6 +52,9 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
+    )
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
@@ -67,6 +70,8 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     (study, *others) = read_studies(options.study, quick=options.quick)
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
+    if options.seeds is not None:
+        study = _under_seeds(study, options.seeds)
     summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
     rows = _selected(study, options.only)
     choices = choose(study, summary, rows)
@@ -100,7 +105,7 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
     if unfinished := [point.name for point in points if not point.complete and not point.failed]:
         raise StudyError(
             f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or choose for others with "
-            "--only"
+            "--only, or by fewer seeds with --seeds"
         )
     choices = []
     for row, tried in grids.items():
@@ -109,6 +114,14 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
             raise StudyError(f"a run of every level of {row} failed; widen its grid towards what it survives")
         choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
     return tuple(choices)
+
+
+def _under_seeds(study: Study, seeds: Sequence[int]) -> Study:
+    if strangers := [seed for seed in seeds if seed not in study.seeds]:
+        raise StudyError(
+            f"{study.path}: the study has no seed {strangers[0]}; it has {', '.join(map(str, study.seeds))}"
+        )
+    return replace(study, seeds=tuple(seeds))
 
 
 def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:

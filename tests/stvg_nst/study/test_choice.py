@@ -69,6 +69,17 @@ def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> N
     assert not (tmp_path / "chosen.yaml").exists()
 
 
+def test_fewer_seeds_may_choose_and_are_counted(search: Any, tmp_path: Path) -> None:
+    path = search("--seeds", "1", seeds=[0, 1])
+    with pytest.raises(StudyError, match=r"runs are missing of a, low; .* or by fewer seeds with --seeds"):
+        choose(path, tmp_path)
+    with pytest.raises(StudyError, match="the study has no seed 2; it has 0, 1"):
+        choose(path, tmp_path, "--seeds", "2")
+    assert choose(path, tmp_path, "--seeds", "1") == 0
+    assert "3 configurations tried of each point, seeds 1." in (tmp_path / "chosen.yaml").read_text()
+    assert [row.split(",")[2] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == ["1", "1", "1"]
+
+
 def test_what_was_chosen_before_is_kept_of_the_other_points(
     search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
