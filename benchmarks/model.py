@@ -15,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -140,9 +141,7 @@ def main() -> None:
             f"{device_name(options.device)}, {kind} seconds, median of {options.repeats}, {options.threads} thread(s)\n"
         )
         if "cost" in options.only:
-            costs = [(case, apart(measure, case)) for case in cases]
-            print_cost(costs)
-            print_tuning(costs)
+            print_tuning(print_costs_as_measured(cases))
         if "budget" in options.only:
             height, width = options.budget_size
             long = [replace(case, clips=1, height=height, width=width) for case in cases[:: len(options.clips)]]
@@ -151,9 +150,9 @@ def main() -> None:
 
 
 def apart(work: Callable[[Case], Any], case: Case) -> Any:
-    """Runs in a fresh process, so that a peak of memory is nobody else's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (case,))
+    """Runs in a fresh process, so that a peak of memory is nobody else's; one that dies is an error here."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, case).result()
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------
@@ -393,10 +392,14 @@ def turns(case: Case, work: dict[str, Callable[[], None]]) -> dict[str, float]:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def print_cost(costs: Sequence[tuple[Case, Cost]]) -> None:
+def print_costs_as_measured(cases: Sequence[Case]) -> list[tuple[Case, Cost]]:
+    """A row stands as soon as its case is known."""
     names = (*STAGES, DECODERS)
+    costs = []
     print_head("clips x T x H x W", *(f"{name} s" for name in names), "all s", "peak GiB")
-    for case, cost in costs:
+    for case in cases:
+        cost = apart(measure, case)
+        costs.append((case, cost))
         seconds = [cost.seconds[name] for name in names]
         print_row(case.title, *(f"{value:.3g}" for value in (*seconds, sum(seconds), cost.memory)))
     case, cost = costs[0]
@@ -406,6 +409,7 @@ def print_cost(costs: Sequence[tuple[Case, Cost]]) -> None:
     print_row(f"10^9 operations / s, {case.precision}", *rates, "", "")
     print_row("parameters", *(f"{cost.parameters[name]:,}" for name in names), f"{sum(cost.parameters.values()):,}", "")
     print(f"\nA product of matrices reaches {gemm(case):.0f} x 10^9 operations / s here in fp32.\n")
+    return costs
 
 
 def print_tuning(costs: Sequence[tuple[Case, Cost]]) -> None:
