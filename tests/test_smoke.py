@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -206,12 +208,8 @@ def test_the_seed_decides_everything_and_the_workers_nothing(stvg: Any, tmp_path
     assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
-def test_an_interrupted_fit_resumes_to_the_same_adapter(
-    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, halved = tmp_path / "whole", tmp_path / "halved"
-    assert stvg("fit", "nst", f"--run={whole}", "--trainer.max_epochs=2") == 0
-
+@contextmanager
+def power_failure_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def pull_the_plug(module: GroundingModule) -> None:
         if module.current_epoch == 1:
             raise RuntimeError("power failure")
@@ -219,7 +217,17 @@ def test_an_interrupted_fit_resumes_to_the_same_adapter(
     with monkeypatch.context() as patch:
         patch.setattr(GroundingModule, "on_train_epoch_start", pull_the_plug)
         with pytest.raises(RuntimeError, match="power failure"):
-            stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2")
+            yield
+
+
+def test_an_interrupted_fit_resumes_to_the_same_adapter(
+    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert stvg("fit", "nst", f"--run={whole}", "--trainer.max_epochs=2") == 0
+
+    with power_failure_in_the_second_epoch(monkeypatch):
+        stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2")
     assert not (halved / "adapter.safetensors").exists()
 
     assert stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
@@ -263,14 +271,8 @@ def test_a_run_on_a_card_is_resumed_and_read_on_a_processor(
     zero_shot, run, again = (tmp_path / name for name in ("zero-shot", tuner, "again"))
     assert stvg("test", "zero_shot", f"--run={zero_shot}", *card) == 0
 
-    def pull_the_plug(module: GroundingModule) -> None:
-        if module.current_epoch == 1:
-            raise RuntimeError("power failure")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GroundingModule, "on_train_epoch_start", pull_the_plug)
-        with pytest.raises(RuntimeError, match="power failure"):
-            stvg("fit", tuner, f"--run={run}", "--trainer.max_epochs=2", *card)
+    with power_failure_in_the_second_epoch(monkeypatch):
+        stvg("fit", tuner, f"--run={run}", "--trainer.max_epochs=2", *card)
     workers = ("--data.init_args.num_workers=2",)  # whose batches are pinned
     assert stvg("fit", tuner, f"--run={run}", "--trainer.max_epochs=2", "--ckpt_path=last", *card, *workers) == 0
     assert all(value.isfinite().all() for value in load_file(run / "adapter.safetensors").values())
