@@ -225,6 +225,17 @@ def test_newer_packaging_files_do_not_repeat_a_finished_training(checkout: Path)
     assert calls(checkout) == ["install", "report"]
 
 
+@pytest.mark.parametrize("target", ["tables", "table1", "table2", "fig2", "fig3", "robustness"])
+def test_a_failed_run_keeps_no_table_from_being_made(checkout: Path, target: str) -> None:
+    (checkout / "broken").write_text("stvg_nst study")
+    assert make(checkout, target).returncode != 0, "the tables stand, but they lack something"
+    assert calls(checkout)[-2:] == ["study", "tables"]
+    (checkout / "broken").write_text("stvg_nst tables")
+    assert make(checkout, target).returncode != 0
+    (checkout / "broken").unlink()
+    assert make(checkout, target).returncode == 0
+
+
 def test_clean_keeps_runs_data_and_environment(checkout: Path) -> None:
     kept = ["runs/a/results.json", "data/ministvg/x.mp4", ".venv/bin/python"]
     removed = ["build/x", ".pytest_cache/x", "stvg_nst/__pycache__/x.pyc"]
