@@ -10,12 +10,14 @@ from stvg_nst.comparison.replicates import Comparison, Method, Replicate
 from stvg_nst.comparison.sheet import Cell, Section, Sheet
 from stvg_nst.comparison.tables import (
     MAIN,
+    Number,
     baseline_identity,
     baseline_labels,
     identity,
     labels,
     make_sheet,
     numbers,
+    over_runs,
     signed_spread,
 )
 from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, kinds_of
@@ -42,17 +44,12 @@ def robustness(comparison: Comparison) -> Sheet:
         for view, level in levels.items()
     ]
     for method in comparison.methods:
-        pairs = [(found[id(own)], found[id(base)]) for own, base in method.replicates]
-        changes = {
-            view: Spread(tuple(own[view] - base[view] for own, base in pairs if view in own and view in base))
-            for view in every
-            if any(view in own and view in base for own, base in pairs)
-        }
+        changes = {view: over_runs(method, view, _change_on(view, found)) for view in every}
         if method.begun:
-            rows.append((*labels(method), *(_signed_mean(method, changes.get(view)) for view in shown)))
+            rows.append((*labels(method), *(_signed_mean(method, changes[view]) for view in shown)))
+        own = [found[id(replicate)] for replicate, _ in method.replicates]
         records += [
-            {**identity(method), "view": view, MAIN: _level([own for own, _ in pairs], view)}
-            | numbers("change", changes.get(view))
+            {**identity(method), "view": view, MAIN: _level(own, view)} | numbers("change", changes[view])
             for view in every
         ]
     columns = ("Scope", "Method", "Trainable", "Runs", *map(_label, shown))
@@ -87,6 +84,16 @@ def severity_changes(pairs: Sequence[tuple[Replicate, Replicate]]) -> dict[tuple
 def _cells(replicate: Replicate) -> dict[tuple[str, str], float]:
     split = ((view.partition(":"), value) for view, value in views(replicate).items())
     return {(kind, severity): value for (kind, colon, severity), value in split if colon}
+
+
+def _change_on(view: str, found: Mapping[int, Views]) -> Number:
+    """The difference to the baseline, where both were shown some of the view; ``found`` is by identity."""
+
+    def change(own: Replicate, baseline: Replicate) -> float | None:
+        after, before = found[id(own)].get(view), found[id(baseline)].get(view)
+        return None if after is None or before is None else after - before
+
+    return change
 
 
 def _everyone(comparison: Comparison) -> Iterator[Replicate]:

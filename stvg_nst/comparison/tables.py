@@ -16,8 +16,8 @@ from stvg_nst.study.summary import Spread
 
 MAIN = "m_vIoU"
 BASELINE = "Zero-shot"
-Number = Callable[[Replicate, Replicate], float]
-"""Of a replicate and its baseline."""
+Number = Callable[[Replicate, Replicate], float | None]
+"""Of a replicate and its baseline; ``None`` where these two do not have it."""
 
 _SPREAD = (
     "Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning seed on a grounder, tested on "
@@ -100,14 +100,15 @@ def changes(method: Method, view: str, sign: int = 1) -> Spread | None:
 
 
 def over_runs(method: Method, view: str, number: Number) -> Spread | None:
-    """A number of every replicate; ``None`` where none stands.
+    """A number of every replicate that has it; ``None`` where none does.
 
     The draws of a run are averaged where they would only pretend to more runs than there are: on HQ, which no draw
     touches, and where one run alone stands.
     """
     by_run: defaultdict[tuple[str | None, int | None], list[float]] = defaultdict(list)
     for own, baseline in method.replicates:
-        by_run[own.grounder, own.seed].append(number(own, baseline))
+        if (value := number(own, baseline)) is not None:
+            by_run[own.grounder, own.seed].append(value)
     averaged = view == "HQ" or len(by_run) == 1
     values = map(fmean, by_run.values()) if averaged else chain.from_iterable(by_run.values())
     return Spread(tuple(values)) if by_run else None

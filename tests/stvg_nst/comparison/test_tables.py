@@ -154,6 +154,15 @@ def test_robustness_by_kind_and_severity(study: Study, finish: Finish) -> None:
     assert float(lora["m_vIoU"]) == pytest.approx(53) and float(lora["change mean"]) == pytest.approx(11)
 
 
+def test_the_spread_over_kinds_is_over_the_runs_of_figure_2(study: Study, finish: Finish) -> None:
+    """On HQ, which no draw touches, a seed counts once; two draws of one training have no spread."""
+    comparison = read_comparison([study], finish(lambda run: run.point == "decoder / NST" and run.seed == 1))
+    drops = {row["method"]: row for row in rows(sheet(figure2_table, comparison)) if row["scope"] == "decoder"}
+    found = {(row["method"], row["view"]): row for row in rows(robustness(comparison)) if row["scope"] == "decoder"}
+    assert float(drops["LoRA"]["HQ drop std"]) == pytest.approx(float(found["LoRA", "HQ"]["change std"])) != 0
+    assert {found["NST", view]["change std"] for view in ("HQ", "LQ", "defocus:5")} == {""}
+
+
 def test_a_cell_that_some_draws_leave_empty_is_over_the_others(study: Study, finish: Finish) -> None:
     comparison = read_comparison([study], finish())
     for replicate in (comparison.baselines[0], *comparison.methods[0].replicates[0][:1]):
