@@ -20,6 +20,8 @@ from stvg_nst.study.definition import quick_folder, read_studies
 from stvg_nst.study.overlays import StudyError
 
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
+WITHOUT_RUNS = {"cost"}
+"""What is measured elsewhere; where runs stand, it is held against them."""
 
 
 def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> int:
@@ -34,6 +36,9 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
     comparison = read_comparison(read_studies(options.study, quick=options.quick), runs)
+    if not comparison.baselines and set(options.show) - WITHOUT_RUNS:
+        reasons = "; ".join(comparison.notes)
+        raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)

@@ -45,8 +45,8 @@ def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
         rows.append((Cell(scope), Cell(name), *(Cell(_shown(key, found.get(key))) for key in _COLUMNS)))
         records.append({"scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}})
     section = Section("", ("Scope", "Method", *_COLUMNS.values()), tuple(rows))
-    title = f"{comparison.title}. Cost of tuning and of inference"
-    return Sheet("cost", title, (section,), tuple(records), (str(costs["conditions"]),))
+    notes = (str(costs["conditions"]),)
+    return Sheet("cost", comparison.title, "Cost of tuning and of inference", (section,), tuple(records), notes)
 
 
 def _read(path: Path | None) -> Mapping[str, Any]:

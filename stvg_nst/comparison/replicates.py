@@ -86,7 +86,7 @@ class Comparison:
     """All that the tables and figures are made of.
 
     Args:
-        baselines: of each grounder and test that stands; at least one.
+        baselines: of each grounder and test that stands; without any there is nothing to compare with.
         methods: in the study's order.
         notes: what a reader must know, first of all what is missing.
         by_grounder: the same on each grounder that stands, by its name, where there are several; without notes.
@@ -124,8 +124,8 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
     """What stands of a study, on all of its grounders.
 
     Raises:
-        StudyError: no baseline stands, or results are of another configuration, of other samples or under other
-            conditions than the study's.
+        StudyError: results are of another configuration, of other samples or under other conditions than the
+            study's.
         ResultsFileError: a ``results.json`` is damaged.
     """
     baselines: dict[tuple[str | None, str], Replicate] = {}
@@ -140,8 +140,6 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
         baselines |= {(study.grounder, replicate.test): replicate for replicate in standing}
         planned += trained
         notes += _notes(study, folder, (baseline, *trained))
-    if not baselines:
-        raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; " + "; ".join(notes))
     if len({replicate.results.conditions._replace(benchmark_seed=0) for replicate in baselines.values()}) > 1:
         found = "; ".join(sorted({str(replicate.results.conditions) for replicate in baselines.values()}))
         raise StudyError(f"the grounders were measured on different things: {found}; give them studies of their own")

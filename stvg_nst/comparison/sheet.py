@@ -47,15 +47,22 @@ class Sheet:
 
     Args:
         name: of its files.
+        study: its title, which says where it was cut short; every row of the CSV file begins with it.
+        subject: what of the study is shown.
         records: the numbers behind it, one mapping a row of the CSV file, all with the same keys.
         notes: what its reader must know.
     """
 
     name: str
-    title: str
+    study: str
+    subject: str
     sections: tuple[Section, ...]
     records: tuple[Mapping[str, object], ...]
     notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def title(self) -> str:
+        return f"{self.study}. {self.subject}"
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
@@ -97,9 +104,9 @@ def sheet_markdown(sheet: Sheet) -> str:
 def sheet_csv(sheet: Sheet) -> str:
     text = io.StringIO()
     if sheet.records:
-        writer = csv.DictWriter(text, [*sheet.records[0]], lineterminator="\n")
+        writer = csv.DictWriter(text, ["study", *sheet.records[0]], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sheet.records)
+        writer.writerows({"study": sheet.study, **record} for record in sheet.records)
     return text.getvalue()
 
 

@@ -89,12 +89,23 @@ def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data
         clip = show(config, data, item_id, quality)
         strips.append(draw_clip(clip, quality, runs, item_id))
         words.append(f"{quality} {item_id}")
-    Image.fromarray(stack_strips(strips)).save(path, optimize=True)
     own = runs[REFERENCE]
+    heading = draw_heading(f"{comparison.title}. {own.run}", strips[0].shape[1])
+    Image.fromarray(stack_strips([heading, *strips])).save(path, optimize=True)
     return (
-        f"Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs under "
-        f"{', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."
+        f"{comparison.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
+        f"under {', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."
     )
+
+
+def draw_heading(text: str, columns: int) -> np.ndarray:
+    """What the strips below it are of, on as many lines as it takes."""
+    lines = wrap(text, columns - 2 * MARGIN)
+    canvas = Image.new("RGB", (columns, MARGIN + LINE * len(lines)), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for number, line in enumerate(lines):
+        pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
+    return np.asarray(canvas)
 
 
 def typical_item(runs: Mapping[str, Replicate], quality: str) -> str:

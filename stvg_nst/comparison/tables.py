@@ -269,4 +269,4 @@ def make_sheet(
     """A sheet that says what was measured, how its numbers are read, and what is missing of it."""
     missing = "" if comparison.complete else ", INCOMPLETE"
     notes = (f"{comparison.conditions}. {words[0]}", *words[1:], *comparison.notes)
-    return Sheet(name, f"{comparison.title}. {title}{missing}", sections, tuple(records), notes)
+    return Sheet(name, comparison.title, f"{title}{missing}", sections, tuple(records), notes)

@@ -15,7 +15,7 @@ from stvg_nst.comparison import read_comparison
 from stvg_nst.comparison.command import tables_command
 from stvg_nst.comparison.strips import COLOURS, ShownClip, typical_item
 from stvg_nst.drawing import TRUE
-from stvg_nst.study import Study, StudyError
+from stvg_nst.study import Study, StudyError, read_studies
 
 Finish = Callable[..., Path]
 asked: list[tuple[Any, ...]] = []
@@ -92,6 +92,32 @@ def test_what_can_be_made_is_made_before_what_cannot_is_told(study: Study, finis
     with pytest.raises(StudyError, match=r"not made: cost: the table of costs needs .*absent\.json'"):
         run(study, finish(), "--show", "cost", "table1", "--costs", "absent.json", "--output", str(tmp_path / "made"))
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["table1.csv", "table1.md", "table1.txt"]
+
+
+def test_without_a_baseline_there_are_costs_alone(study: Study, tmp_path: Path) -> None:
+    costs, runs = tmp_path / "cost.json", tmp_path / "empty"
+    costs.write_text(json.dumps({"conditions": "8 clips", "rows": {"decoder / NST": {"trainable": 1600}}}))
+    assert run(study, runs, "--show", "cost", "--costs", str(costs)) == 0
+    assert "| decoder | NST | 1.60 k |" in (runs / "tables" / "cost.md").read_text()
+    (runs / "tables" / "table1.md").write_text("of runs that lie elsewhere now")
+    with pytest.raises(StudyError, match=r"nothing to compare with: no baseline stands below '.*empty'; INCOMPLETE"):
+        run(study, runs, "--show", "cost", "table1", "--costs", str(costs))
+    assert (runs / "tables" / "table1.md").exists()
+
+
+def test_a_quick_study_says_so_in_all_that_is_made(study: Study, finish: Finish, tmp_path: Path) -> None:
+    path, costs = tmp_path / "quick.yaml", tmp_path / "cost.json"
+    path.write_text(study.path.read_text() + "quick: {seeds: [0]}\n")
+    costs.write_text(json.dumps({"conditions": "8 clips", "rows": {"decoder / NST": {"trainable": 1500}}}))
+    short = read_studies(path, quick=True)[0]
+    runs = finish(of=short)
+    runs.rename(tmp_path / "runs-quick")
+    assert run(short, runs, "--quick", "--costs", str(costs)) == 0
+    folder = tmp_path / "runs-quick" / "tables"
+    texts = [path for path in folder.iterdir() if path.suffix != ".png"]
+    assert len(texts) == 18
+    for text in texts:
+        assert "QUICK: 1 seed" in text.read_text(), text.name
 
 
 def test_costs_of_other_settings_are_refused(study: Study, finish: Finish, tmp_path: Path) -> None:
