@@ -26,7 +26,7 @@ class Choice:
     """What was tried for one point, and what came of it.
 
     Args:
-        tried: by level, in the study's order; a level of which a run failed cannot be chosen.
+        tried: by level, in the study's order; a level of which a run diverged cannot be chosen.
         level: of the highest mean.
     """
 
@@ -92,8 +92,8 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
 
     Raises:
         StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
-            choice among fewer levels would give its point a smaller grid than the others'. Or every level of a point
-            failed.
+            choice among fewer levels would give its point a smaller grid than the others', and so would one that took
+            a run that failed for lack of memory for one that diverged. Or every level of a point diverged.
     """
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
@@ -102,16 +102,17 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
         raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
     grids = {row: {level: summary.cells[row, level] for level in study.levels} for row in rows}
     points = [point for tried in grids.values() for point in tried.values()]
-    if unfinished := [point.name for point in points if not point.complete and not point.failed]:
+    if unfinished := [point for point in points if not point.complete and not point.diverged]:
+        names = "; ".join(f"{point.name}{' (the last attempt failed)' if point.failed else ''}" for point in unfinished)
         raise StudyError(
-            f"runs are missing of {'; '.join(unfinished)}; run the study to its end first, or choose for others with "
-            "--only, or by fewer seeds with --seeds"
+            f"runs are missing of {names}; run the study to its end first, or choose for others with --only, or by "
+            "fewer seeds with --seeds"
         )
     choices = []
     for row, tried in grids.items():
-        means = {level: point.spreads[CRITERION].mean for level, point in tried.items() if not point.failed}
+        means = {level: point.spreads[CRITERION].mean for level, point in tried.items() if not point.diverged}
         if not means:
-            raise StudyError(f"a run of every level of {row} failed; widen its grid towards what it survives")
+            raise StudyError(f"a run of every level of {row} diverged; widen its grid towards what it survives")
         choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
     return tuple(choices)
 
@@ -143,14 +144,14 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
 
 def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config]) -> str:
     """The settings of all points in the study's order; ``kept`` are those of points that were chosen for before."""
-    grid = len(study.levels)
-    seeds = ", ".join(map(str, study.seeds))
     header = (
         f"# What `python -m stvg_nst choose {study.path}` chose on the validation split, by the highest mean WAS of\n"
-        f"# m_vIoU: {grid} configurations tried of each point, seeds {seeds}. The .csv beside this holds all of them.\n"
+        f"# m_vIoU. The .csv beside this holds all that were tried.\n"
+        f"# Among {len(study.levels)}, by seeds {', '.join(map(str, study.seeds))}: "
+        f"{'; '.join(choice.row for choice in choices)}.\n"
     )
     if kept:
-        header += f"# Kept as they were chosen before: {'; '.join(kept)}.\n"
+        header += f"# Kept as they were chosen before (the .csv counts their seeds): {'; '.join(kept)}.\n"
     if study.quick:
         header += f"# {study.title}\n"
     chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)
@@ -170,7 +171,7 @@ def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str
         for level, point in choice.tried.items():
             spreads = [point.spreads.get((quantity, CRITERION[1])) for quantity in quantities]
             numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
-            chosen = "failed" if point.failed else level == choice.level
+            chosen = "diverged" if point.diverged else level == choice.level
             writer.writerow((choice.row, level, point.num_seeds, *numbers, chosen))
     writer.writerows(kept)
     return text.getvalue()
@@ -181,7 +182,7 @@ def choices_text(choices: Sequence[Choice]) -> str:
     lines = []
     for choice in choices:
         tried = ", ".join(
-            f"{level} {'failed' if p.failed else signed(p.spreads[CRITERION].mean)}"
+            f"{level} {'diverged' if p.diverged else signed(p.spreads[CRITERION].mean)}"
             for level, p in choice.tried.items()
         )
         edge = ", the edge of the grid" if choice.at_the_edge else ""

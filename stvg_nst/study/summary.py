@@ -43,6 +43,7 @@ class PointSummary:
         num_seeds: how many runs are finished; the study is to have ``num_expected``.
         trainable_parameters: ``None`` where none is finished.
         failed: whether some run diverged, or the last attempt at it failed.
+        diverged: whether some run diverged, which is a finding about the point, and no accident of the machine.
         spreads: by quantity and metric; empty where no run is finished.
     """
 
@@ -51,6 +52,7 @@ class PointSummary:
     num_expected: int
     trainable_parameters: int | None
     failed: bool
+    diverged: bool
     spreads: Mapping[tuple[str, str], Spread]
 
     @property
@@ -191,6 +193,7 @@ def _point(
         num_expected=len(runs),
         trainable_parameters=finished[0][0].trainable_parameters if finished else None,
         failed=any(run.failed for run in runs),
+        diverged=any(run.diverged for run in runs),
         spreads={key: Spread(tuple(found[key] for found in per_seed)) for key in (per_seed[0] if per_seed else ())},
     )
 

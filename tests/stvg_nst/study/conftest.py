@@ -115,7 +115,7 @@ def summary() -> StudySummary:
         gains, changes = (1.0, 2.0)[:count], (-0.5, -0.5)[:count]
         values = {"LQ gain": gains, "HQ change": changes, "WAS": tuple(map(sum, zip(gains, changes, strict=True)))}
         spreads = {(quantity, metric): Spread(values[quantity]) for quantity in values for metric in names}
-        return PointSummary(name, count, 2, 1500 if count else None, failed, spreads if count else {})
+        return PointSummary(name, count, 2, 1500 if count else None, failed, False, spreads if count else {})
 
     points = (point("full", 2), point("a|b", 1), point("broken", 0, failed=True))
     return StudySummary("A study", (baseline,), points, ("not run yet, 1 of 6: a|b, seed 1",))
