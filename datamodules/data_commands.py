@@ -18,6 +18,7 @@ from datamodules.annotated.statistics import SplitStatistics, plot_statistics, s
 from datamodules.annotated.verify import Fault, Verification, verify
 from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
 from datamodules.pixel_commands import add_degrade, cache_command
+from stvg_nst.cores import granted_cores
 
 
 def data_command(arguments: Sequence[str], program: str) -> int:
@@ -48,7 +49,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     add_data_set(parser)
     parser.add_argument("--split", action="append", choices=["train", "val", "test"], help="only this one; repeatable")
     parser.add_argument("--manifest", type=Path, help="file to write (default: ROOT/DATASET.manifest.json)")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that decode")
+    parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
     parser.add_argument("--time-limit", type=positive, default=600.0, metavar="SECONDS", help="for one video")
     parser.add_argument("--subset", action="store_true", help="the folder holds a part of the data set on purpose")
     parser.set_defaults(run=_verify)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from datamodules.annotated import open_source
 from datamodules.base import Split, STVGDataModule
 from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
 from datamodules.degrade_dataset import DegradedCopy
+from stvg_nst.cores import granted_cores
 from stvg_nst.types import Kernels
 
 
@@ -35,7 +35,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels", choices=get_args(Kernels), default="relative", help="of what size (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes")
     parser.add_argument("--time-limit", type=positive, default=3600.0, metavar="SECONDS", help="for one clip")
     parser.add_argument("--estimate", action="store_true", help="only tell the size")
     parser.set_defaults(run=_degrade)
@@ -84,7 +84,7 @@ def cache_command(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--config", action="config", help="overlay such as experiments/data/vidstg.yaml")
     parser.add_subclass_arguments(STVGDataModule, "data", required=True)
     parser.add_argument("--splits", type=list[Split], default=["train", "val", "test"], help="which to store")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that decode")
+    parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
     parser.add_argument("--estimate", action="store_true", help="only tell the size")
     options = parser.parse_args(arguments)
     data: STVGDataModule = parser.instantiate(options).data

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stvg_nst.cores import granted_cores
 from stvg_nst.divergence import DIVERGED
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
@@ -79,7 +80,7 @@ class Launcher:
 
     def environment(self, slot: int) -> Mapping[str, str]:
         """Of a run in one of the ``jobs`` slots: its share of the cores and, where it is not alone, one of the GPUs."""
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = max(1, granted_cores() // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         gpus = visible_gpus() if self.jobs > 1 else ()
         return environment | ({_GPUS: gpus[slot % len(gpus)]} if gpus else {})

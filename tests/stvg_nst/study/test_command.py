@@ -267,7 +267,7 @@ def test_what_no_search_has_chosen_for_is_not_run(
 def test_runs_at_once_share_the_cores(
     study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launch, "granted_cores", lambda: 8)
     monkeypatch.setattr(launch, "visible_gpus", lambda: ())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert study(write(), "--jobs", "3") == 0
