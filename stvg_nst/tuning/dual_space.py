@@ -88,10 +88,13 @@ class DualSpaceReparameterization(nn.Module):
 
     def energies(self, row: Tensor, null: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Squared norms (B, ...), float32, of the two parts of dX before the gate."""
-        row_part = F.linear(row.float(), self.row_basis.float()).square().sum(dim=-1)
-        if null is None:
-            return row_part, None
-        return row_part, F.linear(null.float(), self.null_basis.float()).square().sum(dim=-1)
+        return _energy(row, self.row_basis), None if null is None else _energy(null, self.null_basis)
+
+
+def _energy(coefficients: Tensor, basis: Tensor) -> Tensor:
+    """|V c|^2 (B, ...) as c V^T V c, which needs no (B, ..., d_in); of a learned basis V^T V is no identity."""
+    c, v = coefficients.float(), basis.float()
+    return (F.linear(c, v.T @ v) * c).sum(dim=-1)
 
 
 def random_directions(d_in: int, row_rank: int, null_rank: int) -> tuple[Tensor, Tensor]:

@@ -128,6 +128,19 @@ def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     torch.testing.assert_close(logits, unit.router.mlp(pooled).squeeze(-1))
 
 
+@pytest.mark.parametrize("basis", ["svd", "learned"])
+def test_energies_are_the_squared_norms_of_the_parts(basis):
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    space = DualSpaceReparameterization(weight, split_dual_space(weight), rank=2, basis=basis)
+    with torch.no_grad():  # learned directions need not stay orthonormal
+        for directions in (space.row_basis, space.null_basis) if basis == "learned" else ():
+            directions.mul_(torch.tensor([2.0, 0.5])).add_(0.1)
+    row, null = torch.randn(4, 5, 2), torch.randn(4, 5, 2)
+    row_energy, null_energy = space.energies(row, null)
+    torch.testing.assert_close(row_energy, (row @ space.row_basis.T).square().sum(-1))
+    torch.testing.assert_close(null_energy, (null @ space.null_basis.T).square().sum(-1))
+
+
 def test_eq_6_and_7_by_hand():
     weight = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     call = CallRecord(
