@@ -49,7 +49,7 @@ class TextEncoder(nn.Module):
         limit = self.body.config.max_position_embeddings - 2
         if tokens.input_ids.shape[1] > limit:
             raise ValueError(f"a query must have at most {limit} tokens, got {tokens.input_ids.shape[1]}; shorten it")
-        device = self.projection.weight.device
+        device = self.norm.weight.device  # the projection may be tuned, and a wrapped layer has no weight
         mask = tokens.attention_mask.to(device)
         hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
         return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,28 @@ def test_every_linear_layer_of_the_grounding_model_is_called_with_the_clip_first
     assert set(linears) - set(called) == set()
     assert set(called.values()) == {3}
     assert not any(isinstance(module, nn.MultiheadAttention) for module in grounder.modules())
+
+
+class Wrapped(nn.Module):
+    """A tuned layer: nothing but its forward is the frozen layer's."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x)
+
+
+@torch.no_grad()
+def test_no_linear_layer_of_the_grounding_model_is_read_around_its_forward(grounder: CGSTVG) -> None:
+    tuned, frozen = copy.deepcopy(grounder), ("visual.", "motion.", "text.body.")
+    for name, module in grounder.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith(frozen):
+            parent, _, own = name.rpartition(".")
+            setattr(tuned.get_submodule(parent), own, Wrapped(tuned.get_submodule(name)))
+    frames = clip(6, 64, 64, seed=0)
+    torch.testing.assert_close(run(tuned, frames, QUERIES[0]).boxes, run(grounder, frames, QUERIES[0]).boxes)
 
 
 def test_encoders_of_different_strides_are_refused() -> None:
