@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -206,7 +207,18 @@ class GroundingModule(lightning.LightningModule):
         self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
 
     def _total_steps(self) -> int:
-        return int(self.trainer.estimated_stepping_batches)
+        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
+
+        Raises:
+            ValueError: nothing but a time bounds it.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
+                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
+            )
+        return int(steps)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
@@ -290,6 +302,11 @@ class GroundingModule(lightning.LightningModule):
     # --- resuming ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if self.trainer.precision.endswith("-true") and self.trainer.precision != "32-true":
+            raise ValueError(
+                f"--trainer.precision {self.trainer.precision} turns the weights themselves into another type, and an "
+                "adapter would not fit the weights that it was trained on; give bf16-mixed, 16-mixed or 32-true"
+            )
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.baseline is not None and datamodule is not None:
             self._check_baseline(self.baseline, datamodule, stage)

@@ -54,7 +54,7 @@ class Network(nn.Sequential):
 def module(baseline: Path) -> GroundingModule:
     grounder: Any = Network(nn.Linear(2, 2))
     made = GroundingModule(grounder, ZeroShot(), weights="random", baseline=baseline)
-    made._trainer = SimpleNamespace(datamodule=Data())  # type: ignore[assignment]
+    made._trainer = SimpleNamespace(datamodule=Data(), precision="32-true")  # type: ignore[assignment]
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,23 @@ def test_a_last_step_that_ruins_the_weights_is_told() -> None:
         module.on_train_end()
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_precision_that_turns_the_frozen_weights_is_refused(precision: Any) -> None:
+    module = make()
+    module.trainer = lightning.Trainer(precision=precision, accelerator="cpu", logger=False)
+    with pytest.raises(ValueError, match=rf"--trainer\.precision {precision} .* give bf16-mixed, 16-mixed or 32-true"):
+        module.setup("fit")
+    module.trainer = lightning.Trainer(precision="bf16-mixed", accelerator="cpu", logger=False)
+    module.setup("fit")
+
+
+def test_a_fit_that_only_a_time_bounds_has_no_schedule() -> None:
+    module = make()
+    module._trainer = type("Trainer", (), {"estimated_stepping_batches": float("inf")})()  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"neither --trainer\.max_epochs nor --trainer\.max_steps bounds them"):
+        module.configure_optimizers()
+
+
 class Fusing(Stub):
     """Joins video and sentence in two of its parts."""
 
@@ -190,7 +208,7 @@ def test_encodings_are_kept_by_the_weights_and_for_cached_features_only(tmp_path
     stores = [module.grounder.encodings for module in kept]
     assert stores[0] and stores[1] and stores[0].folder != stores[1].folder  # of two initialisations
     module, data = kept[0], Data()
-    module._trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
+    module._trainer = type("Trainer", (), {"datamodule": data, "precision": "32-true"})()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"--model.encodings keeps .*--data.init_args.features"):
         module.setup("fit")
     data.cached_backbones = module.backbone_fingerprint()
