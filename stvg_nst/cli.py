@@ -198,6 +198,9 @@ def finished_run(folder: Path) -> dict[str, Any]:
     return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
 
 
+_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+
+
 class RunCLI(ComponentsCLI):
     """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results."""
 
@@ -208,9 +211,23 @@ class RunCLI(ComponentsCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config.trainer.default_root_dir = config.run
+        _refuse_other_logger(config.trainer.logger)
         config.trainer.logger = Namespace(
-            class_path="lightning.pytorch.loggers.TensorBoardLogger",
-            init_args=Namespace(save_dir=config.run, name="", version=""),
+            class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
+        )
+
+
+def _refuse_other_logger(logger: Any) -> None:
+    """Whoever asks for another dashboard must not be given this one without a word.
+
+    Raises:
+        ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
+    """
+    if logger not in (None, True) and getattr(logger, "class_path", None) != _LOGGER:
+        wanted = getattr(logger, "class_path", logger)
+        raise ValueError(
+            f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
+            "for it has no other place; leave the option out"
         )
 
 

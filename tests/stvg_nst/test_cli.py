@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
-from stvg_nst.cli import CertifyCLI, finished_run
+from stvg_nst.cli import CertifyCLI, RunCLI, finished_run
 from stvg_nst.tuning import ZeroShot
 
 
@@ -42,6 +44,20 @@ def test_an_unfinished_run_is_refused(run: Path, missing: str) -> None:
     (run / missing).unlink()
     with pytest.raises(FileNotFoundError, match=re.escape(f"there is no '{run / missing}'; fit first")):
         finished_run(run)
+
+
+@pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CSVLogger")])
+def test_another_dashboard_is_refused_and_not_ignored(logger: Any) -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
+    with pytest.raises(ValueError, match=r"--trainer\.logger (False|.*CSVLogger): a run's dashboard is TensorBoard's"):
+        RunCLI.before_instantiate_classes(cli)
+
+
+@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")])
+def test_the_dashboard_lies_in_the_folder_of_the_run(logger: Any) -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
+    RunCLI.before_instantiate_classes(cli)
+    assert cli.config.fit.trainer.logger.init_args.save_dir == "runs/a"
 
 
 def test_a_run_of_another_tuner_has_nothing_to_certify() -> None:
