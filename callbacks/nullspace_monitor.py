@@ -27,7 +27,8 @@ class NullSpaceMonitor(lightning.Callback):
     after unscaling and before clipping. After each validation: the gates' histograms over clips and layers, by quality
     (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by a clip's mean over the
     layers (``gates/auroc``) and by layer (``gate_auroc/...``) unless one router serves them all. In distributed runs
-    these are the values of rank 0.
+    these are the values of rank 0. Where clips are shown in two passes, the gates are those of the second, and a batch
+    of which it lacks a clip (one of a single frame) is left out.
 
     Args:
         every_n_steps: optimiser steps between two entries.
@@ -74,7 +75,7 @@ class NullSpaceMonitor(lightning.Callback):
             return
         diagnostics = grounding_module(pl_module).tuner.diagnostics()
         gates = {name.removeprefix("gate/"): value for name, value in diagnostics.items() if name.startswith("gate/")}
-        if not gates:
+        if any(len(gate) != len(batch.clips) for gate in gates.values()) or not gates:
             return
         for layer, gate in gates.items():
             self._gates[layer].append(gate.cpu())

@@ -56,6 +56,15 @@ def test_a_gate_without_a_router_is_scored_as_it_is(run: Any) -> None:
     assert run.events().Scalars("gates/auroc")[0].value == 1.0
 
 
+def test_a_pass_that_lacks_a_clip_is_left_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two passes does, where a clip has one frame."""
+    monkeypatch.setattr(
+        type(run.module.tuner), "diagnostics", lambda tuner: {"gate/decoder.0": torch.full((len(tuner.last) - 1,), 0.5)}
+    )
+    run.fit(NullSpaceMonitor(every_n_steps=1000))
+    assert not [tag for tag in run.events().Tags()["scalars"] if tag.startswith("gates/")]
+
+
 def test_separation_by_hand() -> None:
     qualities = torch.tensor([0, 1, 0, 1])
     verdict = torch.tensor([0.2, 0.3, 0.4, 0.9])  # of the four pairs of HQ and LQ, three are in order
