@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
@@ -58,6 +58,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
     """
+
+    renders_videos: ClassVar[bool] = False
+    """Whether the version in the provenance stands for the videos, because they are rendered by it."""
 
     def __init__(
         self,
@@ -234,11 +237,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
         cache = FeatureCache(self.cache_folder(split), self.cache_provenance(split))
-        cache.require(self._version_key(split, version) for version in self.versions(split))
+        shown = ((self.records[split][version.index], version.degradation) for version in self.versions(split))
+        clips = {feature_key(record.clip_id, made): self._frames_of(split, record) for record, made in shown}
+        cache.require(clips, need_notes=not self.renders_videos)
         return cache
-
-    def _version_key(self, split: Split, version: Draw) -> str:
-        return feature_key(self.records[split][version.index].clip_id, version.degradation)
 
     @property
     def cached_backbones(self) -> str | None:
@@ -277,9 +279,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if self.open_cache(split).backbones == backbones:
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
-        versions = self.versions(split)
+        versions, source = self.versions(split), self.pixel_source(split)
         loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), self.pixel_source(split), None),
+            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None),
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
@@ -292,10 +294,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
+                    version = versions[len(writer)]
+                    record = self.records[split][version.index]
                     writer.add_features(
-                        self._version_key(split, versions[len(writer)]),
+                        feature_key(record.clip_id, version.degradation),
                         features.appearance[row, :length, :, :rows, :columns],
                         features.motion[row, :length, :, :rows, :columns],
+                        clip=self._frames_of(split, record),
+                        video_bytes=source.video_bytes(record),
                     )
         return folder
 
@@ -317,9 +323,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def frames_of_clips(self, split: Split) -> tuple[FramesOfClip, ...]:
         """What a cache of the split must hold, each clip once."""
-        choose = self.frame_choice(split)
         clips = {record.clip_id: record for record in self.records[split]}
-        return tuple(FramesOfClip(r.clip_id, r.video, choose(r), r.size) for r in clips.values())
+        return tuple(self._frames_of(split, record) for record in clips.values())
+
+    def _frames_of(self, split: Split, record: Record) -> FramesOfClip:
+        return FramesOfClip(record.clip_id, record.video, self.frame_choice(split)(record), record.size)
 
     def build_frames(
         self, split: Split, clips: Sequence[FramesOfClip], *, workers: int, progress: Callable[[int], None]

@@ -113,6 +113,10 @@ class DegradedFiles:
         """Whether the files have the very pixels that degrading on the fly makes."""
         return self.manifest.encoding == LOSSLESS
 
+    def source_bytes(self, clip_id: str) -> int:
+        """Size of the video that a clip, which must be there, was made from."""
+        return self._clips[clip_id].source_bytes
+
     def check(self, dataset: str, benchmark_seed: int, kernels: Kernels, clip_ids: Iterable[str]) -> None:
         """Raises CacheError unless the files are the LQ clips of this benchmark, and all of them are there."""
         found = (self.manifest.dataset, self.manifest.degradations, self.manifest.benchmark_seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.array_store import ArrayStore, ArrayWriter, CacheKind
+from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.frames import FramesOfClip
 from stvg_nst.types import BackboneFeatures, Degradation
 
 # Half precision: half the bytes, and a relative error of at most 5e-4.
@@ -35,9 +36,17 @@ class FeatureWriter(ArrayWriter):
     def __init__(self, folder: Path, provenance: Mapping[str, Any], backbones: str) -> None:
         super().__init__(_FEATURES, folder, provenance, backbones=backbones)
 
-    def add_features(self, key: str, appearance: Tensor, motion: Tensor) -> None:
-        """Appends (T, C_a, h, w) and (T, C_m, h, w)."""
-        self.add(key, [x.detach().to("cpu", torch.float16).numpy() for x in (appearance, motion)])
+    def add_features(
+        self, key: str, appearance: Tensor, motion: Tensor, *, clip: FramesOfClip, video_bytes: int
+    ) -> None:
+        """Appends (T, C_a, h, w) and (T, C_m, h, w), and notes what they are of.
+
+        Args:
+            clip: whose T frames they are.
+            video_bytes: size of the video that these were decoded from.
+        """
+        arrays = [x.detach().to("cpu", torch.float16).numpy() for x in (appearance, motion)]
+        self.add(key, arrays, frame_ids=clip.frame_ids, size=clip.size, video_bytes=video_bytes)
 
 
 class FeatureCache:
@@ -52,6 +61,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        self._folder = folder
         self._arrays = ArrayStore(_FEATURES, folder, provenance)
         self.backbones: str = self._arrays.header["backbones"]
 
@@ -61,13 +71,29 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def require(self, keys: Iterable[str]) -> None:
-        """Refuse, before any work is done, a cache that lacks some of ``keys``.
+    def require(self, clips: Mapping[str, FramesOfClip], *, need_notes: bool) -> None:
+        """Refuse, before any work is done, a cache that does not serve.
+
+        Args:
+            clips: what is shown, by key.
+            need_notes: refuse features that do not say what they are of, as those of older caches do not.
 
         Raises:
-            CacheError: it does.
+            CacheError: a key is absent, or its features are of other frames, of a video that has changed since, or do
+                not say of which.
         """
-        self._arrays.require(keys)
+        self._arrays.require(clips)
+        for key, clip in clips.items():
+            note = self._arrays.rows[key]
+            if "video_bytes" in note:
+                what = clip.unlike(note)
+            else:
+                what = "features, of an unknown video," if need_notes else None
+            if what is not None:
+                raise CacheError(
+                    f"the {_FEATURES.name} '{self._folder}' has {what} of '{clip.clip_id}'; "
+                    f"{_FEATURES.remedy(self._folder)}"
+                )
 
     def read(self, key: str) -> BackboneFeatures:
         """Float32 features with B = 1.

@@ -47,6 +47,20 @@ class FramesOfClip:
     def num_bytes(self) -> int:
         return 3 * len(self.frame_ids) * math.prod(self.size)
 
+    def unlike(self, note: Mapping[str, Any]) -> str | None:
+        """What a cache holds of the clip instead of these frames, in words; ``None`` where it holds them.
+
+        A video may be gone, as long as it is not another one.
+
+        Args:
+            note: ``frame_ids``, ``size`` and ``video_bytes`` of what was cached.
+        """
+        if [list(self.frame_ids), list(self.size)] != [note["frame_ids"], note["size"]]:
+            return "other frames"
+        if self.video.is_file() and self.video.stat().st_size != note["video_bytes"]:
+            return f"the frames of another '{self.video}'"
+        return None
+
 
 class FrameCache:
     """Reads the frames of clips, whichever shard they are in.
@@ -104,12 +118,14 @@ class FrameCache:
         rows = [row_of[frame_id] for frame_id in frame_ids]
         return frames if len(rows) == len(frames) else frames[rows]
 
+    def video_bytes(self, clip_id: str) -> int:
+        """Size of the video that the frames of a clip, which must be there, were decoded from."""
+        num_bytes: int = self._shard_of[clip_id].rows[clip_id]["video_bytes"]
+        return num_bytes
+
     def _holds(self, clip: FramesOfClip) -> bool:
-        row = self._shard_of[clip.clip_id].rows[clip.clip_id]
-        expected, found = [list(clip.frame_ids), list(clip.size)], [row["frame_ids"], row["size"]]
-        # A video may be gone, as long as it is not another one.
-        if expected != found or (clip.video.is_file() and clip.video.stat().st_size != row["video_bytes"]):
-            what = "other frames" if expected != found else f"the frames of another '{clip.video}'"
+        what = clip.unlike(self._shard_of[clip.clip_id].rows[clip.clip_id])
+        if what is not None:
             raise CacheError(
                 f"the {_FRAMES.name} '{self._folder}' has {what} of '{clip.clip_id}'; {_FRAMES.remedy(self._folder)}"
             )

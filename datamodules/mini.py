@@ -42,6 +42,8 @@ class MiniSTVG(STVGDataModule):
             given. A smaller number makes a quick run, whose results compare with no other.
     """
 
+    renders_videos = True
+
     def __init__(
         self,
         root: Path = Path("data"),

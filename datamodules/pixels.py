@@ -36,3 +36,15 @@ class PixelSource:
         else:
             clean = read_frames(record.video, frame_ids, expected_size=record.size)
         return clean if degradation is None else degrade(clean, degradation)
+
+    def video_bytes(self, record: Record) -> int:
+        """Size of the video that the record's frames come from in the end; it may be gone where others stand in.
+
+        Raises:
+            FileNotFoundError: it is gone, and nothing stands in.
+        """
+        if self.frames is not None:
+            return self.frames.video_bytes(record.clip_id)
+        if self.degraded is not None and not record.video.is_file():
+            return self.degraded.source_bytes(record.clip_id)
+        return record.video.stat().st_size

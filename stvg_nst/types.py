@@ -184,8 +184,8 @@ class Clip:
             raise ValueError(f"frames of clip '{name}' must be ({length}, 3, H, W), got {tuple(self.frames.shape)}")
         if self.features is not None and (held := self.features.appearance.shape[1]) != length:
             raise ValueError(
-                f"clip '{name}' has {length} sampled frames, but its cached features are of {held}: they were made of "
-                "another video or of other frames; delete the cache, and build it again with `python -m stvg_nst cache`"
+                f"clip '{name}' has {length} sampled frames, but its cached features are of {held}: its annotation has "
+                "changed since; delete the cache, and build it again with `python -m stvg_nst cache`"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,6 +156,17 @@ def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, t
     assert (folder / "features.bin").stat().st_mtime_ns == before
     with pytest.raises(CacheError, match="other backbones"):
         data.build_cache("val", encode, "others")
+
+
+def test_a_cache_from_before_it_noted_the_videos_serves_rendered_ones(root: Path, tmp_path: Path) -> None:
+    data = mini(root, variants=1, features=tmp_path)
+    index = data.build_cache("test", encode, "backbones") / "index.json"
+    content = json.loads(index.read_text())
+    for row in content["rows"].values():
+        for name in ("frame_ids", "size", "video_bytes"):
+            del row[name]
+    index.write_text(json.dumps(content))
+    assert all(batch.features is not None for batch in batches(data, "test"))
 
 
 def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,15 @@ import torch
 
 from datamodules.array_store import CacheError
 from datamodules.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.frames import FramesOfClip
 from stvg_nst.types import Degradation
 
 PROVENANCE = {"dataset": "toy", "clips": 2, "sizes": (1, 2)}
+VIDEO = FramesOfClip("clip", Path("nowhere.mp4"), (0, 4, 8), (9, 16))
+
+
+def add(writer: FeatureWriter, key: str, appearance: torch.Tensor, motion: torch.Tensor) -> None:
+    writer.add_features(key, appearance, motion, clip=VIDEO, video_bytes=5)
 
 
 @pytest.fixture
@@ -19,7 +26,7 @@ def cache(tmp_path: Path) -> Path:
     with FeatureWriter(folder, PROVENANCE, "backbones") as writer:
         for index, (frames, rows) in enumerate(((3, 4), (5, 2))):
             features = torch.randn(frames, 6, rows, 3, generator=generator)
-            writer.add_features(f"clip-{index}|HQ", features, features[:, :2])
+            add(writer, f"clip-{index}|HQ", features, features[:, :2])
     return folder
 
 
@@ -75,7 +82,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         features = torch.zeros(1, 1, 1, 1)
         with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
-            writer.add_features("clip-0|HQ", features, features)
+            add(writer, "clip-0|HQ", features, features)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -90,7 +97,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "write_text", full)
     features = torch.zeros(1, 1, 1, 1)
     with pytest.raises(OSError, match="No space left"), FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
-        writer.add_features("clip-0|HQ", features, features)
+        add(writer, "clip-0|HQ", features, features)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +107,7 @@ def test_a_cache_that_another_process_finished_first_stays(tmp_path: Path) -> No
     def slower() -> None:
         made = (FeatureWriter(tmp_path / "cache", PROVENANCE, "b") for _ in range(2))
         with next(made), next(made) as faster:  # the faster one is inside, and ends first
-            faster.add_features("clip-0|HQ", features, features)
+            add(faster, "clip-0|HQ", features, features)
 
     with pytest.raises(CacheError, match="cache' was finished by another process in the meantime; use it"):
         slower()
@@ -117,3 +124,19 @@ def test_keys_tell_qualities_kinds_severities_and_seeds_apart() -> None:
         Degradation("a", 1, 1),
     ]
     assert len({feature_key("clip", degradation) for degradation in degradations}) == 5
+
+
+def test_features_of_other_frames_or_another_video_are_refused(tmp_path: Path) -> None:
+    shown = replace(VIDEO, video=tmp_path / "a.mp4")
+    features = torch.zeros(3, 1, 1, 1)
+    with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+        add(writer, "clip|HQ", features, features)
+    cache = FeatureCache(tmp_path / "cache", PROVENANCE)
+    cache.require({"clip|HQ": shown}, need_notes=True)  # the video is gone
+    shown.video.write_bytes(b"5byte")
+    cache.require({"clip|HQ": shown}, need_notes=True)
+    with pytest.raises(CacheError, match="has other frames of 'clip'; delete"):
+        cache.require({"clip|HQ": replace(shown, frame_ids=(0, 4, 9))}, need_notes=True)
+    shown.video.write_bytes(b"6bytes")
+    with pytest.raises(CacheError, match=r"has the frames of another '.*a\.mp4' of 'clip'; delete .* stvg_nst cache`"):
+        cache.require({"clip|HQ": shown}, need_notes=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import torch
 from datamodules import HCSTVG
 from datamodules.annotated import AnnotationError, HCSTVGSource
 from datamodules.annotated.verify import verify
-from stvg_nst.types import Batch
+from datamodules.array_store import CacheError
+from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, write_clip
 
 TRAIN = {f"{i}_film{film:07d}.mp4": hcstvg_item() for i in range(2) for film in range(8)}
@@ -181,6 +184,67 @@ def test_version_2_is_found_under_both_names(tmp_path: Path) -> None:
 )
 def test_films_by_their_names(video: str, film: str) -> None:
     assert HCSTVGSource(Path("nowhere"), "v1").film(video) == film
+
+
+def encode(batch: Batch) -> BackboneFeatures:
+    assert batch.frames is not None
+    pixels = batch.frames[..., ::8, ::8]
+    return BackboneFeatures(pixels, pixels, torch.ones(len(batch), *pixels.shape[-2:], dtype=torch.bool))
+
+
+def test_features_of_another_root_or_of_a_replaced_video_are_refused(
+    hcstvg: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item()})
+    options = {"features": tmp_path / "features", "variants": 1}
+    folder = module(root, **options).build_cache("test", encode, "backbones")
+    module(root, **options).setup("test")
+
+    other = tmp_path / "other"
+    shutil.copytree(root / "annos", other / "annos")
+    for seed, name in enumerate(("a.mp4", "b.mp4")):
+        write_clip(other / "v1_video" / name, seed=seed + 5)
+    with pytest.raises(CacheError, match=r"features/test' has the frames of another '.*other/v1_video/a\.mp4' of 'a"):
+        module(other, **options).setup("test")
+
+    write_clip(root / "v1_video" / "b.mp4", num_frames=40)
+    for use in (
+        lambda data: data.setup("test"),
+        lambda data: data.build_cache("test", encode, "backbones"),
+        lambda data: data.evaluation_loader("test"),
+    ):
+        with pytest.raises(CacheError, match=rf"another '.*b\.mp4' of 'b\.mp4'; delete '{folder}' and build it again"):
+            use(module(root, **options))
+
+
+def test_features_outlive_the_videos(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    frames = {"frames": tmp_path / "frames"}
+    data = module(root, **frames)
+    data.setup_split("test")
+    data.build_frames("test", data.frames_of_clips("test"), workers=1, progress=lambda done: None)
+    (root / "v1_video" / "a.mp4").rename(tmp_path / "a.mp4")
+    options = {"features": tmp_path / "features", "variants": 1}
+    module(root, **frames, **options).build_cache("test", encode, "backbones")
+    module(root, **options).setup("test")
+    (tmp_path / "a.mp4").rename(root / "v1_video" / "a.mp4")
+    module(root, **options).setup("test")
+    write_clip(root / "v1_video" / "a.mp4", seed=7)
+    with pytest.raises(CacheError, match=r"another '.*a\.mp4' of 'a\.mp4'"):
+        module(root, **options).setup("test")
+
+
+def test_features_that_do_not_say_of_which_videos_are_refused(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    data = module(hcstvg(test={"a.mp4": hcstvg_item()}), features=tmp_path / "features", variants=1)
+    index = data.build_cache("test", encode, "backbones") / "index.json"
+    content = json.loads(index.read_text())
+    for row in content["rows"].values():
+        del row["video_bytes"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(
+        CacheError, match=r"has features, of an unknown video, of 'a\.mp4'; delete .* and build it again"
+    ):
+        data.setup("test")
 
 
 def test_the_real_clips_become_a_batch(shared: Path) -> None:
