@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Sampler
 from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
 from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
-from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
 from datamodules.features import FeatureCache, FeatureWriter, feature_key
@@ -127,9 +126,18 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         }
 
     def degradations(self) -> dict[str, Any]:
-        """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels."""
-        hashes = pixel_hashes() if self.degraded is None else dict(self.degraded.manifest.pixels)
-        if hashes != GOLDEN_HASHES:
+        """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
+
+        Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
+        ``None``.
+        """
+        if self.features is None:
+            origin = PixelSource(degraded=self.degraded).origin()
+        else:
+            cache = self.caches[self.evaluation_split]
+            assert cache is not None
+            origin = cache.origin
+        if origin.golden is False:
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
                 "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
@@ -138,9 +146,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return {
             "version": version_name(self.plan.kernels),
             "benchmark_seed": self.plan.benchmark_seed,
-            "source": "on the fly" if self.degraded is None else f"files, {self.degraded.manifest.encoding}",
-            "pixels": hashes,
-            "golden": hashes == GOLDEN_HASHES,
+            "source": origin.source,
+            "pixels": origin.hashes,
+            "golden": origin.golden,
         }
 
     def conditions(self, stage: str) -> Conditions:
@@ -288,7 +296,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             collate_fn=collate,
             worker_init_fn=limit_threads,
         )
-        with FeatureWriter(folder, self.cache_provenance(split), backbones) as writer:
+        with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
             for batch in rich.progress.track(loader, description=f"encoding {split}"):
                 features = encode(batch)
                 for row, info in enumerate(batch.clips):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,6 +19,24 @@ GOLDEN_HASHES: dict[str, str] = {
     "low_light": "9190f8af826e1d085b26cde810da1ef3419af81e9fc796143253d7e1df224427",
     "resolution": "5f7b142f586507750a16716b35d1136d1e0d6f169b72455ed5055452f50c3f0d",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PixelOrigin:
+    """Where degraded pixels come from.
+
+    Args:
+        source: in words, such as ``on the fly``.
+        hashes: what :func:`pixel_hashes` says on the machine that made them; ``None`` where nobody has noted it.
+    """
+
+    source: str
+    hashes: Mapping[str, str] | None
+
+    @property
+    def golden(self) -> bool | None:
+        """Whether that machine makes the pixels of the version; ``None`` where it is not known."""
+        return None if self.hashes is None else self.hashes == GOLDEN_HASHES
 
 
 def pixel_hashes() -> dict[str, str]:

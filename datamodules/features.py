@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.degradation_pixels import PixelOrigin
 from datamodules.frames import FramesOfClip
 from stvg_nst.types import BackboneFeatures, Degradation
 
@@ -31,10 +33,11 @@ class FeatureWriter(ArrayWriter):
         folder: where the cache will stand; it must not exist.
         provenance: what the pixels depend on; a reader must ask for the same.
         backbones: fingerprint of the encoders.
+        origin: of the degraded pixels.
     """
 
-    def __init__(self, folder: Path, provenance: Mapping[str, Any], backbones: str) -> None:
-        super().__init__(_FEATURES, folder, provenance, backbones=backbones)
+    def __init__(self, folder: Path, provenance: Mapping[str, Any], backbones: str, origin: PixelOrigin) -> None:
+        super().__init__(_FEATURES, folder, provenance, backbones=backbones, origin=asdict(origin))
 
     def add_features(
         self, key: str, appearance: Tensor, motion: Tensor, *, clip: FramesOfClip, video_bytes: int
@@ -56,6 +59,10 @@ class FeatureCache:
         folder: written by :class:`FeatureWriter`.
         provenance: what the caller expects the pixels to depend on.
 
+    Attributes:
+        backbones: fingerprint of the encoders.
+        origin: of the degraded pixels, its hashes ``None`` in a cache from before they were noted.
+
     Raises:
         CacheError: the cache is absent, incomplete or has another provenance.
     """
@@ -64,6 +71,12 @@ class FeatureCache:
         self._folder = folder
         self._arrays = ArrayStore(_FEATURES, folder, provenance)
         self.backbones: str = self._arrays.header["backbones"]
+        noted = self._arrays.header.get("origin")
+        self.origin = (
+            PixelOrigin("cached features", None)
+            if noted is None
+            else PixelOrigin(f"cached features, {noted['source']}", noted["hashes"])
+        )
 
     def __contains__(self, key: str) -> bool:
         return key in self._arrays

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.degradation_pixels import PixelOrigin, pixel_hashes
 from datamodules.degradations import degrade
 from datamodules.degraded_files import DegradedFiles
 from datamodules.frames import FrameCache
@@ -36,6 +37,13 @@ class PixelSource:
         else:
             clean = read_frames(record.video, frame_ids, expected_size=record.size)
         return clean if degradation is None else degrade(clean, degradation)
+
+    def origin(self) -> PixelOrigin:
+        """What makes the degraded pixels: this machine, or the one that wrote the files."""
+        if self.degraded is None:
+            return PixelOrigin("on the fly", pixel_hashes())
+        manifest = self.degraded.manifest
+        return PixelOrigin(f"files, {manifest.encoding}", dict(manifest.pixels))
 
     def video_bytes(self, record: Record) -> int:
         """Size of the video that the record's frames come from in the end; it may be gone where others stand in.

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import MiniSTVG
+from datamodules import MiniSTVG, pixels
 from datamodules.array_store import CacheError
 from datamodules.clips import collate
+from datamodules.degradation_pixels import GOLDEN_HASHES
 from datamodules.degradations import DEGRADATIONS
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations
@@ -212,6 +213,29 @@ def test_results_tell_what_made_the_low_quality_clips(root: Path, caplog: pytest
     told = mini(root, benchmark_seed=4).degradations()
     assert (told["version"], told["benchmark_seed"], told["source"]) == ("D-1.0", 4, "on the fly")
     assert told["golden"] is ("golden" not in caplog.text) and set(told["pixels"]) == set(DEGRADATIONS)
+
+
+def test_results_of_cached_features_tell_of_the_machine_that_built_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built, told = {}, {}
+    for name, hashes in (("elsewhere", {"defocus": "rounded"}), ("here", GOLDEN_HASHES)):
+        monkeypatch.setattr(pixels, "pixel_hashes", lambda hashes=hashes: dict(hashes))
+        built[name] = mini(root, variants=1, features=tmp_path / name)
+        built[name].build_cache("test", encode, "backbones")
+    for name, data in built.items():
+        data.setup("test")
+        told[name] = data.degradations()
+        assert ("golden" in caplog.text) is (name == "elsewhere")
+        caplog.clear()
+    assert told["elsewhere"] == {
+        "version": "D-1.0",
+        "benchmark_seed": 0,
+        "source": "cached features, on the fly",
+        "pixels": {"defocus": "rounded"},
+        "golden": False,
+    }
+    assert told["here"] == {**told["elsewhere"], "pixels": GOLDEN_HASHES, "golden": True}
 
 
 def test_absolute_kernels_are_another_benchmark(root: Path) -> None:

@@ -119,6 +119,9 @@ def test_features_are_those_of_the_files(hcstvg: Callable[..., Path], tmp_path: 
     (batch,) = cached.test_dataloader()
     expected = shown(HCSTVG(root, degraded=folder, **OPTIONS))[..., ::8, ::8]
     torch.testing.assert_close(batch.features.appearance, expected, atol=2e-3, rtol=1e-3)
+    told = cached.degradations()
+    assert told["source"] == "cached features, files, H.264 at crf 30"
+    assert told["pixels"] == DegradedFiles(folder).manifest.pixels
 
 
 def test_files_of_another_benchmark_or_changed_ones_are_refused(hcstvg: Callable[..., Path], tmp_path: Path) -> None:

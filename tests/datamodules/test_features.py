@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import pytest
 import torch
 
 from datamodules.array_store import CacheError
+from datamodules.degradation_pixels import PixelOrigin
 from datamodules.features import FeatureCache, FeatureWriter, feature_key
 from datamodules.frames import FramesOfClip
 from stvg_nst.types import Degradation
 
 PROVENANCE = {"dataset": "toy", "clips": 2, "sizes": (1, 2)}
+ORIGIN = PixelOrigin("on the fly", {"blur": "0f"})
 VIDEO = FramesOfClip("clip", Path("nowhere.mp4"), (0, 4, 8), (9, 16))
 
 
@@ -23,7 +26,7 @@ def add(writer: FeatureWriter, key: str, appearance: torch.Tensor, motion: torch
 def cache(tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     generator = torch.Generator().manual_seed(0)
-    with FeatureWriter(folder, PROVENANCE, "backbones") as writer:
+    with FeatureWriter(folder, PROVENANCE, "backbones", ORIGIN) as writer:
         for index, (frames, rows) in enumerate(((3, 4), (5, 2))):
             features = torch.randn(frames, 6, rows, 3, generator=generator)
             add(writer, f"clip-{index}|HQ", features, features[:, :2])
@@ -37,6 +40,15 @@ def test_features_come_back_in_half_precision(cache: Path) -> None:
     torch.testing.assert_close(read.appearance[0], expected, rtol=5e-4, atol=1e-6)
     torch.testing.assert_close(read.motion[0], expected[:, :2], rtol=5e-4, atol=1e-6)
     assert read.cell_mask.shape == (1, 4, 3) and read.cell_mask.all()
+
+
+def test_the_pixels_are_those_of_the_machine_that_built_it(cache: Path) -> None:
+    assert FeatureCache(cache, PROVENANCE).origin == PixelOrigin("cached features, on the fly", {"blur": "0f"})
+    content = json.loads((cache / "index.json").read_text())
+    del content["origin"]
+    (cache / "index.json").write_text(json.dumps(content))  # as it was before the pixels were noted
+    unknown = FeatureCache(cache, PROVENANCE).origin
+    assert unknown == PixelOrigin("cached features", None) and unknown.golden is None
 
 
 def test_clips_may_differ_in_length_and_size(cache: Path) -> None:
@@ -81,7 +93,7 @@ def test_an_absent_key_and_an_absent_cache_say_what_to_do(cache: Path, tmp_path:
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         features = torch.zeros(1, 1, 1, 1)
-        with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+        with FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) as writer:
             add(writer, "clip-0|HQ", features, features)
             raise KeyboardInterrupt
 
@@ -96,7 +108,10 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Path, "write_text", full)
     features = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(OSError, match="No space left"), FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) as writer,
+    ):
         add(writer, "clip-0|HQ", features, features)
     assert list(tmp_path.iterdir()) == []
 
@@ -105,7 +120,7 @@ def test_a_cache_that_another_process_finished_first_stays(tmp_path: Path) -> No
     features = torch.zeros(1, 1, 1, 1)
 
     def slower() -> None:
-        made = (FeatureWriter(tmp_path / "cache", PROVENANCE, "b") for _ in range(2))
+        made = (FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) for _ in range(2))
         with next(made), next(made) as faster:  # the faster one is inside, and ends first
             add(faster, "clip-0|HQ", features, features)
 
@@ -129,7 +144,7 @@ def test_keys_tell_qualities_kinds_severities_and_seeds_apart() -> None:
 def test_features_of_other_frames_or_another_video_are_refused(tmp_path: Path) -> None:
     shown = replace(VIDEO, video=tmp_path / "a.mp4")
     features = torch.zeros(3, 1, 1, 1)
-    with FeatureWriter(tmp_path / "cache", PROVENANCE, "b") as writer:
+    with FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) as writer:
         add(writer, "clip|HQ", features, features)
     cache = FeatureCache(tmp_path / "cache", PROVENANCE)
     cache.require({"clip|HQ": shown}, need_notes=True)  # the video is gone
