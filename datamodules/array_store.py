@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -9,10 +10,11 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -49,6 +51,9 @@ class CacheKind:
 class ArrayWriter:
     """Writes arrays into a temporary folder that takes its final name when all have been written.
 
+    What a killed process has left of the same folder goes first. Its writer held a lock on the data file, which ended
+    with it; where a file system has no locks, nothing goes.
+
     Args:
         kind: of cache.
         folder: where it will stand; it must not exist.
@@ -63,8 +68,15 @@ class ArrayWriter:
 
     def __enter__(self) -> Self:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in self._folder.parent.glob(f".{self._folder.name}.*/{self._kind.data_file}"):
+            if _is_abandoned(left_behind):
+                shutil.rmtree(left_behind.parent, ignore_errors=True)  # another may remove it too
         self._temporary = Path(tempfile.mkdtemp(prefix=f".{self._folder.name}.", dir=self._folder.parent))
-        self._data = open(self._temporary / self._kind.data_file, "wb")
+        # Locked before it has the name that others look for, so that none finds it without its lock.
+        self._data = open(self._temporary / "locking", "wb")
+        with suppress(OSError):
+            _lock(self._data)
+        os.rename(self._data.name, self._temporary / self._kind.data_file)
         return self
 
     def __len__(self) -> int:
@@ -86,10 +98,11 @@ class ArrayWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._data.close()  # writes what is left, and so fails where the disk is full
-            if kind is None:
-                (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
-                self._take_name()
+            with self._data:  # and so its lock, until the folder has its name
+                self._data.flush()  # fails where the disk is full
+                if kind is None:
+                    (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
+                    self._take_name()
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)  # it is not there any more where it took its name
 
@@ -103,6 +116,21 @@ class ArrayWriter:
                 f"'{self._folder}' was finished by another process in the meantime; use it, or "
                 f"{self._kind.remedy(self._folder)}"
             ) from error
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Raises OSError where another holds the lock, or the file system has none."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_abandoned(data_file: Path) -> bool:
+    """Whether no process writes it any more, as far as locks can tell."""
+    try:
+        with open(data_file, "r+b") as file:  # some network file systems lock only what is open for writing
+            _lock(file)
+    except OSError:
+        return False
+    return True
 
 
 class ArrayStore:

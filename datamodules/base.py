@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
+import rich
 import rich.progress
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -19,7 +20,8 @@ from datamodules.augmentation import Augmentation
 from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
-from datamodules.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.disk_room import check_room, room_words
+from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
@@ -275,11 +277,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def build_cache(self, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str) -> Path:
         """Decodes, degrades and encodes every version of the split's clips, and stores the features.
 
-        A cache that stands already and was made from the same is kept.
+        A cache that stands already and was made from the same is kept. It is of one piece: one that is not finished is
+        begun anew. Its size is told as soon as the first version is encoded, for that of all.
 
         Args:
             encode: the frozen visual encoders.
             backbones: their fingerprint.
+
+        Raises:
+            CacheError: one stands already, but was made from something else.
+            OSError: there is not room enough.
         """
         self.setup_split(split)
         folder = self.cache_folder(split)
@@ -302,12 +309,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 for row, info in enumerate(batch.clips):
                     length = len(info.frame_ids)
                     rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
+                    appearance = features.appearance[row, :length, :, :rows, :columns]
+                    motion = features.motion[row, :length, :, :rows, :columns]
+                    if not len(writer):
+                        _require_room(split, folder, len(versions), feature_bytes(appearance, motion))
                     version = versions[len(writer)]
                     record = self.records[split][version.index]
                     writer.add_features(
                         feature_key(record.clip_id, version.degradation),
-                        features.appearance[row, :length, :, :rows, :columns],
-                        features.motion[row, :length, :, :rows, :columns],
+                        appearance,
+                        motion,
                         clip=self._frames_of(split, record),
                         video_bytes=source.video_bytes(record),
                     )
@@ -425,3 +436,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             worker_init_fn=limit_threads,
             drop_last=split == "train",
         )
+
+
+def _require_room(split: Split, folder: Path, num_versions: int, bytes_of_first: int) -> None:
+    """Says how much a cache of features will take, were all versions like the first, and refuses what does not fit."""
+    num_bytes = num_versions * bytes_of_first
+    line = f"{split}: {num_versions:,} versions of clips to write: about {room_words(num_bytes, folder)}"
+    rich.get_console().print(line, soft_wrap=True, markup=False, highlight=False)
+    check_room(num_bytes, folder)

@@ -20,6 +20,11 @@ from stvg_nst.types import BackboneFeatures, Degradation
 _FEATURES = CacheKind("feature cache", "features.bin", "<f2", "python -m stvg_nst cache", "features")
 
 
+def feature_bytes(appearance: Tensor, motion: Tensor) -> int:
+    """What the features of one version of a clip take in a cache."""
+    return np.dtype(_FEATURES.dtype).itemsize * (appearance.numel() + motion.numel())
+
+
 def feature_key(clip_id: str, degradation: Degradation | None) -> str:
     """Names one version of a clip's pixels."""
     version = "HQ" if degradation is None else f"{degradation}:{degradation.seed}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 import jsonargparse
 from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +16,7 @@ from datamodules.annotated import open_source
 from datamodules.base import Split, STVGDataModule
 from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
 from datamodules.degrade_dataset import DegradedCopy
+from datamodules.disk_room import check_room, room_words
 from stvg_nst.cores import granted_cores
 from stvg_nst.types import Kernels
 
@@ -57,10 +56,13 @@ def _degrade(options: argparse.Namespace) -> int:
             console, "warning: H.264 at a crf is lossy; results on these files are named so and compare with no others"
         )
     num_bytes = copy.estimate()
-    _say(console, f"{len(copy.missing):,} of {len(copy.clips):,} clips to write: about {_room(num_bytes, options.out)}")
+    _say(
+        console,
+        f"{len(copy.missing):,} of {len(copy.clips):,} clips to write: about {room_words(num_bytes, options.out)}",
+    )
     if options.estimate:
         return 0
-    _check_room(num_bytes, options.out)
+    check_room(num_bytes, options.out)
     with progress_bar() as bar:
         clips = bar.add_task("degrading", total=len(copy.clips))
         failures = copy.write(
@@ -100,10 +102,10 @@ def _cache(data: STVGDataModule, split: Split, workers: int, *, only_estimate: b
     clips = data.frames_of_clips(split)
     missing = data.open_frames(split).missing(clips)
     num_bytes = sum(clip.num_bytes for clip in missing)
-    _say(Console(), f"{split}: {len(missing):,} of {len(clips):,} clips to write: {_room(num_bytes, folder)}")
+    _say(Console(), f"{split}: {len(missing):,} of {len(clips):,} clips to write: {room_words(num_bytes, folder)}")
     if only_estimate or not missing:
         return
-    _check_room(num_bytes, folder)
+    check_room(num_bytes, folder)
     with progress_bar() as bar:
         task = bar.add_task(f"decoding {split}", total=len(missing))
         data.build_frames(split, missing, workers=workers, progress=lambda done: bar.update(task, completed=done))
@@ -120,19 +122,3 @@ def _failure_table(failures: Mapping[str, str]) -> Table:
     for clip_id, cause in failures.items():
         table.add_row(escape(clip_id), escape(cause))
     return table
-
-
-def _room(num_bytes: int, folder: Path) -> str:
-    return f"{decimal(num_bytes)} in '{folder}', where {decimal(_free_bytes(folder))} are free"
-
-
-def _check_room(num_bytes: int, folder: Path) -> None:
-    free = _free_bytes(folder)
-    if num_bytes > free:
-        raise OSError(f"'{folder}' needs {decimal(num_bytes)}, but has {decimal(free)}; choose another disk")
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import MiniSTVG, pixels
+from datamodules import MiniSTVG, disk_room, pixels
 from datamodules.array_store import CacheError
 from datamodules.clips import collate
 from datamodules.degradation_pixels import GOLDEN_HASHES
@@ -168,6 +168,21 @@ def test_a_cache_from_before_it_noted_the_videos_serves_rendered_ones(root: Path
             del row[name]
     index.write_text(json.dumps(content))
     assert all(batch.features is not None for batch in batches(data, "test"))
+
+
+def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    num_bytes = 4 * 2 * 16 * 4 * 2 * 2  # versions, bytes, frames, channels of both encoders, cells
+    data = mini(root, variants=1, features=tmp_path)
+    monkeypatch.setattr(disk_room, "free_bytes", lambda folder: num_bytes - 1)
+    with pytest.raises(OSError, match=r"test' needs 2\.0 kB, but has 2\.0 kB; choose another disk"):
+        data.build_cache("test", encode, "backbones")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(disk_room, "free_bytes", lambda folder: num_bytes)
+    folder = data.build_cache("test", encode, "backbones")
+    assert (folder / "features.bin").stat().st_size == num_bytes
+    assert f"test: 4 versions of clips to write: about 2.0 kB in '{folder}', where 2.0 kB" in capsys.readouterr().out
 
 
 def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import pixel_commands
+from datamodules import disk_room
 from stvg_nst import __main__ as root_module
 from tests.datamodules.published import hcstvg_item
 
@@ -101,7 +101,7 @@ def test_nothing_is_written_where_there_is_no_room(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pixel_commands, "_free_bytes", lambda folder: 10)
+    monkeypatch.setattr(disk_room, "free_bytes", lambda folder: 10)
     root = hcstvg(test={"a.mp4": hcstvg_item()})
     assert data("degrade", "hcstvg_v1", root, tmp_path / "lq", "--split", "test") == 1
     assert "choose another disk" in capsys.readouterr().err and not (tmp_path / "lq").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules import array_store
 from datamodules.array_store import CacheError
 from datamodules.degradation_pixels import PixelOrigin
 from datamodules.features import FeatureCache, FeatureWriter, feature_key
@@ -128,6 +129,47 @@ def test_a_cache_that_another_process_finished_first_stays(tmp_path: Path) -> No
         slower()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert "clip-0|HQ" in FeatureCache(tmp_path / "cache", PROVENANCE)
+
+
+def test_what_a_killed_process_left_goes_and_what_a_live_one_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = torch.zeros(1, 1, 1, 1)
+    abandoned = []
+
+    def look(path: Path, text: str) -> None:  # while the last of the files is written
+        abandoned.append(array_store._is_abandoned(path.parent / "features.bin"))
+        path.write_bytes(text.encode())
+
+    monkeypatch.setattr(Path, "write_text", look)
+    left, other = tmp_path / ".cache.left", tmp_path / ".cache-benchmark1.left"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "features.bin").write_bytes(b"half a cac")
+    with FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) as live:
+        assert not left.exists() and other.exists()
+        with (
+            pytest.raises(KeyboardInterrupt),
+            FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN),
+        ):
+            raise KeyboardInterrupt
+        add(live, "clip-0|HQ", features, features)
+    assert abandoned == [False]
+    assert FeatureCache(tmp_path / "cache", PROVENANCE).read("clip-0|HQ").appearance.shape == (1, 1, 1, 1, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", other.name}
+
+
+def test_where_files_cannot_be_locked_nothing_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_locks(file: object, operation: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(array_store.fcntl, "flock", without_locks)
+    (tmp_path / ".cache.left").mkdir()
+    (tmp_path / ".cache.left" / "features.bin").touch()
+    features = torch.zeros(1, 1, 1, 1)
+    with FeatureWriter(tmp_path / "cache", PROVENANCE, "b", ORIGIN) as writer:
+        add(writer, "clip-0|HQ", features, features)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", ".cache.left"}
 
 
 def test_keys_tell_qualities_kinds_severities_and_seeds_apart() -> None:

@@ -1,0 +1,27 @@
+"""How much room something takes on a disk, told and checked before it is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rich.filesize import decimal
+
+
+def room_words(num_bytes: int, folder: Path) -> str:
+    """Such as ``44.2 MB in 'data/frames', where 1.5 GB are free``; the folder need not be there yet."""
+    return f"{decimal(num_bytes)} in '{folder}', where {decimal(free_bytes(folder))} are free"
+
+
+def check_room(num_bytes: int, folder: Path) -> None:
+    """Raises OSError where so much does not fit into a folder."""
+    free = free_bytes(folder)
+    if num_bytes > free:
+        raise OSError(f"'{folder}' needs {decimal(num_bytes)}, but has {decimal(free)}; choose another disk")
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk that a folder, which need not be there yet, lies on."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
