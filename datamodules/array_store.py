@@ -174,6 +174,11 @@ class ArrayStore:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def largest_row_bytes(self) -> int:
+        """Of the key with most bytes, 0 where there is none."""
+        return max((self._num_bytes(row) for row in self.rows.values()), default=0)
+
     def require(self, keys: Iterable[str]) -> None:
         """Raises CacheError where some of ``keys`` are absent."""
         lacking = [key for key in keys if key not in self.rows]

@@ -34,6 +34,11 @@ from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Qua
 
 Split = Literal["train", "val", "test"]
 
+# Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
+# millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
+# single precision, takes 0.15 to 0.56 s, for which the network would have to wait.
+_READ_AT_ONCE_BYTES = 4 * 2**20
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +49,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         num_frames: frames sampled of each clip.
         batch_size: clips of a training batch on each device.
         eval_batch_size: clips of a validation or test batch on each device.
-        num_workers: loader processes; 0 loads in the main process.
+        num_workers: loader processes; 0 loads in the main process, as are small cached features whatever it says.
         benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
         seed: of the run: order, qualities and degradations of training.
         mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained.
@@ -416,15 +421,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = EvaluationSampler(draws)
-        # Cached features are read faster than a worker could hand them over.
-        workers = 0 if self.caches[split] is not None else self.num_workers
+        cache = self.caches[split]
+        at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
+        workers = 0 if at_once else self.num_workers
         return DataLoader(
             ClipDataset(
                 self.records[split],
                 self.frame_choice(split),
                 self.resize(),
                 self._source(split),
-                self.caches[split],
+                cache,
                 self.augmentation(),
             ),
             batch_size=batch_size,

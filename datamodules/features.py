@@ -89,6 +89,11 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._arrays)
 
+    @property
+    def largest_version_bytes(self) -> int:
+        """On disk, of the version of a clip that takes most."""
+        return self._arrays.largest_row_bytes
+
     def require(self, clips: Mapping[str, FramesOfClip], *, need_notes: bool) -> None:
         """Refuse, before any work is done, a cache that does not serve.
 

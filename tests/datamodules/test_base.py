@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import MiniSTVG, disk_room, pixels
+from datamodules import MiniSTVG, base, disk_room, pixels
 from datamodules.array_store import CacheError
 from datamodules.clips import collate
 from datamodules.degradation_pixels import GOLDEN_HASHES
@@ -168,6 +169,24 @@ def test_a_cache_from_before_it_noted_the_videos_serves_rendered_ones(root: Path
             del row[name]
     index.write_text(json.dumps(content))
     assert all(batch.features is not None for batch in batches(data, "test"))
+
+
+def test_large_cached_features_are_read_by_the_workers(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mini(root, variants=1, features=tmp_path).build_cache("test", encode, "backbones")
+    data = mini(root, variants=1, features=tmp_path, num_workers=2)
+    data.setup("test")
+    small = data.test_dataloader()
+    row = (folder / "features.bin").stat().st_size // 4
+    for limit, workers in ((row, 0), (row - 1, 2)):
+        monkeypatch.setattr(base, "_READ_AT_ONCE_BYTES", limit)
+        large = data.test_dataloader()
+        assert (small.num_workers, large.num_workers) == (0, workers)
+    pickled = pickle.loads(pickle.dumps(large.dataset))  # as a spawned loader process gets it
+    for (helped, batch), draw in zip(zip(large, small, strict=True), list(small.sampler)[::16], strict=True):
+        assert torch.equal(helped.features.appearance, batch.features.appearance) and helped.queries == batch.queries
+        assert torch.equal(pickled[draw].features.appearance, batch.features.appearance[:1])
 
 
 def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
