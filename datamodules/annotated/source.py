@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -83,7 +84,7 @@ class AnnotatedSource(ABC):
         if self._videos is None:
             self._videos = {}
             for folder in self._video_folders():
-                for path in sorted(folder.rglob("*")):
+                for path in _files_below(folder):
                     if path.suffix.lower() in _VIDEO_SUFFIXES:
                         self._videos.setdefault(self._video_key(path), path)
         return self._videos.get(name, self.video_folder / self._video_name(name))
@@ -206,7 +207,8 @@ class VidSTGSource(AnnotatedSource):
     def trajectory_file(self, video: str) -> Path:
         """VidOR's annotation of a video, wherever it lies below ``bbox_annos``."""
         if self._trajectories is None:
-            self._trajectories = {path.stem: path for path in sorted((self.root / "bbox_annos").rglob("*.json"))}
+            files = _files_below(self.root / "bbox_annos")
+            self._trajectories = {path.stem: path for path in files if path.suffix == ".json"}
         return self._trajectories.get(video, self.root / "bbox_annos" / f"{video}.json")
 
     def _read_trajectories(self, video: str) -> Document | AnnotationError:
@@ -246,6 +248,24 @@ def sentence_counts(annotations: Sequence[Annotation]) -> tuple[int, int]:
     counts: Counter[SentenceType] = Counter(annotation.sentence_type for annotation in annotations)
     declarative, interrogative = (counts[sentence_type] for sentence_type in SENTENCE_TYPES)
     return declarative, interrogative
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files at any depth below a folder, sorted; linked folders are entered, but no folder twice.
+
+    Neither ``Path.rglob``, which enters no link, nor a walk that follows one back to a folder above it would do.
+    """
+    files: list[Path] = []
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()  # of several ways to a folder, always the same one
+        files += [Path(place, name) for name in names]
+    return sorted(files)
 
 
 def _counted(counts: tuple[int, int], faulty: int = 0) -> str:
