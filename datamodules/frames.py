@@ -7,9 +7,11 @@ without the cache.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,21 +151,43 @@ def write_frames(
 
     Raises:
         VideoDecodeError: a video cannot be read.
+        CacheError: another process writes to the folder.
+        OSError: the disk is full, for instance.
     """
-    first = 1 + max((int(shard.name) for shard in _shard_folders(folder)), default=-1)
-    tasks = [
-        _Shard(folder / f"{first + index:05d}", dict(provenance), shard)
-        for index, shard in enumerate(_in_shards(clips, _SHARD_BYTES))
-    ]
-    longest = max((len(task.clips) for task in tasks), default=1)
-    done = 0
-    for index, outcome in IsolatedCalls(_write_shard, workers=workers, time_limit=longest * _SECONDS_A_CLIP)(tasks):
-        if isinstance(outcome, Failure):
-            raise VideoDecodeError(f"one of its videos {outcome.cause}", tasks[index].folder)
-        if outcome is not None:
-            raise outcome
-        done += len(tasks[index].clips)
-        progress(done)
+    with _alone_in(folder):
+        first = 1 + max((int(shard.name) for shard in _shard_folders(folder)), default=-1)
+        tasks = [
+            _Shard(folder / f"{first + index:05d}", dict(provenance), shard)
+            for index, shard in enumerate(_in_shards(clips, _SHARD_BYTES))
+        ]
+        longest = max((len(task.clips) for task in tasks), default=1)
+        done = 0
+        for index, outcome in IsolatedCalls(_write_shard, workers=workers, time_limit=longest * _SECONDS_A_CLIP)(tasks):
+            if isinstance(outcome, Failure):
+                raise VideoDecodeError(f"one of its videos {outcome.cause}", tasks[index].folder)
+            if outcome is not None:
+                raise outcome
+            done += len(tasks[index].clips)
+            progress(done)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds a cache's folder, which is made, for one process that writes; readers need not ask.
+
+    Raises:
+        CacheError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"another `{_FRAMES.command}` is writing to '{folder}'; wait until it ends, and run this one again for "
+                "what is then missing"
+            ) from error
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +197,16 @@ class _Shard:
     clips: tuple[FramesOfClip, ...]
 
 
-def _write_shard(shard: _Shard) -> VideoDecodeError | None:
-    for left_behind in shard.folder.parent.glob(f".{shard.folder.name}.*"):  # by a process that was killed
-        shutil.rmtree(left_behind)
+def _write_shard(shard: _Shard) -> VideoDecodeError | CacheError | OSError | None:
     try:
+        for left_behind in shard.folder.parent.glob(f".{shard.folder.name}.*"):  # by a process that was killed
+            shutil.rmtree(left_behind)
         with ArrayWriter(_FRAMES, shard.folder, shard.provenance) as writer:
             for clip in shard.clips:
                 frames = read_frames(clip.video, clip.frame_ids, expected_size=clip.size)
                 note = {"frame_ids": clip.frame_ids, "size": clip.size, "video_bytes": clip.video.stat().st_size}
                 writer.add(clip.clip_id, [frames], **note)
-    except VideoDecodeError as error:
+    except (VideoDecodeError, CacheError, OSError) as error:  # raised here, it would end the process as a crash does
         return error
     return None
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 from datamodules import frames as frames_module
-from datamodules.array_store import CacheError
+from datamodules.annotated.isolation import Failure
+from datamodules.array_store import ArrayWriter, CacheError
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.video import VideoDecodeError, read_frames
 from tests.datamodules.published import SIZE, write_clip
@@ -31,7 +34,13 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence
             self.function = function
 
         def __call__(self, tasks: Sequence[object]) -> object:
-            return enumerate(self.function(task) for task in tasks)
+            return enumerate(self.answer(task) for task in tasks)
+
+        def answer(self, task: object) -> object:
+            try:
+                return pickle.loads(pickle.dumps(self.function(task)))
+            except (OSError, CacheError) as error:  # what a process raises ends it
+                return Failure(f"kills the process that reads it: {error!r}")
 
     monkeypatch.setattr(frames_module, "_SHARD_BYTES", 2 * 3 * 3 * SIZE[0] * SIZE[1])
     monkeypatch.setattr(frames_module, "IsolatedCalls", InThisProcess)
@@ -77,7 +86,7 @@ def test_writing_goes_on_behind_what_is_there(write: Callable[..., Path], clips:
     write(missing)
     FrameCache(folder, PROVENANCE).require(clips)
     assert (folder / "00000" / "frames.bin").stat().st_mtime_ns == before
-    assert sorted(path.name for path in folder.iterdir()) == ["00000", "00001"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "00000", "00001"]
 
 
 def test_an_unfinished_cache_is_refused(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
@@ -117,4 +126,40 @@ def test_a_bad_video_stops_it_and_leaves_no_half_shard(write: Callable[..., Path
     clips[1].video.write_bytes(b"no video")
     with pytest.raises(VideoDecodeError, match=r"1\.mp4"):
         write(clips)
-    assert list((clips[0].video.parent / "cache").iterdir()) == []
+    assert [path.name for path in (clips[0].video.parent / "cache").iterdir()] == [".lock"]
+
+
+def test_one_process_writes_at_a_time(write: Callable[..., Path], clips: list[FramesOfClip], tmp_path: Path) -> None:
+    working = tmp_path / "cache" / ".00000.working"
+    working.mkdir(parents=True)
+    with (tmp_path / "cache" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CacheError, match=r"another `python -m stvg_nst data cache` is writing to '.*cache'; wait"):
+            write(clips)
+        assert working.is_dir() and not (tmp_path / "cache" / "00000").exists()
+    FrameCache(write(clips), PROVENANCE).require(clips)
+    assert not working.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), CacheError("finished by another process")]
+)
+def test_what_stops_the_writing_is_not_blamed_on_a_video(
+    write: Callable[..., Path], clips: list[FramesOfClip], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def add(*arguments: object, **note: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ArrayWriter, "add", add)
+    with pytest.raises(type(error)) as raised:
+        write(clips)
+    assert str(raised.value) == str(error) and not isinstance(raised.value, VideoDecodeError)
+
+
+def test_what_was_left_behind_and_cannot_be_removed_is_not_blamed_on_a_video(
+    write: Callable[..., Path], clips: list[FramesOfClip], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".00000.no_folder").touch()
+    with pytest.raises(NotADirectoryError, match="no_folder"):
+        write(clips)
