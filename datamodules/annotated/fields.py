@@ -173,6 +173,11 @@ class Fields:
         return self.values[name]
 
 
+def are_integers(values: Sequence[Any]) -> bool:
+    """Whether :meth:`Fields.integer` would take each of some values, at least one, without a Python call for each."""
+    return set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= _LARGEST
+
+
 def check_file_name(name: str, file: Path, item: str, field: str = "") -> str:
     """A name that leads into no other folder and that a file system can hold.
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from datamodules.annotated.annotation import Annotation, Reading
-from datamodules.annotated.fields import AnnotationError, Document, read_json
+from datamodules.annotated.fields import AnnotationError, read_json
 from datamodules.annotated.hcstvg_format import read_hcstvg
-from datamodules.annotated.vidstg_format import read_merged, read_sentences, with_trajectory
+from datamodules.annotated.vidstg_format import Trajectories, read_merged, read_sentences, with_trajectory
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
@@ -190,7 +190,7 @@ class VidSTGSource(AnnotatedSource):
         found: dict[int, Annotation] = {}
         errors = []
         for video, indices in by_video.items():
-            trajectories: Document | AnnotationError | None = None
+            trajectories: Trajectories | AnnotationError | None = None
             for index in indices:
                 annotation = annotations[index]
                 try:
@@ -198,7 +198,7 @@ class VidSTGSource(AnnotatedSource):
                         trajectories = trajectories or self._read_trajectories(video)
                         if isinstance(trajectories, AnnotationError):
                             raise trajectories
-                        annotation = with_trajectory(annotation, trajectories, self.trajectory_file(video))
+                        annotation = with_trajectory(annotation, trajectories)
                     found[index] = annotation
                 except AnnotationError as error:
                     errors.append(error)
@@ -211,10 +211,10 @@ class VidSTGSource(AnnotatedSource):
             self._trajectories = {path.stem: path for path in files if path.suffix == ".json"}
         return self._trajectories.get(video, self.root / "bbox_annos" / f"{video}.json")
 
-    def _read_trajectories(self, video: str) -> Document | AnnotationError:
+    def _read_trajectories(self, video: str) -> Trajectories | AnnotationError:
         file = self.trajectory_file(video)
         try:
-            return read_json(file)
+            return Trajectories(file, read_json(file).value)
         except FileNotFoundError:
             return AnnotationError(file, "", "", f"VidOR's annotation of video {video}", "no such file")
         except AnnotationError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,8 @@ from numpy.typing import NDArray
 from datamodules.annotated.annotation import Annotation, Reading
 from datamodules.annotated.fields import (
     AnnotationError,
-    Document,
     Fields,
+    are_integers,
     box_array,
     check_inside,
     read_json,
@@ -36,6 +38,31 @@ _MERGED_FIELDS = (
     *("id", "qtype", "sentence", "target_category", "target_bboxs"),
 )
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_TID_OF, _BOX_OF, _CORNERS_OF = itemgetter("tid"), itemgetter("bbox"), itemgetter(*_CORNERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """VidOR's annotation of a video, each of whose frames is looked through once, whatever asks for its boxes.
+
+    Args:
+        file: where it comes from.
+        value: its JSON: ``trajectories[frame]`` is a list of objects with ``tid`` and ``bbox`` (``xmin``, ``ymin``,
+            ``xmax``, ``ymax``).
+    """
+
+    file: Path
+    value: Any
+    _boxes: dict[int, dict[object, Any]] = field(default_factory=dict, init=False)
+
+    def corners(self, index: int, target_id: int | None) -> list[object] | None:
+        """Corners of an object on a frame that there is; ``None`` where something in the frame needs a closer look."""
+        if index not in self._boxes:
+            self._boxes[index] = _boxes_by_object(self.value["trajectories"][index])
+        try:
+            return list(_CORNERS_OF(self._boxes[index][target_id]))
+        except (TypeError, KeyError):
+            return None
 
 
 def read_sentences(file: Path) -> Reading:
@@ -165,18 +192,16 @@ def parse_merged(fields: Fields) -> Annotation:
     )
 
 
-def with_trajectory(annotation: Annotation, trajectories: Document, file: Path) -> Annotation:
+def with_trajectory(annotation: Annotation, trajectories: Trajectories) -> Annotation:
     """An annotation of the official sentences with the boxes of its target.
 
     Args:
-        trajectories: of its video, as VidOR has them: ``trajectories[frame]`` is a list of objects with ``tid`` and
-            ``bbox`` (``xmin``, ``ymin``, ``xmax``, ``ymax``).
-        file: where they come from.
+        trajectories: of its video.
 
     Raises:
         AnnotationError: they are of a video of another length or size, or lack a box on a frame of the tube.
     """
-    fields = Fields.of(file, annotation.item_id, trajectories.value)
+    fields = Fields.of(trajectories.file, annotation.item_id, trajectories.value)
     height, width = annotation.size
     num_frames = fields.integer("frame_count")
     expected_values = {"frame_count": annotation.num_frames or num_frames, "height": height, "width": width}
@@ -185,14 +210,11 @@ def with_trajectory(annotation: Annotation, trajectories: Document, file: Path) 
     frames = fields.sequence("trajectories")
     if len(frames) != num_frames:
         raise fields.error("trajectories", f"{num_frames} frames", f"{len(frames)} frames")
-    corners = []
-    for index in range(annotation.start, annotation.stop):
-        place = f"trajectories[{index}]"
-        objects = Fields(file, annotation.item_id, {place: frames[index]}).objects(place)
-        targets = [entry for entry in objects if entry.integer("tid") == annotation.target_id]
-        if len(targets) != 1:
-            raise fields.error(place, f"one box of object {annotation.target_id}", f"{len(targets)} boxes")
-        corners.append(_corners(targets[0].fields("bbox")))
+    corners = [
+        trajectories.corners(index, annotation.target_id)
+        or _checked_corners(frames[index], annotation.target_id, fields, f"trajectories[{index}]")
+        for index in range(annotation.start, annotation.stop)
+    ]
     boxes = box_array(corners, fields, "trajectories")
     return replace(annotation, boxes=_inside_frames(boxes, annotation, fields))
 
@@ -221,6 +243,28 @@ def _inside_frames(boxes: NDArray[np.float64], annotation: Annotation, fields: F
     except AnnotationError as error:
         row = int(error.field.removeprefix("trajectories[").removesuffix("]"))
         raise fields.error(f"trajectories[{annotation.start + row}]", error.expected, error.got) from None
+
+
+def _boxes_by_object(frame: Any) -> dict[object, Any]:
+    """What stands as the boxes of a frame's objects, if each has a box and a number of its own; else nothing.
+
+    From the plain JSON: to make :class:`Fields` of every object took most of the time of reading a split.
+    """
+    try:
+        tids = list(map(_TID_OF, frame))
+        boxes = dict(zip(tids, map(_BOX_OF, frame), strict=True))
+    except (TypeError, KeyError):
+        return {}
+    return boxes if are_integers(tids) and len(boxes) == len(tids) else {}
+
+
+def _checked_corners(frame: object, target_id: int | None, fields: Fields, place: str) -> list[object]:
+    """As :meth:`Trajectories.corners`, with an error that says what is wrong with the frame."""
+    objects = Fields(fields.file, fields.item, {place: frame}).objects(place)
+    targets = [entry for entry in objects if entry.integer("tid") == target_id]
+    if len(targets) != 1:
+        raise fields.error(place, f"one box of object {target_id}", f"{len(targets)} boxes")
+    return _corners(targets[0].fields("bbox"))
 
 
 def _corners(box: Fields) -> list[object]:

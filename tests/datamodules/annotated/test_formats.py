@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.annotated import Annotation, AnnotationError, Reading
-from datamodules.annotated.fields import read_json
+from datamodules.annotated.fields import Fields, read_json
 from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.annotated.source import HCSTVGSource, VidSTGSource, sentence_counts
 from datamodules.annotated.vidstg_format import clean_sentence, read_merged, read_sentences
@@ -246,6 +246,52 @@ def test_faulty_trajectories_are_named(tmp_path: Path, trajectories: dict[str, A
     assert len(found) + len(errors) == 2
     with pytest.raises(AnnotationError, match=message):
         raise errors[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (3, r"'trajectories\[7\]\[2\]': expected an object, got 3"),
+        ([], r"'trajectories\[7\]\[2\]': expected an object, got \[\]"),
+        ({}, r"'trajectories\[7\]\[2\].tid': expected this field, got an item without it"),
+        ({"tid": "2"}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got '2'"),
+        ({"tid": -1}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got -1"),
+        ({"tid": 2**31}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got 2147483648"),
+        ({"tid": True}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got True"),
+        ({"tid": 1.0}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got 1.0"),
+        ({"tid": None}, r"'trajectories\[7\]\[2\].tid': expected an integer >= 0, got None"),
+        ({"tid": 1}, r"'trajectories\[7\]': expected one box of object 1, got 2 boxes"),
+    ],
+)
+def test_a_fault_beside_the_target_is_named(tmp_path: Path, other: Any, message: str) -> None:
+    objects = vidor_file()["trajectories"][7]
+    if isinstance(other, dict):
+        other = {**other, "bbox": objects[0]["bbox"]}  # all else is sound
+    objects.append(other)
+    _, errors = all_with_boxes(official(tmp_path, vidstg_item(), spoilt(7, objects)))
+    with pytest.raises(AnnotationError, match=rf"1001\.json', item '1001/0', field {message}"):
+        raise errors[0]
+
+
+@pytest.mark.parametrize("others", [[{"tid": 2}], [{"tid": 2, "bbox": 3}], [{"tid": 2, "bbox": {}}] * 2])
+def test_boxes_of_other_objects_do_not_matter(tmp_path: Path, others: list[Any]) -> None:
+    objects = vidor_file()["trajectories"][7]
+    found, errors = all_with_boxes(official(tmp_path, vidstg_item(), spoilt(7, [*others, *objects])))
+    boxes = found[0].boxes
+    assert len(found) == 2 and not errors and boxes is not None and boxes[1].tolist() == [16, 3, 36, 40]
+
+
+def test_sound_frames_are_read_as_plain_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields for every object of every frame made the 80,684 sentences of the training set take minutes."""
+    source = official(tmp_path, vidstg_item(), vidor_file())
+    reading = source.read("val")
+
+    def objects(fields: Fields, name: str) -> list[Fields]:
+        raise AssertionError(name)
+
+    monkeypatch.setattr(Fields, "objects", objects)
+    found, errors = source.with_boxes(reading.annotations)
+    assert len(found) == 2 and not errors
 
 
 def test_frames_outside_the_tube_may_lack_the_target(tmp_path: Path) -> None:
