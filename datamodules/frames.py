@@ -7,11 +7,10 @@ without the cache.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from datamodules.annotated.isolation import Failure, IsolatedCalls
 from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
 from datamodules.video import VideoDecodeError, read_frames
+from stvg_nst.folder_lock import locked
 
 _FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst data cache", "frames")
 # Large enough that a data set makes hundreds of files and not thousands, small enough to be written again after a kill.
@@ -173,15 +173,14 @@ def write_frames(
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds a cache's folder, which is made, for one process that writes; readers need not ask.
+    """Holds a cache's folder for one process that writes; readers need not ask.
 
     Raises:
         CacheError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder))
         except BlockingIOError as error:
             raise CacheError(
                 f"another `{_FRAMES.command}` is writing to '{folder}'; wait until it ends, and run this one again for "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -12,12 +11,13 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from stvg_nst.cores import granted_cores
 from stvg_nst.divergence import DIVERGED
+from stvg_nst.folder_lock import locked
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
 
@@ -181,15 +181,14 @@ def alone_in(folder: Path) -> Iterator[int]:
     Raises:
         StudyError: another command holds the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = stack.enter_context(locked(folder))
         except BlockingIOError as error:
             raise StudyError(
                 f"'{folder}' is in use by another study command, or by runs that one left behind; wait until it ends"
             ) from error
-        yield lock.fileno()
+        yield lock
 
 
 @contextmanager
