@@ -216,8 +216,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         # Training draws its degradations anew, so that no files have them.
         degraded = None if split == "train" else self.degraded
         if degraded is not None:
-            clip_ids = [record.clip_id for record in self.records[split]]
-            degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, clip_ids)
+            videos = {record.clip_id: record.video for record in self.records[split]}
+            degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, videos)
         return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:

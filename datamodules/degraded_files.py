@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -117,8 +117,15 @@ class DegradedFiles:
         """Size of the video that a clip, which must be there, was made from."""
         return self._clips[clip_id].source_bytes
 
-    def check(self, dataset: str, benchmark_seed: int, kernels: Kernels, clip_ids: Iterable[str]) -> None:
-        """Raises CacheError unless the files are the LQ clips of this benchmark, and all of them are there."""
+    def check(self, dataset: str, benchmark_seed: int, kernels: Kernels, videos: Mapping[str, Path]) -> None:
+        """Refuses what are not the LQ clips of this benchmark, or not all of them.
+
+        Args:
+            videos: by clip, the video that its file must be made from; it may be gone.
+
+        Raises:
+            CacheError: they are of another benchmark, of another video, or some are missing.
+        """
         found = (self.manifest.dataset, self.manifest.degradations, self.manifest.benchmark_seed)
         expected = (dataset, version_name(kernels), benchmark_seed)
         if found != expected:
@@ -126,12 +133,20 @@ class DegradedFiles:
                 f"the degraded clips in '{self._folder}' are of {found} (data set, version, benchmark seed), but this "
                 f"run has {expected}; set --data.init_args.degraded null to degrade on the fly"
             )
-        missing = [clip_id for clip_id in dict.fromkeys(clip_ids) if clip_id not in self._clips]
+        missing = [clip_id for clip_id in videos if clip_id not in self._clips]
         if missing:
             raise CacheError(
                 f"{len(missing):,} clips are not in '{self._folder}', the first '{missing[0]}': go on with `python -m "
                 f"stvg_nst data degrade {dataset} ROOT {self._folder}`"
             )
+        for clip_id, video in videos.items():
+            expected_bytes = self.source_bytes(clip_id)
+            if video.is_file() and video.stat().st_size != expected_bytes:
+                raise CacheError(
+                    f"'{clip_id}' in '{self._folder}' was made from a video of {expected_bytes:,} bytes, but "
+                    f"'{video}' has {video.stat().st_size:,}: run `python -m stvg_nst data degrade {dataset} ROOT "
+                    f"{self._folder}` again, which replaces what has changed"
+                )
 
     def read(
         self, clip_id: str, frame_ids: Sequence[int], degradation: Degradation, size: tuple[int, int]

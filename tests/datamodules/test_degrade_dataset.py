@@ -19,7 +19,7 @@ from datamodules.degrade_dataset import DegradedCopy
 from datamodules.degraded_files import DegradedFiles
 from datamodules.video import check_video
 from stvg_nst.types import BackboneFeatures, Batch
-from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item
+from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item, write_clip
 
 ITEMS = {"a.mp4": hcstvg_item(), "b.mkv": hcstvg_item()}
 OPTIONS: dict[str, Any] = {"expect_official_counts": False, "num_workers": 0, "resolution": 32, "eval_batch_size": 4}
@@ -122,6 +122,20 @@ def test_features_are_those_of_the_files(hcstvg: Callable[..., Path], tmp_path: 
     told = cached.degradations()
     assert told["source"] == "cached features, files, H.264 at crf 30"
     assert told["pixels"] == DegradedFiles(folder).manifest.pixels
+
+
+def test_files_of_another_video_are_refused_until_they_are_made_again(
+    hcstvg: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = hcstvg(test=ITEMS)
+    folder = written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq"))
+    write_clip(root / "v1_video" / "a.mp4", seed=9)
+    with pytest.raises(
+        CacheError, match=r"'a\.mp4' in '.*lq' was made from a video of [\d,]+ bytes, but '.*a\.mp4' has"
+    ):
+        HCSTVG(root, degraded=folder, **OPTIONS).setup("test")
+    written(DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq"))
+    HCSTVG(root, degraded=folder, **OPTIONS).setup("test")
 
 
 def test_files_of_another_benchmark_or_changed_ones_are_refused(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
