@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.array_store import CacheError
 from datamodules.degradations import version_name
-from datamodules.video import read_frames
+from datamodules.video import read_frames, video_sizes
 from stvg_nst.types import Degradation, Kernels
 from stvg_nst.whole_files import whole_file
 
@@ -139,12 +139,13 @@ class DegradedFiles:
                 f"{len(missing):,} clips are not in '{self._folder}', the first '{missing[0]}': go on with `python -m "
                 f"stvg_nst data degrade {dataset} ROOT {self._folder}`"
             )
+        sizes = video_sizes(videos.values())
         for clip_id, video in videos.items():
             expected_bytes = self.source_bytes(clip_id)
-            if video.is_file() and video.stat().st_size != expected_bytes:
+            if sizes[video] not in (None, expected_bytes):
                 raise CacheError(
                     f"'{clip_id}' in '{self._folder}' was made from a video of {expected_bytes:,} bytes, but "
-                    f"'{video}' has {video.stat().st_size:,}: run `python -m stvg_nst data degrade {dataset} ROOT "
+                    f"'{video}' has {sizes[video]:,}: run `python -m stvg_nst data degrade {dataset} ROOT "
                     f"{self._folder}` again, which replaces what has changed"
                 )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
 from datamodules.degradation_pixels import PixelOrigin
 from datamodules.frames import FramesOfClip
+from datamodules.video import video_sizes
 from stvg_nst.types import BackboneFeatures, Degradation
 
 # Half precision: half the bytes, and a relative error of at most 5e-4.
@@ -106,10 +107,11 @@ class FeatureCache:
                 not say of which.
         """
         self._arrays.require(clips)
+        sizes = video_sizes(clip.video for clip in clips.values())
         for key, clip in clips.items():
             note = self._arrays.rows[key]
             if "video_bytes" in note:
-                what = clip.unlike(note)
+                what = clip.unlike(note, sizes[clip.video])
             else:
                 what = "features, of an unknown video," if need_notes else None
             if what is not None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from datamodules.annotated.isolation import Failure, IsolatedCalls
 from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
-from datamodules.video import VideoDecodeError, read_frames
+from datamodules.video import VideoDecodeError, read_frames, video_sizes
 from stvg_nst.folder_lock import locked
 
 _FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst data cache", "frames")
@@ -49,17 +49,16 @@ class FramesOfClip:
     def num_bytes(self) -> int:
         return 3 * len(self.frame_ids) * math.prod(self.size)
 
-    def unlike(self, note: Mapping[str, Any]) -> str | None:
+    def unlike(self, note: Mapping[str, Any], video_bytes: int | None) -> str | None:
         """What a cache holds of the clip instead of these frames, in words; ``None`` where it holds them.
-
-        A video may be gone, as long as it is not another one.
 
         Args:
             note: ``frame_ids``, ``size`` and ``video_bytes`` of what was cached.
+            video_bytes: of the video now; ``None``, it may be gone, as long as it is not another one.
         """
         if [list(self.frame_ids), list(self.size)] != [note["frame_ids"], note["size"]]:
             return "other frames"
-        if self.video.is_file() and self.video.stat().st_size != note["video_bytes"]:
+        if video_bytes not in (None, note["video_bytes"]):
             return f"the frames of another '{self.video}'"
         return None
 
@@ -86,7 +85,9 @@ class FrameCache:
         Raises:
             CacheError: a clip is there, but with other frames, or its video has changed since.
         """
-        return [clip for clip in clips if clip.clip_id not in self._shard_of or not self._holds(clip)]
+        clips = list(clips)
+        sizes = video_sizes(clip.video for clip in clips if clip.clip_id in self._shard_of)
+        return [clip for clip in clips if clip.clip_id not in self._shard_of or not self._holds(clip, sizes)]
 
     def require(self, clips: Iterable[FramesOfClip]) -> None:
         """Raises CacheError unless all the clips are there."""
@@ -125,8 +126,8 @@ class FrameCache:
         num_bytes: int = self._shard_of[clip_id].rows[clip_id]["video_bytes"]
         return num_bytes
 
-    def _holds(self, clip: FramesOfClip) -> bool:
-        what = clip.unlike(self._shard_of[clip.clip_id].rows[clip.clip_id])
+    def _holds(self, clip: FramesOfClip, sizes: Mapping[Path, int | None]) -> bool:
+        what = clip.unlike(self._shard_of[clip.clip_id].rows[clip.clip_id], sizes[clip.video])
         if what is not None:
             raise CacheError(
                 f"the {_FRAMES.name} '{self._folder}' has {what} of '{clip.clip_id}'; {_FRAMES.remedy(self._folder)}"

@@ -41,6 +41,11 @@ class VideoInfo:
     size: tuple[int, int]
 
 
+def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
+    """Bytes of each file, ``None`` where it is gone; a file of which many clips are is asked for once."""
+    return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
+
+
 class VideoDecodeError(RuntimeError):
     """A video file does not hold the frames asked for.
 
