@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
+import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -160,7 +161,7 @@ class GroundingModule(lightning.LightningModule):
         """The objective of a batch, a scalar.
 
         Raises:
-            DivergedError: it is not finite; what follows could only be worse.
+            DivergedError: it is not finite, in this process or in another; what follows could only be worse.
         """
         output = self(batch)
         terms = self.loss(output, batch)
@@ -172,8 +173,9 @@ class GroundingModule(lightning.LightningModule):
             total = total + self.tuner.loss_weights[name] * value
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        if not torch.isfinite(total):
-            raise DivergedError(self._divergence(f"the loss is {total.item()} at step {self.global_step + 1}"))
+        if not _finite_in_every_process(total):
+            whose = "the loss" if not torch.isfinite(total) else "the loss of another process is not finite; here it"
+            raise DivergedError(self._divergence(f"{whose} is {total.item():.4g} at step {self.global_step + 1}"))
         self._loss_before = total.detach()
         return total
 
@@ -378,3 +380,11 @@ class GroundingModule(lightning.LightningModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _finite_in_every_process(loss: Tensor) -> bool:
+    """Known to all of them alike: where one alone gave up, the others would wait for its gradients."""
+    finite = torch.isfinite(loss.detach()).int()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+    return bool(finite)
