@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method
 from stvg_nst.comparison.robustness import severity_changes, severity_levels
 from stvg_nst.comparison.tables import BASELINE, MAIN, changes
-from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, save
+from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, in_order_of_colours, save
 
 PEER = "LoRA"
 """The method that is shown beside null-space tuning where there is room for one."""
@@ -78,9 +78,7 @@ def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
 
 
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Null-space tuning and its peer have the same colours here and in Fig. 3, whatever else is compared."""
-    ordered = [name for name in (REFERENCE, PEER) if name in names]
-    ordered += [name for name in names if name not in ordered]
+    ordered = in_order_of_colours(names)
     rounds = ((index % len(COLOURS), index // len(COLOURS)) for index in range(len(ordered)))
     return {
         name: {"color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}

@@ -19,6 +19,8 @@ SHOWN = ("m_vIoU", "m_tIoU")
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LEADERS = ("NST", "LoRA")
+"""Methods that have the same colours in every figure, whatever else is compared."""
 Looks = Mapping[str, Mapping[str, Any]]
 MUTED = "#6b6b6b"
 STYLE: Any = {
@@ -53,6 +55,12 @@ def draw_study(summary: StudySummary, *paths: Path) -> None:
         title = f"{textwrap.fill(summary.title, 100)}\n{conditions_line(summary)}{missing}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         save(figure, paths)
+
+
+def in_order_of_colours(methods: Iterable[str]) -> list[str]:
+    """Each once: those that have fixed colours, then the others as they come."""
+    names = dict.fromkeys(methods)
+    return [*(name for name in LEADERS if name in names), *(name for name in names if name not in LEADERS)]
 
 
 def save(figure: Figure, paths: Iterable[Path]) -> None:
