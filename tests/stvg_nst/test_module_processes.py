@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from tests.ranks import run_ranks
+
 RANKS = 2
 
 
 def test_a_loss_that_diverges_in_one_process_ends_all_of_them_alike(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(RANKS)]
-    ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for command in commands]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=60)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
+    run_ranks(__file__, tmp_path, count=RANKS)
     healthy, sick = ((tmp_path / str(rank)).read_text() for rank in range(RANKS))
     assert "the loss of another process is not finite; here it is 1 at step 1: the training has diverged" in healthy
     assert "the loss is nan at step 1: the training has diverged" in sick

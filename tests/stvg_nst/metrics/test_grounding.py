@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ import torch
 
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.types import ClipInfo, Degradation, Quality, Tube
+from tests.ranks import run_ranks
 
 torch.set_num_threads(1)
 
@@ -178,16 +177,7 @@ def test_what_cannot_be_scored_raises() -> None:
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for command in commands]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=60)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
+    run_ranks(__file__, tmp_path)
     alone = feed(GroundingMetrics(), SEVEN)
     for rank in range(2):
         answer = json.loads((tmp_path / f"{rank}.json").read_text())
