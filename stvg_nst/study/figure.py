@@ -40,10 +40,7 @@ def draw_study(summary: StudySummary, *paths: Path) -> None:
     Left, the WAS of each point: mean, sample standard deviation, and below them a dot for each seed. Right, its gain on
     LQ over its change on HQ: the frozen grounder is the origin, and the thin diagonals join points of equal WAS.
     """
-    looks = {
-        point.name: {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index // len(COLOURS) % len(MARKERS)]}
-        for index, point in enumerate(summary.points)
-    }
+    looks = row_looks([point.name for point in summary.points])
     with matplotlib.rc_context(STYLE):
         height = 1.0 + len(SHOWN) * max(2.6, 0.8 + 0.36 * len(summary.points))
         figure = Figure(figsize=(9.5, height), layout="constrained")
@@ -55,6 +52,20 @@ def draw_study(summary: StudySummary, *paths: Path) -> None:
         title = f"{textwrap.fill(summary.title, 100)}\n{conditions_line(summary)}{missing}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         save(figure, paths)
+
+
+def row_looks(rows: Sequence[str]) -> Looks:
+    """Colour and marker of each row: of ``scope / method`` the method has the colour, and the scope the marker."""
+    methods = in_order_of_colours(row.rpartition(" / ")[2] for row in rows)
+    scopes = list(dict.fromkeys(row.rpartition(" / ")[0] for row in rows))
+    rounds = -(-len(methods) // len(COLOURS))  # the colours begin again, with another marker
+    looks = {}
+    for row in rows:
+        scope, _, method = row.rpartition(" / ")
+        turn, colour = divmod(methods.index(method), len(COLOURS))
+        marker = MARKERS[(rounds * scopes.index(scope) + turn) % len(MARKERS)]
+        looks[row] = {"color": COLOURS[colour], "marker": marker}
+    return looks
 
 
 def in_order_of_colours(methods: Iterable[str]) -> list[str]:

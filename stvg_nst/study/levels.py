@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stvg_nst.report.table import signed
-from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, in_order_of_colours, save
+from stvg_nst.study.figure import MUTED, STYLE, row_looks, save
 from stvg_nst.study.summary import QUANTITIES, PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
 
@@ -98,25 +98,11 @@ def draw_levels(summary: StudySummary, *paths: Path) -> None:
         save(figure, paths)
 
 
-def row_looks(rows: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each row: of ``scope / method`` the method has the colour, and the scope the marker."""
-    methods = in_order_of_colours(row.rpartition(" / ")[2] for row in rows)
-    scopes = list(dict.fromkeys(row.rpartition(" / ")[0] for row in rows))
-    rounds = -(-len(methods) // len(COLOURS))  # the colours begin again, with another marker
-    looks = {}
-    for row in rows:
-        scope, _, method = row.rpartition(" / ")
-        turn, colour = divmod(methods.index(method), len(COLOURS))
-        looks[row] = (COLOURS[colour], MARKERS[(rounds * scopes.index(scope) + turn) % len(MARKERS)])
-    return looks
-
-
 def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
     axes.axhline(0, color=MUTED, linewidth=0.8)
     looks = row_looks(_rows(summary))  # what is missing takes no room, but keeps its colour for later
     rows = [row for row in looks if any(summary.cells[row, level].spreads for level in summary.levels)]
     for index, row in enumerate(rows):
-        color, marker = looks[row]
         measured = [(place, summary.cells[row, level]) for place, level in enumerate(summary.levels)]
         measured = [(place, point) for place, point in measured if point.spreads]
         spreads = [point.spreads[quantity, METRIC] for _, point in measured]
@@ -125,13 +111,12 @@ def _draw_quantity(axes: Axes, summary: StudySummary, quantity: str) -> None:
             [place + SPREAD * ((index + 0.5) / len(rows) - 0.5) for place, _ in measured],
             [spread.mean for spread in spreads],
             yerr=[spread.deviation or 0.0 for spread in spreads],
-            color=color,
-            marker=marker,
             label=row,
             markersize=4,
             linestyle="-" if summary.ordered_levels else "none",
             linewidth=1.2,
             capsize=2,
+            **looks[row],
         )
     axes.set_xticks(range(len(summary.levels)), summary.levels, rotation=30, ha="right")
     if max(map(abs, axes.dataLim.intervaly)) > LINEAR_UP_TO:
