@@ -248,6 +248,10 @@ bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to e
 bench-data: | $(STAMP)  ## measure what a clip costs from its file to the network, decoded and cached
 	$(BIN)/python benchmarks/data.py
 
+.PHONY: bench-reading
+bench-reading: | $(STAMP)  ## measure how long annotations and cached features take to read
+	$(BIN)/python benchmarks/reading.py
+
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
