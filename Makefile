@@ -250,7 +250,7 @@ bench-data: | $(STAMP)  ## measure what a clip costs from its file to the networ
 
 .PHONY: bench-reading
 bench-reading: | $(STAMP)  ## measure how long annotations and cached features take to read
-	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python -m benchmarks.reading
 
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.data import table_of
 from datamodules.annotated import VidSTGSource
 from datamodules.clips import limit_threads
 from datamodules.degradation_pixels import PixelOrigin
@@ -146,14 +147,6 @@ def write_features(folder: Path, shape: tuple[int, int, int], channels: list[int
         appearance, motion = (torch.rand(frames, width_of, height, width) for width_of in channels)
         writer.add_features("clip", appearance, motion, clip=clip, video_bytes=0)
     return FeatureCache(folder, {})
-
-
-def table_of(first: str, *others: str) -> Table:
-    table = Table()
-    table.add_column(first)
-    for other in others:
-        table.add_column(other, justify="right")
-    return table
 
 
 if __name__ == "__main__":
