@@ -15,16 +15,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.data import table_of
+from benchmarks.data import measure, table_of
 from datamodules.annotated import VidSTGSource
 from datamodules.clips import limit_threads
 from datamodules.degradation_pixels import PixelOrigin
@@ -56,16 +55,6 @@ def main() -> None:
         console.print(feature_table(Path(name), options.repetitions))
 
 
-def seconds_of(work: Callable[[], Any], repetitions: int) -> float:
-    """Median processor time of a work; one round before the first is not counted."""
-    seconds = []
-    for _ in range(repetitions + 1):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return median(seconds[1:])
-
-
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 
@@ -75,12 +64,10 @@ def annotation_table(root: Path, sentences: int, repetitions: int) -> Table:
         found, errors = source.with_boxes(source.read("val").annotations)
         assert len(found) == sentences and not errors
 
+    works = {"sentences": lambda: VidSTGSource(root).read("val"), "with the boxes of their targets": read_with_boxes}
     table = table_of("annotations of VidSTG", "ms a sentence")
-    for name, work in (
-        ("sentences", lambda: VidSTGSource(root).read("val")),
-        ("with the boxes of their targets", read_with_boxes),
-    ):
-        table.add_row(name, f"{1e3 * seconds_of(work, repetitions) / sentences:.2f}")
+    for name, seconds in measure(works, repetitions, time.process_time).items():
+        table.add_row(name, f"{1e3 * seconds / sentences:.2f}")
     return table
 
 
@@ -132,11 +119,11 @@ def trajectories_of(film: int) -> dict[str, Any]:
 
 
 def feature_table(folder: Path, repetitions: int) -> Table:
+    caches = {name: write_features(folder / name, shape, channels) for name, (shape, *channels) in VERSIONS.items()}
+    works = {name: lambda cache=cache: cache.read("clip") for name, cache in caches.items()}
     table = table_of("cached features of a clip", "MB", "ms to read")
-    for name, (shape, *channels) in VERSIONS.items():
-        cache = write_features(folder / name, shape, channels)
-        seconds = seconds_of(lambda cache=cache: cache.read("clip"), repetitions)
-        table.add_row(name, f"{cache.largest_version_bytes * 1e-6:.1f}", f"{1e3 * seconds:.1f}")
+    for name, seconds in measure(works, repetitions, time.process_time).items():
+        table.add_row(name, f"{caches[name].largest_version_bytes * 1e-6:.1f}", f"{1e3 * seconds:.1f}")
     return table
 
 

@@ -36,7 +36,7 @@ Split = Literal["train", "val", "test"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
 # millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
-# single precision, takes 0.16 s, for which the network would have to wait (make bench-reading).
+# single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
 _log = logging.getLogger(__name__)
