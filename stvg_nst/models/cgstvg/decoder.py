@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.cgstvg.layers import MLP, Attention, FeedForward, FrameAttention, attend, box_positions, run_layer
+from stvg_nst.models.cgstvg.layers import (
+    MLP,
+    Attention,
+    FeedForward,
+    FrameAttention,
+    attend_conditionally,
+    box_positions,
+    run_layer,
+)
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 
 ContextRule = Callable[[Tensor, Tensor], Tensor]
@@ -165,26 +173,19 @@ class BoxDecoderLayer(nn.Module):
         return self.self_attn(query, key, self.sa_v_proj(x), memory.frame_mask)
 
     def _attend_to_frame(self, x: Tensor, query_position: Tensor, query_sine: Tensor, memory: Memory) -> Tensor:
-        query = self.ca_q_content_proj(x)
-        key = self.ca_k_content_proj(memory.tokens)
-        key_position = self.ca_k_position_proj(memory.positions)
-        if self.first:
-            query = query + self.ca_q_position_proj(query_position)
-            key = key + key_position
-        mixed = attend(
-            self._pair_heads(query, self.ca_q_sine_proj(query_sine)).unsqueeze(2),
-            self._pair_heads(key, key_position.expand_as(key)),
+        content, position = self.ca_q_content_proj(x), self.ca_q_sine_proj(query_sine)
+        if self.first:  # The key is content plus position here, so that this query scores both.
+            content = content + self.ca_q_position_proj(query_position)
+            position = position + content
+        mixed = attend_conditionally(
+            (content, self.ca_k_content_proj(memory.tokens)),
+            (position, self.ca_k_position_proj(memory.positions)),
             self.ca_v_proj(memory.tokens),
             num_heads=self.num_heads,
             mask=memory.token_mask,
             dropout=self.dropout.p if self.training else 0.0,
         )
-        return self.ca_out_proj(mixed.squeeze(2))
-
-    def _pair_heads(self, content: Tensor, position: Tensor) -> Tensor:
-        """Each head's content features followed by its position features: (..., D), (..., D) -> (..., 2 D)."""
-        pair = [x.unflatten(-1, (self.num_heads, -1)) for x in (content, position)]
-        return torch.cat(pair, dim=-1).flatten(-2)
+        return self.ca_out_proj(mixed)
 
 
 class BoxDecoder(nn.Module):

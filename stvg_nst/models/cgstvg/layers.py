@@ -43,6 +43,46 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: T
     return mixed.transpose(1, 2).flatten(2).unflatten(0, leading)
 
 
+def attend_conditionally(
+    content: tuple[Tensor, Tensor],
+    position: tuple[Tensor, Tensor],
+    value: Tensor,
+    *,
+    num_heads: int,
+    mask: Tensor,
+    dropout: float,
+) -> Tensor:
+    """Each frame's one query attends to that frame's tokens by content and by position (Conditional DETR, 2021).
+
+    The same as attention whose heads hold the features of both side by side. But those are never written down for
+    every token: the scores of the two are summed instead, and a head's query scores the features of all heads, those
+    of the others times zero, which costs less than to bring keys and values into an order of heads.
+
+    Args:
+        content, position: queries (B, T, D) and keys (B, 1 or T, N, D), heads being contiguous slices of the features.
+        value: (B, T, N, D).
+        mask: (B, 1 or T, N) bool, True on tokens that may be seen; every frame needs one.
+        dropout: probability on the attention weights (0 outside training).
+
+    Returns:
+        (B, T, D).
+    """
+    head_width = value.shape[-1] // num_heads
+    # (H, D): 1 on a head's own features.
+    own = torch.eye(num_heads, device=value.device, dtype=value.dtype).repeat_interleave(head_width, dim=1)
+    scale = (2 * head_width) ** -0.5
+
+    def scores(query: Tensor, key: Tensor) -> Tensor:
+        """(B, T, H, N); keys that all frames share meet the queries of all frames in one product."""
+        heads = (scale * query.unsqueeze(-2) * own).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+        return (heads @ key.transpose(-1, -2)).flatten(1, 2).unflatten(1, (-1, num_heads))
+
+    logits = scores(*content) + scores(*position)
+    weights = logits.masked_fill(~mask.unsqueeze(-2), -math.inf).softmax(-1)
+    mixed = F.dropout(weights, dropout).to(value.dtype) @ value
+    return (mixed * own).sum(-2)
+
+
 def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
     """``layer(*inputs)``; with ``recompute``, whose inner results are computed anew in the backward pass, not kept."""
     if recompute and torch.is_grad_enabled():
