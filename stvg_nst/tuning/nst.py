@@ -416,10 +416,11 @@ class NullSpaceTuning(Tuner):
         self, name: str, layer: nn.Module, space: DualSpace, bank_width: int, width: int
     ) -> NullSpaceLinear:
         weight = weight_matrix(layer)
-        with _drawn(self._seed, name):
+        with _drawn(self._seed, f"{name}/basis"):  # its own, so that a control that draws it shares all else with NST
             dual_space = DualSpaceReparameterization(
                 weight, space, rank=self.rank, null_branch=self.null_branch, basis=self.basis
             )
+        with _drawn(self._seed, name):
             unit = QualityAdaptiveUnit(
                 space.shape[1],
                 bank_width,

@@ -640,6 +640,18 @@ def test_half_precision_keeps_the_gate_in_single(toy, tuned):
     assert {value.dtype for value in tuner.auxiliary_losses(QUALITIES).values()} == {torch.float32}
 
 
+def test_a_control_that_draws_its_basis_starts_from_the_other_values_of_nst(toy):
+    def values(basis: str) -> list[torch.Tensor]:
+        grounder = toy.ToyGrounder()
+        NullSpaceTuning(toy.TARGETS, rank=6, basis=basis, null_branch=False).inject(grounder)
+        return [parameter for layer in layers_of(grounder) for parameter in layer.unit.parameters()]
+
+    nst = values("svd")
+    assert any(parameter.std() > 0 for parameter in nst)
+    for basis in ("random", "learned"):
+        torch.testing.assert_close(values(basis), nst, rtol=0, atol=0)
+
+
 def test_initial_values_depend_on_seed_and_name_only(toy):
     def initial(targets: list[str], seed: int, noise: int) -> torch.Tensor:
         torch.manual_seed(noise)
