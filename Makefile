@@ -160,6 +160,15 @@ curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index
 curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (2 h 20 min, JOBS=2; QUICK=1: 8 min)
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
+# What tables are made of, without the runs' weights, logs and tubes. Unpacked in another checkout (tar -xkf FILE), tables
+# come out the same, and studies go on from there.
+RESULTS ?= results.tar.xz
+KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
+PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error no runs stand below runs/search/lr or $(COMPARE)/peers))
+.PHONY: pack-results
+pack-results:  ## search and comparison as one small file (RESULTS=docs/peers/results.tar.xz: that one)
+	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -
+
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch
 	$(STVG) report $(PRETRAIN)
