@@ -245,6 +245,10 @@ bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA an
 bench-encodings: | $(STAMP)  ## measure what kept encodings save where only the decoders are tuned
 	$(BIN)/python -m benchmarks.encodings
 
+.PHONY: bench-attention
+bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frames beside its textbook form
+	$(BIN)/python -m benchmarks.attention
+
 .PHONY: bench-model
 bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
 	$(BIN)/python benchmarks/model.py

@@ -1,0 +1,94 @@
+"""What the box decoder's attention to its frames takes: `make bench-attention`.
+
+The scores by content and by position may be summed, as the decoder does it, or come from the features of both side by
+side, written down for every token. CPU seconds of this process on one thread; the two take turns, so that the ratio
+within one run holds on a shared machine too.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.tuning import measure
+from stvg_nst.models.cgstvg.layers import attend, attend_conditionally
+
+SHAPES = {
+    "the miniature, 16 clips": (16, 16, 144, 96, 4),
+    "full size, 1 clip": (1, 32, 550, 256, 8),
+}
+"""Clips, frames, tokens a frame, width, heads."""
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for name, shape in SHAPES.items():
+        compare(name, shape, options.repeats)
+
+
+def compare(name: str, shape: tuple[int, int, int, int, int], repeats: int) -> None:
+    """Prints what the two take in a forward pass alone, and in one with its backward pass."""
+    clips, frames, tokens, width, heads = shape
+    inputs = tuple(
+        torch.randn(size, requires_grad=True)
+        for size in (
+            *((clips, frames, width),) * 2,
+            (clips, frames, tokens, width),
+            (clips, 1, tokens, width),
+            (clips, frames, tokens, width),
+        )
+    )
+    mask = torch.ones(clips, 1, tokens, dtype=torch.bool)
+    ways: dict[str, Attend] = {"side by side": side_by_side(heads, mask), "summed": summed(heads, mask)}
+    print(f"{name}: {frames} frames of {tokens} tokens, width {width}, {heads} heads")
+    for stage, work in (("forward", forward), ("and backward", forward_and_backward)):
+        seconds = measure({way: work(attention, inputs) for way, attention in ways.items()}, repeats)
+        times = ", ".join(f"{way} {1e3 * seconds[way]:.1f} ms" for way in ways)
+        print(f"  {stage:12}  {times}: {seconds['side by side'] / seconds['summed']:.1f} times")
+
+
+def side_by_side(heads: int, mask: Tensor) -> Attend:
+    def pair(content: Tensor, position: Tensor) -> Tensor:
+        return torch.cat([x.unflatten(-1, (heads, -1)) for x in (content, position)], dim=-1).flatten(-2)
+
+    def attention(query: Tensor, query_position: Tensor, key: Tensor, key_position: Tensor, value: Tensor) -> Tensor:
+        queries, keys = pair(query, query_position).unsqueeze(2), pair(key, key_position.expand_as(key))
+        return attend(queries, keys, value, num_heads=heads, mask=mask, dropout=0.0).squeeze(2)
+
+    return attention
+
+
+def summed(heads: int, mask: Tensor) -> Attend:
+    def attention(query: Tensor, query_position: Tensor, key: Tensor, key_position: Tensor, value: Tensor) -> Tensor:
+        content, position = (query, key), (query_position, key_position)
+        return attend_conditionally(content, position, value, num_heads=heads, mask=mask, dropout=0.0)
+
+    return attention
+
+
+def forward(attention: Attend, inputs: tuple[Tensor, ...]) -> Callable[[], None]:
+    def work() -> None:
+        with torch.no_grad():
+            attention(*inputs)
+
+    return work
+
+
+def forward_and_backward(attention: Attend, inputs: tuple[Tensor, ...]) -> Callable[[], None]:
+    def work() -> None:
+        torch.autograd.grad(attention(*inputs).sum(), inputs)
+
+    return work
+
+
+if __name__ == "__main__":
+    main()
