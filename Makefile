@@ -42,7 +42,7 @@ export OMP_NUM_THREADS ?= 2
 # up to a fifth of its time on page faults (make bench-encodings).
 export THP_MEM_ALLOC_ENABLE ?= 1
 # Freed memory stays with the process, where the C library is glibc: the next step asks for as much again, and to hand
-# the pages back and forth costs up to a quarter of it (docs/performance.md). 34359738368: never.
+# the pages back and forth costs up to 30 % of it (docs/performance.md). 34359738368: never.
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 34359738368
 

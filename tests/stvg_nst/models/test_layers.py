@@ -6,18 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg_nst.models.cgstvg.layers import attend, attend_conditionally
+from benchmarks.attention import side_by_side
+from stvg_nst.models.cgstvg.layers import attend_conditionally
 
 CLIPS, FRAMES, TOKENS, WIDTH, HEADS = 2, 3, 7, 8, 2
 
 
 def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-
-def side_by_side(content: Tensor, position: Tensor) -> Tensor:
-    """Each head's content features followed by its position features."""
-    return torch.cat([x.unflatten(-1, (HEADS, -1)) for x in (content, position)], dim=-1).flatten(-2)
 
 
 @pytest.mark.parametrize("frames_of_positions", [1, FRAMES], ids=["shared by all frames", "each frame its own"])
@@ -36,14 +32,7 @@ def test_scores_by_content_and_position_are_those_of_both_side_by_side(
     mixed = attend_conditionally(
         (queries[0], key), (queries[1], key_position), value, num_heads=HEADS, mask=mask, dropout=0.0
     )
-    expected = attend(
-        side_by_side(*queries).unsqueeze(2),
-        side_by_side(key, key_position.expand_as(key)),
-        value,
-        num_heads=HEADS,
-        mask=mask,
-        dropout=0.0,
-    ).squeeze(2)
+    expected = side_by_side(HEADS, mask)(*inputs)
 
     torch.testing.assert_close(mixed, expected)
     weight = torch.randn_like(expected)
