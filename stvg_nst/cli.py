@@ -14,7 +14,6 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsin
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from stvg_nst.certificate import certify
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
@@ -23,6 +22,7 @@ from stvg_nst.nullspace import RankRule
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
+from stvg_nst.tuning.nst.certify import certify
 from stvg_nst.tuning.selection import Strategy
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch

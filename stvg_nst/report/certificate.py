@@ -1,6 +1,6 @@
 """The certificate of a null-space tuned model: what it says, and how it is shown.
 
-It is measured in ``stvg_nst/certificate.py``; nothing here needs torch.
+It is measured in ``stvg_nst/tuning/nst/certify.py``; nothing here needs torch.
 """
 
 from __future__ import annotations

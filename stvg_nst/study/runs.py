@@ -163,7 +163,7 @@ class StudyRun:
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
-        changes = differences(read_yaml(self.config_file), self.config)
+        changes = differences(_renamed(read_yaml(self.config_file)), self.config)
         changes += [change for test in self.tests for change in test.changes()]
         weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
@@ -198,6 +198,18 @@ class StudyRun:
         if adapter is not None:
             stages = [Stage(("fit", *common, "--run", str(self.folder), "--ckpt_path", "last"), adapter), *stages]
         return tuple(stage for stage in stages if not stage.leaves.exists())
+
+
+def _renamed(config: Config) -> Config:
+    """A kept configuration by its class path of today: an older run names the gated adapter by its two options."""
+    tuner = config.get("model", {}).get("tuner", {})
+    options = tuner.get("init_args", {})
+    is_null_space = tuner.get("class_path") == "stvg_nst.tuning.NullSpaceTuning"
+    if not is_null_space or options.get("null_branch") is not False or options.get("basis") != "learned":
+        return config
+    kept = {name: value for name, value in options.items() if name not in ("null_branch", "basis")}
+    gated = {"class_path": "stvg_nst.tuning.GatedAdapter", "init_args": kept}
+    return {**config, "model": {**config["model"], "tuner": gated}}
 
 
 def _sha256(path: Path) -> str:

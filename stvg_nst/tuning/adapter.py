@@ -35,7 +35,7 @@ class AdapterConfig:
 
     Args:
         format_version: of this file format.
-        tuner: class path of the tuner, as a config would name it.
+        tuner: module and name of the tuner's class.
         fields: the tuner's options, as JSON values.
         fingerprints: of the frozen weight of each wrapped layer, by name.
         frozen: fingerprint of all that tuning leaves as it is, these weights included.
@@ -115,11 +115,12 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
         AdapterMismatchError: with the first differences.
     """
     here = describe_adapter(grounder, tuner)
-    if saved.tuner != here.tuner:
+    if saved.tuner not in {_class_name(kind) for kind in type(tuner).__mro__}:
         raise AdapterMismatchError(f"{source} was made by {saved.tuner}, got {here.tuner}; load it with the former")
-    _compare(
-        source, "options", _bound(saved.fields, tuner), _bound(here.fields, tuner), "use the options it was made with"
-    )
+    # A control that fixes options of a more general tuner has the same layers as that tuner with these options.
+    fixed = {name: _plain(getattr(tuner, name)) for name in saved.fields if hasattr(tuner, name)}
+    options = _bound(here.fields | fixed, tuner)
+    _compare(source, "options", _bound(saved.fields, tuner), options, "use the options it was made with")
     advice = "load the weights that it was trained on"
     _compare(source, "frozen weights", saved.fingerprints, here.fingerprints, advice)
     if saved.frozen != here.frozen:
@@ -157,11 +158,15 @@ def describe_adapter(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
     assert is_dataclass(tuner), "every Tuner is a dataclass: its fields are its options"
     return AdapterConfig(
         format_version=FORMAT_VERSION,
-        tuner=f"{type(tuner).__module__}.{type(tuner).__qualname__}",
+        tuner=_class_name(type(tuner)),
         fields={field.name: _plain(getattr(tuner, field.name)) for field in fields(tuner) if field.init},
         fingerprints={name: fingerprint(layer.base_layer.weight) for name, layer in _tuned_layers(grounder).items()},
         frozen=_frozen_fingerprint(grounder),
     )
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _frozen_fingerprint(grounder: nn.Module) -> str:

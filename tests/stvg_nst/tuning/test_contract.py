@@ -18,6 +18,7 @@ from stvg_nst.tuning import (
     DoRA,
     FlyLoRA,
     FullFineTuning,
+    GatedAdapter,
     LoRA,
     NullSpaceTuning,
     TunedLinear,
@@ -43,6 +44,7 @@ TUNERS = {
     "flylora_signed": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3, selection="signed"),
     "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
     "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
+    "gated_adapter": lambda: GatedAdapter(TARGETS, rank=6),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
     "nst_leaking": lambda: NullSpaceTuning(
         (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.base import Reference
+from stvg_nst.models.base import Grounder, Reference, ReferencePoint
 
 if TYPE_CHECKING:
-    from stvg_nst.tuning.dual_space import DualSpaceReparameterization
+    from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
+
+
+@dataclass(frozen=True)
+class ReferenceTokens:
+    """Where the reference of a model that is no :class:`stvg_nst.models.base.Grounder` comes from.
+
+    Args:
+        module: name of the sub-module whose output, tokens (B, N, D) or maps (B, D, ...), is the bank of eq. (2)
+            beside its mean. It must run ahead of every tuned layer, and lie upstream of all of them.
+        width: D.
+    """
+
+    module: str
+    width: int
 
 
 class ReferenceBank(NamedTuple):
@@ -132,7 +147,10 @@ class ForwardState:
     def __reduce__(self) -> tuple[type[ForwardState], tuple[()]]:
         return ForwardState, ()
 
-    # Forward hooks, as bound methods and no closures, so that a copy follows its model.
+    def watch(self, source: nn.Module) -> None:
+        """Begin with every output of the module that :func:`find_reference` named."""
+        # Bound methods and no closures, so that a copy follows its model.
+        source.register_forward_hook(self.observe if isinstance(source, ReferencePoint) else self.observe_tokens)
 
     def observe(self, point: nn.Module, inputs: tuple[Tensor, ...], reference: Reference) -> None:
         """Of a grounder's reference point; a shared router is its child."""
@@ -180,6 +198,47 @@ class ForwardState:
             )
         self._open = self._open and not close
         return self._records
+
+
+def find_reference(
+    model: nn.Module, named: ReferenceTokens | None, *, routed_ahead: bool, per: Literal["clip", "frame"]
+) -> tuple[int, nn.Module]:
+    """The width D of the reference bank, and the module whose output it is made of.
+
+    Args:
+        model: a grounder has exactly one :class:`stvg_nst.models.base.ReferencePoint`.
+        named: where the reference of any other model comes from.
+        routed_ahead: whether one router decides ahead of all layers, which takes a grounder.
+        per: what a gate is for; frames are a grounder's.
+
+    Raises:
+        ValueError: there is no such module, or more than one.
+    """
+    kind = type(model).__name__
+    if isinstance(model, Grounder):
+        points = [module for module in model.modules() if isinstance(module, ReferencePoint)]
+        if len(points) != 1:
+            raise ValueError(f"expected exactly one ReferencePoint in {kind}, got {len(points)}")
+        if named is not None:
+            raise ValueError(f"{kind} has a reference of its own, got '{named.module}'; leave it out")
+        return model.width, points[0]
+    if named is None:
+        raise ValueError(
+            f"{kind} is no Grounder: name the module that its reference comes from, e.g. reference="
+            "ReferenceTokens('patch_embed', width=192)"
+        )
+    if routed_ahead or per == "frame":
+        raise ValueError(
+            f"{kind} is no Grounder: it has no frames, so use router 'layer' and one gate a clip, got "
+            f"router '{'shared' if routed_ahead else 'layer'}' and one gate a {per}"
+        )
+    modules = dict(model.named_modules())
+    if named.module not in modules:
+        raise ValueError(
+            f"{kind} has no module '{named.module}' to take the reference from; it has "
+            + ", ".join(f"'{name}'" for name, _ in model.named_children())
+        )
+    return named.width, modules[named.module]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stvg_nst.nullspace import DualSpace, RankRule, check_rule, fingerprint, split_dual_space, warn_of_tie
+from stvg_nst.nullspace.split import DualSpace, RankRule, check_rule, fingerprint, split_dual_space, warn_of_tie
 from stvg_nst.whole_files import whole_file
 
 # Raise it with every change of `split_dual_space` that gives other numbers for the same weight.

@@ -18,8 +18,8 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.report.certificate import LayerCertificate, OutputChange, Standing
 from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.base import InjectionReport, LayerReport
-from stvg_nst.tuning.dual_space import DualSpaceReparameterization
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
+from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
 
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stvg_nst.tuning.reference import CallRecord, masked_mean
+from stvg_nst.tuning.nst.reference import CallRecord, masked_mean
 
 
 def router_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor) -> Tensor:
@@ -61,6 +63,28 @@ def residual_energies(call: CallRecord) -> dict[str, Tensor]:
     count = call.mask.sum().clamp(min=1)
     seen = call.mask[call.clips]
     return {name: (value.expand(seen.shape) * seen).sum() / count for name, value in parts.items()}
+
+
+def describe_calls(calls: Sequence[CallRecord]) -> dict[str, Tensor]:
+    """What a layer's calls in one forward amount to, by the names that ``NullSpaceTuning.diagnostics`` explains.
+
+    ``router`` is left out where no router spoke.
+    """
+    values = {"gate": torch.stack([per_clip(call.gate, call.frame_mask) for call in calls]).mean(0)}
+    routed = [per_clip(call.logits.sigmoid(), call.frame_mask) for call in calls if call.logits is not None]
+    if routed:
+        values["router"] = torch.stack(routed).mean(0)
+    energies = [residual_energies(call) for call in calls]
+    mean = {part: torch.stack([each[part] for each in energies]).mean(0) for part in energies[0]}
+    values["row_energy"], values["null_energy"] = mean["gated_row"], mean["gated_null"]
+    values["row_share"] = _share(mean["gated_row"], mean["gated_null"])
+    values["row_share_before"] = _share(mean["row"], mean["null"])
+    return values
+
+
+def _share(part: Tensor, other: Tensor) -> Tensor:
+    """The part's share of both; 0 where both are 0."""
+    return part / (part + other).clamp(min=torch.finfo(part.dtype).tiny)
 
 
 def per_clip(values: Tensor, frame_mask: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stvg_nst.certificate import certify, standing_of, worst_leak
 from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, print_certificate
-from stvg_nst.tuning.dual_space import DualSpaceReparameterization
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
+from stvg_nst.tuning.nst.certify import certify, standing_of, worst_leak
+from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 from stvg_nst.types import Batch, ClipInfo, Degradation, Quality, Tube
 
 QUALITIES = (Quality.HQ, Quality.LQ, Quality.LQ)

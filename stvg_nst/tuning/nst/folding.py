@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.tuning.dual_space import DualSpaceReparameterization
-from stvg_nst.tuning.qau import Mlp, QualityAdaptiveUnit, pool_tokens
-from stvg_nst.tuning.reference import Assessment, ReferenceBank
+from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank
+from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
+from stvg_nst.tuning.nst.unit import Mlp, QualityAdaptiveUnit, pool_tokens
 
 
 class FoldedUnit(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.tuning.base import TuningModule
-from stvg_nst.tuning.reference import Assessment, ReferenceBank, masked_mean
+from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank, masked_mean
 
 GatePer = Literal["clip", "frame"]
 CoefficientsFrom = Literal["reference", "reference_and_gap", "input"]

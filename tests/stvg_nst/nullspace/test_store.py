@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stvg_nst import dual_space_store
-from stvg_nst.dual_space_store import DualSpaceStore, DualSpaceStoreError
+import stvg_nst.nullspace.store
 from stvg_nst.nullspace import fingerprint, split_dual_space
+from stvg_nst.nullspace.store import DualSpaceStore, DualSpaceStoreError
 
 EXACT = {"rule": "exact", "threshold": None}
 HALF = {"rule": "energy", "threshold": 0.5}
@@ -148,7 +148,7 @@ def test_a_file_under_another_name_is_refused(tmp_path):
 
 
 def test_a_missing_tensor_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(dual_space_store, "TENSORS", ("row", "null"))
+    monkeypatch.setattr(stvg_nst.nullspace.store, "TENSORS", ("row", "null"))
     store = DualSpaceStore(tmp_path)
     store.get(weight_of(0))
     monkeypatch.undo()
@@ -164,7 +164,7 @@ def test_many_writers_of_one_file_all_get_it_and_leave_nothing_behind(tmp_path, 
         save_file(tensors, path, metadata=metadata)
         all_written.wait()  # none has found the file, and none has put it in its place yet
 
-    monkeypatch.setattr(dual_space_store, "save_file", save_together)
+    monkeypatch.setattr(stvg_nst.nullspace.store, "save_file", save_together)
     with ThreadPoolExecutor(writers) as pool:
         spaces = list(pool.map(lambda _: DualSpaceStore(tmp_path).get(weight_of(0)), range(writers)))
     for space in [*spaces, DualSpaceStore(tmp_path).get(weight_of(0))]:
@@ -177,7 +177,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half of it")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(dual_space_store, "save_file", full_disk)
+    monkeypatch.setattr(stvg_nst.nullspace.store, "save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         DualSpaceStore(tmp_path).get(weight_of(0))
     assert not list(tmp_path.iterdir())
