@@ -64,6 +64,7 @@ class AnnotatedVideos(STVGDataModule):
         degraded: Path | None,
         kernels: Kernels,
         training_items: int | None,
+        twins: bool,
         evaluation_split: Literal["val", "test"],
         evaluation_conditions: EvaluationConditions,
         augmentation: Augmentation | None,
@@ -92,6 +93,7 @@ class AnnotatedVideos(STVGDataModule):
             degraded=degraded,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
         )

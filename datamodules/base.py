@@ -60,6 +60,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             to degrade on the fly.
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
+        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
@@ -84,6 +85,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         degraded: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
@@ -103,6 +105,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.frames = frames
         self.degraded = None if degraded is None else DegradedFiles(degraded)
         self.training_items = training_items
+        self.twins = twins
         self.evaluation_split: Literal["val", "test"] = evaluation_split
         self.evaluation_conditions = expand_conditions(evaluation_conditions)
         if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
@@ -432,6 +435,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 self._source(split),
                 cache,
                 self.augmentation(),
+                twins=self.twins and split == "train",
             ),
             batch_size=batch_size,
             sampler=sampler,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import cv2
@@ -23,7 +24,11 @@ from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation,
 
 
 class ClipDataset(Dataset[Clip]):
-    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
+    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state.
+
+    Args:
+        twins: give each degraded clip its high-quality twin.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class ClipDataset(Dataset[Clip]):
         pixels: PixelSource,
         cache: FeatureCache | None,
         augmentation: Augmentation | None = None,
+        twins: bool = False,
     ) -> None:
         self._records = records
         self._choose = choose
@@ -40,8 +46,15 @@ class ClipDataset(Dataset[Clip]):
         self._pixels = pixels
         self._cache = cache
         self._augmentation = augmentation
+        self._twins = twins
 
     def __getitem__(self, draw: Draw) -> Clip:
+        clip = self._load(draw)
+        if not self._twins or draw.degradation is None:
+            return clip
+        return replace(clip, twin=self._load(replace(draw, degradation=None)))
+
+    def _load(self, draw: Draw) -> Clip:
         record, frame_ids, flipped = self._show(draw)
         info = describe_sample(record, frame_ids, draw.degradation)
         boxes, inside = _sample_target(info)
@@ -114,6 +127,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
         boxes=_pad([clip.boxes for clip in clips]),
         inside=_pad([clip.inside for clip in clips]),
         qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
+        twins=collate(twins) if (twins := [clip.twin for clip in clips if clip.twin is not None]) else None,
     )
 
 

@@ -43,6 +43,7 @@ class VidSTG(AnnotatedVideos):
             degrade on the fly.
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
+        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
@@ -74,6 +75,7 @@ class VidSTG(AnnotatedVideos):
         degraded: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
         augmentation: Augmentation | None = None,
@@ -100,6 +102,7 @@ class VidSTG(AnnotatedVideos):
             degraded=degraded,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
             augmentation=augmentation,

@@ -39,6 +39,7 @@ from stvg_nst.tuning.adapter import (
     require_adapter_fit,
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
+from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
 
@@ -64,6 +65,9 @@ class GroundingModule(lightning.LightningModule):
         encodings: folder that keeps what the grounder makes of each clip and sentence ahead of its decoders, so that
             it is computed once for all epochs and all runs. For tuners that change the decoders and heads only, and
             for cached features; 4 T M D bytes each, 0.9 MB in the miniature, and never deleted by us.
+        twin: weight of the clean twin in the objective: the distance of each training clip's tokens, ahead of the
+            decoders, to those that the frozen grounder makes of the same clip in high quality. Clips that are of high
+            quality are pulled to their own. It needs ``--data.init_args.twins true``.
 
     Raises:
         ValueError: the tuner trains something that ``encodings`` takes for frozen.
@@ -85,6 +89,7 @@ class GroundingModule(lightning.LightningModule):
         baseline: Path | None = None,
         inference: InferenceProtocol = "single_pass",
         encodings: Path | None = None,
+        twin: float = 0.0,
     ) -> None:
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
@@ -94,7 +99,13 @@ class GroundingModule(lightning.LightningModule):
             load_weights(Path(weights), grounder)
         self.grounder = grounder
         self.tuner = tuner
+        if twin < 0:
+            raise ValueError(f"--model.twin is a weight of at least 0, got {twin}")
+        self.twin = twin
+        self._clean = CleanTwin(grounder) if twin else None
         self.injection = tuner.inject(grounder)
+        if self._clean is not None:
+            self._clean.keep_apart(grounder)
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         rank_zero_info(str(self.injection))
         if encodings is not None:
@@ -129,8 +140,11 @@ class GroundingModule(lightning.LightningModule):
                 )
 
     def forward(self, batch: Batch) -> GroundingOutput:
+        return self._ground(self._features(batch), batch)
+
+    def _ground(self, features: BackboneFeatures, batch: Batch) -> GroundingOutput:
         with self.tuner.conditioned_on(batch.qualities):
-            return self.grounder.ground(self._features(batch), batch.frame_mask, batch.queries)
+            return self.grounder.ground(features, batch.frame_mask, batch.queries)
 
     def train(self, mode: bool = True) -> GroundingModule:
         # Lightning sets every sub-module back to train mode after a validation; what is frozen must not follow,
@@ -143,6 +157,8 @@ class GroundingModule(lightning.LightningModule):
         self._fit_seed = torch.initial_seed()
         # Lightning leaves modules in the mode that it finds them in.
         self.train()
+        if self._clean is not None:
+            self._clean.to(self.device)
 
     def _features(self, batch: Batch) -> BackboneFeatures:
         if batch.features is not None:
@@ -163,11 +179,16 @@ class GroundingModule(lightning.LightningModule):
         Raises:
             DivergedError: it is not finite, in this process or in another; what follows could only be worse.
         """
-        output = self(batch)
+        features = self._features(batch)
+        output = self._ground(features, batch)
         terms = self.loss(output, batch)
         total = self.loss.total(terms)
         self._log_terms("train", terms, batch)
         self.log("train/grounding", total.detach(), batch_size=len(batch))
+        if self._clean is not None:
+            distance = self._twin_distance(self._clean, output, features, batch)
+            self._log_terms("train", {"twin": distance[None]}, batch)
+            total = total + self.twin * distance.mean()
         # Eq. (6): L = L_ground + lambda_router * L_router + lambda_reg * L_reg
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
             total = total + self.tuner.loss_weights[name] * value
@@ -178,6 +199,16 @@ class GroundingModule(lightning.LightningModule):
             raise DivergedError(self._divergence(f"{whose} is {total.item():.4g} at step {self.global_step + 1}"))
         self._loss_before = total.detach()
         return total
+
+    def _twin_distance(
+        self, clean: CleanTwin, output: GroundingOutput, features: BackboneFeatures, batch: Batch
+    ) -> Tensor:
+        """(B,), of each clip's tokens to those of its high-quality twin."""
+        assert output.fused is not None, "a grounder with a fusion says its tokens"
+        if batch.twins is not None:
+            features = features.replaced(batch.qualities.nonzero().squeeze(1), self._features(batch.twins))
+        target = clean.targets(features, batch.frame_mask, batch.queries)
+        return twin_distance(output.fused, target, batch.frame_mask)
 
     def on_train_end(self) -> None:
         """No loss follows the last step, which would show what it did to the weights.
@@ -312,6 +343,11 @@ class GroundingModule(lightning.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.baseline is not None and datamodule is not None:
             self._check_baseline(self.baseline, datamodule, stage)
+        if self.twin and stage == "fit" and not getattr(datamodule, "twins", False):
+            raise ValueError(
+                f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
+                "--data.init_args.twins true, or --model.twin 0"
+            )
         cached = getattr(datamodule, "cached_backbones", None)
         if self.grounder.encodings is not None and cached is None:
             raise ValueError(

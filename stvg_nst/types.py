@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SentenceType = Literal["declarative", "interrogative"]
@@ -107,6 +108,28 @@ class BackboneFeatures:
             self.cell_mask[clip, :rows, :columns],
         )
 
+    def replaced(self, clips: Tensor, others: BackboneFeatures) -> BackboneFeatures:
+        """These features with some clips' replaced by other features of the same clips.
+
+        Args:
+            clips: (C,) indices, int64.
+            others: with B = C; padded no wider than these.
+        """
+
+        def put(ours: Tensor, theirs: Tensor) -> Tensor:
+            padding = [
+                size
+                for own, other in zip(ours.shape[:0:-1], theirs.shape[:0:-1], strict=True)
+                for size in (0, own - other)
+            ]
+            return ours.index_copy(0, clips, F.pad(theirs, padding))
+
+        return BackboneFeatures(
+            put(self.appearance, others.appearance),
+            put(self.motion, others.motion),
+            put(self.cell_mask, others.cell_mask),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
@@ -163,6 +186,7 @@ class Clip:
         features: cached backbone features of those frames, with B = 1.
         boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside.
         inside: (T,) bool, True on sampled frames that the target covers.
+        twin: the same frames in high quality, where that is asked for and the clip is degraded.
     """
 
     info: ClipInfo
@@ -170,6 +194,7 @@ class Clip:
     features: BackboneFeatures | None
     boxes: Tensor
     inside: Tensor
+    twin: Clip | None = None
 
     def __post_init__(self) -> None:
         name, length = self.info.item_id, len(self.info.frame_ids)
@@ -202,6 +227,7 @@ class Batch:
         boxes: (B, T, 4) float32, cxcywh in units of the frame; zeros outside the target and on padding.
         inside: (B, T) bool.
         qualities: (B,) int64, values of :class:`Quality`.
+        twins: the low-quality clips in high quality, in their order, where that is asked for and there are any.
     """
 
     clips: tuple[ClipInfo, ...]
@@ -212,6 +238,7 @@ class Batch:
     boxes: Tensor
     inside: Tensor
     qualities: Tensor
+    twins: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -229,7 +256,9 @@ class Batch:
 
     def _with_tensors(self, move: Callable[[Any], Any]) -> Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: move(v) if isinstance(v, Tensor | BackboneFeatures) else v for k, v in values.items()})
+        return Batch(
+            **{k: move(v) if isinstance(v, Tensor | BackboneFeatures | Batch) else v for k, v in values.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +282,19 @@ class SceneBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedTokens:
+    """Video and sentence joined, frame by frame, ahead of the decoders.
+
+    Args:
+        tokens: (B, T, M, D).
+        mask: (B, 1 or T, M) bool, True on real tokens.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class GroundingOutput:
     """The network's answer after each of its S decoder stages; the last stage is the prediction.
 
@@ -262,6 +304,7 @@ class GroundingOutput:
         start_end: (S, B, T, 2), logits of each frame being the first, and the last, of the tube.
         actioness: (S, B, T), logits of each frame lying inside the tube.
         frame_mask: (B, T) bool, True on real frames.
+        fused: the tokens that the decoders were given, where the model says them.
     """
 
     boxes: Tensor
@@ -269,3 +312,4 @@ class GroundingOutput:
     start_end: Tensor
     actioness: Tensor
     frame_mask: Tensor
+    fused: FusedTokens | None = None

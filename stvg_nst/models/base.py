@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingStore
-from stvg_nst.types import BackboneFeatures, GroundingOutput
+from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +98,14 @@ class Grounder(nn.Module, ABC):
     def fusion(self) -> tuple[nn.Module, ...]:
         """What joins video and sentence ahead of the decoders; nothing where the model cannot keep encodings."""
         return ()
+
+    def fuse(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> FusedTokens:
+        """What :meth:`fusion` makes of clips and sentences: the tokens that :meth:`ground` gives to the decoders.
+
+        Raises:
+            ValueError: the model has no such part.
+        """
+        raise ValueError(f"{type(self).__name__} has no tokens ahead of its decoders; leave out --model.twin")
 
     def keep_encodings(self, store: EncodingStore) -> None:
         """From now on, take what :meth:`fusion` says of a clip and a sentence from ``store``, which computes it once.

@@ -16,6 +16,7 @@ from datamodules.array_store import CacheError
 from datamodules.clips import collate
 from datamodules.degradation_pixels import GOLDEN_HASHES
 from datamodules.degradations import DEGRADATIONS
+from datamodules.features import FeatureCache, feature_key
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
@@ -326,3 +327,28 @@ def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Pat
     assert folder.name == "test-HQ+defocus3" and batch.features is not None
     assert [str(info.degradation) for info in batch.clips] == ["None", "defocus:3"] * 2
     assert data.cache_folder("train") == tmp_path / "train", "what is trained on does not depend on it"
+
+
+def test_degraded_training_clips_bring_their_high_quality_twins(root: Path) -> None:
+    for batch in batches(mini(root, twins=True, batch_size=4, training_clips=2), "train"):
+        low = [info for info in batch.clips if info.quality is Quality.LQ]
+        assert batch.twins is not None and batch.twins.frames is not None and batch.frames is not None
+        assert [info.item_id for info in batch.twins.clips] == [info.item_id for info in low]
+        assert all(info.quality is Quality.HQ for info in batch.twins.clips) and batch.twins.twins is None
+        assert batch.twins.frames.shape == (2, 16, 3, 128, 128)
+        assert not torch.equal(batch.twins.frames, batch.frames[batch.qualities == Quality.LQ])
+    for batch in batches(mini(root, twins=True), "test"):
+        assert batch.twins is None
+
+
+def test_twins_come_from_the_cache_of_features_and_move_with_their_batch(root: Path, tmp_path: Path) -> None:
+    data = mini(root, twins=True, variants=1, features=tmp_path)
+    data.prepare_data()
+    for split in ("train", "val"):
+        data.build_cache(split, encode, "backbones")
+    cache = FeatureCache(tmp_path / "train", data.cache_provenance("train"))
+    for batch in batches(data, "train"):
+        moved = batch.to("cpu")
+        assert moved.twins is not None and moved.twins.features is not None
+        clip_id = next(record.clip_id for record in data.records["train"] if record.item_id == batch.clips[1].item_id)
+        assert torch.equal(moved.twins.features.appearance, cache.read(feature_key(clip_id, None)).appearance)

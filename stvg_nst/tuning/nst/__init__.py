@@ -46,6 +46,7 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
 
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _training: bool = field(default=False, init=False, repr=False, compare=False)
     _folded: bool = field(default=False, init=False, repr=False, compare=False)
 
     # --- injection ----------------------------------------------------------------------------------------------------
@@ -109,7 +110,16 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         }
 
     def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
-        return self.override_gate(qualities.float()) if self.gate == "oracle" else nullcontext()
+        if self.gate == "oracle":
+            return self.override_gate(qualities.float())
+        if self.gate_training == "label" and self._training:
+            labels = qualities.float()
+            return self.override_gate((labels - self.gate_jitter * torch.rand_like(labels)).abs())
+        return nullcontext()
+
+    def set_training(self, grounder: nn.Module, mode: bool) -> None:
+        super().set_training(grounder, mode)
+        self._training = mode
 
     # --- inspection ---------------------------------------------------------------------------------------------------
 

@@ -52,8 +52,9 @@ def wrap_layers(
         exclude=options.exclude,
         pointwise=not isinstance(grounder, Grounder),
     )
-    for name, layer in targets.items():
-        _check_rank(name, layer, options.rank)
+    if options.rank is not None:
+        for name, layer in targets.items():
+            _check_rank(name, layer, options.rank)
 
     split = split_dual_space if options.spaces is None else DualSpaceStore(options.spaces).get
     wrapped: dict[nn.Module, TunedLinear] = {}

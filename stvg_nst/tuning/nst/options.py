@@ -17,6 +17,7 @@ from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer
 from stvg_nst.tuning.selection import Strategy
 
 RouterPlace = Literal["layer", "shared"]
+GateTraining = Literal["router", "label"]
 
 
 @dataclass
@@ -37,8 +38,9 @@ class NullSpaceOptions:
     exclude: Sequence[str] = field(default_factory=list)
     """Patterns of layers or whole modules that are no targets though a pattern matches them."""
 
-    rank: int = 64
-    """Directions of each subspace that a layer may use; fewer where a subspace has fewer. The paper uses 64."""
+    rank: int | None = 64
+    """Directions of each subspace that a layer may use; fewer where a subspace has fewer, and ``null`` for all of them.
+    The paper uses 64."""
 
     retrieval_width: int | None = None
     """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
@@ -54,6 +56,16 @@ class NullSpaceOptions:
     """``hard`` rounds the gate at inference, which preserves clips judged high-quality exactly; training is soft.
     Controls: ``oracle`` takes the quality label for the gate, ``open`` holds it at 1; neither has a router."""
 
+    gate_training: GateTraining = "router"
+    """What the gate is while training: what the router says, as in the paper, or the clip's quality label. Under
+    ``label`` the layers learn with the gate that eq. (6) asks of the router, and the router learns beside them. No
+    label is read in validation and test. It needs a shared router: one in a layer would see what the label did to the
+    layers ahead of it."""
+
+    gate_jitter: float = 0.0
+    """Under ``gate_training: label``, how far from the label each gate may be drawn, uniformly, in [0, 0.5]. Layers
+    that have seen such gates know what a soft gate does at inference."""
+
     gate_per: GatePer = "clip"
     """One gate for a whole clip, or one for each frame."""
 
@@ -68,7 +80,8 @@ class NullSpaceOptions:
     """One residual for each token, or one for all tokens of a frame or a clip, from their mean."""
 
     basis: Basis = "svd"
-    """Where the directions come from: the weight's own subspaces, or, as controls, random ones, fixed or learned."""
+    """Where the directions come from: the weight's own subspaces, or, as controls, random ones, fixed or learned.
+    ``svd_whitened`` divides each direction of the row space by its singular value: all their images have length 1."""
 
     null_branch: bool = True
     """Whether the residual has a part in the null space; without, as a control, only the gate protects a clip."""
@@ -107,7 +120,7 @@ class NullSpaceOptions:
     # the soft and the hard gate, and all others differ in their tensors.
     free_fields: ClassVar[frozenset[str]] = frozenset(
         {
-            *("targets", "strategy", "share", "exclude", "gate", "forward_mode"),
+            *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),
             *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
         }
     )
@@ -115,6 +128,7 @@ class NullSpaceOptions:
     def __post_init__(self) -> None:
         choices = {
             "gate": Gate,
+            "gate_training": GateTraining,
             "gate_per": GatePer,
             "router": RouterPlace,
             "coefficients_from": CoefficientsFrom,
@@ -128,6 +142,15 @@ class NullSpaceOptions:
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
+        if self.gate_training == "label" and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"gate_training 'label' needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' "
+                f"and gate '{self.gate}': a router in a layer would read the label in what other layers made of it"
+            )
+        if not 0 <= self.gate_jitter <= 0.5 or (self.gate_jitter and self.gate_training != "label"):
+            raise ValueError(
+                f"gate_jitter must lie in [0, 0.5], and be 0 unless gate_training is 'label', got {self.gate_jitter}"
+            )
         if self.gate_per == "frame" and self.coefficients_per == "clip":
             raise ValueError("a gate for each frame cannot act on one residual a clip; set coefficients_per to frame")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stvg_nst.nullspace import DualSpace
 
-Basis = Literal["svd", "random", "learned"]
+Basis = Literal["svd", "svd_whitened", "random", "learned"]
 
 
 class DualSpaceReparameterization(nn.Module):
@@ -24,11 +24,12 @@ class DualSpaceReparameterization(nn.Module):
     Args:
         weight: W (d_out, d_in), frozen.
         space: the two subspaces of W.
-        rank: directions of each that may be used; fewer where a subspace has fewer.
+        rank: directions of each that may be used; fewer where a subspace has fewer, all of them where it is ``None``.
         null_branch: whether there is a null branch at all.
-        basis: ``svd`` takes the directions from ``space``. The controls take as many random orthonormal directions of
-            the whole input space instead, which respect neither subspace: ``random`` leaves them fixed, ``learned``
-            trains them.
+        basis: ``svd`` takes the directions from ``space``; ``svd_whitened`` divides those of the row space by their
+            singular values, so that W turns them into unit vectors. The controls take as many random orthonormal
+            directions of the whole input space instead, which respect neither subspace: ``random`` leaves them fixed,
+            ``learned`` trains them.
     """
 
     row_basis: Tensor
@@ -37,14 +38,16 @@ class DualSpaceReparameterization(nn.Module):
     null_image: Tensor | None
 
     def __init__(
-        self, weight: Tensor, space: DualSpace, *, rank: int, null_branch: bool = True, basis: Basis = "svd"
+        self, weight: Tensor, space: DualSpace, *, rank: int | None, null_branch: bool = True, basis: Basis = "svd"
     ) -> None:
         super().__init__()
         row = space.row[:, :rank]
-        null = space.null[:, max(space.nullity - rank, 0) :]  # the last directions leak least
+        null = space.null[:, 0 if rank is None else max(space.nullity - rank, 0) :]  # the last directions leak least
         if not null_branch:
             null = null[:, :0]
-        if basis != "svd":
+        if basis == "svd_whitened":
+            row = row / space.singular_values[: row.shape[1]]
+        elif basis != "svd":
             row, null = random_directions(len(row), row.shape[1], null.shape[1])
         matrix = weight.detach().cpu().double()
         # Of the directions that are used: the last of an approximate null space may be exact though the first are not.

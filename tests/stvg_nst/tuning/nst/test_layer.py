@@ -221,3 +221,56 @@ def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
         for name, value in tuner.diagnostics().items():
             if name.startswith(("row_energy", "gate")):
                 torch.testing.assert_close(value, energies[name])
+
+
+def test_gates_trained_by_their_labels_send_each_clip_one_way_and_teach_the_router_beside_it(toy, tuned):
+    grounder, tuner = tuned(router="shared", gate_training="label")
+    tuner.set_training(grounder, True)
+    with tuner.conditioned_on(QUALITIES):
+        grounder(*toy.toy_batch())
+    gates = {name: value for name, value in tuner.diagnostics().items() if name.startswith("gate/")}
+    assert gates and all(torch.equal(gate, QUALITIES.float()) for gate in gates.values())
+    losses = tuner.auxiliary_losses(QUALITIES)
+    losses["router"].backward()
+    router = [name for name, p in grounder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert router and all(".router." in name for name in router)
+
+
+def test_labels_that_train_the_gates_reach_no_router_and_no_evaluation(toy, tuned):
+    grounder, tuner = tuned(router="shared", gate_training="label")
+    tuner.set_training(grounder, True)
+    logits = []
+    for labels in (QUALITIES, 1 - QUALITIES):
+        with tuner.conditioned_on(labels):
+            grounder(*toy.toy_batch())
+        logits.append(next(value for name, value in tuner.diagnostics().items() if name.startswith("router/")))
+    assert torch.equal(*logits)
+
+    tuner.set_training(grounder, False)
+    outputs = []
+    for labels in (QUALITIES, 1 - QUALITIES):
+        with tuner.conditioned_on(labels):
+            outputs.append(toy.flat(grounder(*toy.toy_batch())))
+    assert torch.equal(*outputs)
+
+
+def test_a_batch_of_one_quality_keeps_every_parameter_in_the_graph(toy, tuned):
+    grounder, tuner = tuned(router="shared", gate_training="label")
+    tuner.set_training(grounder, True)
+    all_high = torch.zeros_like(QUALITIES)
+    with tuner.conditioned_on(all_high):
+        loss = toy.flat(grounder(*toy.toy_batch())).square().mean()
+    for name, value in tuner.auxiliary_losses(all_high).items():
+        loss = loss + tuner.loss_weights[name] * value
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in tuner.trainable_parameters(grounder))
+
+
+def test_a_jittered_gate_stays_near_its_label(toy, tuned):
+    grounder, tuner = tuned(router="shared", gate_training="label", gate_jitter=0.25)
+    tuner.set_training(grounder, True)
+    with tuner.conditioned_on(QUALITIES):
+        grounder(*toy.toy_batch())
+    gate = next(value for name, value in tuner.diagnostics().items() if name.startswith("gate/"))
+    distance = (gate - QUALITIES.float()).abs()
+    assert (distance > 0).all() and (distance <= 0.25).all()

@@ -37,3 +37,17 @@ def test_a_config_can_name_it_and_its_help_comes_from_the_fields():
     assert tuner == NullSpaceTuning(targets=["head"], rank=8)
     zero_shot = parser.instantiate(parser.parse_args(["--tuner=stvg_nst.tuning.ZeroShot"])).tuner
     assert type(zero_shot).__name__ == "ZeroShot"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate_training": "label"}, "needs router 'shared' and gate 'soft' or 'hard', got router 'layer'"),
+        ({"gate_training": "label", "router": "shared", "gate": "oracle"}, "and gate 'oracle'"),
+        ({"gate_jitter": 0.1}, "be 0 unless gate_training is 'label', got 0.1"),
+        ({"gate_training": "label", "router": "shared", "gate_jitter": 0.7}, r"\[0, 0.5\].*got 0.7"),
+    ],
+)
+def test_a_label_that_a_router_could_read_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NullSpaceTuning(["head"], **options)
