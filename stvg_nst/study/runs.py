@@ -79,6 +79,9 @@ class RunTest:
         return Stage(command, self.results, tuple(self.folder / name for name in _TUBES))
 
 
+_RECIPE = ("model.optimizer", "model.warmup_steps", "trainer.max_epochs", "trainer.gradient_clip_val")
+
+
 @dataclass(frozen=True, slots=True)
 class StudyRun:
     """A point under one seed, or the baseline.
@@ -164,6 +167,8 @@ class StudyRun:
         if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
         changes = differences(_renamed(read_yaml(self.config_file)), self.config)
+        if self.point is None:  # it is only tested, and reads nothing of how the points are trained
+            changes = [change for change in changes if not change.startswith(_RECIPE)]
         changes += [change for test in self.tests for change in test.changes()]
         weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not

@@ -31,3 +31,12 @@ def test_a_gated_adapter_that_is_kept_by_its_options_is_no_other_method(
     assert run.changes() == changes
     run.config_file.write_text(yaml.safe_dump(config("NullSpaceTuning", {"rank": 64, "basis": "learned"})))
     assert len(run.changes()) == 2
+
+
+def test_a_baseline_is_the_same_however_the_points_are_trained(tmp_path: Path) -> None:
+    config = {"model": {"optimizer": {"class_path": "AdamW"}, "warmup_steps": 20}, "trainer": {"max_epochs": 4}}
+    run = StudyRun(None, None, tmp_path, config, (), None, ())
+    run.adapter.touch()
+    run.weights_file.touch()
+    run.config_file.write_text(yaml.safe_dump({"trainer": {"devices": 1}}))
+    assert run.changes() == ["trainer.devices: 1 before, 'absent' now"]
