@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -71,7 +71,8 @@ class ArrayWriter:
         for left_behind in self._folder.parent.glob(f".{self._folder.name}.*/{self._kind.data_file}"):
             if _is_abandoned(left_behind):
                 shutil.rmtree(left_behind.parent, ignore_errors=True)  # another may remove it too
-        self._temporary = Path(tempfile.mkdtemp(prefix=f".{self._folder.name}.", dir=self._folder.parent))
+        self._temporary = self._folder.with_name(f".{self._folder.name}.{uuid.uuid4().hex}")
+        self._temporary.mkdir()  # with the permissions of any other folder, for it becomes the cache
         # Locked before it has the name that others look for, so that none finds it without its lock.
         self._data = open(self._temporary / "locking", "wb")
         with suppress(OSError):

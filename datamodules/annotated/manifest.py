@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
-from stvg_nst.whole_files import whole_file
+from stvg_nst.whole_files import write_whole
 
 SOUND = "sound"
 _SCHEMA = 1
@@ -51,8 +51,7 @@ def manifest_file(root: Path, name: str) -> Path:
 def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
-    with whole_file(file) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
