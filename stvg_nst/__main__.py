@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stvg_nst.failures import Failures
 
 if TYPE_CHECKING:
     from stvg_nst.comparison.strips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
-
-TRACEBACK = "STVG_TRACEBACK"
 
 _USAGE = """\
 usage: python -m stvg_nst COMMAND [--help] ...
@@ -351,7 +349,7 @@ def _certify(arguments: Sequence[str]) -> int:
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_whole(output, to_json(certificate))
     if (results := options.run / ResultsWriter.NAME).is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate))
+        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
     with SummaryWriter(options.run) as dashboard:
         dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)
@@ -421,8 +419,7 @@ def _program(command: str) -> str:
     return f"python -m stvg_nst {command}"
 
 
-def main() -> int:
-    arguments = sys.argv[1:]
+def _command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
@@ -432,19 +429,13 @@ def main() -> int:
     run = _COMMANDS[arguments[0]]
     if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
-    try:
-        return run(arguments[1:])
-    except (ValueError, OSError, RuntimeError) as error:
-        if TRACEBACK in os.environ or not _raised_by_us(error):
-            raise
-        print(f"error: {error}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
+    return run(arguments[1:])
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether our own code raised the error: then its message was written for the user, and says what to do."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return frames[-1][0].f_globals.get("__name__", "").startswith(("stvg_nst.", "datamodules.", "callbacks."))
+def main() -> int:
+    with Failures() as failures:
+        failures.status = _command(sys.argv[1:])
+    return failures.status
 
 
 if __name__ == "__main__":
