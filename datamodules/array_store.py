@@ -158,7 +158,7 @@ class ArrayStore:
         if not (folder / _INDEX).is_file():
             raise CacheError(f"no {kind.name} in '{folder}': build it with `{kind.command}`")
         try:
-            self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text())
+            self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
             self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
             found = self.header["provenance"]
             size = sum(self._num_bytes(row) for row in self.rows.values())

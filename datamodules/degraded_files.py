@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
     if not file.is_file():
         raise CacheError(f"there is no '{file}': `python -m stvg_nst data degrade` writes it beside the degraded clips")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}, expected {_SCHEMA}")
         manifest = DegradedManifest(**{field.name: content[field.name] for field in fields(DegradedManifest)})

@@ -80,12 +80,12 @@ def _entry(fields: Fields) -> VideoEntry:
             raise fields.error("size", "[height, width]", shown(sides))
         size = (sides[0], sides[1])
     return VideoEntry(
-        path=fields.text("path"),
+        path=fields.string("path"),
         num_bytes=fields.integer("num_bytes", at_most=2**63) if given("num_bytes") else None,
-        mtime_ns=fields.integer("mtime_ns", at_most=2**63) if given("mtime_ns") else None,
+        mtime_ns=fields.integer("mtime_ns", at_least=-(2**63), at_most=2**63) if given("mtime_ns") else None,
         sha256=fields.text("sha256") if given("sha256") else None,
         num_frames=fields.integer("num_frames") if given("num_frames") else None,
         fps=fields.positive("fps") if given("fps") else None,
         size=size,
-        verdict=fields.text("verdict"),
+        verdict=fields.string("verdict"),
     )

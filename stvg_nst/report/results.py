@@ -123,7 +123,7 @@ def load_results(path: Path | str) -> RunResults:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ResultsFileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

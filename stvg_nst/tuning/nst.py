@@ -584,7 +584,8 @@ def _any_open(gate: Tensor, mask: Tensor) -> Tensor:
 
 def _share(part: Tensor, other: Tensor) -> Tensor:
     """The part's share of both; 0 where both are 0."""
-    return part / (part + other).clamp(min=torch.finfo(part.dtype).tiny)
+    whole = part + other
+    return torch.where(whole > 0, part / whole, 0.0)
 
 
 def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
