@@ -341,11 +341,12 @@ def _certify(arguments: Sequence[str]) -> int:
     from stvg_nst.report.certificate import add_to_results, print_certificate, to_json, to_markdown
     from stvg_nst.whole_files import write_whole
 
+    config = finished_run(options.run)
     output = options.json or options.run / "certificate.json"
     read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
     check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
+    cli = CertifyCLI(**_built("certify"), args=config)
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_whole(output, to_json(certificate))
     if (results := options.run / ResultsWriter.NAME).is_file():

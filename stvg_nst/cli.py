@@ -225,6 +225,12 @@ class RunCLI(ComponentsCLI):
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
+            raise ValueError(f"--trainer: {error}") from error
+
 
 def _refuse_other_logger(logger: Any) -> None:
     """Whoever asks for another dashboard must not be given this one without a word.

@@ -7,15 +7,17 @@ anywhere below, and is told by its type. Everything else is a bug, and keeps its
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import select
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 TRACEBACK = "STVG_TRACEBACK"
 INTERRUPTED, PIPE_CLOSED = 130, 141  # 128 and the number of the signal, as shells have it
@@ -136,6 +138,9 @@ def failure_of(error: BaseException) -> Failure | None:
         "lightning.fabric.utilities.exceptions", "MisconfigurationException", error
     ):
         return Failure(str(error))
+    if isinstance(error, UnicodeDecodeError):
+        place = f"byte {error.object[error.start]:#x} at {error.start}"
+        return Failure(f"a file that is read as text is no UTF-8 ({place}); look at what was given, --config too")
     words = _library_words(str(error)) if isinstance(error, RuntimeError) else None
     return None if words is None else Failure(words)
 
@@ -192,18 +197,22 @@ def _first_line(error: object) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _is_broken(stream: object) -> bool:
-    """Whether a stream can take no more: what it could not write is kept, and fails again."""
-    try:
-        stream.flush()  # type: ignore[attr-defined]
-    except (OSError, ValueError):
-        return True
-    except AttributeError:  # there is none: its descriptor was closed when Python began
+def _is_broken(stream: TextIO | None) -> bool:
+    """Whether a stream takes no more: its reader has gone, or its disk is full."""
+    if stream is None:  # its descriptor was closed when Python began
         return False
-    return False
+    try:
+        stream.flush()  # what could not be written is kept, and fails again
+        pipe = select.poll()
+        pipe.register(stream.fileno(), 0)  # asks for nothing, and hears of a reader that has gone
+        return bool(pipe.poll(0))
+    except io.UnsupportedOperation:  # no descriptor: it is a stream in memory
+        return False
+    except OSError:
+        return True
 
 
-def _discard(stream: object) -> None:
+def _discard(stream: TextIO) -> None:
     """Keeps Python from failing again, and saying so, when it ends and flushes the stream."""
     with suppress(OSError):  # a stream without a descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -26,14 +26,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; it names ``path``.
     """
-    if is_stream(path):
-        yield path
-        return
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = is_stream(path)
+    path = path if stream else Path(os.path.realpath(path))
     # Beside the file, for a rename is atomic only within a file system. A process id would not be unique over machines.
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    partial = path if stream else path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
+        if stream:
+            yield path
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
         mode = _mode(path) if path.exists() else _mode(partial)
         yield partial
@@ -45,7 +46,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        if not stream:
+            partial.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -273,7 +273,7 @@ def _files_below(folder: Path) -> list[Path]:
     """
     files: list[Path] = []
     entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
         real = os.path.realpath(place)
         if real in entered:
             folders.clear()
@@ -282,6 +282,12 @@ def _files_below(folder: Path) -> list[Path]:
         folders.sort()  # of several ways to a folder, always the same one
         files += [Path(place, name) for name in names]
     return sorted(files)
+
+
+def _unless_absent(error: OSError) -> None:
+    """Raises the error of a folder that is there and cannot be read: its files are not missing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _counted(counts: tuple[int, int], faulty: int = 0) -> str:

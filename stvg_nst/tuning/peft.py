@@ -79,8 +79,9 @@ class DoRA(LowRankTuner):
             usable = (norm >= torch.finfo(norm.dtype).tiny) & norm.isfinite()
             if silent := int((~usable).sum()):
                 raise ValueError(
-                    f"{silent} of {layer.out_features} outputs of '{name}' have no weight at all, or weights whose norm "
-                    f"{norm.dtype} cannot hold, and so no direction; take it out of --model.tuner.init_args.targets"
+                    f"{silent} of {layer.out_features} outputs of '{name}' have no weight at all, or weights of a norm "
+                    f"that {norm.dtype} cannot hold, and so no direction; take it out of "
+                    "--model.tuner.init_args.targets"
                 )
 
     def _wrap_layer(self, name: str, layer: nn.Linear) -> tuple[TunedLinear, str]:
