@@ -24,7 +24,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("decord", "albumentations")
-MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
+MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.failures", "stvg_nst.report")
 WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
 
