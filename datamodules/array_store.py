@@ -89,7 +89,7 @@ class ArrayWriter:
             raise ValueError(f"'{key}' is in the cache already; each key is written once")
         offset, checksum = self._data.tell(), 0
         for array in arrays:
-            data = np.ascontiguousarray(array, dtype=self._kind.dtype).data.cast("B")
+            data = np.ascontiguousarray(array, dtype=self._kind.dtype).reshape(-1).view(np.uint8)
             checksum = zlib.crc32(data, checksum)
             self._data.write(data)
         shapes = [list(array.shape) for array in arrays]
@@ -200,7 +200,10 @@ class ArrayStore:
                 f"'{key}' is not in the {self._kind.name} '{self._folder}'; {self._kind.remedy(self._folder)}"
             )
         row = self.rows[key]
-        data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(self._num_bytes(row),))
+        num_bytes = self._num_bytes(row)
+        data = np.empty(0, np.uint8)
+        if num_bytes:  # of nothing there is no map
+            data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(num_bytes,))
         if zlib.crc32(data.data) != row["crc32"]:
             raise CacheError(f"the bytes of '{key}' in '{self._folder}' are damaged; {self._kind.remedy(self._folder)}")
         values = np.asarray(data).view(self._kind.dtype)
