@@ -17,7 +17,7 @@ from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.adapter import adapter_state, save_adapter
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
-from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning, ReferenceTokens
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning, ReferenceTokens, _share
 from stvg_nst.tuning.objective import null_leak, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.qau import QualityAdaptiveUnit, Retrieval
 from stvg_nst.tuning.reference import CallRecord, ReferenceBank, masked_mean
@@ -742,3 +742,8 @@ def test_a_config_can_name_it_and_its_help_comes_from_the_fields():
     assert tuner == NullSpaceTuning(targets=["head"], rank=8)
     zero_shot = parser.instantiate(parser.parse_args(["--tuner=stvg_nst.tuning.ZeroShot"])).tuner
     assert type(zero_shot).__name__ == "ZeroShot"
+
+
+def test_a_part_below_the_normal_numbers_has_its_share_too():
+    tiny = torch.tensor([1e-40, 0.0, 3.0])
+    assert _share(tiny, torch.tensor([0.0, 0.0, 1.0])).tolist() == [1.0, 0.0, 0.75]
