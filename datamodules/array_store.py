@@ -89,7 +89,7 @@ class ArrayWriter:
             raise ValueError(f"'{key}' is in the cache already; each key is written once")
         offset, checksum = self._data.tell(), 0
         for array in arrays:
-            data = np.ascontiguousarray(array, dtype=self._kind.dtype).reshape(-1).view(np.uint8)
+            data = np.ascontiguousarray(array, dtype=self._kind.dtype).reshape(-1).view(np.uint8).data
             checksum = zlib.crc32(data, checksum)
             self._data.write(data)
         shapes = [list(array.shape) for array in arrays]

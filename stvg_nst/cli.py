@@ -219,6 +219,7 @@ class RunCLI(ComponentsCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
         _refuse_other_logger(config.trainer.logger)
         config.trainer.logger = Namespace(
@@ -230,6 +231,18 @@ class RunCLI(ComponentsCLI):
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
             raise ValueError(f"--trainer: {error}") from error
+
+
+def _refuse_name_without_text(run: str) -> None:
+    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+
+    Raises:
+        ValueError: the folder's name is no UTF-8.
+    """
+    try:
+        run.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
 
 
 def _refuse_other_logger(logger: Any) -> None:

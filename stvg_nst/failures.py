@@ -138,6 +138,9 @@ def failure_of(error: BaseException) -> Failure | None:
         "lightning.fabric.utilities.exceptions", "MisconfigurationException", error
     ):
         return Failure(str(error))
+    if isinstance(error, UnicodeEncodeError):
+        lacking = ascii(error.object[error.start : error.end])
+        return Failure(f"a text cannot be written as {error.encoding} ({lacking}); is the name of a file no UTF-8?")
     if isinstance(error, UnicodeDecodeError):
         place = f"byte {error.object[error.start]:#x} at {error.start}"
         return Failure(f"a file that is read as text is no UTF-8 ({place}); look at what was given, --config too")

@@ -70,6 +70,8 @@ def throw(error: BaseException) -> NoReturn:
         (OSError(errno.EACCES, "Permission denied", "/x"), "'/x': Permission denied; ask"),
         (OSError(errno.ENOENT, "No such file or directory", b"/caf\xe9"), "No such file or directory"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "checkpoint .*disk"),
+        (UnicodeDecodeError("utf-8", b"a\x80", 1, 2, "invalid start byte"), "no UTF-8 .byte 0x80 at 1.*--config"),
+        (UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed"), r"utf-8 \('\\udce9'\)"),
         (RuntimeError("No CUDA GPUs are available"), "the device cannot be used .*--trainer.accelerator"),
         (MisconfigurationException("No supported gpu backend found!"), "^No supported gpu backend found!$"),
     ],
