@@ -117,7 +117,8 @@ class Failures:
 
 def failure_of(error: BaseException) -> Failure | None:
     """What to say of an error; ``None`` of a bug, or of an exit that has been explained."""
-    cause = error.__context__ if isinstance(error, SystemExit) else error
+    # Lightning turns Ctrl-C into an exit with 1, and rich a closed pipe.
+    cause = error.__context__ if isinstance(error, SystemExit) and error.code == 1 else error
     if isinstance(cause, KeyboardInterrupt):
         return Failure("interrupted; what was written until now stands", INTERRUPTED)
     if isinstance(cause, BrokenPipeError) and (cause is not error or _is_broken(sys.stdout)):
@@ -134,9 +135,7 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure(_system_words(error))
     if _is_ours(error):
         return Failure(str(error), getattr(error, "exit_status", 1))
-    if isinstance(error, OSError) or _is_of(
-        "lightning.fabric.utilities.exceptions", "MisconfigurationException", error
-    ):
+    if isinstance(error, OSError) or _is_of(_LIGHTNING, "MisconfigurationException", error):
         return Failure(str(error))
     if isinstance(error, UnicodeEncodeError):
         lacking = ascii(error.object[error.start : error.end])
