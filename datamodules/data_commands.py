@@ -19,6 +19,7 @@ from datamodules.annotated.verify import Fault, Verification, verify
 from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
 from datamodules.pixel_commands import add_degrade, cache_command
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_outputs
 
 
 def data_command(arguments: Sequence[str], program: str) -> int:
@@ -67,6 +68,7 @@ def _verify(options: argparse.Namespace) -> int:
     check_folder(options.root)
     source = open_source(options.dataset, options.root)
     manifest = options.manifest or manifest_file(options.root, source.name)
+    check_outputs({"--manifest": manifest})
     console = Console()
     with progress_bar() as bar:
         videos = bar.add_task("reading annotations", total=None)
@@ -107,6 +109,7 @@ def _summary(found: Verification, manifest: Path) -> str:
 
 def _stats(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_outputs({"--plot": options.plot})
     source = open_source(options.dataset, options.root)
     statistics = split_statistics(source, options.split)
     title = f"{source.name}, {options.split}"

@@ -18,6 +18,7 @@ from datamodules.command_arguments import add_data_set, check_folder, positive, 
 from datamodules.degrade_dataset import DegradedCopy
 from datamodules.disk_room import check_room, room_words
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.types import Kernels
 
 
@@ -42,6 +43,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
 
 def _degrade(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_folder_is_writable(options.out)
     copy = DegradedCopy(
         open_source(options.dataset, options.root),
         tuple(dict.fromkeys(options.split)),

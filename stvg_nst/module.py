@@ -264,7 +264,10 @@ class GroundingModule(lightning.LightningModule):
                 "another tuner with --config experiments/tuner/NAME.yaml"
             )
         groups = self._parameter_groups(parameters)
-        optimizer = self.make_optimizer([options for _, options in groups])
+        try:
+            optimizer = self.make_optimizer([options for _, options in groups])
+        except ValueError as error:  # of PyTorch, whose optimisers check their options when they are built
+            raise ValueError(f"--model.optimizer: {error}") from error
         total_steps = self._total_steps()
         factors: list[Callable[[int], float]] = [
             partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -58,8 +59,11 @@ class Document:
 def read_json(path: Path) -> Document:
     """Reads a file of standard JSON: NaN and infinities, which Python would accept, are no numbers of it.
 
+    It may begin with a byte order mark, as some editors and spreadsheets write it.
+
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         AnnotationError: it is no UTF-8 or no JSON.
     """
     duplicates: list[str] = []
@@ -67,15 +71,15 @@ def read_json(path: Path) -> Document:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            duplicates.extend(sorted({key for key in keys if keys.count(key) > 1}))
+            counts = Counter(key for key, _ in pairs)
+            duplicates.extend(sorted(key for key, count in counts.items() if count > 1))
         return value
 
     def refuse(constant: str) -> NoReturn:
         raise AnnotationError(path, "", "", "standard JSON with finite numbers", constant)
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no annotation file '{path}'; docs/data.md says what belongs there"
@@ -131,6 +135,13 @@ class Fields:
         if type(value) not in (int, float) or not 0 < value <= _LARGEST or not math.isfinite(value):
             raise self.error(name, "a positive number", shown(value))
         return float(value)
+
+    def string(self, name: str) -> str:
+        """Any string, also one that is no valid Unicode, as the name of a file need not be."""
+        value = self._value(name)
+        if not isinstance(value, str):
+            raise self.error(name, "a text", shown(value))
+        return value
 
     def text(self, name: str) -> str:
         """A string with something else than white space in it."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
-from stvg_nst.whole_files import whole_file
+from stvg_nst.whole_files import write_whole
 
 SOUND = "sound"
 _SCHEMA = 1
@@ -51,8 +51,7 @@ def manifest_file(root: Path, name: str) -> Path:
 def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
-    with whole_file(file) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
@@ -81,12 +80,12 @@ def _entry(fields: Fields) -> VideoEntry:
             raise fields.error("size", "[height, width]", shown(sides))
         size = (sides[0], sides[1])
     return VideoEntry(
-        path=fields.text("path"),
+        path=fields.string("path"),
         num_bytes=fields.integer("num_bytes", at_most=2**63) if given("num_bytes") else None,
-        mtime_ns=fields.integer("mtime_ns", at_most=2**63) if given("mtime_ns") else None,
+        mtime_ns=fields.integer("mtime_ns", at_least=-(2**63), at_most=2**63) if given("mtime_ns") else None,
         sha256=fields.text("sha256") if given("sha256") else None,
         num_frames=fields.integer("num_frames") if given("num_frames") else None,
         fps=fields.positive("fps") if given("fps") else None,
         size=size,
-        verdict=fields.text("verdict"),
+        verdict=fields.string("verdict"),
     )

@@ -16,9 +16,12 @@ from stvg_nst.comparison.robustness import robustness
 from stvg_nst.comparison.sheet import WIDTH, print_sheet, write_sheet
 from stvg_nst.comparison.strips import ShowClip, draw_figure3
 from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.outputs import check_outputs
 from stvg_nst.study.definition import quick_folder, read_studies
 from stvg_nst.study.overlays import StudyError
+from stvg_nst.whole_files import write_whole
 
+SUFFIXES = ("txt", "md", "csv", "png", "svg")
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
 """What is measured elsewhere; where runs stand, it is held against them."""
@@ -40,7 +43,11 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         reasons = "; ".join(comparison.notes)
         raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: [folder / f"{kind}.{suffix}" for suffix in SUFFIXES] for kind in options.show}
+    check_outputs(
+        {f"the file {path.name} of --output": path for paths in files.values() for path in paths},
+        inputs=(options.study, options.costs),
+    )
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)  # a narrow terminal folds the lines, and cuts no number off
     written: list[Path] = []
@@ -48,10 +55,10 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     for kind in options.show:
         try:
             written += _make(kind, comparison, folder, options, show, console)
-        except (ValueError, OSError) as error:  # What stands may do for one table and not for another.
+        except (ValueError, FileNotFoundError) as error:  # What stands may do for one table and not for another.
             failed.append(f"{kind}: {error}")
-            for stale in folder.glob(f"{kind}.*"):  # of other results than the tables that are new
-                stale.unlink()
+            for stale in files[kind]:  # of other results than the tables that are new
+                stale.unlink(missing_ok=True)
     console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
     if failed:
         raise StudyError("not made: " + "; ".join(failed))
@@ -63,7 +70,7 @@ def _make(
 ) -> list[Path]:
     if kind == "fig3":
         words = draw_figure3(comparison, options.scope, show, options.data, folder / "fig3.png")
-        (folder / "fig3.txt").write_text(words + "\n", encoding="utf-8")
+        write_whole(folder / "fig3.txt", words + "\n")
         console.print(words, markup=False, soft_wrap=True)
         return [folder / "fig3.png", folder / "fig3.txt"]
     pictures = {"fig2": draw_figure2, "robustness": draw_severities}

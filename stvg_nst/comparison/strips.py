@@ -36,6 +36,7 @@ from stvg_nst.drawing import (
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
 from stvg_nst.study.overlays import Config, StudyError, override
+from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left
 HEIGHT = 96
@@ -91,7 +92,8 @@ def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data
         words.append(f"{quality} {item_id}")
     own = runs[REFERENCE]
     heading = draw_heading(f"{comparison.title}. {own.run}", strips[0].shape[1])
-    Image.fromarray(stack_strips([heading, *strips])).save(path, optimize=True)
+    with whole_file(path) as partial:
+        Image.fromarray(stack_strips([heading, *strips])).save(partial, format="PNG", optimize=True)
     return (
         f"{comparison.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
         f"under {', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -234,7 +235,10 @@ def _exact_copy(weight: Tensor) -> Tensor:
 
 
 def _noise(weight: Tensor, sigma: Tensor) -> float:
-    storage = torch.finfo(weight.dtype).eps * sigma.norm().item()
+    precision = torch.finfo(weight.dtype)
+    # Below the smallest normal number the steps between numbers no longer shrink with them.
+    step = precision.eps * precision.tiny * math.sqrt(weight.numel())
+    storage = max(precision.eps * _norm(sigma), step)
     arithmetic = max(weight.shape) * torch.finfo(torch.float64).eps * sigma[0].item()
     return max(storage, arithmetic)
 
@@ -242,10 +246,22 @@ def _noise(weight: Tensor, sigma: Tensor) -> float:
 def _rank(sigma: Tensor, noise: float, rule: RankRule, threshold: float | None) -> int:
     if rule == "energy":
         assert threshold is not None, "checked by check_rule"
-        held = torch.cat([sigma.new_zeros(1), sigma.square().cumsum(0)])  # by the first 0, 1, 2, ... directions
+        shares = sigma / _power_of_two(sigma)
+        held = torch.cat([sigma.new_zeros(1), shares.square().cumsum(0)])  # by the first 0, 1, 2, ... directions
         return int((held < threshold * held[-1]).sum())
     cut = noise if threshold is None else threshold * sigma[0].item()
     return int((sigma > cut).sum())
+
+
+def _norm(sigma: Tensor) -> float:
+    scale = _power_of_two(sigma)
+    return (sigma / scale).norm().item() * scale
+
+
+def _power_of_two(sigma: Tensor) -> float:
+    """What divides the singular values without rounding, so that their squares neither vanish nor overflow."""
+    exponent = int(torch.frexp(sigma[0]).exponent)
+    return math.ldexp(1.0, min(max(exponent, -1000), 1000))
 
 
 def _fix_signs(basis: Tensor) -> Tensor:

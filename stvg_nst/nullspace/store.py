@@ -6,12 +6,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stvg_nst.nullspace.split import DualSpace, RankRule, check_rule, fingerprint, split_dual_space, warn_of_tie
-from stvg_nst.whole_files import whole_file
+from stvg_nst.tensor_files import read_tensors, save_tensors
 
 # Raise it with every change of `split_dual_space` that gives other numbers for the same weight.
 FORMAT_VERSION = 1
@@ -103,19 +102,16 @@ def _write(path: Path, space: DualSpace, key: _Key) -> None:
         # Safetensors notices a file cut short, but not a flipped bit.
         checksums={name: fingerprint(tensor) for name, tensor in tensors.items()},
     )
-    with whole_file(path) as partial:
-        save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(asdict(header), sort_keys=True)})
+    save_tensors(path, tensors, {METADATA_KEY: json.dumps(asdict(header), sort_keys=True)})
 
 
 def _read(path: Path, key: _Key) -> DualSpace:
     remedy = "delete it, and it is computed again"
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
     except SafetensorError as error:
         raise DualSpaceStoreError(f"{path} is no readable safetensors file ({error}); {remedy}") from error
-    if text is None:
+    if (text := metadata.get(METADATA_KEY)) is None:
         raise DualSpaceStoreError(f"{path} holds no dual space: expected metadata '{METADATA_KEY}'; {remedy}")
     try:
         header = _Header(**json.loads(text))

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from stvg_nst.conditions import Conditions
+from stvg_nst.outputs import check_outputs
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
 from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
+from stvg_nst.whole_files import write_whole
 
 PIPE_WIDTH = 100
 
@@ -45,11 +47,12 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
     if not paths:
         console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
+    check_outputs({"--markdown": markdown}, inputs=paths)
     parts, left_out = _read(paths, by_degradation)
     left_out += _unfinished(folder)
     _print(console, parts, left_out)
     if markdown is not None:
-        markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
+        write_whole(markdown, _markdown(parts, left_out))
     return 0 if parts else 1
 
 

@@ -34,7 +34,7 @@ class RunResults:
         trainable_parameters, total_parameters: numbers of scalars.
         versions: library name to version.
         git_commit: ``None`` outside a repository.
-        config_hash: of the resolved configuration.
+        config_hash: of the resolved configuration, ``None`` where no file configured the run.
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
         weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
@@ -52,7 +52,7 @@ class RunResults:
     total_parameters: int
     versions: Mapping[str, str]
     git_commit: str | None
-    config_hash: str
+    config_hash: str | None
     wall_seconds: float
     skipped: int
     weights: str | None = None
@@ -86,7 +86,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "total_parameters": (int,),
     "versions": (dict,),
     "git_commit": (str, type(None)),
-    "config_hash": (str,),
+    "config_hash": (str, type(None)),
     "wall_seconds": (float, int),
     "skipped": (int,),
     "evaluation_conditions": (str,),
@@ -123,7 +123,7 @@ def load_results(path: Path | str) -> RunResults:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ResultsFileError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.report.folder import report_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
@@ -23,6 +24,7 @@ from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
 from stvg_nst.study.summary import StudySummary, failure_of, summarise
 from stvg_nst.study.tables import explanation, study_csv, study_markdown, study_table
+from stvg_nst.whole_files import write_whole
 
 INTERRUPTED = 130
 
@@ -40,6 +42,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
+    check_folder_is_writable(options.output or folder)
     console = report_console()
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
@@ -181,10 +184,9 @@ def _report(summary: StudySummary, folder: Path, console: Console) -> None:
     _say(console, explanation(summary))
     for note in summary.notes:
         console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
-    folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
-    files["md"].write_text(study_markdown(summary), encoding="utf-8")
-    files["csv"].write_text(study_csv(summary), encoding="utf-8")
+    write_whole(files["md"], study_markdown(summary))
+    write_whole(files["csv"], study_csv(summary))
     written = [files["md"], files["csv"]]
     if summary.levels:
         console.print(levels_table(summary))

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stvg_nst.study.summary import PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
+from stvg_nst.whole_files import whole_file
 
 SHOWN = ("m_vIoU", "m_tIoU")
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
@@ -78,7 +79,9 @@ def save(figure: Figure, paths: Iterable[Path]) -> None:
     """Writes a figure into each of ``paths``; the same numbers give the same file."""
     for path in paths:
         # The date would make a new file of the same numbers.
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+        with whole_file(path) as partial:
+            form = path.suffix.removeprefix(".")
+            figure.savefig(partial, format=form, dpi=160, metadata={"Date": None} if form == "svg" else {})
 
 
 def _draw_scores(axes: Axes, points: Sequence[PointSummary], looks: Looks, metric: str) -> None:

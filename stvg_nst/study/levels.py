@@ -19,6 +19,7 @@ from stvg_nst.report.table import signed
 from stvg_nst.study.figure import MUTED, STYLE, row_looks, save
 from stvg_nst.study.summary import QUANTITIES, PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
+from stvg_nst.whole_files import write_whole
 
 METRIC = "m_vIoU"
 LINEAR_UP_TO = 20.0
@@ -49,8 +50,8 @@ def levels_table(summary: StudySummary) -> Table:
 def write_levels(summary: StudySummary, folder: Path) -> list[Path]:
     """Writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says where."""
     files = [folder / f"levels.{suffix}" for suffix in ("md", "csv", "png", "svg")]
-    files[0].write_text(levels_markdown(summary), encoding="utf-8")
-    files[1].write_text(levels_csv(summary), encoding="utf-8")
+    write_whole(files[0], levels_markdown(summary))
+    write_whole(files[1], levels_csv(summary))
     draw_levels(summary, *files[2:])
     return files
 

@@ -14,7 +14,7 @@ import yaml
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
-from stvg_nst.whole_files import whole_file
+from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
 _TUBES = ("predictions.json", "ground_truth.json")
@@ -186,12 +186,12 @@ class StudyRun:
         if self.weights is not None and not self.weights.is_file():
             raise StudyError(f"{self}: model.weights '{self.weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
-        _write(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
+        write_whole(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
+        write_whole(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
         for test in self.tests:
             if test.name and not test.results.exists():
                 test.folder.mkdir(exist_ok=True)
-                _write(test.settings_file, yaml.safe_dump(dict(test.settings)))
+                write_whole(test.settings_file, yaml.safe_dump(dict(test.settings)))
 
     def stages(self) -> tuple[Stage, ...]:
         """What is left to do: a fit, which goes on where it was interrupted, and tests; the baseline is only tested."""
@@ -227,11 +227,6 @@ def _sha256_of_state(path: Path, modified: int, size: int) -> str:
     """Once per state of the file: all runs of a study share their weights, which may be large."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tuple[StudyRun, tuple[StudyRun, ...]]:

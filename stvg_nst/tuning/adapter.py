@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import fingerprint
+from stvg_nst.tensor_files import read_tensors, save_tensors
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
-from stvg_nst.whole_files import whole_file
 
 FORMAT_VERSION = 2
 METADATA_KEY = "stvg_nst_adapter"
@@ -72,8 +71,7 @@ def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
     metadata = {METADATA_KEY: json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)}
-    with whole_file(path) as partial:
-        save_file(state, partial, metadata=metadata)
+    save_tensors(path, state, metadata)
 
 
 def read_adapter_config(path: Path | str) -> AdapterConfig:
@@ -132,14 +130,12 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
 
 def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        tensors, metadata = read_tensors(path)
     except SafetensorError as error:
         raise AdapterMismatchError(
             f"{path} is no readable safetensors file ({error}); save the adapter again"
         ) from error
-    if text is None:
+    if (text := metadata.get(METADATA_KEY)) is None:
         raise AdapterMismatchError(f"{path} holds no adapter: expected metadata '{METADATA_KEY}'; pass an adapter file")
     content = json.loads(text)
     if content["format_version"] != FORMAT_VERSION:

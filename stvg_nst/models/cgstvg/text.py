@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class TextEncoder(nn.Module):
 
 def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
     """The tokenizer and the configuration of a folder or of a model of the hub."""
+    require_readable(source)
     try:
         return AutoTokenizer.from_pretrained(source), RobertaConfig.from_pretrained(source)
     except OSError as error:
@@ -70,3 +72,13 @@ def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
             "a network, or give the folder of a copy with --model.grounder.init_args.text.init_args.source FOLDER "
             "(docs/weights.md)"
         ) from error
+
+
+def require_readable(source: str) -> None:
+    """Raises OSError where a folder is there and cannot be read, or one of its files: transformers calls it absent."""
+    if not Path(source).is_dir():
+        return
+    for file in Path(source).iterdir():
+        if file.is_file():
+            with file.open("rb"):
+                pass

@@ -124,9 +124,10 @@ class LeakProbe:
         self._add_leak("separate", output, output + space.image(weight, gate, found.row, found.null), mask)
 
     @property
-    def size(self) -> float:
-        """Root mean square of the residual over that of the input."""
-        return (self._energy["residual"] / self._energy["input"]).sqrt().item()
+    def size(self) -> float | None:
+        """Root mean square of the residual over that of the input; None where the input is zero."""
+        size = (self._energy["residual"] / self._energy["input"]).sqrt()
+        return size.item() if size.isfinite() else None
 
     def leak(self, name: str) -> float | None:
         """Largest change of a token's output over the root mean square of the outputs; None where it overflows."""

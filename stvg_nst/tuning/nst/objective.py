@@ -84,7 +84,8 @@ def describe_calls(calls: Sequence[CallRecord]) -> dict[str, Tensor]:
 
 def _share(part: Tensor, other: Tensor) -> Tensor:
     """The part's share of both; 0 where both are 0."""
-    return part / (part + other).clamp(min=torch.finfo(part.dtype).tiny)
+    whole = part + other
+    return torch.where(whole > 0, part / whole, 0.0)
 
 
 def per_clip(values: Tensor, frame_mask: Tensor) -> Tensor:

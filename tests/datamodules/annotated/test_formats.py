@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -424,3 +425,43 @@ def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> 
 def test_names_in_any_script_are_kept(tmp_path: Path, name: str) -> None:
     reading = read_or_refuse(read_hcstvg, tmp_path / "a.json", {f"{name}.mp4": hcstvg_item(caption=f"a {name}")})
     assert reading is not None and reading.annotations[0].video == f"{name}.mp4"
+
+
+# ------------------------------------------------------------------------------------------------------ names and size
+
+
+def test_a_file_is_found_in_the_other_unicode_form(tmp_path: Path) -> None:
+    for name in ("cafe\u0301.mp4", "th\u00e9.mp4", "both\u00e9.mp4", "bothe\u0301.mp4"):
+        (tmp_path / "v1_video" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "v1_video" / name).touch()
+    source = HCSTVGSource(tmp_path, "v1")
+    assert source.video_file("caf\u00e9.mp4").name == "cafe\u0301.mp4"
+    assert source.video_file("the\u0301.mp4").name == "th\u00e9.mp4"
+    for name in ("both\u00e9.mp4", "bothe\u0301.mp4"):
+        assert source.video_file(name).name == name, "an exact name first"
+
+
+def test_two_forms_of_one_name_are_one_item(tmp_path: Path) -> None:
+    items = {"caf\u00e9.mp4": hcstvg_item(), "cafe\u0301.mp4": hcstvg_item()}
+    write_json(tmp_path / "annos" / "hcstvg_v1" / "train.json", items)
+    reading = HCSTVGSource(tmp_path, "v1").read("train")
+    assert len(reading.annotations) == 1 and "expected a unique id" in str(reading.errors[0])
+
+
+def test_a_folder_of_videos_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "v1_video").mkdir()
+
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(PermissionError):
+        HCSTVGSource(tmp_path, "v1").video_file("a.mp4")
+
+
+def test_a_key_that_stands_twice_takes_no_longer_in_a_large_object(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text("{" + "".join(f'"{number}": 1, ' for number in range(100_000)) + '"0": 2}')
+    start = time.perf_counter()
+    assert read_json(file).duplicates == ("0",)
+    assert time.perf_counter() - start < 10, "counted once for every key, it would take minutes"

@@ -235,3 +235,19 @@ def test_refuses_a_threshold_that_does_not_fit_its_rule(look):
         look(torch.eye(3), threshold=0.1)
     with pytest.raises(ValueError, match="one of exact, relative, energy, got 'tolerance'"):
         look(torch.eye(3), rule="tolerance")
+
+
+@pytest.mark.parametrize(("rule", "threshold"), RULES)
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_split_does_not_hang_on_the_size_of_the_numbers(size, rule, threshold):
+    weight = random_weight(0, (6, 20), rank=3, dtype=torch.float64)
+    space = split_dual_space(weight * size, rule=rule, threshold=threshold)
+    plain = split_dual_space(weight, rule=rule, threshold=threshold)
+    assert space.rank == plain.rank and space.exact == plain.exact
+    assert space.noise == pytest.approx(plain.noise * size)
+
+
+def test_what_storage_below_the_normal_numbers_rounds_is_noise():
+    weight = random_weight(0, (8, 20), rank=3, dtype=torch.float64) * 1e-42
+    space = split_dual_space(weight.float())  # of steps of 1.4e-45
+    assert space.rank == 3 and space.exact

@@ -164,7 +164,7 @@ def test_many_writers_of_one_file_all_get_it_and_leave_nothing_behind(tmp_path, 
         save_file(tensors, path, metadata=metadata)
         all_written.wait()  # none has found the file, and none has put it in its place yet
 
-    monkeypatch.setattr(stvg_nst.nullspace.store, "save_file", save_together)
+    monkeypatch.setattr("stvg_nst.tensor_files.save_file", save_together)
     with ThreadPoolExecutor(writers) as pool:
         spaces = list(pool.map(lambda _: DualSpaceStore(tmp_path).get(weight_of(0)), range(writers)))
     for space in [*spaces, DualSpaceStore(tmp_path).get(weight_of(0))]:
@@ -177,7 +177,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half of it")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(stvg_nst.nullspace.store, "save_file", full_disk)
+    monkeypatch.setattr("stvg_nst.tensor_files.save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         DualSpaceStore(tmp_path).get(weight_of(0))
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from torch import nn
 
 from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.nst import NullSpaceTuning
-from stvg_nst.tuning.nst.objective import residual_energies, router_loss, subspace_regulariser
+from stvg_nst.tuning.nst.objective import _share, residual_energies, router_loss, subspace_regulariser
 from stvg_nst.tuning.nst.reference import CallRecord
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 
@@ -138,3 +138,8 @@ def test_a_checkpoint_that_drops_the_graph_is_refused(toy, tuned):
         tuner.auxiliary_losses(QUALITIES)
     with torch.no_grad():
         assert tuner.auxiliary_losses(QUALITIES)["router"] > 0
+
+
+def test_a_part_below_the_normal_numbers_has_its_share_too():
+    tiny = torch.tensor([1e-40, 0.0, 3.0])
+    assert _share(tiny, torch.tensor([0.0, 0.0, 1.0])).tolist() == [1.0, 0.0, 0.75]
