@@ -194,6 +194,9 @@ class Run:
         data = MiniatureData(num_skipped)
         self.trainer(*callbacks, **options).test(self.module, datamodule=data, verbose=False)
 
+    def data(self) -> MiniatureData:
+        return MiniatureData()
+
     def events(self) -> EventAccumulator:
         """What TensorBoard would read."""
         return EventAccumulator(str(self.folder / "tensorboard"), size_guidance={"images": 0, "histograms": 0}).Reload()
