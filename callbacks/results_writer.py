@@ -15,6 +15,7 @@ import stvg_nst
 from callbacks.provenance import config_hash, git_state, machine, software_versions
 from callbacks.record_writer import RecordWriter, num_own_samples
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
+from stvg_nst.measuring import measurement_of
 from stvg_nst.types import Batch
 from stvg_nst.whole_files import write_whole
 
@@ -95,6 +96,7 @@ def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
         "dataset": conditions.dataset,
         "split": conditions.split,
         "evaluation_conditions": conditions.shown,
+        "measurement": asdict(measurement_of(trainer, pl_module, module.inference)),
         "metrics": {},  # here, so that they stand at the top of the file
         "seed": data.seed,
         "benchmark_seed": conditions.benchmark_seed,

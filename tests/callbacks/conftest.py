@@ -88,6 +88,7 @@ class GatedTuner(Tuner):
 
 class MiniatureModule(lightning.LightningModule):
     weights = "random"
+    inference = "single_pass"
 
     def __init__(self) -> None:
         super().__init__()
