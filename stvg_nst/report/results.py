@@ -34,7 +34,7 @@ class RunResults:
         trainable_parameters, total_parameters: numbers of scalars.
         versions: library name to version.
         git_commit: ``None`` outside a repository.
-        config_hash: of the resolved configuration.
+        config_hash: of the resolved configuration; ``None`` for a run that no files configured.
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
         weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
@@ -53,7 +53,7 @@ class RunResults:
     total_parameters: int
     versions: Mapping[str, str]
     git_commit: str | None
-    config_hash: str
+    config_hash: str | None
     wall_seconds: float
     skipped: int
     weights: str | None = None
@@ -88,7 +88,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "total_parameters": (int,),
     "versions": (dict,),
     "git_commit": (str, type(None)),
-    "config_hash": (str,),
+    "config_hash": (str, type(None)),
     "wall_seconds": (float, int),
     "skipped": (int,),
     "evaluation_conditions": (str,),

@@ -20,7 +20,7 @@ from stvg_nst.study.figure import draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.levels import levels_table, write_levels
 from stvg_nst.study.overlays import StudyError
-from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
+from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
 from stvg_nst.study.summary import StudySummary, failure_of, summarise
 from stvg_nst.study.tables import explanation, study_csv, study_markdown, study_table
 
@@ -132,6 +132,7 @@ def _run(
     for study in parts:
         baseline, runs = planned_runs(study, study.folder_in(folder), _places(study, options))
         refuse_changed((baseline, *runs))
+        refuse_other_precisions(baseline, runs)
         selection = _selection(study, options)
         if study.grounder is not None and baseline.weights is not None and not baseline.weights.is_file():
             _say(console, f"left out {study.grounder}: its weights '{baseline.weights}' are not there")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from callbacks import ResultsWriter
+from stvg_nst.conditions import Measurement
 from stvg_nst.report.results import load_results
 
 
@@ -88,3 +89,9 @@ def test_results_do_not_hinder_a_fit(run: Any) -> None:
 def test_rehearsal_writes_nothing(run: Any) -> None:
     run.test(ResultsWriter(), fast_dev_run=True)
     assert not (run.folder / ResultsWriter.NAME).exists()
+
+
+def test_results_say_how_they_were_measured(run: Any) -> None:
+    run.test(ResultsWriter(), precision="bf16-mixed")
+    found = load_results(run.folder / ResultsWriter.NAME)
+    assert found.measurement == Measurement("bf16-mixed")
