@@ -47,9 +47,9 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
         return 1
     parts, left_out = _read(paths, by_degradation)
     left_out += _unfinished(folder)
-    _print(console, parts, left_out)
     if markdown is not None:
         markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
+    _print(console, parts, left_out)
     return 0 if parts else 1
 
 

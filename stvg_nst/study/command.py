@@ -16,7 +16,7 @@ from rich.text import Text
 from stvg_nst.report.folder import report_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.figure import draw_study
+from stvg_nst.study.figure import draw_if_possible, draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.levels import levels_table, write_levels
 from stvg_nst.study.overlays import StudyError
@@ -178,21 +178,20 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Con
 
 
 def _report(summary: StudySummary, folder: Path, console: Console) -> None:
-    console.print(study_table(summary))
-    _say(console, explanation(summary))
-    for note in summary.notes:
-        console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
     files["md"].write_text(study_markdown(summary), encoding="utf-8")
     files["csv"].write_text(study_csv(summary), encoding="utf-8")
     written = [files["md"], files["csv"]]
+    console.print(study_table(summary))
+    _say(console, explanation(summary))
+    for note in summary.notes:
+        console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
     if summary.levels:
         console.print(levels_table(summary))
         written += write_levels(summary, folder)
     else:
-        draw_study(summary, files["png"], files["svg"])
-        written = [*files.values()]
+        written += draw_if_possible(draw_study, summary, files["png"], files["svg"])
     _say(console, f"written: {', '.join(map(str, written))}")
 
 

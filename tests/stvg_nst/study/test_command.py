@@ -510,6 +510,24 @@ def test_a_report_can_be_written_elsewhere(study: Any, write: Write, tmp_path: P
     assert not any(path.exists() for path in reported), "and not beside the runs as well"
 
 
+def test_a_report_stands_without_its_picture(
+    study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("matplotlib has no folder for its cache")
+
+    monkeypatch.setattr(command, "draw_study", fail)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "study.svg").write_text("of other results")
+    assert study(write()) == 0
+    assert sorted(path.name for path in runs.glob("study.*")) == ["study.csv", "study.md"]
+    assert [message for message in caplog.messages if "matplotlib" in message] == [
+        f"left out {runs}/study.png and {runs}/study.svg, which the run does without: matplotlib has no folder for its "
+        "cache"
+    ]
+
+
 def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tmp_path: Path) -> None:
     levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
     assert study(write(levels=levels), "--only", "rank 8") == 0, "a name without its level stands for all of them"
