@@ -40,6 +40,6 @@ class BestEffort:
         if not isinstance(error, NOT_TO_BE_HAD):
             return False
         if not self._warned:
-            _log.warning("left out %s, which the run does without: %s", self._what, str(error) or kind.__name__)
+            _log.warning("left out %s, which the run does without: %s", self._what, str(error) or type(error).__name__)
             self._warned = True
         return True

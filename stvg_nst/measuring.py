@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning import LightningModule, Trainer
 from torch import nn
@@ -30,7 +32,7 @@ def _float32_types(device: str) -> tuple[str, str]:
     ``torch.get_float32_matmul_precision`` and ``allow_tf32`` raise once a part of the newer settings is used; these
     answer in either case.
     """
-    backends = torch.backends
+    backends: Any = torch.backends  # its types leave the newer settings out
     settings = {
         "cuda": (backends.cuda.matmul, backends.cudnn.conv),
         "cpu": (backends.mkldnn.matmul, backends.mkldnn.conv),

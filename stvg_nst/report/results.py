@@ -119,7 +119,9 @@ def load_results(path: Path | str) -> RunResults:
             _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
         _check(path, f"samples[{index}].degradation", sample.get("degradation"), (str, type(None)))
     _check(path, "weights", content.get("weights"), (str, type(None)))
-    values = {field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"}
+    values: dict[str, Any] = {
+        field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"
+    }
     values |= {"samples": tuple(content["samples"]), "measurement": _measurement(path, content.get("measurement"))}
     return RunResults(path=path, **values)
 
