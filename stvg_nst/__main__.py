@@ -312,11 +312,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
-    evaluation.print_evaluation(result)
     if options.json is not None:
         write_whole(options.json, json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
     if options.markdown is not None:
         write_whole(options.markdown, evaluation.to_markdown(result))
+    evaluation.print_evaluation(result)
     return 0
 
 
@@ -336,8 +336,10 @@ def _certify(arguments: Sequence[str]) -> int:
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import ResultsWriter
+    from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
+    from stvg_nst.report import load_results
     from stvg_nst.report.certificate import add_to_results, print_certificate, to_json, to_markdown
     from stvg_nst.whole_files import write_whole
 
@@ -345,15 +347,18 @@ def _certify(arguments: Sequence[str]) -> int:
     output = options.json or options.run / "certificate.json"
     read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
     check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
+    results = options.run / ResultsWriter.NAME
+    if results.is_file():
+        load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
     cli = CertifyCLI(**_built("certify"), args=config)
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_whole(output, to_json(certificate))
-    if (results := options.run / ResultsWriter.NAME).is_file():
+    if results.is_file():
         write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
-    with SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)
+    with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
+        dashboard.add_text("certificate", to_markdown(certificate))
     return 1 if certificate.broken else 0
 
 

@@ -207,7 +207,8 @@ def finished_run(folder: Path) -> dict[str, Any]:
     return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
 
 
-_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+_LOGGER = "callbacks.Dashboard"
+_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
 class RunCLI(ComponentsCLI):
@@ -251,7 +252,7 @@ def _refuse_other_logger(logger: Any) -> None:
     Raises:
         ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
     """
-    if logger not in (None, True) and getattr(logger, "class_path", None) != _LOGGER:
+    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
         wanted = getattr(logger, "class_path", logger)
         raise ValueError(
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "

@@ -25,6 +25,7 @@ from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
+from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
@@ -59,7 +60,7 @@ class GroundingModule(lightning.LightningModule):
         warmup_steps: of the default schedule, over which the rates rise.
         lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
         baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
-            measured on the split that this run measures.
+            measured on the split that this run measures, in the same precision.
         inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
             passes of CG-STVG's own evaluation.
         encodings: folder that keeps what the grounder makes of each clip and sentence ahead of its decoders, so that
@@ -383,6 +384,14 @@ class GroundingModule(lightning.LightningModule):
                 f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
                 f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
             )
+        # Files from before it was recorded do not say.
+        if baseline.measurement is not None:
+            own = measurement_of(self.trainer, self, self.inference)
+            if not own.compares_with(baseline.measurement):
+                raise ValueError(
+                    f"the baseline '{baseline.path}' was measured in {baseline.measurement}, but this `{stage}` "
+                    f"measures in {own}; give zero-shot results of the same, or leave out --model.baseline"
+                )
         # Files from before the weights were named do not say.
         if baseline.weights is not None and Path(baseline.weights).resolve() != Path(self.weights).resolve():
             raise ValueError(

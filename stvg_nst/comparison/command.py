@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from stvg_nst.best_effort import NOT_TO_BE_HAD
 from stvg_nst.comparison.costs import cost_sheet
 from stvg_nst.comparison.figures import draw_figure2, draw_severities
 from stvg_nst.comparison.paired import PairedBootstrap
@@ -54,10 +55,11 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     failed: list[str] = []
     for kind in options.show:
         try:
-            written += _make(kind, comparison, folder, options, show, console)
-        except (ValueError, FileNotFoundError) as error:  # What stands may do for one table and not for another.
+            for path in _make(kind, comparison, folder, options, show, console):
+                written.append(path)
+        except NOT_TO_BE_HAD as error:  # What stands may do for one table and not for another, or for no picture.
             failed.append(f"{kind}: {error}")
-            for stale in files[kind]:  # of other results than the tables that are new
+            for stale in set(files[kind]).difference(written):  # of other results than what is new
                 stale.unlink(missing_ok=True)
     console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
     if failed:
@@ -67,12 +69,15 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 
 def _make(
     kind: str, comparison: Comparison, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
-) -> list[Path]:
+) -> Iterator[Path]:
+    """Writes one of the tables or figures, pictures last, and says of each file when it stands."""
     if kind == "fig3":
         words = draw_figure3(comparison, options.scope, show, options.data, folder / "fig3.png")
+        yield folder / "fig3.png"
         write_whole(folder / "fig3.txt", words + "\n")
+        yield folder / "fig3.txt"
         console.print(words, markup=False, soft_wrap=True)
-        return [folder / "fig3.png", folder / "fig3.txt"]
+        return
     pictures = {"fig2": draw_figure2, "robustness": draw_severities}
     if kind == "robustness":
         sheet = robustness(comparison)
@@ -82,13 +87,12 @@ def _make(
         make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
         own = [run for method in comparison.methods for run, _ in method.replicates]
         sheet = make(comparison, PairedBootstrap(own, draws=options.bootstrap))
+    yield from write_sheet(sheet, folder)
     print_sheet(sheet, console)
-    written = write_sheet(sheet, folder)
     if kind in pictures:
         paths = [folder / f"{kind}.png", folder / f"{kind}.svg"]
         pictures[kind](comparison, paths)
-        written += paths
-    return written
+        yield from paths
 
 
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.conditions import MIXED, Conditions
+from stvg_nst.conditions import MIXED, Conditions, Measurement
 
 SCHEMA = 1
 
@@ -38,6 +38,7 @@ class RunResults:
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
         weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
+        measurement: in which precision and how the answers were computed; ``None`` in files from before this field.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class RunResults:
     skipped: int
     weights: str | None = None
     evaluation_conditions: str = MIXED
+    measurement: Measurement | None = None
 
     @property
     def random_weights(self) -> bool:
@@ -117,8 +119,23 @@ def load_results(path: Path | str) -> RunResults:
             _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
         _check(path, f"samples[{index}].degradation", sample.get("degradation"), (str, type(None)))
     _check(path, "weights", content.get("weights"), (str, type(None)))
-    values = {field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"}
-    return RunResults(path=path, **values | {"samples": tuple(content["samples"])})
+    values: dict[str, Any] = {
+        field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"
+    }
+    values |= {"samples": tuple(content["samples"]), "measurement": _measurement(path, content.get("measurement"))}
+    return RunResults(path=path, **values)
+
+
+def _measurement(path: Path, content: Any) -> Measurement | None:
+    """What the file says of it; fields that it has beyond those known are of a later version."""
+    if content is None:
+        return None
+    _check(path, "measurement", content, (dict,))
+    for name in (field.name for field in fields(Measurement) if field.name != "compiled"):
+        _check(path, f"measurement.{name}", content.get(name), (str,))
+    if not isinstance(content.get("compiled"), bool):
+        raise ResultsFileError(f"{path}: field 'measurement.compiled' must be bool, got {content.get('compiled')!r}")
+    return Measurement(**{field.name: content[field.name] for field in fields(Measurement)})
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -149,3 +166,17 @@ def _check(path: Path, name: str, value: Any, types: tuple[type, ...]) -> None:
     if not isinstance(value, types) or isinstance(value, bool):
         expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
         raise ResultsFileError(f"{path}: field '{name}' must be {expected}, got {value!r}")
+
+
+def measurement_notes(results: Sequence[RunResults]) -> Iterator[str]:
+    """What a reader must know of how results that are shown together were measured."""
+    said = [run.measurement for run in results if run.measurement is not None]
+    silent = [run for run in results if run.measurement is None]
+    if said and silent:
+        yield (
+            f"{', '.join(str(run.path) for run in silent)}: older than the record of precision, and shown with what "
+            f"was measured in {said[0]}"
+        )
+    devices = sorted({measurement.last_digits for measurement in said})
+    if len(devices) > 1:
+        yield f"measured on {' and on '.join(devices)}: for that alone the last digits may differ"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.study.summary import PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
 from stvg_nst.whole_files import whole_file
@@ -33,6 +34,16 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and small
     "svg.hashsalt": "study",  # the same numbers give the same file
 }
+
+
+def draw_if_possible(draw: Callable[..., None], summary: StudySummary, *paths: Path) -> tuple[Path, ...]:
+    """Draws a study into ``paths`` and returns them; none, with a warning and no older picture left, if it cannot."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    with BestEffort(" and ".join(map(str, paths))):
+        draw(summary, *paths)
+        return paths
+    return ()
 
 
 def draw_study(summary: StudySummary, *paths: Path) -> None:

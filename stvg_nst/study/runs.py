@@ -18,6 +18,9 @@ from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
 _TUBES = ("predictions.json", "ground_truth.json")
+_MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
+"""Settings that a test must share with its baseline's, and what they are where no overlay has them."""
+_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's older names
 _HEADER = """\
 # What this run was asked for, in one piece; the study compares it before it takes the run for its own.
 # By hand: python -m stvg_nst fit --config THIS_FILE --run ITS_FOLDER --ckpt_path last
@@ -62,6 +65,15 @@ class RunTest:
     @property
     def settings_file(self) -> Path:
         return self.folder / "settings.yaml"
+
+    def measured_by(self, config: Config) -> dict[str, str]:
+        """In which precision and how the test of a run of this configuration measures."""
+        found = {}
+        for name, usual in _MEASURED_BY.items():
+            section, _, key = name.partition(".")
+            value = self.settings.get(name, config.get(section, {}).get(key)) or usual
+            found[name] = _PRECISIONS.get(str(value), str(value))
+        return found
 
     def changes(self) -> list[str]:
         """Where the settings of results that stand differ from what is asked for."""
@@ -271,3 +283,20 @@ def refuse_changed(runs: Iterable[StudyRun]) -> None:
             + "\n  ".join(lines)
             + "\ndelete the folders to run these points again, or give the study another folder with --runs"
         )
+
+
+def refuse_other_precisions(baseline: StudyRun, runs: Iterable[StudyRun]) -> None:
+    """Keeps a fit from ending in a test that its baseline does not compare with.
+
+    Raises:
+        StudyError: a run would be tested in another precision than the baseline, or shown its clips otherwise.
+    """
+    for run in runs:
+        for own, theirs in zip(run.tests, baseline.tests, strict=True):
+            before, now = theirs.measured_by(baseline.config), own.measured_by(run.config)
+            for name in before:
+                if now[name] != before[name]:
+                    raise StudyError(
+                        f"{run} would be tested with {name} {now[name]}, but the baseline with {before[name]}: the two "
+                        f"do not compare; set {name} for the whole study, or for each of its 'tests'"
+                    )

@@ -88,6 +88,7 @@ class GatedTuner(Tuner):
 
 class MiniatureModule(lightning.LightningModule):
     weights = "random"
+    inference = "single_pass"
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,6 +194,9 @@ class Run:
     def test(self, *callbacks: lightning.Callback, num_skipped: int = 0, **options: Any) -> None:
         data = MiniatureData(num_skipped)
         self.trainer(*callbacks, **options).test(self.module, datamodule=data, verbose=False)
+
+    def data(self) -> MiniatureData:
+        return MiniatureData()
 
     def events(self) -> EventAccumulator:
         """What TensorBoard would read."""
