@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-import jsonargparse
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +17,7 @@ from datamodules.command_arguments import add_data_set, check_folder, positive, 
 from datamodules.degrade_dataset import DegradedCopy
 from datamodules.disk_room import check_room, room_words
 from stvg_nst.cores import granted_cores
+from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import Kernels
 
 
@@ -78,8 +78,9 @@ def _degrade(options: argparse.Namespace) -> int:
 
 def cache_command(arguments: Sequence[str], program: str) -> int:
     """`data cache`: decodes the sampled frames of a data module's splits into its cache."""
-    parser = jsonargparse.ArgumentParser(
+    parser = OverlayParser(
         prog=program,
+        allow_abbrev=False,
         description="Store the sampled frames of a data set, so that later epochs do not decode it again. Run it again "
         "to go on. Takes the data overlays of a run.",
     )

@@ -125,18 +125,19 @@ def _initialise(arguments: Sequence[str]) -> int:
 
 
 def _encoders(arguments: Sequence[str]) -> int:
-    from lightning.pytorch.cli import LightningCLI
-
     from datamodules import MiniScenes
+    from stvg_nst.cli import SeededCLI
+    from stvg_nst.overlay_parser import OverlayParser
     from stvg_nst.pretraining import DensePretraining
 
-    cli = LightningCLI(
+    cli = SeededCLI(
         DensePretraining,
         MiniScenes,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_callback=None,
-        parser_kwargs={"prog": _program("encoders")},
+        parser_class=OverlayParser,
+        parser_kwargs={"prog": _program("encoders"), "allow_abbrev": False},
         run=False,
     )
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
@@ -378,6 +379,7 @@ def _components() -> dict[str, Any]:
     import callbacks  # noqa: F401
     from datamodules import STVGDataModule
     from stvg_nst.module import GroundingModule
+    from stvg_nst.overlay_parser import OverlayParser
 
     return {
         "model_class": GroundingModule,
@@ -386,12 +388,18 @@ def _components() -> dict[str, Any]:
         "seed_everything_default": 0,
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
+        "parser_class": OverlayParser,
     }
 
 
 def _built(command: str) -> dict[str, Any]:
     """Components that are built, and then used by something else than a trainer."""
-    return {**_components(), "run": False, "save_config_callback": None, "parser_kwargs": {"prog": _program(command)}}
+    return {
+        **_components(),
+        "run": False,
+        "save_config_callback": None,
+        "parser_kwargs": {"prog": _program(command), "allow_abbrev": False},
+    }
 
 
 def _run_options(run_config: type) -> dict[str, Any]:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from stvg_nst.arguments import seed
 from stvg_nst.certificate import certify
+from stvg_nst.configuration import read_yaml
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
 from stvg_nst.nullspace import RankRule
+from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
@@ -43,7 +45,16 @@ class RunConfig(SaveConfigCallback):
         self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
-class ComponentsCLI(LightningCLI):
+class SeededCLI(LightningCLI):
+    """Takes a seed that is a number, for it is recorded with the run: none that Lightning draws or leaves out."""
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything", type=seed, default=self.seed_everything_default, help="of all that is random"
+        )
+
+
+class ComponentsCLI(SeededCLI):
     """Builds the module and the data of a configuration; the run's seed reaches the data too."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -192,7 +203,7 @@ def finished_run(folder: Path) -> dict[str, Any]:
                 f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
                 "fit first (a zero-shot run leaves neither)"
             )
-    content = yaml.safe_load(config.read_text())
+    content = read_yaml(config)
     kept = {name: content[name] for name in ("seed_everything", "data", "model")}
     # The baseline is another run's and may be gone; nothing here is compared with it.
     return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
@@ -207,6 +218,10 @@ class RunCLI(ComponentsCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=str, required=True, help="folder of this run, e.g. runs/my-experiment")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -269,7 +284,7 @@ def initialise(program: str, arguments: Sequence[str]) -> str:
     parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
     parser.add_argument("--video_swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
     parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
-    parser.add_argument("--seed", type=int, default=0, help="of the parts that start from random weights")
+    parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
     options = _parse_weights(parser, arguments)
     # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
     loaders: list[tuple[Any, Any]] = [
@@ -287,16 +302,16 @@ def initialise(program: str, arguments: Sequence[str]) -> str:
     return "\n".join([*map(str, reports), f"written to '{options.target}'"])
 
 
-def weights_parser(program: str, description: str) -> ArgumentParser:
+def weights_parser(program: str, description: str) -> OverlayParser:
     """Options of a command that builds CG-STVG, by default at full size, to write its weights."""
-    parser = ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    parser = OverlayParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
     parser.add_subclass_arguments(CGSTVG, "model.grounder", required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     return parser
 
 
-def _parse_weights(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _parse_weights(parser: OverlayParser, arguments: Sequence[str]) -> Namespace:
     given = any(argument.startswith("--config") for argument in arguments)
     options = parser.parse_args([*arguments] if given else [f"--config={FULL_SIZE}", *arguments])
     if options.target.exists() and not options.overwrite:

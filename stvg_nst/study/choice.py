@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.configuration import Config, read_yaml
 from stvg_nst.report.folder import report_console
 from stvg_nst.report.table import signed
 from stvg_nst.study.definition import Study, quick_folder, read_studies
-from stvg_nst.study.overlays import Config, StudyError, read_yaml
+from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.summary import PointSummary, StudySummary, summarise
 
 CRITERION = ("WAS", "m_vIoU")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from stvg_nst.configuration import ConfigurationError
 from stvg_nst.report.folder import report_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
@@ -170,7 +171,7 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Con
     for study in parts:
         try:
             _report(summarise(study, study.folder_in(folder)), study.folder_in(output), console)
-        except StudyError as error:
+        except ConfigurationError as error:
             lacking.append(str(error))
     if lacking:
         raise StudyError("; ".join(lacking))
