@@ -47,7 +47,7 @@ def degrade_video(
     if target.suffix.lower() != ".mp4":
         raise ValueError(f"the target is written as mp4 and must be named so, got '{target}'")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"'{target}' exists; choose another name or overwrite it with --overwrite true")
+        raise FileExistsError(f"'{target}' exists; choose another name, or give --overwrite")
     info = probe(source)
     if target.exists() and target.samefile(source):
         raise ValueError(f"source and target are the same file '{source}'; choose another target")

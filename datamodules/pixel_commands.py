@@ -13,9 +13,10 @@ from rich.table import Table
 
 from datamodules.annotated import open_source
 from datamodules.base import Split, STVGDataModule
-from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
+from datamodules.command_arguments import add_data_set, check_folder, progress_bar
 from datamodules.degrade_dataset import DegradedCopy
 from datamodules.disk_room import check_room, room_words
+from stvg_nst.arguments import positive, positive_int, seed
 from stvg_nst.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import Kernels
@@ -30,7 +31,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the copy; --data.init_args.degraded reads it")
     parser.add_argument("--split", action="append", choices=["train", "val", "test"], required=True, help="repeatable")
     parser.add_argument("--crf", type=int, choices=range(52), metavar="0..51", help="lossy H.264 (default: lossless)")
-    parser.add_argument("--benchmark-seed", type=int, default=0, help="of the benchmark; 0 is what results compare by")
+    parser.add_argument("--benchmark-seed", type=seed, default=0, help="of the benchmark; 0 is what results compare by")
     parser.add_argument(
         "--kernels", choices=get_args(Kernels), default="relative", help="of what size (default: %(default)s)"
     )

@@ -6,7 +6,6 @@ import argparse
 import difflib
 import math
 import re
-import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -41,12 +40,11 @@ def refusal(message: str, options: Iterable[str]) -> str:
 class CommandParser(argparse.ArgumentParser):
     """Refuses wrong arguments in one line, without the usage, and takes no shortened option, which may be misspelt."""
 
-    def __init__(self, *, prog: str, description: str) -> None:
+    def __init__(self, *, prog: str, description: str | None = None) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {refusal(message, self._option_string_actions)}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+        self.exit(2, f"error: {refusal(message, self._option_string_actions)}; see {self.prog} --help\n")
 
 
 class WrongArgumentError(argparse.ArgumentTypeError, ValueError):

@@ -20,16 +20,18 @@ from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
-from stvg_nst.nullspace import RankRule
+from stvg_nst.nullspace import RankRule, check_rule
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
-from stvg_nst.tuning.selection import Strategy
+from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Split = Literal["train", "val", "test"]
 
 # What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
 ADAPTER = "adapter.safetensors"
@@ -66,7 +68,8 @@ class CacheCLI(ComponentsCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="which splits to store")
+        splits = ["train", "val", "test"]
+        parser.add_argument("--splits", type=list[Split], default=splits, help="which splits to store")
 
     @torch.no_grad()
     def build(self) -> dict[str, Path]:
@@ -103,12 +106,17 @@ class LayersCLI(ComponentsCLI):
         parser.add_argument("--sort", type=Order, default="model", help="order of the list")
         parser.add_argument("--output", type=Path | None, default=None, help="also write a .json or .csv file")
 
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        check_choice(config.strategy or "all", config.share)
+        check_rule(config.rule, config.threshold)
+        if config.output is not None:
+            check_suffix(config.output)
+
     def survey(self) -> LayerSurvey:
         """The candidates of the frozen grounder; random draws follow the run's seed, as a tuner's do."""
         module: Any = self.model
         config = self.config
-        if config.output is not None:
-            check_suffix(config.output)
         survey = survey_layers(
             module.grounder,
             config.targets,
@@ -153,8 +161,7 @@ class CertifyCLI(ComponentsCLI):
         """The certificate of the run in ``folder``, whose components these are, on so many batches of a split or all.
 
         Raises:
-            ValueError: the run is of another tuner, there is nothing to look at, or the cached features are of other
-                backbones.
+            ValueError: the run is of another tuner, or the cached features are of other backbones.
         """
         module: Any = self.model
         data: Any = self.datamodule
@@ -164,8 +171,6 @@ class CertifyCLI(ComponentsCLI):
                 f"expected a run of NullSpaceTuning in '{folder}', got one of {type(tuner).__name__}: no other method "
                 "has a null branch to certify; compare its results by `python -m stvg_nst report`"
             )
-        if batches is not None and batches < 1:
-            raise ValueError(f"--batches must be at least 1, got {batches}; leave it out to look at the whole split")
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         data.prepare_data()
         loader = data.evaluation_loader(split)

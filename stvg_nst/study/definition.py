@@ -145,6 +145,7 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
     Raises:
         StudyError: a key is misspelt, missing or of a wrong type, an overlay cannot be read, an override leads nowhere,
             or two points, tests or grounders are the same. The message begins with the file.
+        ConfigurationError: the study file itself cannot be read.
     """
     content = read_yaml(path)
     try:
