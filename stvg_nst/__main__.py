@@ -437,10 +437,17 @@ def main() -> int:
         refuse_shadows()
         return run(arguments[1:])
     except (ValueError, OSError, RuntimeError) as error:
-        if TRACEBACK in os.environ or not _raised_by_us(error):
+        if TRACEBACK in os.environ or (own := _own_error(error)) is None:
             raise
-        print(f"error: {error}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
+        print(f"error: {own}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
+        return getattr(own, "exit_status", 1)
+
+
+def _own_error(error: BaseException | None) -> BaseException | None:
+    """The error, or the one that it was raised from, that our own code raised; jsonargparse wraps what a class says."""
+    while error is not None and not _raised_by_us(error):
+        error = error.__cause__
+    return error
 
 
 def _raised_by_us(error: BaseException) -> bool:

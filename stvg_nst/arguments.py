@@ -73,10 +73,19 @@ def positive_int(text: str) -> int:
     return number
 
 
-def seed(value: str | int) -> int:
-    if not 0 <= (number := whole_number(value)) <= MOST_SEED:
-        raise WrongArgumentError(f"expected a seed from 0 to {MOST_SEED}, got {value}")
-    return number
+class _Seed:
+    """No function, for the help of jsonargparse shows how its type is written."""
+
+    def __call__(self, value: str | int) -> int:
+        if not 0 <= (number := whole_number(value)) <= MOST_SEED:
+            raise WrongArgumentError(f"expected a seed from 0 to {MOST_SEED}, got {value}")
+        return number
+
+    def __repr__(self) -> str:
+        return "whole number"
+
+
+seed = _Seed()
 
 
 def weight(text: str) -> float:

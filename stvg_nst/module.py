@@ -66,7 +66,7 @@ class GroundingModule(lightning.LightningModule):
             for cached features; 4 T M D bytes each, 0.9 MB in the miniature, and never deleted by us.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class GroundingModule(lightning.LightningModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
+        if not 0 <= lambda_hq < math.inf:
+            raise ValueError(f"--model.lambda_hq must be finite and at least 0, got {lambda_hq}")
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(
@@ -233,7 +235,10 @@ class GroundingModule(lightning.LightningModule):
                 "another tuner with --config experiments/tuner/NAME.yaml"
             )
         groups = self._parameter_groups(parameters)
-        optimizer = self.make_optimizer([options for _, options in groups])
+        try:
+            optimizer = self.make_optimizer([options for _, options in groups])
+        except ValueError as error:
+            raise ValueError(f"--model.optimizer: {error}") from error
         total_steps = self._total_steps()
         factors: list[Callable[[int], float]] = [
             partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups

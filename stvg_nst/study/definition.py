@@ -143,11 +143,13 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
         One study for each of the file's grounders; one where it names none.
 
     Raises:
-        StudyError: a key is misspelt, missing or of a wrong type, an overlay cannot be read, an override leads nowhere,
-            or two points, tests or grounders are the same. The message begins with the file.
-        ConfigurationError: the study file itself cannot be read.
+        StudyError: the file or an overlay cannot be read, a key is misspelt, missing or of a wrong type, an override
+            leads nowhere, or two points, tests or grounders are the same. The message begins with the file.
     """
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except ConfigurationError as error:
+        raise StudyError(str(error)) from error
     try:
         refuse_unknown(content, _KEYS, "the study")
         content = _extended(content)
