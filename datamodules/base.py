@@ -95,6 +95,15 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        for name, number, least in (
+            ("num_frames", num_frames, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("benchmark_seed", benchmark_seed, 0),
+        ):
+            if number < least:
+                raise ValueError(f"--data.init_args.{name} must be at least {least}, got {number}")
         self.num_frames = num_frames
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -16,8 +16,9 @@ from datamodules.annotated import open_source
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated.statistics import SplitStatistics, plot_statistics, split_statistics
 from datamodules.annotated.verify import Fault, Verification, verify
-from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
+from datamodules.command_arguments import add_data_set, check_folder, progress_bar
 from datamodules.pixel_commands import add_degrade, cache_command
+from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.cores import granted_cores
 from stvg_nst.outputs import check_outputs
 
@@ -31,11 +32,11 @@ def data_command(arguments: Sequence[str], program: str) -> int:
     """
     if arguments[:1] == ["cache"]:  # takes the overlays of a run, which argparse cannot
         return cache_command(arguments[1:], f"{program} cache")
-    parser = argparse.ArgumentParser(prog=program, description="Look at a data set's files.", allow_abbrev=False)
+    parser = CommandParser(prog=program, description="Look at a data set's files.")
     commands = parser.add_subparsers(required=True, metavar="{verify,stats,degrade,cache}")
-    _add_verify(commands.add_parser("verify", help="find what would spoil a run", allow_abbrev=False))
-    _add_stats(commands.add_parser("stats", help="count and draw what a split holds", allow_abbrev=False))
-    add_degrade(commands.add_parser("degrade", help="write its LQ counterpart as files", allow_abbrev=False))
+    _add_verify(commands.add_parser("verify", help="find what would spoil a run"))
+    _add_stats(commands.add_parser("stats", help="count and draw what a split holds"))
+    add_degrade(commands.add_parser("degrade", help="write its LQ counterpart as files"))
     commands.add_parser("cache", help="store its sampled frames, so that later epochs do not decode")
     options = parser.parse_args(arguments)
     status: int = options.run(options)

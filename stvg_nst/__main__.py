@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stvg_nst.arguments import CommandParser, count, nearest, positive_int, seed, weight
 from stvg_nst.failures import Failures
+from stvg_nst.shadows import refuse_shadows
 
 if TYPE_CHECKING:
     from stvg_nst.comparison.strips import ShownClip
@@ -123,18 +124,19 @@ def _initialise(arguments: Sequence[str]) -> int:
 
 
 def _encoders(arguments: Sequence[str]) -> int:
-    from lightning.pytorch.cli import LightningCLI
-
     from datamodules import MiniScenes
+    from stvg_nst.cli import SeededCLI
+    from stvg_nst.overlay_parser import OverlayParser
     from stvg_nst.pretraining import DensePretraining
 
-    cli = LightningCLI(
+    cli = SeededCLI(
         DensePretraining,
         MiniScenes,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_callback=None,
-        parser_kwargs={"prog": _program("encoders")},
+        parser_class=OverlayParser,
+        parser_kwargs={"prog": _program("encoders"), "allow_abbrev": False},
         run=False,
     )
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
@@ -146,7 +148,7 @@ def _vocabulary(arguments: Sequence[str]) -> int:
     from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
     from stvg_nst.outputs import check_folder_is_writable
 
-    parser = argparse.ArgumentParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
+    parser = CommandParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
     parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
     parser.add_argument(
         "--roberta-base",
@@ -181,12 +183,12 @@ def _degrade(arguments: Sequence[str]) -> int:
     from datamodules.degradations import DEGRADATIONS
     from datamodules.degrade_video import degrade_video
 
-    parser = argparse.ArgumentParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
+    parser = CommandParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
     parser.add_argument("source", type=Path, help="the video to read")
     parser.add_argument("target", type=Path, help="the .mp4 to write; it must not exist")
     parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
-    parser.add_argument("--seed", type=int, default=0, help="fixes what the severity leaves open, e.g. the angle")
+    parser.add_argument("--seed", type=seed, default=0, help="fixes what the severity leaves open, e.g. the angle")
     parser.add_argument("--kernels", choices=("relative", "absolute"), default="relative", help="to the frame's size")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     options = parser.parse_args(arguments)
@@ -203,15 +205,17 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
+    from stvg_nst.evaluation.views import METRICS
     from stvg_nst.report import report_folder
 
-    parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below a folder.")
+    parser = CommandParser(prog=_program("report"), description="Compare all results below a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     parser.add_argument(
         "--by-degradation",
         nargs="?",
         const="m_vIoU",
+        choices=METRICS,
         metavar="METRIC",
         help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
     )
@@ -226,7 +230,7 @@ def _study(arguments: Sequence[str]) -> int:
 
 
 def _budget(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("budget"),
         description="List the adapted layers, the trainable parameters and their share of each point of a study.",
     )
@@ -275,10 +279,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst.outputs import check_outputs
     from stvg_nst.whole_files import write_whole
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("evaluate"),
         description="Score predicted tubes against true ones. docs/evaluation.md is the manual of the files.",
-        allow_abbrev=False,
     )
     parser.add_argument("predictions", type=Path, help="predictions.json of any model")
     parser.add_argument("ground_truth", type=Path, help="ground_truth.json that they are for")
@@ -289,11 +292,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
         choices=evaluation.PROTOCOLS,
         help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
     )
-    parser.add_argument("--lambda-hq", type=float, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
+    parser.add_argument("--lambda-hq", type=weight, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="replicates for 95 %% intervals")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--bootstrap", type=count, default=0, metavar="N", help="replicates for 95 %% intervals")
+    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args(arguments)
@@ -321,14 +324,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _certify(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("certify"),
         description="Measure what a run of null-space tuning leaves of the frozen model. See docs/certificate.md.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
     parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--batches", type=int, help="look at so many batches only")
+    parser.add_argument("--batches", type=positive_int, help="look at so many batches only")
     parser.add_argument("--json", type=Path, help="the file to write; RUN/certificate.json unless given")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
@@ -392,6 +394,7 @@ def _components() -> dict[str, Any]:
     import callbacks  # noqa: F401
     from datamodules import STVGDataModule
     from stvg_nst.module import GroundingModule
+    from stvg_nst.overlay_parser import OverlayParser
 
     return {
         "model_class": GroundingModule,
@@ -400,12 +403,18 @@ def _components() -> dict[str, Any]:
         "seed_everything_default": 0,
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
+        "parser_class": OverlayParser,
     }
 
 
 def _built(command: str) -> dict[str, Any]:
     """Components that are built, and then used by something else than a trainer."""
-    return {**_components(), "run": False, "save_config_callback": None, "parser_kwargs": {"prog": _program(command)}}
+    return {
+        **_components(),
+        "run": False,
+        "save_config_callback": None,
+        "parser_kwargs": {"prog": _program(command), "allow_abbrev": False},
+    }
 
 
 def _run_options(run_config: type) -> dict[str, Any]:
@@ -430,11 +439,13 @@ def _command(arguments: Sequence[str]) -> int:
         print(_USAGE)
         return 0 if arguments else 2
     if arguments[0] not in _COMMANDS:
-        print(f"unknown command '{arguments[0]}'\n\n{_USAGE}", file=sys.stderr)
+        hint = nearest(arguments[0], _COMMANDS)
+        print(f"error: unknown command '{arguments[0]}'{hint}; see {_program('--help')}", file=sys.stderr)
         return 2
     run = _COMMANDS[arguments[0]]
     if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
+    refuse_shadows()
     return run(arguments[1:])
 
 

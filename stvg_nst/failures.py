@@ -133,8 +133,8 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure(f"memory is used up{': ' * bool(str(error))}{_first_line(error)}; {_HOST_ADVICE}")
     if isinstance(error, OSError) and error.errno is not None:
         return Failure(_system_words(error))
-    if _is_ours(error):
-        return Failure(str(error), getattr(error, "exit_status", 1))
+    if (own := _own_error(error)) is not None:
+        return Failure(str(own), getattr(own, "exit_status", 1))
     if isinstance(error, OSError) or _is_of(_LIGHTNING, "MisconfigurationException", error):
         return Failure(str(error))
     if isinstance(error, UnicodeEncodeError):
@@ -147,12 +147,18 @@ def failure_of(error: BaseException) -> Failure | None:
     return None if words is None else Failure(words)
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether our own code raised the error: then its message was written for the user, and says what to do."""
-    if not isinstance(error, (ValueError, OSError, RuntimeError)):
-        return False
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").partition(".")[0] in _PACKAGES
+def _own_error(error: BaseException) -> BaseException | None:
+    """The error, or the one behind it, that our own code raised: its message was written for the user.
+
+    jsonargparse wraps what a class says when it is built.
+    """
+    own: BaseException | None = error
+    while isinstance(own, (ValueError, OSError, RuntimeError)):
+        frames = list(traceback.walk_tb(own.__traceback__))
+        if frames and frames[-1][0].f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
+            return own
+        own = own.__cause__
+    return None
 
 
 def _is_of(module: str, name: str, error: BaseException) -> bool:

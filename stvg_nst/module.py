@@ -71,7 +71,7 @@ class GroundingModule(lightning.LightningModule):
             quality are pulled to their own. It needs ``--data.init_args.twins true``.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
     """
 
     def __init__(
@@ -123,6 +123,8 @@ class GroundingModule(lightning.LightningModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
+        if not 0 <= lambda_hq < math.inf:
+            raise ValueError(f"--model.lambda_hq must be finite and at least 0, got {lambda_hq}")
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(

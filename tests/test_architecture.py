@@ -17,10 +17,12 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.types",
     "stvg_nst.seeding",
     "stvg_nst.boxes",
+    "stvg_nst.arguments",
     "stvg_nst.conditions",
     "stvg_nst.cores",
     "stvg_nst.folder_lock",
     "stvg_nst.outputs",
+    "stvg_nst.overlay_parser",
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("decord", "albumentations")

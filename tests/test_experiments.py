@@ -15,9 +15,9 @@ from jsonargparse import ArgumentParser
 
 from datamodules.mini import TARGET_WORDS
 from stvg_nst import __main__ as root
+from stvg_nst.configuration import merge
 from stvg_nst.models.base import Grounder
 from stvg_nst.study import planned_runs, read_studies
-from stvg_nst.study.overlays import merge
 from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
 
 FOLDER = Path("experiments")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.best_effort import NOT_TO_BE_HAD
 from stvg_nst.comparison.costs import cost_sheet
 from stvg_nst.comparison.figures import draw_figure2, draw_severities
@@ -96,10 +97,9 @@ def _make(
 
 
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="The paper's tables and figures out of the runs of a study, finished or not. Nothing is run.",
-        allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
@@ -109,5 +109,5 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
     parser.add_argument("--data", help="folder of the data set, for the frames of Fig. 3")
     parser.add_argument("--costs", type=Path, help="what benchmarks/peers.py wrote")
-    parser.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="replicates (default: 2000)")
+    parser.add_argument("--bootstrap", type=positive_int, default=2000, metavar="N", help="replicates (default: 2000)")
     return parser.parse_args(arguments)

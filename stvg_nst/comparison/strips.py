@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from stvg_nst.comparison.figures import PEER
 from stvg_nst.comparison.replicates import REFERENCE, Comparison, Replicate
 from stvg_nst.comparison.tables import BASELINE
+from stvg_nst.configuration import Config
 from stvg_nst.drawing import (
     FONT,
     GAP,
@@ -35,7 +36,7 @@ from stvg_nst.drawing import (
 )
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
-from stvg_nst.study.overlays import Config, StudyError, override
+from stvg_nst.study.overlays import StudyError, override
 from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,13 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.arguments import CommandParser, seed
+from stvg_nst.configuration import Config, read_yaml
 from stvg_nst.outputs import check_outputs
 from stvg_nst.report.folder import report_console
 from stvg_nst.report.table import signed
 from stvg_nst.study.definition import Study, quick_folder, read_studies
-from stvg_nst.study.overlays import Config, StudyError, read_yaml
+from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.summary import PointSummary, StudySummary, summarise
 from stvg_nst.whole_files import write_whole
 
@@ -45,17 +46,16 @@ class Choice:
 
 def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     """Writes the settings of each point's best level as YAML, and all that was tried as CSV beside it."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Choose for each point of a finished study of levels the one with the highest mean WAS (m_vIoU) on "
         "the validation split, and write its settings for other studies to read as their `chosen`.",
-        allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
+        "--seeds", type=seed, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
     )
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.configuration import Config, merge, read_yaml
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
+from stvg_nst.study.overlays import StudyError, differences
 from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
@@ -171,7 +172,7 @@ class StudyRun:
         """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
 
         Raises:
-            StudyError: the folder holds what no study made, or its ``point.yaml`` is damaged.
+            ConfigurationError: the folder holds what no study made, or its ``point.yaml`` is damaged.
         """
         kept = (*(test.results for test in self.tests), self.adapter, self.divergence, self.folder / "checkpoints")
         if not any(path.exists() for path in kept):

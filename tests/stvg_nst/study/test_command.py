@@ -108,7 +108,7 @@ def test_results_of_another_configuration_are_refused(
     with pytest.raises(StudyError, match=r"rank-8-seed0': model\.tuner\.init_args\.rank: 8 before, 9 now"):
         study(write(points={"rank 4": {}, "rank 8": {"model.tuner.init_args.rank": 9}}), *options)
     (tmp_path / "base.yaml").write_text((tmp_path / "base.yaml").read_text().replace("4", "5"))
-    with pytest.raises(StudyError, match=r"zero-shot': trainer\.max_epochs: 4 before, 5 now"):
+    with pytest.raises(StudyError, match=r"rank-4-seed0': trainer\.max_epochs: 4 before, 5 now"):
         study(write(), *options)
     assert (tmp_path / "runs" / "rank-8-seed0" / "results.json").stat().st_mtime_ns == before
 
