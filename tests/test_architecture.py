@@ -20,6 +20,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.conditions",
     "stvg_nst.cores",
     "stvg_nst.folder_lock",
+    "stvg_nst.queries",
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("decord", "albumentations")
