@@ -109,6 +109,7 @@ class ResultsWriter(lightning.Callback):
             "machine": machine(pl_module.device, trainer.world_size),
             "wall_seconds": time.perf_counter() - self._start,
             "skipped": self._skipped + data.skipped(conditions.split),
+            "policies": data.policies(),
             "samples": self._samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
