@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import Any
 
 import lightning
@@ -66,8 +67,10 @@ class PredictionsWriter(RecordWriter):
 
     def _write(self, trainer: lightning.Trainer, method: str) -> None:
         answers = {key: self._answers[key] for key in sorted(self._answers)}
-        measured = grounding_data(trainer).conditions("test")
-        truth = render_ground_truth(measured.dataset, measured.split, _true(answers))
+        data = grounding_data(trainer)
+        measured = data.conditions("test")
+        bad_boxes = data.policies().get("on_bad_box", {}).get("policy", "refuse")
+        truth = render_ground_truth(measured.dataset, measured.split, _true(answers), bad_boxes=bad_boxes)
         predictions = render_predictions(method, _predicted(answers))
         folder = run_folder(trainer)
         write_whole(folder / self.PREDICTIONS, predictions.encode())
@@ -100,4 +103,5 @@ def _true(answers: Answers) -> Iterator[dict[str, Any]]:
 
 
 def _span(tube: Tube) -> dict[str, Any]:
-    return {"start": tube.start, "stop": tube.stop, "boxes": tube.boxes.double().tolist()}
+    boxes = [None if isnan(box[0]) else box for box in tube.boxes.double().tolist()]
+    return {"start": tube.start, "stop": tube.stop, "boxes": boxes}

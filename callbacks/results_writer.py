@@ -74,6 +74,7 @@ class ResultsWriter(RecordWriter):
             "metrics": scores,
             "wall_seconds": time.perf_counter() - self._start,
             "skipped": skipped + grounding_data(trainer).skipped(self._origin["split"]),
+            "policies": grounding_data(trainer).policies(),
             "samples": samples,
         }
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"

@@ -40,6 +40,9 @@ class GroundingData(Protocol):
     def skipped(self, split: str) -> int:
         """Samples of a split that the data module leaves out, because their videos are bad."""
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """What is done with faulty data, by option: its ``policy``, and what that has ``touched`` of each split."""
+
 
 def grounding_module(pl_module: lightning.LightningModule) -> GroundingModule:
     return cast("GroundingModule", pl_module)

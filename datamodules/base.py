@@ -201,6 +201,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """Samples of a split that a policy keeps out, each condition of an item being one."""
         return 0
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """What is done with faulty data, by option: its ``policy``, and what that has ``touched`` of each split.
+
+        That is so many ``sentences``, ``clips`` and ``frames``, of the splits that are set up.
+        """
+        return {}
+
     def setup(self, stage: str) -> None:
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),

@@ -96,13 +96,14 @@ def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Deg
 
 
 def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
-    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
+    """The true boxes (T, 4) cxcywh in units of the frame, zeros where none counts, and which frames they cover (T,)."""
     ids = torch.tensor(info.frame_ids)
     inside = (ids >= info.target.start) & (ids < info.target.stop)
     boxes = torch.zeros(len(ids), 4)
     height, width = info.native_size
     true = info.target.boxes[ids[inside] - info.target.start].float()
-    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
+    # NaN would enter the gradient even of a loss that leaves the frame out.
+    boxes[inside] = (xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))).nan_to_num(0.0)
     return boxes, inside
 
 

@@ -84,6 +84,7 @@ def _verify(options: argparse.Namespace) -> int:
         )
     if found.faults:
         console.print(_fault_table(found.faults, options.root))
+    _say_touched(console, found.touched)
     console.print(_summary(found, manifest), soft_wrap=True, markup=False, highlight=False)
     return int(found.failed)
 
@@ -118,10 +119,16 @@ def _stats(options: argparse.Namespace) -> int:
     console.print(_numbers(statistics, title), _percentiles(statistics))
     for absent in statistics.absent:
         console.print(f"absent: {absent}", soft_wrap=True, markup=False, highlight=False)
+    _say_touched(console, statistics.touched)
     if options.plot is not None:
         plot_statistics(statistics, title, options.plot)
         console.print(f"picture: {options.plot}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def _say_touched(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _numbers(statistics: SplitStatistics, title: str) -> Table:

@@ -361,6 +361,28 @@ class GroundingModule(lightning.LightningModule):
                 "are cached; set --data.init_args.features, or leave out --model.encodings"
             )
         self.check_backbones(cached)
+        for split, records in getattr(datamodule, "records", {}).items():
+            self.check_queries(split, {record.item_id: record.query for record in records})
+
+    def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
+        """Refuse sentences that the grounder would stumble over at some later batch.
+
+        Args:
+            split: that they are of.
+            queries: by item.
+
+        Raises:
+            ValueError: there are such; the first few items are named.
+        """
+        different = list(dict.fromkeys(queries.values()))
+        found = {different[index]: fault for index, fault in self.grounder.query_faults(different).items()}
+        faults = [f"'{item}' {found[query]}" for item, query in queries.items() if query in found]
+        if faults:
+            first = ", ".join(faults[:3]) + ", ..." * (len(faults) > 3)
+            raise ValueError(
+                f"the grounder cannot read {len(faults):,} of the {len(queries):,} sentences of the {split} split: "
+                f"{first}; correct or shorten them in the annotation file, or take them out of it"
+            )
 
     def check_backbones(self, cached: str | None) -> None:
         """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.

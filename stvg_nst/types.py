@@ -40,7 +40,8 @@ class Tube:
     Args:
         start: first native frame index.
         stop: one past the last native frame index.
-        boxes: (stop - start, 4), xyxy, native pixels.
+        boxes: (stop - start, 4), xyxy, native pixels. In a true tube, a row of NaN is a frame that counts nowhere, and
+            a box may be as bad as it was published: one without an area overlaps nothing.
 
     Raises:
         ValueError: the span is empty or negative, or there is not one box per frame.
@@ -184,7 +185,8 @@ class Clip:
         info: everything but tensors.
         frames: (T, 3, H, W) float32, normalised.
         features: cached backbone features of those frames, with B = 1.
-        boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside.
+        boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside, and where
+            no box counts.
         inside: (T,) bool, True on sampled frames that the target covers.
         twin: the same frames in high quality, where that is asked for and the clip is degraded.
     """

@@ -23,6 +23,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.folder_lock",
     "stvg_nst.outputs",
     "stvg_nst.overlay_parser",
+    "stvg_nst.queries",
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("decord", "albumentations")

@@ -11,6 +11,7 @@ from datamodules.annotated.fields import Fields, read_json, shown
 from stvg_nst.whole_files import write_whole
 
 SOUND = "sound"
+TOO_SHORT = "too short"
 _SCHEMA = 1
 
 
@@ -23,7 +24,7 @@ class VideoEntry:
         num_bytes, mtime_ns: size and time of change of the file.
         sha256: of its bytes.
         num_frames, fps, size: of its stream, the size as (H, W).
-        verdict: ``sound``, or what is wrong.
+        verdict: ``sound``, or what is wrong; it begins with ``too short`` where that is a lack of frames alone.
     """
 
     path: str
@@ -34,6 +35,11 @@ class VideoEntry:
     fps: float | None = None
     size: tuple[int, int] | None = None
     verdict: str = SOUND
+
+    @property
+    def is_short(self) -> bool:
+        """Whether nothing is wrong but that frames are lacking."""
+        return self.verdict.startswith(TOO_SHORT)
 
     def is_of(self, file: Path) -> bool:
         """Whether the file is still the one that the entry tells of, or still missing."""
@@ -67,6 +73,11 @@ def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
         raise fields.error("dataset", f"'{name}'", shown(fields.text("dataset")))
     videos = fields.fields("videos")
     return {video: _entry(Fields.of(file, video, value)) for video, value in videos.values.items()}
+
+
+def frames_in_files(videos: Mapping[str, VideoEntry]) -> dict[str, int]:
+    """How many frames the videos have that could be read."""
+    return {video: entry.num_frames for video, entry in videos.items() if entry.num_frames is not None}
 
 
 def _entry(fields: Fields) -> VideoEntry:

@@ -182,5 +182,5 @@ def _true_trace(run: Replicate, item_id: str) -> Trace:
 
 def _of(tubes: Tubes, index: int, name: str, colour: Colour, *, dash: int) -> Trace:
     one = tubes.take(np.array([index]))
-    boxes: list[Box | None] = [None if np.isnan(box[0]) else tuple(box.tolist()) for box in one.boxes]
+    boxes: list[Box | None] = [tuple(box.tolist()) if (box[:2] <= box[2:]).all() else None for box in one.boxes]
     return Trace(name, int(one.start[0]), int(one.stop[0]), boxes, colour, dash)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingStore
+from stvg_nst.queries import query_fault
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
@@ -119,6 +120,13 @@ class Grounder(nn.Module, ABC):
         if not self.fusion():
             raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
         self.encodings = store
+
+    def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
+        """What is wrong with those queries that :meth:`ground` would refuse, by index, to go on after "which".
+
+        A grounder whose text encoder takes only so much, or not every text, says so here, ahead of any clip.
+        """
+        return {index: fault for index, query in enumerate(queries) if (fault := query_fault(query))}
 
     @abstractmethod
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:

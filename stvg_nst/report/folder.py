@@ -134,6 +134,7 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     for run in runs:
         if run.skipped:
             yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+        yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (
                 f"{run.path}: {len(run.sample_keys)} samples, not the {len(reference.sample_keys)} of "

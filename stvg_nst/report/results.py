@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class RunResults:
         config_hash: of the resolved configuration, ``None`` where no file configured the run.
         wall_seconds: the evaluation's duration.
         skipped: samples that could not be evaluated.
+        policies: what was done with faulty data, by option: ``policy``, and what that has ``touched`` of each split.
         weights: file of the grounder's weights, ``random`` where it had none; ``None`` in files from before this field.
         measurement: in which precision and how the answers were computed; ``None`` in files from before this field.
     """
@@ -59,6 +60,7 @@ class RunResults:
     weights: str | None = None
     evaluation_conditions: str = MIXED
     measurement: Measurement | None = None
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def random_weights(self) -> bool:
@@ -69,6 +71,20 @@ class RunResults:
     def conditions(self) -> Conditions:
         """Numbers from different conditions do not compare."""
         return Conditions(self.dataset, self.split, self.benchmark_seed, self.evaluation_conditions)
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """In words, what each policy for bad boxes and short clips has touched of the split; nothing where none has.
+
+        What is left out altogether is among ``skipped``.
+        """
+        found = []
+        for option, entry in self.policies.items():
+            count = entry["touched"].get(self.split, {})
+            if option != "on_bad_video" and any(count.values()):
+                words = ", ".join(f"{number} {name}" for name, number in count.items())
+                found.append(f"{option} {entry['policy']} has touched {words}")
+        return tuple(found)
 
     @property
     def sample_keys(self) -> frozenset[tuple[str, str]]:
@@ -92,6 +108,7 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "wall_seconds": (float, int),
     "skipped": (int,),
     "evaluation_conditions": (str,),
+    "policies": (dict,),
 }
 
 
@@ -105,6 +122,7 @@ def load_results(path: Path | str) -> RunResults:
     path = Path(path)
     content = _read_object(path)
     content.setdefault("evaluation_conditions", MIXED)  # all that there was before results named it
+    content.setdefault("policies", {})
     if content.get("schema") != SCHEMA:
         found = repr(content["schema"]) if "schema" in content else "no such field"
         raise ResultsFileError(f"{path}: field 'schema' must be {SCHEMA}, got {found}; evaluate the run again")
@@ -113,15 +131,14 @@ def load_results(path: Path | str) -> RunResults:
             raise ResultsFileError(f"{path}: field '{name}' is missing; evaluate the run again")
         _check(path, name, content[name], types)
     _check_metrics(path, content["metrics"])
+    _check_policies(path, content["policies"])
     for index, sample in enumerate(content["samples"]):
         _check(path, f"samples[{index}]", sample, (dict,))
         for name in ("item_id", "quality"):
             _check(path, f"samples[{index}].{name}", sample.get(name), (str,))
         _check(path, f"samples[{index}].degradation", sample.get("degradation"), (str, type(None)))
     _check(path, "weights", content.get("weights"), (str, type(None)))
-    values: dict[str, Any] = {
-        field.name: content.get(field.name) for field in fields(RunResults) if field.name != "path"
-    }
+    values: dict[str, Any] = {own.name: content.get(own.name) for own in fields(RunResults) if own.name != "path"}
     values |= {"samples": tuple(content["samples"]), "measurement": _measurement(path, content.get("measurement"))}
     return RunResults(path=path, **values)
 
@@ -131,11 +148,11 @@ def _measurement(path: Path, content: Any) -> Measurement | None:
     if content is None:
         return None
     _check(path, "measurement", content, (dict,))
-    for name in (field.name for field in fields(Measurement) if field.name != "compiled"):
+    for name in (own.name for own in fields(Measurement) if own.name != "compiled"):
         _check(path, f"measurement.{name}", content.get(name), (str,))
     if not isinstance(content.get("compiled"), bool):
         raise ResultsFileError(f"{path}: field 'measurement.compiled' must be bool, got {content.get('compiled')!r}")
-    return Measurement(**{field.name: content[field.name] for field in fields(Measurement)})
+    return Measurement(**{own.name: content[own.name] for own in fields(Measurement)})
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -159,6 +176,18 @@ def _check_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
         _check(path, f"metrics.{name}", value, (float, int))
         if not math.isfinite(value):
             raise ResultsFileError(f"{path}: field 'metrics.{name}' must be finite, got {value}")
+
+
+def _check_policies(path: Path, policies: Mapping[str, Any]) -> None:
+    for option, entry in policies.items():
+        place = f"policies.{option}"
+        _check(path, place, entry, (dict,))
+        _check(path, f"{place}.policy", entry.get("policy"), (str,))
+        _check(path, f"{place}.touched", entry.get("touched"), (dict,))
+        for split, count in entry["touched"].items():
+            _check(path, f"{place}.touched.{split}", count, (dict,))
+            for name, number in count.items():
+                _check(path, f"{place}.touched.{split}.{name}", number, (int,))
 
 
 def _check(path: Path, name: str, value: Any, types: tuple[type, ...]) -> None:

@@ -151,6 +151,10 @@ class MiniatureData(lightning.LightningDataModule):
     def skipped(self, split: str) -> int:
         return self.num_skipped
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        touched = {"val": {"sentences": 2, "clips": 1, "frames": 7}}
+        return {"on_bad_box": {"policy": "skip_frame", "touched": touched}}
+
     def pixels(self, info: ClipInfo) -> np.ndarray:
         return np.full((len(info.frame_ids), *SIZE, 3), COLOURS[info.quality], dtype=np.uint8)
 

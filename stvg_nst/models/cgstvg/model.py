@@ -107,6 +107,9 @@ class CGSTVG(Grounder):
     def fusion(self) -> tuple[nn.Module, ...]:
         return self.text, self.visual_proj, self.motion_proj, self.encoder
 
+    def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
+        return self.text.query_faults(queries)
+
     def encode(
         self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
     ) -> BackboneFeatures:

@@ -107,11 +107,17 @@ def test_sentence_types_have_tables_where_there_are_two(tmp_path: Path, capsys: 
 
 def test_what_a_reader_must_know_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "base", "ZeroShot", 40)
-    write_run(tmp_path / "lora", "LoRA", 42, skipped=3)
+    policies = {
+        option: {"policy": "clip", "touched": {"test": {"sentences": 8, "clips": 7, "frames": count}, "val": {}}}
+        for option, count in (("on_bad_box", 23), ("on_bad_video", 5))
+    }
+    write_run(tmp_path / "lora", "LoRA", 42, skipped=3, policies=policies)
     write_run(tmp_path / "dora", "DoRA", 42, samples=[{"item_id": "a", "quality": "HQ"}])
     assert report_folder(tmp_path, tmp_path / "report.md") == 0
     for text in (capsys.readouterr().out, (tmp_path / "report.md").read_text()):
         assert f"note: {tmp_path / 'lora' / 'results.json'}: 3 samples were skipped" in text
+        assert text.count(" has touched ") == 1
+        assert "results.json: on_bad_box clip has touched 8 sentences, 7 clips, 23 frames" in text
         assert f"note: {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text
 
 

@@ -60,6 +60,22 @@ def test_results_from_before_there_was_a_choice_are_of_the_benchmarks_own_test(t
     assert str(run.conditions) == "MiniSTVG test, benchmark seed 0, shown in matrix"
 
 
+@pytest.mark.parametrize(
+    ("policies", "place"),
+    [
+        ([], "policies"),
+        ({"a": 1}, "policies.a"),
+        ({"a": {"policy": 1}}, "policies.a.policy"),
+        ({"a": {"policy": "clip"}}, "policies.a.touched"),
+        ({"a": {"policy": "clip", "touched": {"test": 3}}}, "policies.a.touched.test"),
+        ({"a": {"policy": "clip", "touched": {"test": {"frames": "3"}}}}, "policies.a.touched.test.frames"),
+    ],
+)
+def test_what_was_done_with_faulty_data_is_checked(tmp_path: Path, policies: Any, place: str) -> None:
+    with pytest.raises(ResultsFileError, match=f"field '{place}' must be "):
+        load_results(written(tmp_path, COMPLETE | {"policies": policies}))
+
+
 def test_an_item_in_two_degradations_is_two_samples(tmp_path: Path) -> None:
     samples = [{"item_id": "a", "quality": "LQ", "degradation": f"defocus:{severity}"} for severity in (1, 2)]
     assert len(load_results(written(tmp_path, COMPLETE | {"samples": samples})).sample_keys) == 2
