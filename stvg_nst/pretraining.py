@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.models.cgstvg import CGSTVG, VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
 from stvg_nst.types import Batch, SceneBatch
 
 
-class DensePretraining(lightning.LightningModule):
+class DensePretraining(SampleMeanModule):
     """Trains the image encoder to name and box the actor under each cell, the video encoder to name its action.
 
     Args:

@@ -248,6 +248,9 @@ class SceneBatch:
     looks: Tensor
     actions: Tensor
 
+    def __len__(self) -> int:
+        return len(self.frames)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
         return SceneBatch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
