@@ -16,9 +16,9 @@ from stvg_nst.types import Batch, GroundingOutput
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
 
-    In training box terms are means over the true boxes of a batch, over all processes. In evaluation they are means over
-    a clip: no value depends on which clips share a batch, and no process waits for another, which may have a batch more.
-    The other terms are always means over a clip, so that a batch of one gives the original's values.
+    In training, box terms are means over the true boxes of a batch, those of all processes together. In evaluation they
+    are means over a clip: no value depends on what else is in a batch, and no process waits for another, which may have
+    a batch less. The other terms are always means over a clip, so that a batch of one gives the original's values.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.

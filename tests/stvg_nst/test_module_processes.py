@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +108,15 @@ def _batch(clips: str) -> Batch:
 
 
 def _measure(stage: str, batches: Sequence[str], *, folder: Path, **options: Any) -> dict[str, float]:
-    """What is logged by a stage that shows these batches; of a fit, by the validation of untouched weights."""
+    """What is logged by a stage that shows these batches; of a fit, by its validation."""
     from stvg_nst.module import GroundingModule
     from stvg_nst.tuning import LoRA
     from tests.stvg_nst.test_module_tuners import TinyGrounder
 
     torch.manual_seed(0)
-    module: GroundingModule = GroundingModule(TinyGrounder(), LoRA(targets=("head",), rank=2, alpha=0), weights="random")
+    tuner = LoRA(targets=("head",), rank=2, alpha=1)
+    still = partial(torch.optim.SGD, lr=0.0)
+    module: GroundingModule = GroundingModule(TinyGrounder(), tuner, weights="random", optimizer=still)
     trainer = lightning.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
