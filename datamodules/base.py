@@ -23,7 +23,7 @@ from datamodules.degraded_files import DegradedFiles
 from datamodules.disk_room import check_room, room_words
 from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
-from datamodules.loaders import BatchLoader
+from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
@@ -191,6 +191,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return 0
 
     def setup(self, stage: str) -> None:
+        if self.trainer is not None and self.trainer.overfit_batches:
+            raise ValueError(
+                "--trainer.overfit_batches shows samples in an order of its own, but here the order decides which clip "
+                "is shown in which quality; give --data.init_args.training_items and --trainer.limit_val_batches"
+            )
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -302,7 +307,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions, source = self.versions(split), self.pixel_source(split)
         dataset = ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None)
-        loader = BatchLoader(
+        loader = load_batches(
             dataset,
             collate,
             batch_size=self.eval_batch_size,
@@ -434,7 +439,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             cache,
             self.augmentation(),
         )
-        return BatchLoader(
+        return load_batches(
             dataset,
             collate,
             batch_size=batch_size,

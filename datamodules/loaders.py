@@ -1,4 +1,4 @@
-"""A loader of batches whose processes do not stand still in silence."""
+"""Loaders of batches whose processes do not stand still in silence."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from datamodules.clips import limit_threads
 from datamodules.disk_room import free_bytes
 
 TIME_LIMIT = 900.0
-"""Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second,
-and the other processes of a training give up after 30: they must not be the first, for they cannot say why."""
+"""Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second.
+The other processes of a training give up after 30 minutes; they must not be the first, for they cannot say why."""
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where loader processes leave their batches; macOS has no such folder, nor a limit of its own on shared memory."""
@@ -41,8 +41,23 @@ class SharedBatch(Protocol):
         """Moves its tensors into shared memory, and returns the batch."""
 
 
-class BatchLoader(DataLoader[Sample]):
-    """Loads batches in processes of its own, or in this one where there are none.
+def load_batches(
+    dataset: Dataset[Sample],
+    collate: Callable[[Sequence[Sample]], SharedBatch],
+    *,
+    batch_size: int,
+    sampler: Iterable[Any],
+    num_workers: int,
+    batch_bytes: int,
+    processes: int = 1,
+    persistent: bool = False,
+    drop_last: bool = False,
+    option: str = "--data.init_args.num_workers",
+) -> DataLoader[Sample]:
+    """A loader that works in processes of its own, or in this one where there are none.
+
+    It raises :class:`LoaderError` while it loads, too: where shared memory is used up, and where no batch has come for
+    :data:`TIME_LIMIT`.
 
     Args:
         dataset: of the samples.
@@ -57,79 +72,46 @@ class BatchLoader(DataLoader[Sample]):
         option: of the command line, that sets ``num_workers``.
 
     Raises:
-        LoaderError: shared memory has no room for the batches that will be on their way at once. While batches are
-            loaded: it is used up, or no batch has come for :data:`TIME_LIMIT`.
+        LoaderError: shared memory has no room for the batches that will be there at once.
     """
+    room = _Room(batch_bytes, processes * (num_workers * _READY + 1), option)  # one more is being worked on
+    if num_workers and SHARED_MEMORY.is_dir() and room.num_bytes > free_bytes(SHARED_MEMORY):
+        raise LoaderError(room.words())
+    return _BatchLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_Sharing(collate, room),
+        pin_memory=torch.cuda.is_available(),
+        timeout=TIME_LIMIT if num_workers else 0,
+        worker_init_fn=limit_threads,
+        prefetch_factor=_READY if num_workers else None,
+        persistent_workers=persistent and num_workers > 0,
+        drop_last=drop_last,
+    )
 
-    def __init__(
-        self,
-        dataset: Dataset[Sample],
-        collate: Callable[[Sequence[Sample]], SharedBatch],
-        *,
-        batch_size: int,
-        sampler: Iterable[Any],
-        num_workers: int,
-        batch_bytes: int,
-        processes: int = 1,
-        persistent: bool = False,
-        drop_last: bool = False,
-        option: str = "--data.init_args.num_workers",
-    ) -> None:
-        self._batch_bytes = batch_bytes
-        # One more is being worked on.
-        self._bytes_at_once = processes * (num_workers * _READY + 1) * batch_bytes
-        self.option = option
-        if num_workers and SHARED_MEMORY.is_dir() and self._bytes_at_once > free_bytes(SHARED_MEMORY):
-            raise LoaderError(self.room_words())
-        super().__init__(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=num_workers,
-            collate_fn=_Sharing(collate),
-            pin_memory=torch.cuda.is_available(),
-            timeout=TIME_LIMIT if num_workers else 0,
-            worker_init_fn=limit_threads,
-            prefetch_factor=_READY if num_workers else None,
-            persistent_workers=persistent and num_workers > 0,
-            drop_last=drop_last,
-        )
 
-    def room_words(self) -> str:
-        """That shared memory is too small, and what to do."""
-        gibibytes = math.ceil(1.2 * self._bytes_at_once / 2**30)
-        free = free_bytes(SHARED_MEMORY)
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a loader takes of the shared memory."""
+
+    batch_bytes: int
+    num_batches: int
+    option: str
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_batches * self.batch_bytes
+
+    def words(self) -> str:
+        """That it is too small, and what to do."""
+        gibibytes = math.ceil(1.2 * self.num_bytes / 2**30)
         return (
-            f"shared memory is too small: '{SHARED_MEMORY}' has {decimal(free)} free, but up to "
-            f"{decimal(self._bytes_at_once)} of batches are there at once, each of about {decimal(self._batch_bytes)}; "
-            f"start the container with --shm-size={gibibytes}g or more, or load in the main process with {self.option} "
-            "0; fewer workers or smaller batches need less"
-        )
-
-    def _get_iterator(self) -> _BaseDataLoaderIter:
-        return super()._get_iterator() if self.num_workers == 0 else _BatchIterator(self)
-
-
-class _BatchIterator(_MultiProcessingDataLoaderIter):
-    """Says in our words why no batch comes."""
-
-    def __init__(self, loader: BatchLoader[Any]) -> None:
-        self._loader = loader
-        super().__init__(loader)
-
-    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> tuple[bool, Any]:
-        # In many short waits: a process that is suspended meanwhile, as by Ctrl-Z, comes late for one of them only.
-        for _ in range(math.ceil(timeout / MP_STATUS_CHECK_INTERVAL)):
-            success, data = super()._try_get_data(min(timeout, MP_STATUS_CHECK_INTERVAL))
-            if success:
-                # What a worker sends: the number of the batch, and the batch.
-                if isinstance(data, tuple) and data[-1] is _Lost.BATCH:
-                    raise LoaderError(self._loader.room_words())
-                return success, data
-        raise LoaderError(
-            f"no batch has come from {self._num_workers} loader process(es) for {timeout:g} s: they stand still, or "
-            "the disk that they read from gives too little; look whether the videos can be read, and give "
-            f"{self._loader.option} 0 to see where loading stops, and to wait without limit"
+            f"shared memory is too small: '{SHARED_MEMORY}' has {decimal(free_bytes(SHARED_MEMORY))} free, but up to "
+            f"{self.num_batches} batches are there at once, each of about {decimal(self.batch_bytes)}; start the "
+            f"container with --shm-size={gibibytes}g or more, or load in the main process with {self.option} 0; fewer "
+            "workers or smaller batches need less"
         )
 
 
@@ -148,6 +130,7 @@ class _Sharing(Generic[Sample]):
     """
 
     collate: Callable[[Sequence[Sample]], SharedBatch]
+    room: _Room
 
     def __call__(self, samples: Sequence[Sample]) -> Any:
         batch = self.collate(samples)
@@ -159,3 +142,33 @@ class _Sharing(Generic[Sample]):
             if f"({errno.ENOSPC})" not in str(error):
                 raise
             return _Lost.BATCH
+
+
+class _BatchLoader(DataLoader[Sample]):
+    """Has PyTorch's own arguments, so that Lightning can make it anew with another sampler."""
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        return super()._get_iterator() if self.num_workers == 0 else _BatchIterator(self)
+
+
+class _BatchIterator(_MultiProcessingDataLoaderIter):
+    """Says in our words why no batch comes."""
+
+    def __init__(self, loader: _BatchLoader[Any]) -> None:
+        self._room: _Room = loader.collate_fn.room
+        super().__init__(loader)
+
+    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> tuple[bool, Any]:
+        # In many short waits: a process that is suspended meanwhile, as by Ctrl-Z, comes late for one of them only.
+        for _ in range(math.ceil(timeout / MP_STATUS_CHECK_INTERVAL)):
+            success, data = super()._try_get_data(min(timeout, MP_STATUS_CHECK_INTERVAL))
+            # What a worker sends: the number of the batch, and the batch.
+            if success and isinstance(data, tuple) and data[-1] is _Lost.BATCH:
+                raise LoaderError(self._room.words())
+            if success:
+                return success, data
+        raise LoaderError(
+            f"no batch has come from {self._num_workers} loader process(es) for {timeout:g} s: they stand still, or "
+            "the disk that they read from gives too little; look whether the videos can be read, and give "
+            f"{self._room.option} 0 to see where loading stops, and to wait without limit"
+        )

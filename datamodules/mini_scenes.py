@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from datamodules.loaders import BatchLoader
+from datamodules.loaders import load_batches
 from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
 from datamodules.sampling import sample_frames
@@ -58,7 +58,7 @@ class MiniScenes(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Scene]:
         dataset = _SceneDataset(self.scenes, self.num_frames)
         height, width = self.scenes[0].size
-        return BatchLoader(
+        return load_batches(
             dataset,
             _collate,
             batch_size=self.batch_size,

@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -31,6 +32,14 @@ class SampleMeanModule(lightning.LightningModule):
         super().__init__()
         # By batch whose gradient is gathered, its mean samples over the processes.
         self._gathered: list[float] = []
+
+    def on_train_start(self) -> None:
+        wanted, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if wanted > batches:
+            rank_zero_warn(
+                f"--trainer.accumulate_grad_batches {wanted} is more than an epoch has: a step never gathers more than "
+                f"the {batches} batch(es) of one epoch"
+            )
 
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
         self._samples = len(batch)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -214,9 +215,16 @@ class GroundingModule(SampleMeanModule):
         """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
 
         Raises:
-            ValueError: nothing but a time bounds it.
+            ValueError: nothing but a time bounds it, or how many batches make a step changes in its course.
         """
-        steps = self.trainer.estimated_stepping_batches
+        try:
+            steps = self.trainer.estimated_stepping_batches
+        except MisconfigurationException as error:
+            raise ValueError(
+                "the schedule is laid out over all steps, which cannot be counted where the callback "
+                "GradientAccumulationScheduler changes how many batches make one; set one number for the whole fit "
+                "with --trainer.accumulate_grad_batches"
+            ) from error
         if not math.isfinite(steps):
             raise ValueError(
                 "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "

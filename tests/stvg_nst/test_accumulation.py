@@ -94,6 +94,11 @@ def test_accumulation_may_change_between_epochs(tmp_path):
     assert gradients.seen == pytest.approx(means(slice(0, 8), slice(8, 11), slice(0, 11)))
 
 
+def test_a_step_that_an_epoch_cannot_fill_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"accumulate_grad_batches 9 is more than .* the 3 batch\(es\) of one epoch"):
+        fit(tmp_path, DataLoader(SAMPLES, batch_size=4), accumulate_grad_batches=9)
+
+
 def test_clipping_sees_the_gradient_that_is_followed(tmp_path):
     loader = DataLoader(SAMPLES, batch_size=2)
     gradients = fit(tmp_path, loader, accumulate_grad_batches=4, gradient_clip_val=5.0, gradient_clip_algorithm="value")

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -137,6 +137,12 @@ def test_a_tuner_is_called_once_after_each_step_of_the_optimiser(tmp_path, accum
     tuner = RecordingTuner()
     fit(tuner, tmp_path, accumulate_grad_batches=accumulated)
     assert tuner.calls == [(step, steps) for step in range(1, steps + 1)]
+
+
+def test_steps_that_cannot_be_counted_ahead_are_refused(tmp_path):
+    changing = GradientAccumulationScheduler({0: 1, 1: 2})
+    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler .* --trainer\.accumulate_grad_batches"):
+        fit(RecordingTuner(), tmp_path, callbacks=[changing])
 
 
 def interrupted(tuner: Tuner, folder: Path, **options: Any) -> Path:
