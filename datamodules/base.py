@@ -191,7 +191,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return 0
 
     def setup(self, stage: str) -> None:
-        if self.trainer is not None and self.trainer.overfit_batches:
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set dynamically
             raise ValueError(
                 "--trainer.overfit_batches shows samples in an order of its own, but here the order decides which clip "
                 "is shown in which quality; give --data.init_args.training_items and --trainer.limit_val_batches"

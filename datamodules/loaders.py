@@ -12,8 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from rich.filesize import decimal
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
+from torch.utils.data import DataLoader, Dataset, _utils, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from datamodules.clips import limit_threads
@@ -155,13 +154,14 @@ class _BatchIterator(_MultiProcessingDataLoaderIter):
     """Says in our words why no batch comes."""
 
     def __init__(self, loader: _BatchLoader[Any]) -> None:
-        self._room: _Room = loader.collate_fn.room
+        self._room: _Room = loader.collate_fn.room  # type: ignore[union-attr]
         super().__init__(loader)
 
-    def _try_get_data(self, timeout: float = MP_STATUS_CHECK_INTERVAL) -> tuple[bool, Any]:
+    def _try_get_data(self, timeout: float = _utils.MP_STATUS_CHECK_INTERVAL) -> tuple[bool, Any]:
         # In many short waits: a process that is suspended meanwhile, as by Ctrl-Z, comes late for one of them only.
-        for _ in range(math.ceil(timeout / MP_STATUS_CHECK_INTERVAL)):
-            success, data = super()._try_get_data(min(timeout, MP_STATUS_CHECK_INTERVAL))
+        wait = min(timeout, _utils.MP_STATUS_CHECK_INTERVAL)
+        for _ in range(math.ceil(timeout / wait)):
+            success, data = super()._try_get_data(wait)
             # What a worker sends: the number of the batch, and the batch.
             if success and isinstance(data, tuple) and data[-1] is _Lost.BATCH:
                 raise LoaderError(self._room.words())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sized
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -32,6 +34,27 @@ class SampleMeanModule(lightning.LightningModule):
         super().__init__()
         # By batch whose gradient is gathered, its mean samples over the processes.
         self._gathered: list[float] = []
+
+    def _total_steps(self) -> int:
+        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
+
+        Raises:
+            ValueError: nothing but a time bounds it.
+        """
+        trainer = self.trainer
+        steps = trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
+                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
+            )
+        # Lightning counts as if every epoch gathered as many batches a step as this moment's setting says.
+        for changing in getattr(trainer, "callbacks", ()):
+            if isinstance(changing, GradientAccumulationScheduler) and trainer.max_epochs != -1:
+                gathered = (changing.get_accumulate_grad_batches(epoch) for epoch in range(trainer.max_epochs or 0))
+                steps = sum(math.ceil(trainer.num_training_batches / count) for count in gathered)
+                steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+        return int(steps)
 
     def on_train_start(self) -> None:
         wanted, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches

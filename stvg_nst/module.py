@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -14,7 +13,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -210,27 +208,6 @@ class GroundingModule(SampleMeanModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Lightning counts this step only when the hook has returned.
         self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
-
-    def _total_steps(self) -> int:
-        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
-
-        Raises:
-            ValueError: nothing but a time bounds it, or how many batches make a step changes in its course.
-        """
-        try:
-            steps = self.trainer.estimated_stepping_batches
-        except MisconfigurationException as error:
-            raise ValueError(
-                "the schedule is laid out over all steps, which cannot be counted where the callback "
-                "GradientAccumulationScheduler changes how many batches make one; set one number for the whole fit "
-                "with --trainer.accumulate_grad_batches"
-            ) from error
-        if not math.isfinite(steps):
-            raise ValueError(
-                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
-                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
-            )
-        return int(steps)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)

@@ -6,10 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lightning.pytorch.strategies import DDPStrategy
 
 
 def run_ranks(file: str, folder: Path, *, count: int = 2, task: str = "") -> None:
@@ -19,18 +15,16 @@ def run_ranks(file: str, folder: Path, *, count: int = 2, task: str = "") -> Non
     ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for command in commands]
     try:
         for rank in ranks:
-            _, errors = rank.communicate(timeout=120)
+            _, errors = rank.communicate(timeout=300)
             assert rank.returncode == 0, errors
     finally:
         for rank in ranks:
             rank.kill()
 
 
-def join_ranks(rank: int, folder: Path, *, count: int) -> DDPStrategy:
-    """Meets the other ranks in a folder; Lightning's trainer goes on from there with the strategy that is returned."""
+def join_ranks(rank: int, folder: Path, *, count: int) -> None:
+    """Meets the other ranks in a folder; a trainer with the strategy ``ddp`` goes on from there."""
     import torch
-    from lightning.pytorch.strategies import DDPStrategy
 
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=count)
-    return DDPStrategy(process_group_backend="gloo")

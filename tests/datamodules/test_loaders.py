@@ -109,7 +109,7 @@ def test_other_errors_of_a_worker_are_its_own(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_standstill_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     batches: Any = iter(load(Counting(seconds=1)))
     assert next(batches).values.tolist() == [0, 1]
     batches._timeout = 0.2  # from here on: a worker's start may take longer

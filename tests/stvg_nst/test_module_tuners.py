@@ -139,10 +139,11 @@ def test_a_tuner_is_called_once_after_each_step_of_the_optimiser(tmp_path, accum
     assert tuner.calls == [(step, steps) for step in range(1, steps + 1)]
 
 
-def test_steps_that_cannot_be_counted_ahead_are_refused(tmp_path):
-    changing = GradientAccumulationScheduler({0: 1, 1: 2})
-    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler .* --trainer\.accumulate_grad_batches"):
-        fit(RecordingTuner(), tmp_path, callbacks=[changing])
+@pytest.mark.parametrize(("max_steps", "steps"), [(-1, 9), (7, 7)])
+def test_steps_are_counted_ahead_where_their_batches_change(tmp_path, max_steps, steps):
+    tuner, changing = RecordingTuner(), GradientAccumulationScheduler({1: 2})  # 6 steps, and 3
+    fit(tuner, tmp_path, callbacks=[changing], max_steps=max_steps)
+    assert tuner.calls == [(step, steps) for step in range(1, steps + 1)]
 
 
 def interrupted(tuner: Tuner, folder: Path, **options: Any) -> Path:
