@@ -16,10 +16,10 @@ from stvg_nst.types import Batch, GroundingOutput
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
 
-    Box terms are means over all true boxes, in training of all processes' step, in evaluation of the batch: there one
-    process may have a batch more than another, which would wait for it for ever. The others are means over a clip,
-    then over the batch, so that a batch of one gives the original's values. A true box without an area teaches nothing
-    about boxes and their confidence, but its frame is in the tube.
+    In training, box terms are means over the true boxes of a batch, those of all processes together. In evaluation they
+    are means over a clip: no value depends on what else is in a batch, and no process waits for another, which may have
+    a batch less. The other terms are always means over a clip, so that a batch of one gives the original's values. A
+    true box without an area teaches nothing about boxes and their confidence, but its frame is in the tube.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
@@ -63,9 +63,11 @@ class GroundingLoss(nn.Module):
         """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
         inside = batch.inside
         boxed = inside & (batch.boxes[..., 2:] > 0).all(-1)
-        num_boxes = boxed.sum().float()
         if self.training:
-            num_boxes = _mean_over_processes(num_boxes)
+            totals = torch.stack((inside.new_full((), len(batch), dtype=torch.float32), boxed.sum().float()))
+            num_clips, num_boxes = _mean_over_processes(totals)
+        else:
+            num_clips, num_boxes = inside.new_ones((), dtype=torch.float32), boxed.sum(1).float()
         num_boxes = num_boxes.clamp(min=1)
         predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
         with_box = boxed.expand(output.boxes.shape[:-1])
@@ -77,7 +79,7 @@ class GroundingLoss(nn.Module):
         giou = paired_giou(predicted_xyxy, true_xyxy)
 
         def mean_over_boxes(values: Tensor) -> Tensor:
-            return _sum_over_frames(values, with_box) * len(batch) / num_boxes
+            return _sum_over_frames(values, with_box) * num_clips / num_boxes
 
         confidence = output.confidence.float()
         if self.confidence_kind == "smooth_l1":

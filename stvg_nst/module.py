@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
@@ -20,13 +18,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.conditions import Conditions
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
-from stvg_nst.metrics import GroundingMetrics
+from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.report.results import RunResults, load_results
@@ -44,7 +43,7 @@ from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
 
-class GroundingModule(lightning.LightningModule):
+class GroundingModule(SampleMeanModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
     Args:
@@ -130,6 +129,7 @@ class GroundingModule(lightning.LightningModule):
         self.metrics = GroundingMetrics(
             baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
+        self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
 
     def _refuse_tuned_fusion(self) -> None:
@@ -172,7 +172,8 @@ class GroundingModule(lightning.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
         torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
 
@@ -186,11 +187,11 @@ class GroundingModule(lightning.LightningModule):
         output = self._ground(features, batch)
         terms = self.loss(output, batch)
         total = self.loss.total(terms)
-        self._log_terms("train", terms, batch)
+        self._log_terms(terms, batch)
         self.log("train/grounding", total.detach(), batch_size=len(batch))
         if self._clean is not None:
             distance = self._twin_distance(self._clean, output, features, batch)
-            self._log_terms("train", {"twin": distance[None]}, batch)
+            self._log_terms({"twin": distance[None]}, batch)
             total = total + self.twin * distance.mean()
         # Eq. (6): L = L_ground + lambda_router * L_router + lambda_reg * L_reg
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
@@ -242,20 +243,6 @@ class GroundingModule(lightning.LightningModule):
         # Lightning counts this step only when the hook has returned.
         self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
 
-    def _total_steps(self) -> int:
-        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
-
-        Raises:
-            ValueError: nothing but a time bounds it.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError(
-                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
-                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
-            )
-        return int(steps)
-
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
 
@@ -297,45 +284,50 @@ class GroundingModule(lightning.LightningModule):
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, tuple[Tube, ...]]:
+    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
         passes = split_passes(batch, self.inference)
         outputs = [self(part) for part in passes]
         for part, output in zip(passes, outputs, strict=True):
-            self._log_terms(stage, self.loss(output, part), part)
+            self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
         tubes = join_passes(outputs, batch.clips, self.inference)
         self.metrics.update(tubes, batch.clips)
         return {"tubes": tubes}
 
     def on_validation_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("test")
 
-    def _log_terms(self, stage: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """The last decoder stage's terms, by quality."""
+    def _begin_evaluation(self) -> None:
+        self.metrics.reset()
+        self.loss_means.reset()
+
+    def _log_evaluation(self, stage: str) -> None:
+        # Of the same names and values on every process: what any of them has met is exchanged here, and only here.
+        values = self.loss_means.compute() | self.metrics.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _log_terms(self, terms: Mapping[str, Tensor], batch: Batch) -> None:
+        """The last decoder stage's terms in training, by quality; of rank 0, for no process waits for another here."""
         for quality in Quality:
             members = batch.qualities == quality
-            count = int(members.sum())
-            if count:
-                values = {f"{stage}/{quality.name}/{name}": term[-1, members].mean() for name, term in terms.items()}
+            if members.any():
+                values = {name: term[members].mean() for name, term in _last_stage(terms).items()}
                 self.log_dict(
-                    {name: value.detach() for name, value in values.items()},
-                    on_step=stage == "train",
-                    on_epoch=stage != "train",
-                    batch_size=count,
-                    sync_dist=stage != "train",
+                    {f"train/{quality.name}/{name}": value.detach() for name, value in values.items()},
+                    batch_size=int(members.sum()),
                 )
 
     # --- resuming ---------------------------------------------------------------------------------------------------
@@ -452,6 +444,11 @@ class GroundingModule(lightning.LightningModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(S, B) -> (B,)."""
+    return {name: term[-1] for name, term in terms.items()}
 
 
 def _finite_in_every_process(loss: Tensor) -> bool:
