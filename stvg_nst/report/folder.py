@@ -108,12 +108,12 @@ def _part(runs: Sequence[RunResults], by_degradation: str | None, *, apart: Sequ
         notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")
     baseline: str | None = ZERO_SHOT
     try:
-        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
+        tables = tuple(results_table(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
     except BaselineError as error:
         notes.append(f"without differences and WAS: {error}")
         baseline = None
-        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
-    markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind) for kind in kinds)
+        tables = tuple(results_table(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
+    markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
     if by_degradation is not None:
         from stvg_nst.report.degradations import degradation_report  # here, because only this table needs numpy
 

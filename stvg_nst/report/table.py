@@ -26,7 +26,11 @@ class BaselineError(ValueError):
 
 
 def results_table(
-    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
+    runs: Sequence[RunResults],
+    baseline: str | None = ZERO_SHOT,
+    *,
+    sentence_type: str | None = None,
+    name_usual: bool = False,
 ) -> Table:
     """One line per quality and run: each metric, its difference to the baseline, the best of each column in bold.
 
@@ -37,13 +41,14 @@ def results_table(
             alike.
         baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
         sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
+        name_usual: say how the runs were measured even where it is the usual way.
 
     Raises:
         ValueError: the runs were evaluated on different data, or in different precisions.
         BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
             other weights than the baseline's.
     """
-    table = Table(title=_title(runs, sentence_type), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=_title(runs, sentence_type, name_usual), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("Method", overflow="fold", min_width=12)
     table.add_column("Trainable", justify="right", no_wrap=True)
@@ -61,12 +66,16 @@ def results_table(
 
 
 def to_markdown(
-    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
+    runs: Sequence[RunResults],
+    baseline: str | None = ZERO_SHOT,
+    *,
+    sentence_type: str | None = None,
+    name_usual: bool = False,
 ) -> str:
     """The same table, by the same arguments and with the same errors, as a Markdown section."""
     names = _metric_names(runs)
     rows = [
-        f"### {_title(runs, sentence_type)}",
+        f"### {_title(runs, sentence_type, name_usual)}",
         "",
         "| | " + " | ".join(("Method", "Trainable", *names)) + " |",
         "|---|---|" + "---:|" * (1 + len(names)),
@@ -181,7 +190,7 @@ def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys))
 
 
-def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
+def _title(runs: Sequence[RunResults], sentence_type: str | None, name_usual: bool) -> str:
     conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
@@ -194,7 +203,7 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
         raise ValueError(f"a table holds runs that were measured alike, got {ways}; make one table of each")
     sentences = f", {sentence_type} sentences, " if sentence_type else ", "
     random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
-    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured) + random
+    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured, usual=name_usual) + random
 
 
 def parameter_count(count: int) -> str:
