@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -38,11 +38,6 @@ class _Loader(yaml.SafeLoader):
     A key of a mapping and the same key in what `<<` merges into it are not twice the same: the mapping's own holds.
     """
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -56,6 +51,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # YAML 1.1 wants a dot and a sign in a number with an exponent.
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
@@ -152,9 +151,10 @@ def _unfolded(content: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _filled(content: Any, folder: Path, above: tuple[Path, ...]) -> Any:
-    """A mapping with the files in place of their names."""
+    """A mapping with the files in place of their names, and with no arguments where ``init_args:`` lists none."""
     if isinstance(content, dict):
-        return {name: _filled(value, folder, above) for name, value in content.items()}
+        bare = {"init_args": {}} if content.get("init_args", ...) is None else {}
+        return {name: _filled(value, folder, above) for name, value in {**content, **bare}.items()}
     if isinstance(content, str) and is_yaml_file(folder / content):
         return read_overlay(folder / content, above=above)
     return content
