@@ -20,6 +20,7 @@ from datamodules.command_arguments import add_data_set, check_folder, progress_b
 from datamodules.pixel_commands import add_degrade, cache_command
 from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_outputs
 
 
 def data_command(arguments: Sequence[str], program: str) -> int:
@@ -68,6 +69,7 @@ def _verify(options: argparse.Namespace) -> int:
     check_folder(options.root)
     source = open_source(options.dataset, options.root)
     manifest = options.manifest or manifest_file(options.root, source.name)
+    check_outputs({"--manifest": manifest})
     console = Console()
     with progress_bar() as bar:
         videos = bar.add_task("reading annotations", total=None)
@@ -82,6 +84,7 @@ def _verify(options: argparse.Namespace) -> int:
         )
     if found.faults:
         console.print(_fault_table(found.faults, options.root))
+    _say_touched(console, found.touched)
     console.print(_summary(found, manifest), soft_wrap=True, markup=False, highlight=False)
     return int(found.failed)
 
@@ -108,6 +111,7 @@ def _summary(found: Verification, manifest: Path) -> str:
 
 def _stats(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_outputs({"--plot": options.plot})
     source = open_source(options.dataset, options.root)
     statistics = split_statistics(source, options.split)
     title = f"{source.name}, {options.split}"
@@ -115,10 +119,16 @@ def _stats(options: argparse.Namespace) -> int:
     console.print(_numbers(statistics, title), _percentiles(statistics))
     for absent in statistics.absent:
         console.print(f"absent: {absent}", soft_wrap=True, markup=False, highlight=False)
+    _say_touched(console, statistics.touched)
     if options.plot is not None:
         plot_statistics(statistics, title, options.plot)
         console.print(f"picture: {options.plot}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def _say_touched(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _numbers(statistics: SplitStatistics, title: str) -> Table:

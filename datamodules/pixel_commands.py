@@ -18,6 +18,7 @@ from datamodules.degrade_dataset import DegradedCopy
 from datamodules.disk_room import check_room, room_words
 from stvg_nst.arguments import positive, positive_int, seed
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import Kernels
 
@@ -43,6 +44,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
 
 def _degrade(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_folder_is_writable(options.out)
     copy = DegradedCopy(
         open_source(options.dataset, options.root),
         tuple(dict.fromkeys(options.split)),

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stvg_nst.arguments import CommandParser, count, nearest, positive_int, seed, weight
+from stvg_nst.failures import Failures
 from stvg_nst.shadows import refuse_shadows
 
 if TYPE_CHECKING:
     from stvg_nst.comparison.strips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
-
-TRACEBACK = "STVG_TRACEBACK"
 
 _USAGE = """\
 usage: python -m stvg_nst COMMAND [--help] ...
@@ -149,6 +146,7 @@ def _encoders(arguments: Sequence[str]) -> int:
 def _vocabulary(arguments: Sequence[str]) -> int:
     from datamodules.ministvg import all_sentences_sample
     from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
+    from stvg_nst.outputs import check_folder_is_writable
 
     parser = CommandParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
     parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
@@ -158,6 +156,7 @@ def _vocabulary(arguments: Sequence[str]) -> int:
         help="in the shape of roberta-base: a stand-in, to try the full size with random weights and without a network",
     )
     options = parser.parse_args(arguments)
+    check_folder_is_writable(options.folder)
     sentences = all_sentences_sample(seed=0, n=4000)
     if options.roberta_base:
         write_stand_in(sentences, options.folder)
@@ -277,6 +276,8 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
 
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
+    from stvg_nst.outputs import check_outputs
+    from stvg_nst.whole_files import write_whole
 
     parser = CommandParser(
         prog=_program("evaluate"),
@@ -299,6 +300,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args(arguments)
+    check_outputs(
+        {"--json": options.json, "--markdown": options.markdown},
+        inputs=(options.predictions, options.ground_truth, options.baseline),
+    )
     result = evaluation.evaluate(
         evaluation.load_predictions(options.predictions),
         evaluation.load_ground_truth(options.ground_truth),
@@ -310,11 +315,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
-    evaluation.print_evaluation(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
     if options.markdown is not None:
-        options.markdown.write_text(evaluation.to_markdown(result), encoding="utf-8")
+        write_whole(options.markdown, evaluation.to_markdown(result))
+    evaluation.print_evaluation(result)
     return 0
 
 
@@ -333,21 +338,29 @@ def _certify(arguments: Sequence[str]) -> int:
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import ResultsWriter
+    from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
-    from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.outputs import check_outputs
+    from stvg_nst.report import load_results
+    from stvg_nst.report.certificate import add_to_results, print_certificate, to_json, to_markdown
     from stvg_nst.whole_files import write_whole
 
+    config = finished_run(options.run)
     output = options.json or options.run / "certificate.json"
-    refuse_existing(output, overwrite=options.overwrite)
+    read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
+    check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
+    results = options.run / ResultsWriter.NAME
+    if results.is_file():
+        load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
+    cli = CertifyCLI(**_built("certify"), args=config)
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_whole(output, to_json(certificate).encode())
-    if (results := options.run / ResultsWriter.NAME).is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
-    with SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", to_markdown(certificate))
+    write_whole(output, to_json(certificate))
+    if results.is_file():
+        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
     print_certificate(certificate)
+    with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
+        dashboard.add_text("certificate", to_markdown(certificate))
     return 1 if certificate.broken else 0
 
 
@@ -421,8 +434,7 @@ def _program(command: str) -> str:
     return f"python -m stvg_nst {command}"
 
 
-def main() -> int:
-    arguments = sys.argv[1:]
+def _command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
@@ -433,27 +445,14 @@ def main() -> int:
     run = _COMMANDS[arguments[0]]
     if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
-    try:
-        refuse_shadows()
-        return run(arguments[1:])
-    except (ValueError, OSError, RuntimeError) as error:
-        if TRACEBACK in os.environ or (own := _own_error(error)) is None:
-            raise
-        print(f"error: {own}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
-        return getattr(own, "exit_status", 1)
+    refuse_shadows()
+    return run(arguments[1:])
 
 
-def _own_error(error: BaseException | None) -> BaseException | None:
-    """The error, or the one that it was raised from, that our own code raised; jsonargparse wraps what a class says."""
-    while error is not None and not _raised_by_us(error):
-        error = error.__cause__
-    return error
-
-
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether our own code raised the error: then its message was written for the user, and says what to do."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return frames[-1][0].f_globals.get("__name__", "").startswith(("stvg_nst.", "datamodules.", "callbacks."))
+def main() -> int:
+    with Failures() as failures:
+        failures.status = _command(sys.argv[1:])
+    return failures.status
 
 
 if __name__ == "__main__":

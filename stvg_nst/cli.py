@@ -15,17 +15,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from stvg_nst.arguments import seed
-from stvg_nst.certificate import certify
 from stvg_nst.configuration import read_yaml
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
 from stvg_nst.nullspace import RankRule, check_rule
+from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
+from stvg_nst.tuning.nst.certify import certify
 from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch
@@ -119,6 +120,7 @@ class LayersCLI(ComponentsCLI):
         check_rule(config.rule, config.threshold)
         if config.output is not None:
             check_suffix(config.output)
+            check_outputs({"--output": config.output}, inputs=_read_by(self))
 
     def survey(self) -> LayerSurvey:
         """The candidates of the frozen grounder; random draws follow the run's seed, as a tuner's do."""
@@ -156,9 +158,16 @@ class ExportCLI(ComponentsCLI):
         module: Any = self.model
         if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
             raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        check_outputs({"--output": self.config.output}, inputs=_read_by(self))
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
         save_weights(self.config.output, module.grounder, dtype=dtype)
         return self.config.output
+
+
+def _read_by(cli: ComponentsCLI) -> list[Path | str | None]:
+    """The files that a command has built its model from."""
+    model = cli.config.model
+    return [*(config for config in cli.config.config or ()), model.weights, model.adapter, model.baseline]
 
 
 class CertifyCLI(ComponentsCLI):
@@ -221,7 +230,8 @@ def finished_run(folder: Path) -> dict[str, Any]:
     return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
 
 
-_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+_LOGGER = "callbacks.Dashboard"
+_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
 class RunCLI(ComponentsCLI):
@@ -237,11 +247,30 @@ class RunCLI(ComponentsCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
         _refuse_other_logger(config.trainer.logger)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
+            raise ValueError(f"--trainer: {error}") from error
+
+
+def _refuse_name_without_text(run: str) -> None:
+    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+
+    Raises:
+        ValueError: the folder's name is no UTF-8.
+    """
+    try:
+        run.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
 
 
 def _refuse_other_logger(logger: Any) -> None:
@@ -250,7 +279,7 @@ def _refuse_other_logger(logger: Any) -> None:
     Raises:
         ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
     """
-    if logger not in (None, True) and getattr(logger, "class_path", None) != _LOGGER:
+    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
         wanted = getattr(logger, "class_path", logger)
         raise ValueError(
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
@@ -275,7 +304,8 @@ def convert(program: str, arguments: Sequence[str]) -> str:
         "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
     )
     parser.add_argument("target", type=Path, help=_TARGET)
-    options = _parse_weights(parser, arguments)
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [] if options.source in RELEASES else [options.source])
     model = parser.instantiate(options).model.grounder
     path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
     report = load_official(path, model)
@@ -297,7 +327,8 @@ def initialise(program: str, arguments: Sequence[str]) -> str:
     parser.add_argument("--video_swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
     parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
     parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
-    options = _parse_weights(parser, arguments)
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [options.video_swin, options.mdetr])
     # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
     loaders: list[tuple[Any, Any]] = [
         (load_roberta, options.roberta),
@@ -323,9 +354,11 @@ def weights_parser(program: str, description: str) -> OverlayParser:
     return parser
 
 
-def _parse_weights(parser: OverlayParser, arguments: Sequence[str]) -> Namespace:
+def _with_full_size(arguments: Sequence[str]) -> list[str]:
     given = any(argument.startswith("--config") for argument in arguments)
-    options = parser.parse_args([*arguments] if given else [f"--config={FULL_SIZE}", *arguments])
-    if options.target.exists() and not options.overwrite:
-        raise FileExistsError(f"'{options.target}' exists already; choose another name, or give --overwrite")
-    return options
+    return [*arguments] if given else [f"--config={FULL_SIZE}", *arguments]
+
+
+def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> None:
+    read = [*sources, *(config for config in options.config or ())]
+    check_outputs({"the target": options.target}, inputs=read, replace=options.overwrite)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from stvg_nst.arguments import CommandParser, positive_int
+from stvg_nst.best_effort import NOT_TO_BE_HAD
 from stvg_nst.comparison.costs import cost_sheet
 from stvg_nst.comparison.figures import draw_figure2, draw_severities
 from stvg_nst.comparison.paired import PairedBootstrap
@@ -17,9 +18,12 @@ from stvg_nst.comparison.robustness import robustness
 from stvg_nst.comparison.sheet import WIDTH, print_sheet, write_sheet
 from stvg_nst.comparison.strips import ShowClip, draw_figure3
 from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.outputs import check_outputs
 from stvg_nst.study.definition import quick_folder, read_studies
 from stvg_nst.study.overlays import StudyError
+from stvg_nst.whole_files import write_whole
 
+SUFFIXES = ("txt", "md", "csv", "png", "svg")
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
 """What is measured elsewhere; where runs stand, it is held against them."""
@@ -41,18 +45,23 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         reasons = "; ".join(comparison.notes)
         raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: [folder / f"{kind}.{suffix}" for suffix in SUFFIXES] for kind in options.show}
+    check_outputs(
+        {f"the file {path.name} of --output": path for paths in files.values() for path in paths},
+        inputs=(options.study, options.costs),
+    )
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)  # a narrow terminal folds the lines, and cuts no number off
     written: list[Path] = []
     failed: list[str] = []
     for kind in options.show:
         try:
-            written += _make(kind, comparison, folder, options, show, console)
-        except (ValueError, OSError) as error:  # What stands may do for one table and not for another.
+            for path in _make(kind, comparison, folder, options, show, console):
+                written.append(path)
+        except NOT_TO_BE_HAD as error:  # What stands may do for one table and not for another, or for no picture.
             failed.append(f"{kind}: {error}")
-            for stale in folder.glob(f"{kind}.*"):  # of other results than the tables that are new
-                stale.unlink()
+            for stale in set(files[kind]).difference(written):  # of other results than what is new
+                stale.unlink(missing_ok=True)
     console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
     if failed:
         raise StudyError("not made: " + "; ".join(failed))
@@ -61,12 +70,15 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 
 def _make(
     kind: str, comparison: Comparison, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
-) -> list[Path]:
+) -> Iterator[Path]:
+    """Writes one of the tables or figures, pictures last, and says of each file when it stands."""
     if kind == "fig3":
         words = draw_figure3(comparison, options.scope, show, options.data, folder / "fig3.png")
-        (folder / "fig3.txt").write_text(words + "\n", encoding="utf-8")
+        yield folder / "fig3.png"
+        write_whole(folder / "fig3.txt", words + "\n")
+        yield folder / "fig3.txt"
         console.print(words, markup=False, soft_wrap=True)
-        return [folder / "fig3.png", folder / "fig3.txt"]
+        return
     pictures = {"fig2": draw_figure2, "robustness": draw_severities}
     if kind == "robustness":
         sheet = robustness(comparison)
@@ -76,13 +88,12 @@ def _make(
         make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
         own = [run for method in comparison.methods for run, _ in method.replicates]
         sheet = make(comparison, PairedBootstrap(own, draws=options.bootstrap))
+    yield from write_sheet(sheet, folder)
     print_sheet(sheet, console)
-    written = write_sheet(sheet, folder)
     if kind in pictures:
         paths = [folder / f"{kind}.png", folder / f"{kind}.svg"]
         pictures[kind](comparison, paths)
-        written += paths
-    return written
+        yield from paths
 
 
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:

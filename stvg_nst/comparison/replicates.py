@@ -7,11 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.conditions import name_draws
+from stvg_nst.conditions import name_draws, name_measurement
 from stvg_nst.report import RunResults, load_results
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
-from stvg_nst.study.summary import failure_of, refuse_incomparable, refuse_unlike_tests, result_notes
+from stvg_nst.study.summary import (
+    failure_of,
+    refuse_incomparable,
+    refuse_unlike_measured,
+    refuse_unlike_tests,
+    result_notes,
+)
 
 REFERENCE = "NST"
 """The method that the others of its scope are compared with."""
@@ -115,7 +121,9 @@ class Comparison:
     @property
     def conditions(self) -> str:
         """What was measured on, in words."""
-        words = name_draws([baseline.results.conditions for baseline in self.baselines])
+        results = [baseline.results for baseline in self.baselines]
+        words = name_draws([found.conditions for found in results])
+        words += name_measurement(found.measurement for found in results)
         grounders = dict.fromkeys(baseline.grounder for baseline in self.baselines if baseline.grounder is not None)
         return f"{words}, grounder{'s' if len(grounders) > 1 else ''} {' and '.join(grounders)}" if grounders else words
 
@@ -146,6 +154,7 @@ def read_comparison(studies: Sequence[Study], runs: Path) -> Comparison:
     pairs = [pair for run in planned for pair in _paired(run, baselines)]
     methods = tuple(_method(point, pairs, planned) for point in studies[0].points)
     every = (*baselines.values(), *(own for own, _ in pairs))
+    refuse_unlike_measured([replicate.results for replicate in every])
     absent = [method for method in methods if not method.begun]
     if absent:
         names = "; ".join(method.point for method in absent)

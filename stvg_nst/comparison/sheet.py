@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stvg_nst.whole_files import write_whole
+
 WIDTH = 240
 """Of the text in letters: more than the widest table needs, for a narrower one would cut its numbers off."""
 LABELS = 2  # columns of names on the left
@@ -77,7 +79,7 @@ def write_sheet(sheet: Sheet, folder: Path) -> list[Path]:
     """Writes the sheet as ``.txt``, ``.md`` and ``.csv``, and says where."""
     texts = {"txt": sheet_text(sheet), "md": sheet_markdown(sheet), "csv": sheet_csv(sheet)}
     for suffix, text in texts.items():
-        (folder / f"{sheet.name}.{suffix}").write_text(text, encoding="utf-8")
+        write_whole(folder / f"{sheet.name}.{suffix}", text)
     return [folder / f"{sheet.name}.{suffix}" for suffix in texts]
 
 

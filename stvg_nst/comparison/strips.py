@@ -37,6 +37,7 @@ from stvg_nst.drawing import (
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
 from stvg_nst.study.overlays import StudyError, override
+from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left
 HEIGHT = 96
@@ -92,7 +93,8 @@ def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data
         words.append(f"{quality} {item_id}")
     own = runs[REFERENCE]
     heading = draw_heading(f"{comparison.title}. {own.run}", strips[0].shape[1])
-    Image.fromarray(stack_strips([heading, *strips])).save(path, optimize=True)
+    with whole_file(path) as partial:
+        Image.fromarray(stack_strips([heading, *strips])).save(partial, format="PNG", optimize=True)
     return (
         f"{comparison.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
         f"under {', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."
@@ -180,5 +182,5 @@ def _true_trace(run: Replicate, item_id: str) -> Trace:
 
 def _of(tubes: Tubes, index: int, name: str, colour: Colour, *, dash: int) -> Trace:
     one = tubes.take(np.array([index]))
-    boxes: list[Box | None] = [None if np.isnan(box[0]) else tuple(box.tolist()) for box in one.boxes]
+    boxes: list[Box | None] = [tuple(box.tolist()) if (box[:2] <= box[2:]).all() else None for box in one.boxes]
     return Trace(name, int(one.start[0]), int(one.stop[0]), boxes, colour, dash)

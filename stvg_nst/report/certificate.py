@@ -1,6 +1,6 @@
 """The certificate of a null-space tuned model: what it says, and how it is shown.
 
-It is measured in ``stvg_nst/certificate.py``; nothing here needs torch.
+It is measured in ``stvg_nst/tuning/nst/certify.py``; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
@@ -138,16 +137,6 @@ class Certificate:
     def broken(self) -> tuple[OutputChange, ...]:
         """Guarantees that the measurement contradicts: there is a bug where this is not empty."""
         return tuple(change for change in self.changes if change.standing == "guarantee" and not change.none)
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Stop before any work is done if the file is there already.
-
-    Raises:
-        FileExistsError: it is, and ``overwrite`` is false.
-    """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' is there already; choose another file with --json, or replace it: --overwrite")
 
 
 def to_json(certificate: Certificate) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stvg_nst.conditions import Conditions
-from stvg_nst.report.results import ResultsFileError, RunResults, load_results
+from stvg_nst.conditions import USUAL, Conditions
+from stvg_nst.outputs import check_outputs
+from stvg_nst.report.results import ResultsFileError, RunResults, load_results, measurement_notes
 from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
+from stvg_nst.whole_files import write_whole
 
 PIPE_WIDTH = 100
 
@@ -45,11 +47,12 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
     if not paths:
         console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
+    check_outputs({"--markdown": markdown}, inputs=paths)
     parts, left_out = _read(paths, by_degradation)
     left_out += _unfinished(folder)
-    _print(console, parts, left_out)
     if markdown is not None:
-        markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
+        write_whole(markdown, _markdown(parts, left_out))
+    _print(console, parts, left_out)
     return 0 if parts else 1
 
 
@@ -78,13 +81,31 @@ def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[lis
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    return [_part(benchmarks[key], by_degradation) for key in sorted(benchmarks)], left_out
+    parts = []
+    for key in sorted(benchmarks):
+        groups = _measured_alike(benchmarks[key])
+        for way, runs in sorted(groups.items()):
+            parts.append(_part(runs, by_degradation, apart=sorted(groups.keys() - {way})))
+    return parts, left_out
 
 
-def _part(runs: Sequence[RunResults], by_degradation: str | None) -> _Part:
+def _measured_alike(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
+    """The runs of one benchmark by how they were measured; older files, which do not say, stand with the others."""
+    said = {str(run.measurement) for run in runs if run.measurement is not None}
+    assumed = said.pop() if len(said) == 1 else str(USUAL)
+    groups: defaultdict[str, list[RunResults]] = defaultdict(list)
+    for run in runs:
+        groups[assumed if run.measurement is None else str(run.measurement)].append(run)
+    return groups
+
+
+def _part(runs: Sequence[RunResults], by_degradation: str | None, *, apart: Sequence[str]) -> _Part:
+    """What is shown of runs that compare; ``apart`` are the other ways in which the same benchmark was measured."""
     runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
+    if apart:
+        notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")
     baseline: str | None = ZERO_SHOT
     try:
         tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
@@ -113,11 +134,13 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     for run in runs:
         if run.skipped:
             yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+        yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (
                 f"{run.path}: {len(run.sample_keys)} samples, not the {len(reference.sample_keys)} of "
                 f"{reference.path}; the two do not compare"
             )
+    yield from measurement_notes(runs)
 
 
 def report_console() -> Console:

@@ -13,11 +13,13 @@ import yaml
 
 from stvg_nst.arguments import CommandParser, seed
 from stvg_nst.configuration import Config, read_yaml
+from stvg_nst.outputs import check_outputs
 from stvg_nst.report.folder import report_console
 from stvg_nst.report.table import signed
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.summary import PointSummary, StudySummary, summarise
+from stvg_nst.whole_files import write_whole
 
 CRITERION = ("WAS", "m_vIoU")
 
@@ -67,6 +69,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
     if standing := [path for path in files if path.exists() and not options.overwrite]:
         raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
+    check_outputs({"--output": files[0], "the .csv beside --output": files[1]}, inputs=[options.study])
     (study, *others) = read_studies(options.study, quick=options.quick)
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
@@ -78,7 +81,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     kept = _kept(files, study, rows)
     texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     console = report_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
     if kept[0]:
@@ -138,7 +141,7 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
     settings, table = files
     before: Config = (settings.exists() and read_yaml(settings)) or {}
     kept = {row: before[row] for row in study.rows if row in before and row not in chosen}
-    lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8")))) if table.exists() else []
+    lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8-sig")))) if table.exists() else []
     return kept, [line for line in lines if line[0] in kept]
 
 

@@ -15,16 +15,18 @@ from rich.text import Text
 
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.configuration import ConfigurationError
+from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.report.folder import report_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.figure import draw_study
+from stvg_nst.study.figure import draw_if_possible, draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.levels import levels_table, write_levels
 from stvg_nst.study.overlays import StudyError
-from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
+from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
 from stvg_nst.study.summary import StudySummary, failure_of, summarise
 from stvg_nst.study.tables import explanation, study_csv, study_markdown, study_table
+from stvg_nst.whole_files import write_whole
 
 INTERRUPTED = 130
 
@@ -42,6 +44,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
+    check_folder_is_writable(options.output or folder)
     console = report_console()
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
@@ -126,6 +129,7 @@ def _run(
     for study in parts:
         baseline, runs = planned_runs(study, study.folder_in(folder), _places(study, options))
         refuse_changed((baseline, *runs))
+        refuse_other_precisions(baseline, runs)
         selection = _selection(study, options)
         if study.grounder is not None and baseline.weights is not None and not baseline.weights.is_file():
             _say(console, f"left out {study.grounder}: its weights '{baseline.weights}' are not there")
@@ -171,21 +175,19 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Con
 
 
 def _report(summary: StudySummary, folder: Path, console: Console) -> None:
+    files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
+    write_whole(files["md"], study_markdown(summary))
+    write_whole(files["csv"], study_csv(summary))
+    written = [files["md"], files["csv"]]
     console.print(study_table(summary))
     _say(console, explanation(summary))
     for note in summary.notes:
         console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
-    files["md"].write_text(study_markdown(summary), encoding="utf-8")
-    files["csv"].write_text(study_csv(summary), encoding="utf-8")
-    written = [files["md"], files["csv"]]
     if summary.levels:
         console.print(levels_table(summary))
         written += write_levels(summary, folder)
     else:
-        draw_study(summary, files["png"], files["svg"])
-        written = [*files.values()]
+        written += draw_if_possible(draw_study, summary, files["png"], files["svg"])
     _say(console, f"written: {', '.join(map(str, written))}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.study.summary import PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
+from stvg_nst.whole_files import whole_file
 
 SHOWN = ("m_vIoU", "m_tIoU")
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
@@ -32,6 +34,16 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and small
     "svg.hashsalt": "study",  # the same numbers give the same file
 }
+
+
+def draw_if_possible(draw: Callable[..., None], summary: StudySummary, *paths: Path) -> tuple[Path, ...]:
+    """Draws a study into ``paths`` and returns them; none, with a warning and no older picture left, if it cannot."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    with BestEffort(" and ".join(map(str, paths))):
+        draw(summary, *paths)
+        return paths
+    return ()
 
 
 def draw_study(summary: StudySummary, *paths: Path) -> None:
@@ -78,7 +90,9 @@ def save(figure: Figure, paths: Iterable[Path]) -> None:
     """Writes a figure into each of ``paths``; the same numbers give the same file."""
     for path in paths:
         # The date would make a new file of the same numbers.
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+        with whole_file(path) as partial:
+            form = path.suffix.removeprefix(".")
+            figure.savefig(partial, format=form, dpi=160, metadata={"Date": None} if form == "svg" else {})
 
 
 def _draw_scores(axes: Axes, points: Sequence[PointSummary], looks: Looks, metric: str) -> None:

@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stvg_nst.report.table import signed
-from stvg_nst.study.figure import MUTED, STYLE, row_looks, save
+from stvg_nst.study.figure import MUTED, STYLE, draw_if_possible, row_looks, save
 from stvg_nst.study.summary import QUANTITIES, PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line
+from stvg_nst.whole_files import write_whole
 
 METRIC = "m_vIoU"
 LINEAR_UP_TO = 20.0
@@ -47,12 +48,11 @@ def levels_table(summary: StudySummary) -> Table:
 
 
 def write_levels(summary: StudySummary, folder: Path) -> list[Path]:
-    """Writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says where."""
+    """Writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says which of them stand."""
     files = [folder / f"levels.{suffix}" for suffix in ("md", "csv", "png", "svg")]
-    files[0].write_text(levels_markdown(summary), encoding="utf-8")
-    files[1].write_text(levels_csv(summary), encoding="utf-8")
-    draw_levels(summary, *files[2:])
-    return files
+    write_whole(files[0], levels_markdown(summary))
+    write_whole(files[1], levels_csv(summary))
+    return [*files[:2], *draw_if_possible(draw_levels, summary, *files[2:])]
 
 
 def levels_markdown(summary: StudySummary) -> str:

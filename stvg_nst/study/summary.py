@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
 from stvg_nst.report import RunResults, load_results
+from stvg_nst.report.results import measurement_notes
 from stvg_nst.study.definition import Study
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
@@ -111,6 +112,7 @@ def summarise(study: Study, folder: Path) -> StudySummary:
         for name in study.points
     }
     every = (*baselines, *(measured for _, results in finished for measured in results))
+    refuse_unlike_measured(every)
     return StudySummary(
         title=study.heading,
         baselines=baselines,
@@ -180,6 +182,21 @@ def refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults
         raise StudyError(f"{results.path} is of seed {results.seed}, but stands for seed {run.seed}; delete it")
 
 
+def refuse_unlike_measured(results: Sequence[RunResults]) -> None:
+    """Keeps numbers of different precisions from being compared; older files, which do not say, compare with any.
+
+    Raises:
+        StudyError: two differ in how they were measured.
+    """
+    said = [(run.path, run.measurement) for run in results if run.measurement is not None]
+    for (path, measurement), (other_path, other) in pairwise(said):
+        if not measurement.compares_with(other):
+            raise StudyError(
+                f"{path} was measured in {measurement}, but {other_path} in {other}; delete the one that is wrong, and "
+                "run it again, or set the same precision in all tests of the study"
+            )
+
+
 def _point(
     name: str,
     runs: Sequence[StudyRun],
@@ -225,6 +242,8 @@ def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str
 def result_notes(results: Sequence[RunResults]) -> Iterator[str]:
     """What a reader of results must know: what does not count in them, and that not all are of one program."""
     yield from (f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped)
+    yield from (f"{r.path}: {words}" for r in results for words in r.touched)
     commits = sorted({str(r.git_commit)[:12] for r in results})
     if len(commits) > 1:
         yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"
+    yield from measurement_notes(results)

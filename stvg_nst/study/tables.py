@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stvg_nst.conditions import Conditions, name_draws
+from stvg_nst.conditions import Conditions, name_draws, name_measurement
 from stvg_nst.report.table import parameter_count, signed
 from stvg_nst.study.summary import METRICS, QUANTITIES, PointSummary, Spread, StudySummary
 
@@ -91,7 +91,8 @@ def _baseline_mean(summary: StudySummary, name: str) -> float:
 
 
 def conditions_line(summary: StudySummary) -> str:
-    return name_draws([baseline.conditions for baseline in summary.baselines])
+    measured = name_measurement(baseline.measurement for baseline in summary.baselines)
+    return name_draws([baseline.conditions for baseline in summary.baselines]) + measured
 
 
 @dataclass(frozen=True, slots=True)
