@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,17 +13,17 @@ import lightning
 import numpy as np
 import rich
 import rich.progress
-import torch
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
-from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
+from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
 from datamodules.disk_room import check_room, room_words
 from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
@@ -190,6 +191,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return 0
 
     def setup(self, stage: str) -> None:
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set dynamically
+            raise ValueError(
+                "--trainer.overfit_batches shows samples in an order of its own, but here the order decides which clip "
+                "is shown in which quality; give --data.init_args.training_items and --trainer.limit_val_batches"
+            )
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -300,13 +306,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions, source = self.versions(split), self.pixel_source(split)
-        loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None),
+        dataset = ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None)
+        loader = load_batches(
+            dataset,
+            collate,
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
-            collate_fn=collate,
-            worker_init_fn=limit_threads,
+            batch_bytes=dataset.batch_bytes(versions[: self.eval_batch_size]),
         )
         with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
             for batch in rich.progress.track(loader, description=f"encoding {split}"):
@@ -424,22 +431,23 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
-        return DataLoader(
-            ClipDataset(
-                self.records[split],
-                self.frame_choice(split),
-                self.resize(),
-                self._source(split),
-                cache,
-                self.augmentation(),
-            ),
+        dataset = ClipDataset(
+            self.records[split],
+            self.frame_choice(split),
+            self.resize(),
+            self._source(split),
+            cache,
+            self.augmentation(),
+        )
+        return load_batches(
+            dataset,
+            collate,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=limit_threads,
+            batch_bytes=dataset.batch_bytes(tuple(islice(sampler, batch_size))),
+            processes=self.trainer.num_devices if workers and self.trainer else 1,
+            persistent=True,
             drop_last=split == "train",
         )
 

@@ -53,6 +53,17 @@ class ClipDataset(Dataset[Clip]):
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
 
+    def batch_bytes(self, draws: Sequence[Draw]) -> int:
+        """What a batch of these samples takes, told without reading one: all are padded to the largest."""
+        return len(draws) * max((self._sample_bytes(draw) for draw in draws), default=0)
+
+    def _sample_bytes(self, draw: Draw) -> int:
+        if self._cache is not None:
+            return 2 * self._cache.largest_version_bytes  # half precision on disk, single in a batch
+        record = self._records[draw.index]
+        height, width = record.size if self._resize is None else self._resize.size(*record.size)
+        return 4 * len(self._choose(record)) * 3 * height * width
+
     def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
         """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
         record = self._records[draw.index]

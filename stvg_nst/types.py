@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,6 +61,15 @@ class Tube:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def __reduce__(self) -> tuple[Callable[..., Tube], tuple[Any, ...]]:
+        # By value: PyTorch would keep the boxes of each tube that a loader's process sends in shared memory, behind an
+        # open file of its own, as long as that process lives; a thousand clips would use up what a process may open.
+        return _tube_of_array, (self.start, self.stop, self.boxes.detach().cpu().numpy())
+
+
+def _tube_of_array(start: int, stop: int, boxes: np.ndarray) -> Tube:
+    return Tube(start, stop, torch.from_numpy(boxes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,9 @@ class BackboneFeatures:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def share_memory_(self) -> BackboneFeatures:
+        return BackboneFeatures(*(getattr(self, f.name).share_memory_() for f in fields(self)))
 
     def pin_memory(self) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
@@ -224,6 +237,9 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
 
+    def share_memory_(self) -> Batch:
+        return self._with_tensors(lambda value: value.share_memory_())
+
     def pin_memory(self) -> Batch:
         return self._with_tensors(lambda value: value.pin_memory())
 
@@ -247,6 +263,12 @@ class SceneBatch:
     boxes: Tensor
     looks: Tensor
     actions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def share_memory_(self) -> SceneBatch:
+        return SceneBatch(*(getattr(self, f.name).share_memory_() for f in fields(self)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
         return SceneBatch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, disk_room, pixels
 from datamodules.array_store import CacheError
@@ -56,6 +57,32 @@ def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
         data.train_dataloader()
     with pytest.raises(ValueError, match="one clip of 'val' for each of 5 processes, got 4"):
         data.val_dataloader()
+
+
+def test_lightning_deals_no_part_of_a_part(root: Path) -> None:
+    """It would do so to two devices wherever ``use_distributed_sampler`` is left at its default."""
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert isinstance(loader.sampler, DistributedSampler)
+
+
+def test_an_order_that_lightning_chooses_is_refused(root: Path) -> None:
+    data = mini(root)
+    data.trainer = SimpleNamespace(overfit_batches=2)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"--trainer\.overfit_batches .* give --data\.init_args\.training_items"):
+        data.setup("fit")
+
+
+def test_a_batch_is_measured_before_it_is_read(root: Path) -> None:
+    (batch,) = batches(mini(root, eval_batch_size=8), "test")
+    data = mini(root, eval_batch_size=8)
+    data.setup("test")
+    loader = data.test_dataloader()
+    told = loader.dataset.batch_bytes(list(loader.sampler))  # type: ignore[attr-defined]
+    assert batch.frames is not None and told == batch.frames.nbytes
 
 
 def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
