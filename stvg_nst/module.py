@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
@@ -20,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.conditions import Conditions
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
@@ -42,7 +41,7 @@ from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
 
-class GroundingModule(lightning.LightningModule):
+class GroundingModule(SampleMeanModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
     Args:
@@ -153,7 +152,8 @@ class GroundingModule(lightning.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
         torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
 
@@ -207,20 +207,6 @@ class GroundingModule(lightning.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Lightning counts this step only when the hook has returned.
         self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
-
-    def _total_steps(self) -> int:
-        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
-
-        Raises:
-            ValueError: nothing but a time bounds it.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError(
-                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
-                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
-            )
-        return int(steps)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
