@@ -16,9 +16,9 @@ from stvg_nst.types import Batch, GroundingOutput
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
 
-    Box terms are means over all true boxes, in training of all processes' step, in evaluation of the batch: there one
-    process may have a batch more than another, which would wait for it for ever. The others are means over a clip,
-    then over the batch, so that a batch of one gives the original's values.
+    In training, box terms are means over the true boxes of a batch, those of all processes together. In evaluation they
+    are means over a clip: no value depends on what else is in a batch, and no process waits for another, which may have
+    a batch less. The other terms are always means over a clip, so that a batch of one gives the original's values.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
@@ -61,9 +61,11 @@ class GroundingLoss(nn.Module):
     def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
         inside = batch.inside
-        num_boxes = inside.sum().float()
         if self.training:
-            num_boxes = _mean_over_processes(num_boxes)
+            totals = torch.stack((inside.new_full((), len(batch), dtype=torch.float32), inside.sum().float()))
+            num_clips, num_boxes = _mean_over_processes(totals)
+        else:
+            num_clips, num_boxes = inside.new_ones((), dtype=torch.float32), inside.sum(1).float()
         num_boxes = num_boxes.clamp(min=1)
         predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
         in_tube = inside.expand(output.boxes.shape[:-1])
@@ -75,7 +77,7 @@ class GroundingLoss(nn.Module):
         giou = paired_giou(predicted_xyxy, true_xyxy)
 
         def mean_over_boxes(values: Tensor) -> Tensor:
-            return _sum_over_frames(values, in_tube) * len(batch) / num_boxes
+            return _sum_over_frames(values, in_tube) * num_clips / num_boxes
 
         confidence = output.confidence.float()
         if self.confidence_kind == "smooth_l1":

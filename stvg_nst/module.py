@@ -24,7 +24,7 @@ from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
-from stvg_nst.metrics import GroundingMetrics
+from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.report.results import RunResults, load_results
@@ -115,6 +115,7 @@ class GroundingModule(SampleMeanModule):
         self.metrics = GroundingMetrics(
             baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
+        self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
 
     def _refuse_tuned_fusion(self) -> None:
@@ -166,7 +167,7 @@ class GroundingModule(SampleMeanModule):
         output = self(batch)
         terms = self.loss(output, batch)
         total = self.loss.total(terms)
-        self._log_terms("train", terms, batch)
+        self._log_terms(terms, batch)
         self.log("train/grounding", total.detach(), batch_size=len(batch))
         # Eq. (6): L = L_ground + lambda_router * L_router + lambda_reg * L_reg
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
@@ -246,45 +247,50 @@ class GroundingModule(SampleMeanModule):
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, tuple[Tube, ...]]:
+    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
         passes = split_passes(batch, self.inference)
         outputs = [self(part) for part in passes]
         for part, output in zip(passes, outputs, strict=True):
-            self._log_terms(stage, self.loss(output, part), part)
+            self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
         tubes = join_passes(outputs, batch.clips, self.inference)
         self.metrics.update(tubes, batch.clips)
         return {"tubes": tubes}
 
     def on_validation_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("test")
 
-    def _log_terms(self, stage: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """The last decoder stage's terms, by quality."""
+    def _begin_evaluation(self) -> None:
+        self.metrics.reset()
+        self.loss_means.reset()
+
+    def _log_evaluation(self, stage: str) -> None:
+        # Of the same names and values on every process: what any of them has met is exchanged here, and only here.
+        values = self.loss_means.compute() | self.metrics.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _log_terms(self, terms: Mapping[str, Tensor], batch: Batch) -> None:
+        """The last decoder stage's terms in training, by quality; of rank 0, for no process waits for another here."""
         for quality in Quality:
             members = batch.qualities == quality
-            count = int(members.sum())
-            if count:
-                values = {f"{stage}/{quality.name}/{name}": term[-1, members].mean() for name, term in terms.items()}
+            if members.any():
+                values = {name: term[members].mean() for name, term in _last_stage(terms).items()}
                 self.log_dict(
-                    {name: value.detach() for name, value in values.items()},
-                    on_step=stage == "train",
-                    on_epoch=stage != "train",
-                    batch_size=count,
-                    sync_dist=stage != "train",
+                    {f"train/{quality.name}/{name}": value.detach() for name, value in values.items()},
+                    batch_size=int(members.sum()),
                 )
 
     # --- resuming ---------------------------------------------------------------------------------------------------
@@ -366,6 +372,11 @@ class GroundingModule(SampleMeanModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(S, B) -> (B,)."""
+    return {name: term[-1] for name, term in terms.items()}
 
 
 def _finite_in_every_process(loss: Tensor) -> bool:
