@@ -40,7 +40,7 @@ from datamodules.quality import Draw, MixedQualityPlan
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames
 from datamodules.transforms import Resize, to_network
-from datamodules.video import probe, read_frames, write_video
+from datamodules.video import read_frames, write_video
 from stvg_nst.types import Degradation, Tube
 
 FPS, SIZE = 25, (360, 640)
@@ -151,7 +151,7 @@ def loaders_of(records: list[Record], cache: FrameCache) -> dict[str, Work]:
 def peak_memory(record: Record, whole: bool, answers: Any) -> None:
     """Answers with the peak memory of this process, in MiB, before and after it has read a clip."""
     limit_threads(0)
-    probe(record.video)
+    read_frames(record.video, (0,))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if whole:
         decode_whole(record)

@@ -19,7 +19,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "lightning": ("lightning",),
     "transformers": ("transformers",),
     "peft": ("peft",),
-    "decord": ("decord2", "decord"),
+    "av": ("av",),
     "albumentations": ("albumentations",),
     "numpy": ("numpy",),
     "cv2": (
@@ -57,7 +57,7 @@ def _distribution_version(name: str) -> str | None:
 
 
 def _own_version(module: str) -> str:
-    """What a library says of itself; it is not imported for that, as decord brings its own FFmpeg into the process."""
+    """What a library says of itself; it is not imported for that."""
     return str(getattr(sys.modules.get(module), "__version__", "version unknown"))
 
 

@@ -52,11 +52,11 @@ def degrade_video(
     info = probe(source)
     degradation = Degradation(kind, severity, seed, kernels)
     frames = rich.progress.track(
-        _degraded(source, degradation), description=f"degrading {source.name}", total=info.num_frames
+        _degraded(source, info.num_frames, degradation), description=f"degrading {source.name}", total=info.num_frames
     )
     write_video(target, frames, info.fps)
 
 
-def _degraded(source: Path, degradation: Degradation) -> Iterator[np.ndarray]:
-    for chunk in iter_frames(source):
+def _degraded(source: Path, num_frames: int, degradation: Degradation) -> Iterator[np.ndarray]:
+    for chunk in iter_frames(source, range(num_frames)):
         yield from degrade(chunk, degradation)

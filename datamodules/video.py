@@ -1,17 +1,15 @@
 """Video files in and out: every frame returned is the frame asked for, or there is an error.
 
-Frames are numbered in the order of presentation. They are decoded one after another from the first, never by seeking:
-after a seek, decord numbers the frames of an open group of pictures wrongly, and for frames spread over a whole clip
-seeking saves next to nothing.
+Frames are numbered in the order of presentation, among those that players show. They are decoded one after another from
+the first, never by seeking: for frames spread over a whole clip seeking saves next to nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -19,21 +17,30 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from datamodules.film import DamagedFrameError, VideoDecodeError, open_film
 from stvg_nst.whole_files import whole_file
 
-# decord repeats the last good frame where it finds no further one, and by default says nothing. It raises when more
-# than this share of the frames are such repeats; 0 would mean "never".
-_TOLERATED_REPEATS = 1e-9
+__all__ = [
+    "DamagedFrameError",
+    "VideoDecodeError",
+    "VideoInfo",
+    "check_video",
+    "iter_frames",
+    "probe",
+    "read_frames",
+    "video_sizes",
+    "write_video",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a file's stream says of itself.
+    """What a video shows.
 
     Args:
-        num_frames: frames that can be shown; an edit list or a cut in mid-GOP makes them fewer than the packets.
+        num_frames: that are shown; a file may have more, which only help to decode others or which a cut has hidden.
         fps: average frames per second.
-        size: (H, W) as decoded.
+        size: (H, W) as shown.
     """
 
     num_frames: int
@@ -46,70 +53,34 @@ def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
     return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
 
 
-class VideoDecodeError(RuntimeError):
-    """A video file does not hold the frames asked for.
-
-    Args:
-        cause: what is wrong with the file.
-        path: the file.
-        frame_ids: the frames asked for, empty where the file as a whole is at fault.
-    """
-
-    # A loader process pickles the error, and PyTorch raises it anew from its text alone: both work with these defaults.
-    def __init__(self, cause: str, path: Path | str = "", frame_ids: Sequence[int] = ()) -> None:
-        super().__init__(cause)
-        self.cause, self.path, self.frame_ids = cause, path, tuple(frame_ids)
-
-    def __str__(self) -> str:
-        if not self.path:
-            return self.cause
-        ids = f"{len(self.frame_ids)} frames {self.frame_ids[0]}..{self.frame_ids[-1]} of " if self.frame_ids else ""
-        return f"cannot decode {ids}'{self.path}': {self.cause}"
-
-
-class DamagedFrameError(VideoDecodeError):
-    """A video opens, and a frame of it does not decode; not necessarily one of those asked for.
-
-    decord decodes ahead in a thread of its own. How far it is when the first frame is handed out depends on how busy
-    the machine is, and with it at which call the damage comes to light.
-    """
-
-
 def probe(path: Path | str) -> VideoInfo:
-    """Counts the frames of a video and measures them, decoding only the first.
+    """Measures a video and counts its frames, for which all are decoded.
 
     Raises:
-        VideoDecodeError: the file is missing, empty, truncated or no video.
+        VideoDecodeError: the file is missing, empty, truncated or no video, or a frame is damaged.
+        OSError: the file may not be read.
     """
     path = Path(path)
-    first = next(_decode(path, (0,)))
-    with _open_strict(path) as container:
-        num_frames = _count_frames(container)
-        fps = container.streams.video[0].average_rate
-    if num_frames == 0 or not fps:
-        raise VideoDecodeError(f"its stream has {num_frames} frames to show at {fps} frames per second", path)
-    return VideoInfo(num_frames, float(fps), (first.shape[0], first.shape[1]))
+    times: list[float | None] = []
+    height = width = 0
+    with open_film(path) as film:
+        for frame in film.frames():
+            if not times:
+                height, width = film.rgb(frame).shape[:2]
+            times.append(frame.time)
+        fps = film.rate(times)
+    if not times or not fps:
+        raise VideoDecodeError(f"it has {len(times)} frames to show, at {fps:g} frames per second", path)
+    return VideoInfo(len(times), fps, (height, width))
 
 
 def check_video(path: Path | str) -> VideoInfo:
-    """Decodes a whole video strictly: meant to be run once on every file of a data set.
-
-    Where the bits of a frame are damaged, the decoder below :func:`read_frames` patches it from its neighbours and does
-    not report that. Here the first such frame is an error.
+    """Decodes a whole video, strictly: meant to be run once on every file of a data set.
 
     Raises:
-        VideoDecodeError: as :func:`probe`, or a frame is damaged.
+        VideoDecodeError, OSError: as :func:`probe`, whose count already takes all that there is to check.
     """
-    path = Path(path)
-    info = probe(path)
-    with _open_strict(path) as container:
-        try:
-            shown = sum(1 for _ in container.decode(video=0))
-        except av.FFmpegError as error:
-            raise VideoDecodeError(f"its stream is damaged ({error}); fetch or encode it again", path) from error
-    if shown != info.num_frames:
-        raise VideoDecodeError(f"it announces {info.num_frames} frames but decodes to {shown}", path)
-    return info
+    return probe(path)
 
 
 def read_frames(
@@ -129,13 +100,14 @@ def read_frames(
 
     Raises:
         ValueError: the ids are empty, negative or not strictly increasing.
-        VideoDecodeError: the file is missing, empty, truncated, has fewer frames or another size.
+        VideoDecodeError: the file is missing, empty, truncated, damaged, has fewer frames or another size.
+        OSError: the file may not be read.
     """
     path, ids = Path(path), tuple(int(i) for i in frame_ids)
     if not ids or ids[0] < 0 or any(b <= a for a, b in pairwise(ids)):
         raise ValueError(f"frame ids must be non-negative and strictly increasing, at least one, got {ids}")
     frames: np.ndarray | None = None
-    for row, frame in enumerate(_decode(path, ids)):
+    for row, frame in enumerate(_chosen(path, ids)):
         if frames is None:
             if expected_size is not None and frame.shape[:2] != tuple(expected_size):
                 cause = (
@@ -158,10 +130,10 @@ def iter_frames(
         frame_ids: native indices, strictly increasing; ``None`` for all, from the first to the last.
 
     Raises:
-        VideoDecodeError: as :func:`read_frames`.
+        VideoDecodeError, OSError: as :func:`read_frames`.
     """
-    path, chunk = Path(path), []
-    for frame in _decode(path, range(probe(path).num_frames) if frame_ids is None else frame_ids):
+    chunk = []
+    for frame in _chosen(Path(path), frame_ids):
         chunk.append(frame)
         if len(chunk) == chunk_size:
             yield np.stack(chunk)
@@ -194,7 +166,7 @@ def _encode(
     # Where nothing may be lost, the fastest preset is coded and decoded four times as fast, in files a sixth larger.
     lossless = {"qp": "0", "preset": "ultrafast"}
     codec, options = ("libx264rgb", lossless) if crf is None else ("libx264", {"crf": str(crf)})
-    stream = cast(VideoStream, container.add_stream(codec, Fraction(fps).limit_denominator(1001), options=options))
+    stream = cast(VideoStream, container.add_stream(codec, Fraction(fps).limit_denominator(100_000), options=options))
     stream.pix_fmt = "rgb24" if crf is None else "yuv420p"
     stream.codec_context.thread_count = 1
     size: tuple[int, ...] | None = None
@@ -217,85 +189,20 @@ def _encode(
     container.mux(stream.encode())
 
 
-def _decode(path: Path, frame_ids: Sequence[int]) -> Iterator[np.ndarray]:
-    """The chosen frames (H, W, 3), in order, without seeking."""
-    if not path.is_file():
-        raise VideoDecodeError("there is no such file", path, frame_ids)
-    if path.stat().st_size == 0:
-        raise VideoDecodeError("the file is empty", path, frame_ids)
-    # Here, because decord puts its own FFmpeg into the process: what never decodes (cached features) does without.
-    import decord
-
-    try:
-        # decord raises RuntimeError on what it cannot open and fails an assertion on a stream without frames.
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=_TOLERATED_REPEATS)
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
-        raise VideoDecodeError(f"it is truncated or no video ({_summary(error)})", path, frame_ids) from error
-    if frame_ids[-1] >= len(reader):
-        raise VideoDecodeError(f"it has only {len(reader)} frames", path, frame_ids)
-
-    wanted = iter(frame_ids)
+def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]:
+    """The chosen frames (H, W, 3), in order; ``None``, all of them."""
+    wanted = iter(count() if frame_ids is None else frame_ids)
     next_wanted = next(wanted)
-    size: tuple[int, ...] | None = None
-    for index in range(frame_ids[-1] + 1):
-        try:
-            native = reader.next()
-        except decord.DECORDLimitReachedError as error:
-            cause = f"it announces {len(reader)} frames but no frame {index} can be decoded; encode it again"
-            raise VideoDecodeError(cause, path, frame_ids) from error
-        except (decord.DECORDError, StopIteration) as error:
-            raise DamagedFrameError(f"frame {index} is damaged ({_summary(error)})", path, frame_ids) from error
-        if index < next_wanted:
-            continue
-        frame = native.asnumpy()
-        size = size or frame.shape
-        if frame.shape[2] != 3:
-            # decord takes the padding of a row for further channels where the padded width is a multiple of the width.
-            cause = f"decord cannot read frames of this width (16, 24, 32, 48, 96 or 144), got {frame.shape}; pad them"
-            raise VideoDecodeError(cause, path, frame_ids)
-        if frame.shape != size:
-            cause = f"the size changes from {size[:2]} (H, W) to {frame.shape[:2]} at frame {index}; encode it again"
-            raise VideoDecodeError(cause, path, frame_ids)
-        yield frame
-        next_wanted = next(wanted, -1)
-
-
-def _summary(error: BaseException) -> str:
-    """The gist of a message that may quote C++ source and a stack trace."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
-
-
-def _open_strict(path: Path) -> av.container.InputContainer:
-    """Opens a file so that damage is an error, not patched up."""
-    try:
-        # A title in another encoding than UTF-8 is no reason to refuse a film.
-        container = av.open(str(path), metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise VideoDecodeError(f"it is truncated or no video ({error})", path) from error
-    if not container.streams.video:
-        container.close()
-        raise VideoDecodeError("it has no video stream", path)
-    context = container.streams.video[0].codec_context
-    context.options = {"err_detect": "explode"}
-    context.thread_count = 1
-    return container
-
-
-def _count_frames(container: av.container.InputContainer) -> int:
-    """Counts the packets whose frame is shown.
-
-    Not shown are packets outside the edit list, and those that precede the first key frame in time: they refer to
-    frames that were cut away.
-    """
-    first_key: float | None = None
     num_frames = 0
-    for packet in container.demux(video=0):
-        if packet.size == 0:
-            continue
-        # AVI has decoding times only; a packet without any time is shown in its turn.
-        time = next((t for t in (packet.pts, packet.dts) if t is not None), math.inf)
-        if first_key is None and packet.is_keyframe:
-            first_key = time
-        num_frames += first_key is not None and time >= first_key and not packet.is_discard
-    return num_frames
+    with open_film(path) as film:
+        for frame in film.frames():
+            num_frames += 1
+            if num_frames <= next_wanted:
+                continue
+            yield film.rgb(frame)
+            try:
+                next_wanted = next(wanted)
+            except StopIteration:
+                return
+    if frame_ids is not None:
+        raise VideoDecodeError(f"it has only {num_frames} frames", path, frame_ids)

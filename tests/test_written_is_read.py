@@ -23,9 +23,9 @@ from datamodules.array_store import ArrayStore, ArrayWriter, CacheKind
 from datamodules.degraded_files import DegradedClip, DegradedManifest
 from datamodules.degraded_files import read_manifest as read_degraded
 from datamodules.degraded_files import write_manifest as write_degraded
-from stvg_nst.nullspace.store import DualSpaceStore
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
+from stvg_nst.nullspace.store import DualSpaceStore
 from stvg_nst.report.results import load_results
 from stvg_nst.study.overlays import differences, read_yaml
 from stvg_nst.whole_files import write_whole

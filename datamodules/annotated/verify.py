@@ -21,7 +21,7 @@ from datamodules.annotated.manifest import (
 )
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.annotated.touched import Survey, fit_annotations
-from datamodules.video import DamagedFrameError, VideoDecodeError, check_video, probe, read_frames
+from datamodules.video import DamagedFrameError, VideoDecodeError, check_video
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -52,7 +52,6 @@ class VideoTask:
         size: (H, W) of its frames.
         num_frames: frames that it must have.
         annotated_frames: frames that the annotations say it has, ``None`` where they do not say.
-        frame_ids: frames on which something begins or ends, its first and last needed frame among them.
     """
 
     name: str
@@ -61,7 +60,6 @@ class VideoTask:
     size: tuple[int, int]
     num_frames: int
     annotated_frames: int | None
-    frame_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ def verify(
 
 
 def check_file(task: VideoTask) -> VideoEntry:
-    """Decodes a video whole and strictly, and its needed frames once more as a run would."""
+    """Decodes a video whole and strictly, by the reader of all runs."""
     if not task.file.is_file():
         return VideoEntry(task.path, verdict="missing")
     stat = task.file.stat()
@@ -153,16 +151,11 @@ def check_file(task: VideoTask) -> VideoEntry:
     try:
         with open(task.file, "rb") as stream:
             entry = replace(entry, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
-        probe(task.file)
+        info = check_video(task.file)
     except DamagedFrameError as error:
         return replace(entry, verdict=f"damaged: {_cause(error)}")
     except (VideoDecodeError, OSError) as error:
         return replace(entry, verdict=f"unreadable: {_cause(error)}")
-    try:
-        info = check_video(task.file)
-        read_frames(task.file, [i for i in task.frame_ids if i < info.num_frames])
-    except (VideoDecodeError, OSError) as error:
-        return replace(entry, verdict=f"damaged: {_cause(error)}")
     return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size), task)
 
 
@@ -235,16 +228,12 @@ def _video_tasks(source: AnnotatedSource, annotations: Sequence[Annotation]) -> 
         file = source.video_file(video)
         # What the annotation itself says that the video lacks is no fault of the video.
         needed = max(min(a.segment[1], a.num_frames or a.segment[1]) for a in group)
-        ids = {0, needed - 1}
-        for annotation in group:
-            edges = (annotation.start, annotation.stop - 1, annotation.segment[0], annotation.segment[1] - 1)
-            ids.update(edge for edge in edges if edge < needed)
         said = sorted({(*annotation.size, annotation.num_frames or 0) for annotation in group})
         if len(said) > 1:
             faults.append(Fault(str(file), f"annotations contradict each other in (H, W, number of frames): {said}"))
         annotated = group[0].num_frames
         path = str(file.relative_to(source.root))
-        tasks.append(VideoTask(video, file, path, group[0].size, needed, annotated, tuple(sorted(ids))))
+        tasks.append(VideoTask(video, file, path, group[0].size, needed, annotated))
     return tasks, faults
 
 

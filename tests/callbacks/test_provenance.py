@@ -26,7 +26,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *distributions: str) -> None:
 
 @pytest.mark.parametrize(
     "distribution",
-    ["opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless", "decord"],
+    ["opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless", "av"],
 )
 def test_a_library_may_come_from_several_distributions(monkeypatch: pytest.MonkeyPatch, distribution: str) -> None:
     install(monkeypatch, distribution)
@@ -41,10 +41,10 @@ def test_all_distributions_that_share_a_library_are_named(monkeypatch: pytest.Mo
 def test_a_library_without_a_distribution_is_recorded_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="4.99"))
-    monkeypatch.delitem(sys.modules, "decord", raising=False)
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace())
     versions = software_versions()
     assert versions["cv2"] == "4.99, without the metadata of a distribution"
-    assert versions["decord"] == "version unknown, without the metadata of a distribution"
+    assert versions["av"] == "version unknown, without the metadata of a distribution"
     assert versions.keys() == {"python", "stvg_nst", *LIBRARIES}
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import select
-import subprocess
-import sys
 import wave
 import zipfile
 from collections.abc import Iterator
@@ -21,13 +17,10 @@ from hypothesis import strategies as st
 
 from datamodules.annotated import open_source
 from datamodules.annotated.verify import verify
+from datamodules.video import VideoDecodeError, check_video, iter_frames, probe, read_frames
 from tests.datamodules.damage import damaged
+from tests.datamodules.own_process import SECONDS, OwnProcess
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, write_json
-
-SECONDS = 30
-"""For one file, which takes milliseconds."""
-
-FOLDER = Path(__file__).resolve().parent
 
 
 def encoded(container: str, *, title: str = "") -> bytes:
@@ -50,41 +43,36 @@ def wholes() -> dict[str, bytes]:
     return {container: encoded(container) for container in ("mp4", "mov", "matroska", "avi")}
 
 
+def outcome(path: Path) -> str:
+    """``sound``, or ``refused`` by the error that is meant for it; another error, or a contradiction, ends all."""
+    try:
+        info = probe(path)
+    except VideoDecodeError:
+        return "refused"
+    first = read_frames(path, (0,))
+    assert info.num_frames >= 1 and info.fps > 0 and first.shape == (1, *info.size, 3)
+    chunks = [chunk.shape for chunk in iter_frames(path)]
+    assert check_video(path) == info and sum(shape[0] for shape in chunks) == info.num_frames
+    return "sound"
+
+
 class Reader:
-    """Reads videos in one process after another file, as a loader does."""
+    """Says what reading makes of a file with some content."""
 
-    def __init__(self, log: Path) -> None:
-        # A file, for a pipe that nobody reads fills up with what decoders complain of.
-        self.log = log
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(FOLDER.parents[1] / "datamodules")}
-        command = [sys.executable, str(FOLDER / "read_damaged.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log.open("w")}
-        return subprocess.Popen(command, env=environment, text=True, **pipes)
+    def __init__(self) -> None:
+        self._outcome = OwnProcess(outcome)
+        self.stop = self._outcome.stop
 
     def __call__(self, path: Path, content: bytes) -> str:
-        if self.process.poll() is not None:
-            self.process = self._start()
-        assert self.process.stdin is not None and self.process.stdout is not None
         path.write_bytes(content)
-        print(path, file=self.process.stdin, flush=True)
-        if not select.select([self.process.stdout], [], [], SECONDS)[0]:
-            self.process.kill()
-            self.process.wait()
-            raise TimeoutError(f"reading takes longer than {SECONDS} seconds")
-        answer = self.process.stdout.readline().strip()
-        assert answer, f"exit status {self.process.wait()}: {self.log.read_text()[-2000:]}"
-        return answer
+        return str(self._outcome(path))
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    reader = Reader(tmp_path_factory.mktemp("reader") / "log.txt")
+def read() -> Iterator[Reader]:
+    reader = Reader()
     yield reader
-    reader.process.kill()
-    reader.process.communicate()
+    reader.stop()
 
 
 def test_whole_files_are_sound_in_every_container(read: Reader, wholes: dict[str, bytes], tmp_path: Path) -> None:

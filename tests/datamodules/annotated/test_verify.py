@@ -13,8 +13,8 @@ from hypothesis import given
 
 from datamodules.annotated import AnnotationError, open_source
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
-from datamodules.annotated.verify import Verification, VideoTask, check_file, verify
-from datamodules.video import DamagedFrameError, probe
+from datamodules.annotated.verify import Verification, verify
+from datamodules.video import probe
 from tests.datamodules.published import (
     NUM_FRAMES,
     SIZE,
@@ -218,17 +218,3 @@ def test_any_manifest_is_read_or_refused(tmp_path: Path, content: Any) -> None:
         refusal = str(error)
     assert "m.json" in refusal and "expected" in refusal
     assert all(isinstance(entry, VideoEntry) and isinstance(entry.verdict, str) for entry in found.values())
-
-
-def test_damage_that_shows_at_the_first_frame_is_damage(
-    hcstvg: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """decord decodes ahead: on a busy machine it stumbles before the first frame is out."""
-
-    def stumble(path: Path) -> None:
-        raise DamagedFrameError("frame 0 is damaged (by a later packet)", path, (0,))
-
-    monkeypatch.setattr("datamodules.annotated.verify.probe", stumble)
-    file = hcstvg(train={"a.mp4": hcstvg_item()}) / "v1_video" / "a.mp4"
-    entry = check_file(VideoTask("a.mp4", file, "v1_video/a.mp4", SIZE, NUM_FRAMES, None, (0,)))
-    assert entry.verdict == "damaged: frame 0 is damaged (by a later packet)"
