@@ -123,7 +123,7 @@ def software_versions() -> dict[str, str]:
         "lightning",
         "transformers",
         "peft",
-        "decord2",
+        "av",
         "albumentations",
         "numpy",
         "opencv-python-headless",

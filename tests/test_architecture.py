@@ -22,7 +22,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.folder_lock",
     "stvg_nst.whole_files",
 )
-DATA_ONLY = ("decord", "albumentations")
+DATA_ONLY = ("av", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
 WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
@@ -169,7 +169,7 @@ def test_all_three_packages_are_read() -> None:
         ("datamodules/a.py", "from callbacks import X", "datamodules never imports callbacks"),
         ("callbacks/a.py", "import datamodules.video as v", "callbacks never imports datamodules"),
         ("callbacks/a.py", "from albumentations import Blur", "pixels are decoded and degraded only in datamodules"),
-        ("stvg_nst/a.py", "import decord", "pixels are decoded and degraded only in datamodules"),
+        ("stvg_nst/a.py", "import av", "pixels are decoded and degraded only in datamodules"),
         ("stvg_nst/report/t.py", "import torch.nn as nn", "stvg_nst.report.t: loads torch.nn (stvg_nst.report.t:1)"),
         ("stvg_nst/study/t.py", "import lightning", "stvg_nst.study.t: loads lightning (stvg_nst.study.t:1)"),
         (
@@ -200,7 +200,7 @@ def test_what_is_allowed_passes(tmp_path: Path) -> None:
             "stvg_nst/__main__.py": "import callbacks, datamodules\nprint('usage')",
             "stvg_nst/report/table.py": "import json\nfrom stvg_nst.adaptation import score\nprint(1)",
             "stvg_nst/adaptation.py": "import math",
-            "datamodules/video.py": "import decord\nfrom stvg_nst import types\nfrom stvg_nst.boxes import f",
+            "datamodules/video.py": "import av\nfrom stvg_nst import types\nfrom stvg_nst.boxes import f",
             "datamodules/base.py": "from .video import read\nfrom . import video",
             "callbacks/a.py": "from stvg_nst.tubes import decode\ntry:\n    pass\nexcept OSError:\n    pass",
         },

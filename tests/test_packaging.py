@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("stvg_nst", "datamodules", "callbacks")
 # Where the name to import is not the name to install.
-DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "decord": "decord2", "yaml": "PyYAML"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "PyYAML"}
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
