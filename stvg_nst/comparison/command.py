@@ -13,9 +13,9 @@ from stvg_nst.comparison.figures import draw_figure2, draw_severities
 from stvg_nst.comparison.paired import PairedBootstrap
 from stvg_nst.comparison.replicates import Comparison, read_comparison
 from stvg_nst.comparison.robustness import robustness
-from stvg_nst.comparison.sheet import WIDTH, print_sheet, write_sheet
 from stvg_nst.comparison.strips import ShowClip, draw_figure3
 from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.report.sheet import WIDTH, print_sheet, write_sheet
 from stvg_nst.study.definition import quick_folder, read_studies
 from stvg_nst.study.overlays import StudyError
 

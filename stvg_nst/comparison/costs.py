@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stvg_nst.comparison.replicates import Comparison
-from stvg_nst.comparison.sheet import Cell, Section, Sheet
-from stvg_nst.report.table import parameter_count
+from stvg_nst.report.numbers import parameter_count
+from stvg_nst.report.sheet import Cell, Section, Sheet
 from stvg_nst.study.overlays import StudyError
 
 _COLUMNS = {
@@ -43,10 +43,13 @@ def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
     for point, found in costs["rows"].items():
         scope, _, name = point.rpartition(" / ")
         rows.append((Cell(scope), Cell(name), *(Cell(_shown(key, found.get(key))) for key in _COLUMNS)))
-        records.append({"scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}})
+        records.append(
+            {"study": comparison.title, "scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}}
+        )
     section = Section("", ("Scope", "Method", *_COLUMNS.values()), tuple(rows))
     notes = (str(costs["conditions"]),)
-    return Sheet("cost", comparison.title, "Cost of tuning and of inference", (section,), tuple(records), notes)
+    title = f"{comparison.title}. Cost of tuning and of inference"
+    return Sheet(title, (section,), notes, tuple(records), "cost")
 
 
 def _read(path: Path | None) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stvg_nst.comparison.replicates import Method, Replicate
-from stvg_nst.evaluation.views import METRICS, THRESHOLDS
+from stvg_nst.metric_names import METRICS, THRESHOLDS
 
 LEVEL = 0.95
 QUALITIES = ("HQ", "LQ")

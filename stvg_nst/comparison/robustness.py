@@ -7,7 +7,6 @@ from itertools import chain
 from statistics import fmean
 
 from stvg_nst.comparison.replicates import Comparison, Method, Replicate
-from stvg_nst.comparison.sheet import Cell, Section, Sheet
 from stvg_nst.comparison.tables import (
     MAIN,
     Number,
@@ -20,11 +19,12 @@ from stvg_nst.comparison.tables import (
     over_runs,
     signed_spread,
 )
-from stvg_nst.evaluation.views import MEAN_KIND, RELATIVE, SEVERITY, WORST_KIND, kinds_of
-from stvg_nst.report.degradations import view_points
+from stvg_nst.evaluation.views import kinds_of
+from stvg_nst.metric_names import SEVERITY, SUMMARIES, view_label
+from stvg_nst.report.severities import view_points
+from stvg_nst.report.sheet import Cell, Section, Sheet
 from stvg_nst.study.summary import Spread
 
-_SUMMARIES = {MEAN_KIND: "mean of kinds", WORST_KIND: "worst kind", RELATIVE: "LQ / HQ, %"}
 Views = Mapping[str, float]
 
 
@@ -36,7 +36,7 @@ def robustness(comparison: Comparison) -> Sheet:
     """
     found = {id(r): views(r) for r in _everyone(comparison)}
     every = [*dict.fromkeys(view for own in found.values() for view in own)]
-    shown = [*kinds_of(dict.fromkeys(every)), *(v for v in every if v.startswith(SEVERITY)), *_SUMMARIES]
+    shown = [*kinds_of(dict.fromkeys(every)), *(v for v in every if v.startswith(SEVERITY)), *SUMMARIES]
     levels = {view: _level([found[id(r)] for r in comparison.baselines], view) for view in every}
     rows = [(*baseline_labels(comparison), *(Cell(_shown(levels.get(view))) for view in shown))]
     records: list[dict[str, object]] = [
@@ -117,4 +117,4 @@ def _signed_mean(method: Method, spread: Spread | None) -> Cell:
 
 
 def _label(view: str) -> str:
-    return _SUMMARIES.get(view, view.replace(SEVERITY, "sev. ").replace("_", " "))
+    return view_label(view).replace("severity", "sev.").replace("_", " ")

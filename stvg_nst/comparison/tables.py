@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from statistics import fmean
 
 from stvg_nst.comparison.paired import LEVEL, Difference, PairedBootstrap
 from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method, Replicate
-from stvg_nst.comparison.sheet import Cell, Section, Sheet
-from stvg_nst.evaluation.views import METRICS
-from stvg_nst.report.table import parameter_count, signed
+from stvg_nst.metric_names import METRICS
+from stvg_nst.report.numbers import parameter_count, signed
+from stvg_nst.report.sheet import Cell, Section, Sheet
 from stvg_nst.study.summary import Spread
 
 MAIN = "m_vIoU"
@@ -263,10 +263,11 @@ def make_sheet(
     name: str,
     title: str,
     sections: tuple[Section, ...],
-    records: Sequence[Mapping[str, object]],
+    records: Sequence[dict[str, object]],
     words: Sequence[str],
 ) -> Sheet:
     """A sheet that says what was measured, how its numbers are read, and what is missing of it."""
     missing = "" if comparison.complete else ", INCOMPLETE"
     notes = (f"{comparison.conditions}. {words[0]}", *words[1:], *comparison.notes)
-    return Sheet(name, comparison.title, f"{title}{missing}", sections, tuple(records), notes)
+    study = {"study": comparison.title}
+    return Sheet(f"{comparison.title}. {title}{missing}", sections, notes, tuple(study | r for r in records), name)

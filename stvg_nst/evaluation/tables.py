@@ -13,12 +13,13 @@ from rich.text import Text
 
 from stvg_nst.evaluation.evaluator import LEVEL, Evaluation, Interval, ProtocolResult
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES
-from stvg_nst.evaluation.views import MEAN_KIND, METRICS, MIXED, RELATIVE, SEVERITY, WORST_KIND, kinds_of
+from stvg_nst.evaluation.views import kinds_of
+from stvg_nst.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, WORST_KIND
 
 PIPE_WIDTH = 120
 _HEADER = ("", *METRICS)
 _SHOWN_BY_DEGRADATION = "m_vIoU"  # the JSON file has the others
-_QUALITIES = (CLEAN, "LQ", MIXED, "WAS")
+_QUALITIES = (CLEAN, "LQ", "MQ", "WAS")
 _LABELS = {
     MEAN_KIND: "mean of kinds",
     WORST_KIND: "worst kind",
@@ -147,7 +148,7 @@ def _views(metrics: Mapping[str, float]) -> tuple[str, ...]:
     """Views over all sentences, but for the cells of one kind and one severity, which have a table of their own."""
     found = dict.fromkeys(name.split("/")[0] for name in metrics)
     severities = [view for view in found if view.startswith(SEVERITY)]
-    order = (CLEAN, "LQ", MIXED, *kinds_of(metrics), *severities, MEAN_KIND, WORST_KIND, RELATIVE, "WAS")
+    order = (CLEAN, "LQ", "MQ", *kinds_of(metrics), *severities, MEAN_KIND, WORST_KIND, RELATIVE, "WAS")
     return tuple(view for view in order if view in found)
 
 

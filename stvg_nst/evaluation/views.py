@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth
-
-THRESHOLDS = (0.3, 0.5)
-METRICS = ("m_tIoU", "m_vIoU", *(f"vIoU@{threshold:g}" for threshold in THRESHOLDS))
-
-MIXED = "MQ"
-MEAN_KIND, WORST_KIND, RELATIVE = "LQ-mean", "LQ-worst", "LQ-relative"
-SEVERITY = "severity-"
-# A hyphen keeps these apart from kinds of degradation, whose names have none.
+from stvg_nst.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, THRESHOLDS, WORST_KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +121,7 @@ def _summaries(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name, low = key.removeprefix("LQ/"), values[key]
         clean = values.get(f"{CLEAN}/{name}")
         if clean is not None:
-            summaries[f"{MIXED}/{name}"] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
+            summaries[f"MQ/{name}"] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
             undefined = np.full_like(low, np.nan)
             summaries[f"{RELATIVE}/{name}"] = 100 * np.divide(low, clean, where=clean > 0, out=undefined)
         by_kind = [values[f"{kind}/{name}"] for kind in kinds if f"{kind}/{name}" in values]

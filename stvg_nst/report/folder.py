@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from stvg_nst.conditions import Conditions
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
-from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
-
-PIPE_WIDTH = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One benchmark's tables, and what their reader must know."""
-
-    tables: tuple[Table, ...]
-    markdown: str
-    notes: tuple[str, ...]
+from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
+from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 
 
 def report_folder(folder: Path, markdown: Path | None = None, by_degradation: str | None = None) -> int:
@@ -37,7 +23,7 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
     """
-    console = report_console()
+    console = sheet_console()
     if not folder.is_dir():
         console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
         return 1
@@ -45,12 +31,12 @@ def report_folder(folder: Path, markdown: Path | None = None, by_degradation: st
     if not paths:
         console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
-    parts, left_out = _read(paths, by_degradation)
+    sheets, left_out = _read(paths, by_degradation)
     left_out += _unfinished(folder)
-    _print(console, parts, left_out)
+    _print(sheets, left_out)
     if markdown is not None:
-        markdown.write_text(_markdown(parts, left_out), encoding="utf-8")
-    return 0 if parts else 1
+        markdown.write_text(_markdown(sheets, left_out), encoding="utf-8")
+    return 0 if sheets else 1
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
@@ -65,10 +51,10 @@ def _unfinished(folder: Path) -> Iterator[str]:
 
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
-    _print(report_console(), *_read(paths))
+    _print(*_read(paths))
 
 
-def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[list[_Part], list[str]]:
+def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[list[Sheet], list[str]]:
     benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)
     left_out = []
     for path in paths:
@@ -78,28 +64,26 @@ def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[lis
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    return [_part(benchmarks[key], by_degradation) for key in sorted(benchmarks)], left_out
+    return [_sheet(benchmarks[key], by_degradation) for key in sorted(benchmarks)], left_out
 
 
-def _part(runs: Sequence[RunResults], by_degradation: str | None) -> _Part:
+def _sheet(runs: Sequence[RunResults], by_degradation: str | None) -> Sheet:
+    """One benchmark's tables, and what their reader must know."""
     runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
-    baseline: str | None = ZERO_SHOT
     try:
-        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
+        sections = [runs_section(runs, sentence_type=kind) for kind in kinds]
     except BaselineError as error:
         notes.append(f"without differences and WAS: {error}")
-        baseline = None
-        tables = tuple(results_table(runs, baseline, sentence_type=kind) for kind in kinds)
-    markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind) for kind in kinds)
+        sections = [runs_section(runs, None, sentence_type=kind) for kind in kinds]
     if by_degradation is not None:
-        from stvg_nst.report.degradations import degradation_report  # here, because only this table needs numpy
+        from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
 
-        found = degradation_report(runs, by_degradation)
-        tables, markdown = (*tables, found.table()), f"{markdown}\n{found.markdown()}"
-        notes.append(found.note)
-    return _Part(tables, markdown, tuple(notes))
+        section, note = severity_section(runs, by_degradation)
+        sections.append(section)
+        notes.append(note)
+    return Sheet("", tuple(sections), tuple(notes))
 
 
 def _sentence_types(runs: Sequence[RunResults]) -> tuple[str, ...]:
@@ -120,32 +104,18 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
             )
 
 
-def report_console() -> Console:
-    """The terminal, or a pipe as wide as a table needs."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
-        console.width = PIPE_WIDTH
-    return console
-
-
-def _print(console: Console, parts: Sequence[_Part], left_out: Sequence[str]) -> None:
-    for part in parts:
-        for table in part.tables:
-            console.print(table)
-        for note in part.notes:
-            console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+def _print(sheets: Sequence[Sheet], left_out: Sequence[str]) -> None:
+    console = sheet_console()
+    for sheet in sheets:
+        print_sheet(sheet, console)
     if left_out:
         console.print(f"left out {len(left_out)}:", style="yellow")
         for reason in left_out:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
-def _markdown(parts: Sequence[_Part], left_out: Sequence[str]) -> str:
-    sections = []
-    for part in parts:
-        sections.append(part.markdown)
-        if part.notes:
-            sections.append("".join(f"- note: {note}\n" for note in part.notes))
+def _markdown(sheets: Sequence[Sheet], left_out: Sequence[str]) -> str:
+    parts = [sheet_markdown(sheet) for sheet in sheets]
     if left_out:
-        sections.append("Left out:\n\n" + "".join(f"- {reason}\n" for reason in left_out))
-    return "\n".join(sections)
+        parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
+    return "\n".join(parts)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from stvg_nst.report.folder import report_console
-from stvg_nst.report.table import signed
+from stvg_nst.report.numbers import signed
+from stvg_nst.report.sheet import sheet_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.overlays import Config, StudyError, read_yaml
 from stvg_nst.study.summary import PointSummary, StudySummary, summarise
@@ -79,7 +79,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
         path.write_text(text, encoding="utf-8")
-    console = report_console()
+    console = sheet_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
     if kept[0]:
         console.print(f"kept as they were chosen before: {'; '.join(kept[0])}", markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from stvg_nst.report.folder import report_console
+from stvg_nst.report.sheet import sheet_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.figure import draw_study
@@ -40,7 +40,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
-    console = report_console()
+    console = sheet_console()
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
         if not options.report_only:

@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stvg_nst.report.table import signed
+from stvg_nst.report.numbers import signed
 from stvg_nst.study.figure import MUTED, STYLE, row_looks, save
 from stvg_nst.study.summary import QUANTITIES, PointSummary, StudySummary
 from stvg_nst.study.tables import conditions_line

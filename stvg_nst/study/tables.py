@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stvg_nst.conditions import Conditions, name_draws
-from stvg_nst.report.table import parameter_count, signed
+from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.study.summary import METRICS, QUANTITIES, PointSummary, Spread, StudySummary
 
 

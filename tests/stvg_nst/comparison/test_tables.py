@@ -11,8 +11,8 @@ import pytest
 from stvg_nst.comparison import Comparison, read_comparison
 from stvg_nst.comparison.paired import PairedBootstrap
 from stvg_nst.comparison.robustness import robustness, severity_changes, severity_levels
-from stvg_nst.comparison.sheet import Sheet, sheet_csv, sheet_markdown, sheet_text
 from stvg_nst.comparison.tables import figure2_table, table1, table2
+from stvg_nst.report.sheet import Sheet, sheet_csv, sheet_markdown, sheet_text
 from stvg_nst.study import Study
 
 Finish = Callable[..., Path]

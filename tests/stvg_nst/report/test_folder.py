@@ -108,9 +108,9 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path, capsys: pytest.Capture
     write_run(tmp_path / "lora", "LoRA", 42, skipped=3)
     write_run(tmp_path / "dora", "DoRA", 42, samples=[{"item_id": "a", "quality": "HQ"}])
     assert report_folder(tmp_path, tmp_path / "report.md") == 0
-    for text in (capsys.readouterr().out, (tmp_path / "report.md").read_text()):
-        assert f"note: {tmp_path / 'lora' / 'results.json'}: 3 samples were skipped" in text
-        assert f"note: {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text
+    for mark, text in (("note:", capsys.readouterr().out), ("*", (tmp_path / "report.md").read_text())):
+        assert f"{mark} {tmp_path / 'lora' / 'results.json'}: 3 samples were skipped" in text
+        assert f"{mark} {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text
 
 
 def test_without_a_baseline_the_table_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

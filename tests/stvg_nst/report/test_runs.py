@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stvg_nst.report import BaselineError, RunResults, results_table, to_markdown
+from stvg_nst.report import BaselineError, RunResults, runs_section
+from stvg_nst.report.sheet import Sheet, print_sheet, sheet_markdown
 
 
 def run(method: str, *, trainable: int = 1_234_567, **metrics: float) -> RunResults:
@@ -40,15 +41,19 @@ RUNS = (
 def on_terminal(runs: Sequence[RunResults]) -> str:
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(results_table(runs))
+        print_sheet(Sheet("", (runs_section(runs),)), console)
     return capture.get()
+
+
+def to_markdown(runs: Sequence[RunResults], baseline: str | None = "ZeroShot", sentence_type: str | None = None) -> str:
+    return sheet_markdown(Sheet("", (runs_section(runs, baseline, sentence_type=sentence_type),)))
 
 
 def test_markdown_by_hand() -> None:
     assert to_markdown(RUNS) == (
         "### MiniSTVG test, benchmark seed 0\n"
         "\n"
-        "| | Method | Trainable | m_vIoU |\n"
+        "|  | Method | Trainable | m_vIoU |\n"
         "|---|---|---:|---:|\n"
         "| HQ | ZeroShot | 0 | **50.00** |\n"
         "| HQ | NullSpaceTuning | 1.23 M | 49.50 (-0.50) |\n"
@@ -124,16 +129,16 @@ def test_rounding_leaves_no_negative_zero() -> None:
 
 def test_a_table_without_its_baseline_is_refused() -> None:
     with pytest.raises(BaselineError, match="no run of the baseline ZeroShot among NullSpaceTuning"):
-        results_table(RUNS[1:])
+        runs_section(RUNS[1:])
     other = replace(RUNS[0], path=Path("other/results.json"), metrics={"HQ/m_vIoU": 1.0})
     with pytest.raises(
         BaselineError, match=r"2 runs of the baseline ZeroShot differ: run/results\.json, other/results\.json"
     ):
-        results_table([*RUNS, other])
+        runs_section([*RUNS, other])
     with pytest.raises(BaselineError, match=r"tuned the weights 'b', but the baseline run/results\.json has 'a'"):
-        results_table([replace(RUNS[0], weights="a"), replace(RUNS[1], weights="b")])
+        runs_section([replace(RUNS[0], weights="a"), replace(RUNS[1], weights="b")])
     with pytest.raises(BaselineError, match="needs LQ/m_vIoU of the zero-shot baseline, which has HQ/m_vIoU"):
-        results_table([other, RUNS[1]])
+        runs_section([other, RUNS[1]])
 
 
 def test_equal_runs_of_the_baseline_are_one_baseline() -> None:
@@ -144,4 +149,4 @@ def test_different_benchmarks_are_not_mixed() -> None:
     with pytest.raises(ValueError, match="MiniSTVG test, benchmark seed 0; MiniSTVG test, benchmark seed 1;"):
         to_markdown([RUNS[0], replace(RUNS[1], benchmark_seed=1)])
     with pytest.raises(ValueError, match="got no run"):
-        results_table([], None)
+        runs_section([], None)

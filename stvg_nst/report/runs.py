@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.metric_names import VIEWS
+from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.report.results import RunResults
+from stvg_nst.report.sheet import Cell, Section
 
-VIEWS = ("HQ", "LQ", "MQ", "WAS")
 ZERO_SHOT = "ZeroShot"
 _RANDOM = "RANDOM WEIGHTS"
 
@@ -24,10 +21,10 @@ class BaselineError(ValueError):
     """Runs have no baseline to be compared with, or more than one, or one of another grounder or of fewer metrics."""
 
 
-def results_table(
+def runs_section(
     runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
-) -> Table:
-    """One line per quality and run: each metric, its difference to the baseline, the best of each column in bold.
+) -> Section:
+    """One row per quality and run: each metric, its difference to the baseline, the best of each column marked.
 
     The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
 
@@ -41,72 +38,18 @@ def results_table(
         BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
             other weights than the baseline's.
     """
-    table = Table(title=_title(runs, sentence_type), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", style="bold", no_wrap=True)
-    table.add_column("Method", overflow="fold", min_width=12)
-    table.add_column("Trainable", justify="right", no_wrap=True)
-    names = _metric_names(runs)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    view = None
-    for line in _lines(runs, baseline, sentence_type, names):
-        if view is not None and view != line.view:
-            table.add_section()
-        cells = [Text(cell.value, style="bold" if cell.best else "").append_text(_tinted(cell)) for cell in line.cells]
-        table.add_row("" if view == line.view else line.view, Text(line.method), line.trainable, *cells)
-        view = line.view
-    return table
-
-
-def to_markdown(
-    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
-) -> str:
-    """The same table, by the same arguments and with the same errors, as a Markdown section."""
-    names = _metric_names(runs)
-    rows = [
-        f"### {_title(runs, sentence_type)}",
-        "",
-        "| | " + " | ".join(("Method", "Trainable", *names)) + " |",
-        "|---|---|" + "---:|" * (1 + len(names)),
-    ]
-    for line in _lines(runs, baseline, sentence_type, names):
-        cells = [(f"**{cell.value}**" if cell.best else cell.value) + cell.change for cell in line.cells]
-        rows.append("| " + " | ".join((line.view, line.method.replace("|", "\\|"), line.trainable, *cells)) + " |")
-    return "\n".join(rows) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A number as it is shown: ``value`` in points, ``change`` like `` (+0.88)``."""
-
-    value: str
-    change: str
-    best: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    view: str
-    method: str
-    trainable: str
-    cells: tuple[_Cell, ...]
-
-
-def _lines(
-    runs: Sequence[RunResults], baseline: str | None, sentence_type: str | None, names: Sequence[str]
-) -> list[_Line]:
+    title, names = _title(runs, sentence_type), _metric_names(runs)
     base = None if baseline is None else _baseline_run(runs, baseline)
     labels, points = run_labels(runs), [_points(run, base) for run in runs]
-    lines = []
+    rows = []
     for view in VIEWS:
         keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
         for run, label, own in zip(runs, labels, points, strict=True):
-            if own.keys().isdisjoint(keys):
-                continue
             reference = {} if base is None or run.method == base.method else base.metrics
-            cells = tuple(_cell(key, own, reference, points) for key in keys)
-            lines.append(_Line(view, label, parameter_count(run.trainable_parameters), cells))
-    return lines
+            if not own.keys().isdisjoint(keys):
+                trainable = Cell(parameter_count(run.trainable_parameters))
+                rows.append((Cell(view), Cell(label), trainable, *(_cell(key, own, reference) for key in keys)))
+    return Section(title, ("", "Method", "Trainable", *names), tuple(rows))
 
 
 def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
@@ -125,28 +68,13 @@ def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
         raise BaselineError(f"{run.path} cannot be compared with {base.path}: {error}") from error
 
 
-def _cell(
-    key: str, own: Mapping[str, float], reference: Mapping[str, float], everyone: Sequence[Mapping[str, float]]
-) -> _Cell:
+def _cell(key: str, own: Mapping[str, float], reference: Mapping[str, float]) -> Cell:
     if key not in own:
-        return _Cell("-", "", best=False)
-    rivals = [points[key] for points in everyone if key in points]
-    is_score = key.startswith("WAS/")
-    # The WAS is a difference already, and a baseline's own WAS/ metrics are relative to something else.
-    change = f" ({signed(own[key] - reference[key])})" if key in reference and not is_score else ""
-    value = signed(own[key]) if is_score else f"{own[key]:.2f}"
-    return _Cell(value, change, best=len(rivals) > 1 and own[key] == max(rivals))
-
-
-def signed(points: float) -> str:
-    """A difference as it is shown, like ``+0.88``."""
-    return f"{round(points, 2) + 0.0:+.2f}"  # adding zero turns -0.00 into +0.00
-
-
-def _tinted(cell: _Cell) -> Text:
-    if cell.change == " (+0.00)":
-        return Text(cell.change, style="dim")
-    return Text(cell.change, style="green" if "+" in cell.change else "red")
+        return Cell("-")
+    if key.startswith("WAS/"):  # a difference already; a baseline's own WAS is relative to something else
+        return Cell(signed(own[key]), own[key])
+    change = f" ({signed(own[key] - reference[key])})" if key in reference else ""
+    return Cell(f"{own[key]:.2f}", own[key], change)
 
 
 def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
@@ -189,11 +117,3 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
     sentences = f", {sentence_type} sentences, " if sentence_type else ", "
     random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
     return str(conditions.pop()).replace(", ", sentences, 1) + random
-
-
-def parameter_count(count: int) -> str:
-    """A number of parameters as it is shown, like ``1.77 M``."""
-    for unit, size in (("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return str(count)

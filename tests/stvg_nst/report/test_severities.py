@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stvg_nst.report import ResultsFileError, load_results, report_folder
-from stvg_nst.report.degradations import degradation_report
+from stvg_nst.report.severities import severity_section
 from tests.stvg_nst.report.test_folder import write_run
 
 
@@ -28,7 +28,8 @@ SAMPLES = [
 
 
 def lines(path: Path, metric: str = "m_vIoU") -> dict[str, tuple[str, ...]]:
-    return {line[0]: line[2:] for line in degradation_report([load_results(path)], metric).lines}
+    section, _ = severity_section([load_results(path)], metric)
+    return {row[0].text: tuple(cell.text for cell in row[2:]) for row in section.rows}
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_by_hand(tmp_path: Path) -> None:
     }
     assert lines(path, "vIoU@0.5")["defocus"] == ("50.00", "0.00", "33.33")
     with pytest.raises(ValueError, match=r"the metric must be one of m_tIoU, .* got 'mAP'"):
-        degradation_report([load_results(path)], "mAP")
+        severity_section([load_results(path)], "mAP")
 
 
 def test_runs_stand_side_by_side_on_the_terminal_and_in_markdown(
@@ -58,7 +59,7 @@ def test_runs_stand_side_by_side_on_the_terminal_and_in_markdown(
     assert "MiniSTVG test, benchmark seed 0, shown in matrix, m_vIoU by degradation" in shown
     assert "note: a kind at one severity is 1 to 2 samples of" in shown
     markdown = (tmp_path / "out.md").read_text()
-    assert "| severity | Method | 1 | 3 | all |\n| --- | --- | ---: | ---: | ---: |\n" in markdown
+    assert "| severity | Method | 1 | 3 | all |\n|---|---|---:|---:|---:|\n" in markdown
     assert "| defocus | ZeroShot | 80.00 | 30.00 | 63.33 |\n| defocus | LoRA | 60.00 | 30.00 | 50.00 |\n" in markdown
     assert report_folder(tmp_path) == 0
     assert "by degradation" not in capsys.readouterr().out
@@ -66,7 +67,7 @@ def test_runs_stand_side_by_side_on_the_terminal_and_in_markdown(
 
 def test_clean_runs_and_foreign_samples_are_told(tmp_path: Path) -> None:
     clean = load_results(write_run(tmp_path / "a", "LoRA", 42, samples=SAMPLES[:1]))
-    assert degradation_report([clean], "m_vIoU").note == "no sample was degraded"
+    assert severity_section([clean], "m_vIoU")[1] == "no sample was degraded"
     foreign = {name: value for name, value in SAMPLES[0].items() if name != "tIoU"}
     with pytest.raises(ResultsFileError, match=r"'samples\[0\].tIoU' is missing"):
-        degradation_report([replace(clean, samples=(foreign,))], "m_vIoU")
+        severity_section([replace(clean, samples=(foreign,))], "m_vIoU")
