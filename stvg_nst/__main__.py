@@ -272,6 +272,8 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
 
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
+    from stvg_nst.report.evaluation import evaluation_sheet
+    from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 
     parser = argparse.ArgumentParser(
         prog=_program("evaluate"),
@@ -306,11 +308,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
-    evaluation.print_evaluation(result)
+    sheet = evaluation_sheet(result)
+    print_sheet(sheet, sheet_console())
     if options.json is not None:
         options.json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.markdown is not None:
-        options.markdown.write_text(evaluation.to_markdown(result), encoding="utf-8")
+        options.markdown.write_text(sheet_markdown(sheet), encoding="utf-8")
     return 0
 
 
@@ -331,7 +334,8 @@ def _certify(arguments: Sequence[str]) -> int:
 
     from callbacks import ResultsWriter
     from stvg_nst.cli import CertifyCLI, finished_run
-    from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.report.certificate import add_to_results, certificate_sheet, refuse_existing, to_json
+    from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
     from stvg_nst.whole_files import write_whole
 
     output = options.json or options.run / "certificate.json"
@@ -343,8 +347,8 @@ def _certify(arguments: Sequence[str]) -> int:
     if (results := options.run / ResultsWriter.NAME).is_file():
         write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
     with SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", to_markdown(certificate))
-    print_certificate(certificate)
+        dashboard.add_text("certificate", sheet_markdown(certificate_sheet(certificate)))
+    print_sheet(certificate_sheet(certificate), sheet_console())
     return 1 if certificate.broken else 0
 
 

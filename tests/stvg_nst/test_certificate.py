@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stvg_nst.certificate import certify, standing_of, worst_leak
-from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, print_certificate
+from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, certificate_sheet
+from stvg_nst.report.sheet import print_sheet, sheet_console
 from stvg_nst.tuning.dual_space import DualSpaceReparameterization
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import Batch, ClipInfo, Degradation, Quality, Tube
@@ -198,7 +199,7 @@ def test_a_broken_guarantee_is_shown_as_broken(certified, monkeypatch, capsys):
         changes=tuple(changes.values()),
     )
     assert [(row.gate, row.clips) for row in certificate.broken] == [("closed", "HQ"), ("closed", "LQ")]
-    print_certificate(certificate)
+    print_sheet(certificate_sheet(certificate), sheet_console())
     assert "guarantee BROKEN" in capsys.readouterr().out
 
 

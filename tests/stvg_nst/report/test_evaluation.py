@@ -93,7 +93,7 @@ def test_files_of_results(command: Any, files: Path) -> None:
     assert "| half_open, LQ | 60.00 (+10.00) | 60.00 (+10.00) | 100.00 (+0.00) | 100.00 (+100.00) |\n" in markdown
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {6, 4}
-    assert "| severity | 3 | all |\n| --- | ---: | ---: |\n| defocus | 60.00 | 60.00 |\n" in markdown
+    assert "| severity | 3 | all |\n|---|---:|---:|\n| defocus | 60.00 | 60.00 |\n" in markdown
 
 
 def test_gaps_stop_the_command_unless_allowed(command: Any, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
