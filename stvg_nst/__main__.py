@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stvg_nst.comparison.strips import ShownClip
+    from stvg_nst.report.clips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
 
@@ -220,9 +220,10 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _study(arguments: Sequence[str]) -> int:
+    from stvg_nst.report.study import report_study
     from stvg_nst.study.command import study_command
 
-    return study_command(arguments, prog=_program("study"))
+    return study_command(arguments, prog=_program("study"), report=report_study)
 
 
 def _budget(arguments: Sequence[str]) -> int:
@@ -241,13 +242,13 @@ def _budget(arguments: Sequence[str]) -> int:
 
 
 def _choose(arguments: Sequence[str]) -> int:
-    from stvg_nst.study.choice import choose_command
+    from stvg_nst.report.choice import choose_command
 
     return choose_command(arguments, prog=_program("choose"))
 
 
 def _tables(arguments: Sequence[str]) -> int:
-    from stvg_nst.comparison.command import tables_command
+    from stvg_nst.report.tables import tables_command
 
     return tables_command(arguments, prog=_program("tables"), show=_shown_clip)
 
@@ -257,7 +258,7 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
     from jsonargparse import ArgumentParser
 
     from datamodules import STVGDataModule
-    from stvg_nst.comparison.strips import ShownClip
+    from stvg_nst.report.clips import ShownClip
     from stvg_nst.types import Quality
 
     parser = ArgumentParser(exit_on_error=False)

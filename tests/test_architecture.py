@@ -24,7 +24,7 @@ NOUNS_OF_DATAMODULES = (
 )
 DATA_ONLY = ("decord", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
-WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")
+WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
 
 

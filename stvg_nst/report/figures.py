@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,21 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from stvg_nst.comparison.replicates import REFERENCE, Comparison, Method
-from stvg_nst.comparison.robustness import severity_changes, severity_levels
-from stvg_nst.comparison.tables import BASELINE, MAIN, changes
-from stvg_nst.study.figure import COLOURS, MARKERS, MUTED, STYLE, in_order_of_colours, save
-
-PEER = "LoRA"
-"""The method that is shown beside null-space tuning where there is room for one."""
+from stvg_nst.metric_names import MAIN
+from stvg_nst.report.findings import BASELINE, DROP, GAIN, PEER, REFERENCE, Findings, Method, over_runs
+from stvg_nst.report.robustness import severity_changes, severity_levels
+from stvg_nst.report.style import STYLE, Looks, draw_equal_scores, draw_origin, entitle, method_looks, save
 
 
-def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
+def draw_figure2(findings: Findings, paths: Iterable[Path]) -> None:
     """Fig. 2: gain on LQ over drop on HQ, a panel for each scope; mean and sample standard deviation over the runs.
 
     The frozen grounder is the origin, and the thin diagonals join points of equal WAS, which is gain less drop.
     """
-    names = list(dict.fromkeys(method.name for method in comparison.methods))
-    looks = _looks(names)
-    measured = [method for method in comparison.methods if method.replicates]
+    names = list(dict.fromkeys(method.name for method in findings.methods))
+    looks = method_looks(names)
+    measured = [method for method in findings.methods if method.replicates]
     scopes = list(dict.fromkeys(method.scope for method in measured)) or [""]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.0 + 3.2 * len(scopes), 4.4), layout="constrained")
@@ -37,27 +32,25 @@ def draw_figure2(comparison: Comparison, paths: Iterable[Path]) -> None:
             _draw_plane(axes, [method for method in measured if method.scope == scope], looks)
             axes.set_title(f"scope: {scope}" if scope else MAIN)
         panels[0].set_ylabel(f"gain on LQ, {MAIN}, points")
-        limits = (
-            panels[0].get_xlim(),
-            panels[0].get_ylim(),
-        )  # of all panels, and before the lines, which would widen them
-        panels[0].set(xlim=limits[0], ylim=limits[1])
+        # Of all panels, and before the lines, which would widen them.
+        across, up = panels[0].get_xlim(), panels[0].get_ylim()
+        panels[0].set(xlim=across, ylim=up)
         handles: dict[str, Any] = {}
         for axes in panels:
-            _draw_equal_scores(axes, *limits)
+            draw_equal_scores(axes, across, up, slope=1)
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         shown = [name for name in names if name in handles]
         figure.legend([handles[name] for name in shown], shown, loc="outside right center", frameon=False)
-        _entitle(figure, comparison)
+        entitle(figure, findings.study.title, findings.conditions, complete=findings.complete)
         save(figure, paths)
 
 
-def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
+def draw_severities(findings: Findings, paths: Iterable[Path]) -> None:
     """m_vIoU by kind and severity: of the frozen grounder, and what LoRA and null-space tuning change, by scope."""
-    before = severity_levels(comparison.baselines)
+    before = severity_levels(findings.baselines)
     changed = {
         f"{method.name}, {method.scope}": severity_changes(method.replicates)
-        for method in comparison.methods
+        for method in findings.methods
         if method.name in (PEER, REFERENCE) and method.replicates
     }
     with matplotlib.rc_context(STYLE):
@@ -73,25 +66,14 @@ def draw_severities(comparison: Comparison, paths: Iterable[Path]) -> None:
             axes.set_title(f"{name}: change, points")
         for axes in panels[1 + len(changed) :]:
             axes.set_axis_off()
-        _entitle(figure, comparison)
+        entitle(figure, findings.study.title, findings.conditions, complete=findings.complete)
         save(figure, paths)
 
 
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    ordered = in_order_of_colours(names)
-    rounds = ((index % len(COLOURS), index // len(COLOURS)) for index in range(len(ordered)))
-    return {
-        name: {"color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)]}
-        for name, (place, turn) in zip(ordered, rounds, strict=True)
-    }
-
-
-def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Mapping[str, Mapping[str, Any]]) -> None:
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.annotate("zero-shot", (0, 0), (4, 4), textcoords="offset points", color=MUTED, fontsize=7)
+def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Looks) -> None:
+    draw_origin(axes)
     for method in methods:
-        gain, drop = changes(method, "LQ"), changes(method, "HQ", -1)
+        gain, drop = (over_runs(method, quantity.view, quantity.number()) for quantity in (GAIN, DROP))
         assert gain is not None and drop is not None, "only methods with runs are drawn"
         axes.errorbar(
             drop.mean,
@@ -106,19 +88,7 @@ def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Mapping[str, Mappi
             **looks[method.name],
         )
     axes.set_xlabel(f"drop on HQ, {MAIN}, points")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.margins(0.12)
-
-
-def _draw_equal_scores(axes: Axes, drops: tuple[float, float], gains: tuple[float, float]) -> None:
-    """Thin lines of equal WAS, gain less drop, as many as keep the plane legible."""
-    (left, right), (low, high) = drops, gains
-    for score in MaxNLocator(6).tick_values(low - right, high - left):
-        axes.axline((0, score), slope=1, color="#d9d9d9", linewidth=0.7, zorder=0)
-        # Named where the line leaves the plane: on the right, or at the top.
-        place = (right, right + score) if low < right + score < high else (high - score, high)
-        if left + 0.15 * (right - left) < place[0]:  # else there is no room for its name
-            axes.annotate(f"WAS {score:+g}", place, color=MUTED, fontsize=6, va="top", ha="right")
 
 
 def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], look: Mapping[str, Any], number: str) -> None:
@@ -138,10 +108,3 @@ def _draw_matrix(axes: Axes, cells: Mapping[tuple[str, str], float], look: Mappi
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-
-
-def _entitle(figure: Figure, comparison: Comparison) -> None:
-    width = int(11 * figure.get_figwidth())  # letters of the title's size
-    missing = "" if comparison.complete else ", INCOMPLETE"
-    lines = [*textwrap.wrap(comparison.title, width), *textwrap.wrap(comparison.conditions + missing, width)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11)

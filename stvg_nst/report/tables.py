@@ -8,16 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stvg_nst.comparison.costs import cost_sheet
-from stvg_nst.comparison.figures import draw_figure2, draw_severities
-from stvg_nst.comparison.paired import PairedBootstrap
-from stvg_nst.comparison.replicates import Comparison, read_comparison
-from stvg_nst.comparison.robustness import robustness
-from stvg_nst.comparison.strips import ShowClip, draw_figure3
-from stvg_nst.comparison.tables import figure2_table, table1, table2
-from stvg_nst.report.sheet import WIDTH, print_sheet, write_sheet
-from stvg_nst.study.definition import quick_folder, read_studies
-from stvg_nst.study.overlays import StudyError
+from stvg_nst.report.clips import ShowClip, draw_figure3
+from stvg_nst.report.cost import cost_sheet
+from stvg_nst.report.figures import draw_figure2, draw_severities
+from stvg_nst.report.findings import Findings
+from stvg_nst.report.paired import PairedBootstrap
+from stvg_nst.report.paper import figure2_table, table1, table2
+from stvg_nst.report.reading import read_findings
+from stvg_nst.report.robustness import robustness
+from stvg_nst.report.sheet import print_sheet, sheet_console, write_sheet
+from stvg_nst.study import StudyError, read_studies
+from stvg_nst.study.definition import quick_folder
 
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
@@ -35,19 +36,18 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     """
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
-    comparison = read_comparison(read_studies(options.study, quick=options.quick), runs)
-    if not comparison.baselines and set(options.show) - WITHOUT_RUNS:
-        reasons = "; ".join(comparison.notes)
+    findings = read_findings(read_studies(options.study, quick=options.quick), runs)
+    if not findings.baselines and set(options.show) - WITHOUT_RUNS:
+        reasons = "; ".join((*findings.missing, *findings.remarks))
         raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console(highlight=False)
-    console.width = max(console.width, WIDTH)  # a narrow terminal folds the lines, and cuts no number off
+    console = sheet_console()
     written: list[Path] = []
     failed: list[str] = []
     for kind in options.show:
         try:
-            written += _make(kind, comparison, folder, options, show, console)
+            written += _make(kind, findings, folder, options, show, console)
         except (ValueError, OSError) as error:  # What stands may do for one table and not for another.
             failed.append(f"{kind}: {error}")
             for stale in folder.glob(f"{kind}.*"):  # of other results than the tables that are new
@@ -59,27 +59,27 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 
 
 def _make(
-    kind: str, comparison: Comparison, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
+    kind: str, findings: Findings, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
 ) -> list[Path]:
     if kind == "fig3":
-        words = draw_figure3(comparison, options.scope, show, options.data, folder / "fig3.png")
+        words = draw_figure3(findings, options.scope, show, options.data, folder / "fig3.png")
         (folder / "fig3.txt").write_text(words + "\n", encoding="utf-8")
         console.print(words, markup=False, soft_wrap=True)
         return [folder / "fig3.png", folder / "fig3.txt"]
     pictures = {"fig2": draw_figure2, "robustness": draw_severities}
     if kind == "robustness":
-        sheet = robustness(comparison)
+        sheet = robustness(findings)
     elif kind == "cost":
-        sheet = cost_sheet(comparison, options.costs)
+        sheet = cost_sheet(findings, options.costs)
     else:
         make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
-        own = [run for method in comparison.methods for run, _ in method.replicates]
-        sheet = make(comparison, PairedBootstrap(own, draws=options.bootstrap))
+        own = [run for method in findings.methods for run, _ in method.replicates]
+        sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap))
     print_sheet(sheet, console)
     written = write_sheet(sheet, folder)
     if kind in pictures:
         paths = [folder / f"{kind}.png", folder / f"{kind}.svg"]
-        pictures[kind](comparison, paths)
+        pictures[kind](findings, paths)
         written += paths
     return written
 

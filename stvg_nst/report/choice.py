@@ -12,13 +12,14 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.numbers import signed
+from stvg_nst.report.rows import numbers
 from stvg_nst.report.sheet import sheet_console
-from stvg_nst.study.definition import Study, quick_folder, read_studies
-from stvg_nst.study.overlays import Config, StudyError, read_yaml
-from stvg_nst.study.summary import PointSummary, StudySummary, summarise
-
-CRITERION = ("WAS", "m_vIoU")
+from stvg_nst.report.study import read_study
+from stvg_nst.study import Study, StudyError, read_studies
+from stvg_nst.study.definition import quick_folder
+from stvg_nst.study.overlays import Config, read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Choice:
     """
 
     row: str
-    tried: Mapping[str, PointSummary]
+    tried: Mapping[str, Method]
     level: str
 
     @property
@@ -72,9 +73,9 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
     if options.seeds is not None:
         study = _under_seeds(study, options.seeds)
-    summary = summarise(study, quick_folder(options.runs) if options.quick else options.runs)
+    findings = read_study(study, quick_folder(options.runs) if options.quick else options.runs)
     rows = _selected(study, options.only)
-    choices = choose(study, summary, rows)
+    choices = choose(findings, rows)
     kept = _kept(files, study, rows)
     texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
@@ -87,7 +88,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     return 0
 
 
-def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Choice, ...]:
+def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
     """The level of the highest mean WAS, for each of these points.
 
     Raises:
@@ -95,26 +96,35 @@ def choose(study: Study, summary: StudySummary, rows: Sequence[str]) -> tuple[Ch
             choice among fewer levels would give its point a smaller grid than the others', and so would one that took
             a run that failed for lack of memory for one that diverged. Or every level of a point diverged.
     """
+    study, cells = findings.study, findings.cells
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
-    split = summary.baselines[0].split
+    split = findings.baselines[0].results.split
     if split != "val":
         raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
-    grids = {row: {level: summary.cells[row, level] for level in study.levels} for row in rows}
+    grids = {row: {level: cells[row, level] for level in study.levels} for row in rows}
     points = [point for tried in grids.values() for point in tried.values()]
     if unfinished := [point for point in points if not point.complete and not point.diverged]:
-        names = "; ".join(f"{point.name}{' (the last attempt failed)' if point.failed else ''}" for point in unfinished)
+        names = "; ".join(
+            f"{point.point}{' (the last attempt failed)' if point.failed else ''}" for point in unfinished
+        )
         raise StudyError(
             f"runs are missing of {names}; run the study to its end first, or choose for others with --only, or by "
             "fewer seeds with --seeds"
         )
     choices = []
     for row, tried in grids.items():
-        means = {level: point.spreads[CRITERION].mean for level, point in tried.items() if not point.diverged}
+        means = {level: _score(method) for level, method in tried.items() if not method.diverged}
         if not means:
             raise StudyError(f"a run of every level of {row} diverged; widen its grid towards what it survives")
         choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
     return tuple(choices)
+
+
+def _score(method: Method) -> float:
+    spread = over_seeds(method, SCORE.number())
+    assert spread is not None, "a finished method has runs"
+    return spread.mean
 
 
 def _under_seeds(study: Study, seeds: Sequence[int]) -> Study:
@@ -162,19 +172,23 @@ def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str
     """One row for each configuration that was tried, and behind these the rows that are ``kept`` from before."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    quantities = ("WAS", "LQ gain", "HQ change")
-    names = [name.lower().replace(" ", "_") for name in quantities]
-    writer.writerow(
-        ("point", "level", "seeds", *(f"{name}_{part}" for name in names for part in ("mean", "std")), "chosen")
-    )
+    names = [name for quantity in _KEPT for name in _numbers(quantity, None)]
+    writer.writerow(("point", "level", "seeds", *names, "chosen"))
     for choice in choices:
-        for level, point in choice.tried.items():
-            spreads = [point.spreads.get((quantity, CRITERION[1])) for quantity in quantities]
-            numbers = [number for s in spreads for number in ((s.mean, s.deviation) if s else (None, None))]
-            chosen = "diverged" if point.diverged else level == choice.level
-            writer.writerow((choice.row, level, point.num_seeds, *numbers, chosen))
+        for level, method in choice.tried.items():
+            found = [number for quantity in _KEPT for number in _numbers(quantity, method).values()]
+            chosen = "diverged" if method.diverged else level == choice.level
+            writer.writerow((choice.row, level, len(method.finished_runs), *found, chosen))
     writer.writerows(kept)
     return text.getvalue()
+
+
+_KEPT = (SCORE, GAIN, CHANGE)
+
+
+def _numbers(quantity: Quantity, method: Method | None) -> dict[str, object]:
+    spread = None if method is None else over_seeds(method, quantity.number())
+    return numbers(quantity.name.lower().replace(" ", "_"), spread, "_")
 
 
 def choices_text(choices: Sequence[Choice]) -> str:
@@ -182,8 +196,8 @@ def choices_text(choices: Sequence[Choice]) -> str:
     lines = []
     for choice in choices:
         tried = ", ".join(
-            f"{level} {'diverged' if p.diverged else signed(p.spreads[CRITERION].mean)}"
-            for level, p in choice.tried.items()
+            f"{level} {'diverged' if method.diverged else signed(_score(method))}"
+            for level, method in choice.tried.items()
         )
         edge = ", the edge of the grid" if choice.at_the_edge else ""
         lines.append(f"{choice.row}: {choice.level}{edge} (of {len(choice.tried)}; WAS {tried})\n")

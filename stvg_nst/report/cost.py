@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.comparison.replicates import Comparison
+from stvg_nst.report.findings import Findings
 from stvg_nst.report.numbers import parameter_count
 from stvg_nst.report.sheet import Cell, Section, Sheet
-from stvg_nst.study.overlays import StudyError
+from stvg_nst.study import StudyError
+from stvg_nst.study.definition import scope_and_name
 
 _COLUMNS = {
     "trainable": "Trainable",
@@ -25,14 +26,14 @@ _COLUMNS = {
 }
 
 
-def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
+def cost_sheet(findings: Findings, path: Path | None) -> Sheet:
     """The rows of ``benchmarks/peers.py``, which times all methods in turns on one machine.
 
     Raises:
         StudyError: the file is not there, is none of that program's, or is of other settings than the runs.
     """
     costs = _read(path)
-    for method in comparison.methods:
+    for method in findings.methods:
         timed = costs["rows"].get(method.point, {}).get("trainable")
         if None not in (timed, method.trainable_parameters) and timed != method.trainable_parameters:
             raise StudyError(
@@ -41,14 +42,14 @@ def cost_sheet(comparison: Comparison, path: Path | None) -> Sheet:
             )
     rows, records = [], []
     for point, found in costs["rows"].items():
-        scope, _, name = point.rpartition(" / ")
+        scope, name = scope_and_name(point)
         rows.append((Cell(scope), Cell(name), *(Cell(_shown(key, found.get(key))) for key in _COLUMNS)))
         records.append(
-            {"study": comparison.title, "scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}}
+            {"study": findings.study.title, "scope": scope, "method": name, **{key: found.get(key) for key in _COLUMNS}}
         )
     section = Section("", ("Scope", "Method", *_COLUMNS.values()), tuple(rows))
     notes = (str(costs["conditions"]),)
-    title = f"{comparison.title}. Cost of tuning and of inference"
+    title = f"{findings.study.title}. Cost of tuning and of inference"
     return Sheet(title, (section,), notes, tuple(records), "cost")
 
 

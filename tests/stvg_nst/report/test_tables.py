@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stvg_nst.comparison import read_comparison
-from stvg_nst.comparison.command import tables_command
-from stvg_nst.comparison.strips import COLOURS, ShownClip, typical_item
 from stvg_nst.drawing import TRUE
+from stvg_nst.report.clips import COLOURS, ShownClip, typical_item
+from stvg_nst.report.reading import read_findings
+from stvg_nst.report.tables import tables_command
 from stvg_nst.study import Study, StudyError, read_studies
 
 Finish = Callable[..., Path]
@@ -74,8 +74,8 @@ def test_figure_3_shows_typical_clips_with_their_answers(
 
 
 def test_a_typical_item_is_near_the_mean_of_every_method(study: Study, finish: Finish) -> None:
-    comparison = read_comparison([study], finish())
-    runs = {name: comparison.methods[index].replicates[0][0] for index, name in enumerate(("LoRA", "NST"))}
+    findings = read_findings([study], finish())
+    runs = {name: findings.methods[index].replicates[0][0] for index, name in enumerate(("LoRA", "NST"))}
     for sample in runs["NST"].results.samples:
         if sample["item_id"].startswith("c1/"):
             sample["vIoU"] = 0.99  # type: ignore[index]

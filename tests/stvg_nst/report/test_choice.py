@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from stvg_nst.report import study as reporting
+from stvg_nst.report.choice import choose_command
 from stvg_nst.study import StudyError, command, launch
-from stvg_nst.study.choice import choose_command
 
 Write = Callable[..., Path]
 POINTS = {"a": {}, "b": {"trainer.max_steps": 9}}
@@ -18,12 +19,13 @@ LEVELS = {"low": {"model.tuner.init_args.rank": 2}, "high": {"model.tuner.init_a
 @pytest.fixture
 def search(tmp_path: Path, program: tuple[str, ...], write: Write, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(command, "write_levels", lambda summary, folder: [])
+    monkeypatch.setattr(reporting, "write_levels", lambda findings, folder, console: [])
 
     def run(*options: str, **changes: Any) -> Path:
         data = {"data.init_args.evaluation_split": "val"}
         path = write(**{"levels": LEVELS, "points": {"a": {}}, "set": data, "seeds": [0]} | changes)
-        command.study_command([str(path), "--runs", str(tmp_path / "runs"), *options], prog="study", program=program)
+        arguments = [str(path), "--runs", str(tmp_path / "runs"), *options]
+        command.study_command(arguments, prog="study", report=reporting.report_study, program=program)
         return path
 
     return run

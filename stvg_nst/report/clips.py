@@ -10,9 +10,6 @@ from statistics import fmean
 import numpy as np
 from PIL import Image, ImageDraw
 
-from stvg_nst.comparison.figures import PEER
-from stvg_nst.comparison.replicates import REFERENCE, Comparison, Replicate
-from stvg_nst.comparison.tables import BASELINE
 from stvg_nst.drawing import (
     FONT,
     GAP,
@@ -35,6 +32,7 @@ from stvg_nst.drawing import (
 )
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
+from stvg_nst.report.findings import BASELINE, PEER, REFERENCE, Findings, Replicate
 from stvg_nst.study.overlays import Config, StudyError, override
 
 LABEL = 72  # width of the names on the left
@@ -67,7 +65,7 @@ ShowClip = Callable[[Config, str | None, str, str], ShownClip]
 can."""
 
 
-def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data: str | None, path: Path) -> str:
+def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: str | None, path: Path) -> str:
     """Draws a typical clip of each quality, and says which clips these are and why.
 
     Args:
@@ -78,7 +76,7 @@ def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data
     Raises:
         StudyError: they do not stand in the scope, or under one and the same grounder, seed and test.
     """
-    runs = _shown_runs(comparison, scope)
+    runs = _shown_runs(findings, scope)
     strips, words = [], []
     for quality in ("HQ", "LQ"):
         item_id = typical_item(runs, quality)
@@ -90,10 +88,10 @@ def draw_figure3(comparison: Comparison, scope: str | None, show: ShowClip, data
         strips.append(draw_clip(clip, quality, runs, item_id))
         words.append(f"{quality} {item_id}")
     own = runs[REFERENCE]
-    heading = draw_heading(f"{comparison.title}. {own.run}", strips[0].shape[1])
+    heading = draw_heading(f"{findings.study.title}. {own.run}", strips[0].shape[1])
     Image.fromarray(stack_strips([heading, *strips])).save(path, optimize=True)
     return (
-        f"{comparison.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
+        f"{findings.study.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
         f"under {', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."
     )
 
@@ -153,10 +151,10 @@ def _draw_row_label(pen: ImageDraw.ImageDraw, name: str, run: Replicate, item_id
         pen.text((MARGIN, top + 4 + line * LINE), f"{key} {sample[key]:.2f}", INK, SMALL)
 
 
-def _shown_runs(comparison: Comparison, scope: str | None) -> dict[str, Replicate]:
+def _shown_runs(findings: Findings, scope: str | None) -> dict[str, Replicate]:
     """The frozen grounder, LoRA and null-space tuning under the first grounder, seed and test that both have."""
-    for candidate in comparison.scopes if scope is None else (scope,):
-        rows = {method.name: method for method in comparison.methods if method.scope == candidate}
+    for candidate in findings.scopes if scope is None else (scope,):
+        rows = {method.name: method for method in findings.methods if method.scope == candidate}
         if PEER in rows and REFERENCE in rows:
             theirs = {own.place: own for own, _ in rows[PEER].replicates}
             for own, baseline in rows[REFERENCE].replicates:

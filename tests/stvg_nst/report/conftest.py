@@ -1,4 +1,4 @@
-"""A finished comparison in miniature: two methods in two scopes, two seeds, two draws, four clips."""
+"""A finished study in miniature: two methods in two scopes, two seeds, two draws, four clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.report import RunResults
+from stvg_nst.report.findings import Findings, Method, Replicate
 from stvg_nst.study import Study, StudyRun, planned_runs, read_studies
+from stvg_nst.study.runs import RunTest
+from tests.stvg_nst.study.conftest import content, program, write  # noqa: F401
 
 KINDS = ("defocus:1", "defocus:5", "low_light:1", "low_light:5")
 ITEMS = [(f"c{clip}/{kind}", kind, KINDS[clip]) for clip in range(4) for kind in ("declarative", "interrogative")]
@@ -24,7 +28,7 @@ POINTS = ("decoder / LoRA", "decoder / NST", "whole / LoRA")
 def study(tmp_path: Path) -> Study:
     tuner = tmp_path / "tuner.yaml"
     tuner.write_text("model: {tuner: {class_path: T, init_args: {rank: 1}}}\ndata: {init_args: {root: data}}\n")
-    content = {
+    peers = {
         "title": "Peers",
         "seeds": [0, 1],
         "minutes_per_run": 1,
@@ -35,7 +39,7 @@ def study(tmp_path: Path) -> Study:
         "points": {name: {"model.tuner.init_args.rank": 2 + index} for index, name in enumerate(POINTS)},
     }
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(peers))
     return read_studies(path)[0]
 
 
@@ -116,3 +120,43 @@ def metrics_of(samples: list[dict[str, Any]]) -> dict[str, float]:
                 hits = sum(s["vIoU"] > threshold for s in members)
                 metrics[f"{prefix}vIoU@{threshold}"] = 100 * hits / len(members)
     return metrics
+
+
+@pytest.fixture
+def findings() -> Findings:
+    """Three points: with two of two seeds, one of two, and none. LQ gains 1 and 2, HQ loses half a point."""
+    counts = {"full": 2, "a|b": 1, "broken": 0}
+    study = Study(Path("study.yaml"), "A study", (0, 1), 1, {}, {point: {} for point in counts}, {}, {}, {"": {}})
+    baseline = measured(None, None, gain=0.0, change=0.0)
+    methods = []
+    for point, count in counts.items():
+        own = [measured(point, seed, gain=1.0 + seed, change=-0.5) for seed in range(count)]
+        methods.append(Method(point, tuple((one, baseline) for one in own), 2, 2, 0 if count else 2))
+    return Findings(study, (baseline,), tuple(methods), ("INCOMPLETE: 1 of 7 runs are not finished",))
+
+
+def measured(point: str | None, seed: int | None, *, gain: float, change: float) -> Replicate:
+    """A run whose metrics are all 50 on HQ and 30 on LQ, but for what its point gains and loses."""
+    names = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+    points = {"HQ": 50.0 + change, "LQ": 30.0 + gain, "WAS": gain + change}
+    results = RunResults(
+        path=Path("run/results.json"),
+        method="ZeroShot" if point is None else "NST",
+        dataset="MiniSTVG",
+        split="val",
+        metrics={f"{view}/{name}": points[view] for view in ("HQ", "LQ") for name in names},
+        samples=(),
+        seed=seed or 0,
+        benchmark_seed=3,
+        trainable_parameters=0 if point is None else 1500,
+        total_parameters=9,
+        versions={},
+        git_commit=None,
+        config_hash="",
+        wall_seconds=1.0,
+        skipped=0,
+    )
+    run = StudyRun(point, seed, Path("run"), {}, (RunTest("", Path("run"), {}, None),))
+    return Replicate(
+        "", run.folder, run, results, {f"{view}/{name}": points[view] for view in points for name in names}
+    )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stvg_nst.comparison.replicates import Method, Replicate
 from stvg_nst.metric_names import METRICS, THRESHOLDS
+from stvg_nst.report.findings import Method, Replicate
 
 LEVEL = 0.95
 QUALITIES = ("HQ", "LQ")
