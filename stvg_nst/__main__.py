@@ -293,7 +293,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--lambda-hq", type=float, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N", help="replicates for 95 %% intervals")
+    parser.add_argument(
+        "--bootstrap", type=int, default=0, metavar="N", help="replicates for 95 %% intervals; clips are drawn"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")

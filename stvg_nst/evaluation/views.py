@@ -64,6 +64,13 @@ class ViewSums:
         self._sums = np.stack(columns, axis=1)  # (I, views x metrics)
         self._counts = np.stack(counts, axis=1).astype(float)
 
+    def column(self, key: str) -> np.ndarray:
+        """(2, I): of one number, each item's sum in percent points, and how many samples it is of; 0 without any."""
+        if key not in self._keys:
+            return np.zeros((2, self.num_items))
+        index = self._keys.index(key)
+        return np.stack([self._sums[:, index], self._counts[:, index]])
+
     def means(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every view's metrics, with items counted ``weights`` times, and what ``_summaries`` makes of them.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from stvg_nst.evaluation.evaluator import LEVEL, Evaluation, Interval, ProtocolResult
+from stvg_nst.evaluation.bootstrap import LEVEL, Interval
+from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult
 from stvg_nst.evaluation.tubes import SENTENCE_TYPES
 from stvg_nst.evaluation.views import kinds_of
 from stvg_nst.metric_names import MAIN, METRICS, SEVERITY, SUMMARIES, VIEWS, view_label
@@ -33,7 +34,7 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
             for view, label in views.items()
             if view != "WAS"
         )
-        title = f"differences to {evaluation.baseline}, paired over items, {main}"
+        title = f"differences to {evaluation.baseline}, paired over clips, {main}"
         yield Section(title, _COLUMNS, tuple(rows), labels=1)
     types = [kind for kind in SENTENCE_TYPES if any(key.split("/")[1] == kind for key in result.metrics)]
     if len(types) > 1:
@@ -60,8 +61,10 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.bootstrap:
         yield (
             f"[low, high] are {100 * LEVEL:g} % percentile intervals of {evaluation.bootstrap} bootstrap replicates "
-            f"over {evaluation.num_items} items, seed {evaluation.seed}"
+            f"over {evaluation.num_clips} clips with all their sentences, seed {evaluation.seed}"
         )
+    if evaluation.bootstrap and evaluation.num_clips == 1 < evaluation.num_items:
+        yield "all items are of one clip, so that intervals have no width; the ground truth may name the 'clip' of each"
 
 
 def _headline(evaluation: Evaluation) -> str:

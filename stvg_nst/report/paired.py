@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stvg_nst.metric_names import METRICS, THRESHOLDS
+from stvg_nst.evaluation.bootstrap import clip_of, clip_rows, drawn_clips, interval
+from stvg_nst.evaluation.views import ViewSums
 from stvg_nst.report.findings import Method, Replicate
+from stvg_nst.report.severities import view_sums
 
-LEVEL = 0.95
 QUALITIES = ("HQ", "LQ")
-VIEWS = ("HQ", "LQ", "MQ", "WAS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,9 @@ class Difference:
 
 
 class PairedBootstrap:
-    """Draws clips with replacement, the same ones for both methods and under both qualities.
+    """Draws clips, the same ones for both methods and under both qualities.
 
-    A clip stands with all of its sentences, replicates and draws of the benchmark, for they are not independent. What a
-    clip is, the items say: all of ``clip/declarative`` and ``clip/interrogative`` before the last slash is one.
+    A clip is drawn with all of its sentences, replicates and draws of the benchmark, for they are not independent.
 
     Args:
         replicates: of every method to compare; they fix which clips there are.
@@ -43,12 +42,11 @@ class PairedBootstrap:
     """
 
     def __init__(self, replicates: Sequence[Replicate], *, draws: int, seed: int = 0) -> None:
-        clips = sorted({clip_of(sample["item_id"]) for r in replicates for sample in r.results.samples})
-        self._clips = {clip: index for index, clip in enumerate(clips)}
-        generator = np.random.default_rng(seed)
-        drawn = generator.integers(len(clips), size=(draws, len(clips)))
-        self._weights = np.stack([np.bincount(row, minlength=len(clips)) for row in drawn]).astype(float)
-        self._sums: dict[tuple[int, str | None], np.ndarray] = {}
+        clips = [clip_of(sample["item_id"]) for own in replicates for sample in own.results.samples]
+        rows, count = clip_rows(clips)
+        self._rows = dict(zip(clips, rows.tolist(), strict=True))
+        self._weights = np.concatenate([np.empty((0, count)), *drawn_clips(count, draws, seed)])
+        self._sums: dict[int, ViewSums] = {}
 
     def difference(
         self, method: Method, reference: Method, view: str, metric: str, sentence_type: str | None = None
@@ -62,45 +60,29 @@ class PairedBootstrap:
         pairs = [(own, theirs[own.place]) for own, _ in method.replicates if own.place in theirs]
         if not pairs:
             return None
-        column = METRICS.index(metric)
-        # (R, C, qualities, 2), of the metric's sum and the number of samples of each clip
+        name = f"{sentence_type}/{metric}" if sentence_type else metric
+        # (R, qualities, 2, C) of each side: of every clip the metric's sum and the number of its samples.
         own, other = (
-            np.stack([self._of(pair[side], sentence_type)[..., [column, -1]] for pair in pairs]) for side in (0, 1)
+            np.stack([[self._of(pair[side]).column(f"{quality}/{name}") for quality in QUALITIES] for pair in pairs])
+            for side in (0, 1)
         )
-        whole = np.ones((1, len(self._clips)))
-        (mean,) = _weighted(own, other, whole, view)
-        low, high = np.quantile(_weighted(own, other, self._weights, view), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Difference(float(mean), float(low), float(high), len(pairs))
 
-    def _of(self, replicate: Replicate, sentence_type: str | None) -> np.ndarray:
-        """(C, qualities, metrics + 1): sums over the samples of each clip, the last being how many they are."""
-        key = id(replicate.results), sentence_type
+        def over(weights: np.ndarray) -> np.ndarray:
+            high, low = (_mean(own[:, q], weights) - _mean(other[:, q], weights) for q in range(len(QUALITIES)))
+            return {"HQ": high, "LQ": low, "MQ": (high + low) / 2, "WAS": high + low}[view]
+
+        (mean,) = over(np.ones((1, self._weights.shape[1])))
+        return Difference(float(mean), *interval(over(self._weights)), len(pairs))
+
+    def _of(self, replicate: Replicate) -> ViewSums:
+        key = id(replicate.results)
         if key not in self._sums:
-            sums = np.zeros((len(self._clips), len(QUALITIES), len(METRICS) + 1))
-            for sample in replicate.results.samples:
-                if sentence_type is None or sample["sentence_type"] == sentence_type:
-                    t_iou, v_iou = sample["tIoU"], sample["vIoU"]
-                    points = [100 * t_iou, 100 * v_iou, *(100.0 * (v_iou > threshold) for threshold in THRESHOLDS), 1]
-                    sums[self._clips[clip_of(sample["item_id"])], QUALITIES.index(sample["quality"])] += points
-            self._sums[key] = sums
+            rows = [self._rows[clip_of(sample["item_id"])] for sample in replicate.results.samples]
+            self._sums[key] = view_sums(replicate.results, np.array(rows), self._weights.shape[1])
         return self._sums[key]
 
 
-def clip_of(item_id: str) -> str:
-    """
-    >>> clip_of("test-00012/declarative"), clip_of("57_uvLbyKmQfXk")
-    ('test-00012', '57_uvLbyKmQfXk')
-    """
-    return item_id.rpartition("/")[0] or item_id
-
-
-def _weighted(own: np.ndarray, other: np.ndarray, weights: np.ndarray, view: str) -> np.ndarray:
-    """(B,) the difference of the view, its clips counted as each row of ``weights`` (B, C) says."""
-    high, low = (_mean(own, weights, q) - _mean(other, weights, q) for q in range(len(QUALITIES)))
-    return {"HQ": high, "LQ": low, "MQ": (high + low) / 2, "WAS": high + low}[view]
-
-
-def _mean(sums: np.ndarray, weights: np.ndarray, quality: int) -> np.ndarray:
-    """(B,) over the clips, of the mean over the replicates."""
-    totals = sums[:, :, quality].sum(axis=0)  # (C, 2)
-    return (weights @ totals[:, 0]) / (weights @ totals[:, 1])
+def _mean(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(B,) over the clips of (R, 2, C), counted as each row of ``weights`` (B, C) says."""
+    total, count = sums.sum(axis=0)
+    return (weights @ total) / (weights @ count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from stvg_nst.evaluation.evaluator import LEVEL
+from stvg_nst.evaluation.bootstrap import LEVEL
 from stvg_nst.metric_names import MAIN, METRICS
 from stvg_nst.report.findings import DROP, GAIN, REFERENCE, SCORE, Findings, Method, Quantity, over_runs
 from stvg_nst.report.numbers import signed

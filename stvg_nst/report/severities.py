@@ -49,7 +49,22 @@ def view_points(run: RunResults) -> dict[str, float]:
     """Percent points of every view of the benchmark by ``<view>/<metric>``, counted from the run's samples.
 
     Raises:
-        ResultsFileError: they do not say how well and in which condition they were grounded.
+        ResultsFileError: see :func:`view_sums`.
+    """
+    items = {item: row for row, item in enumerate(dict.fromkeys(sample["item_id"] for sample in run.samples))}
+    sums = view_sums(run, np.array([items[sample["item_id"]] for sample in run.samples]), len(items))
+    return {name: float(values[0]) for name, values in sums.means(np.ones((1, sums.num_items))).items()}
+
+
+def view_sums(run: RunResults, rows: np.ndarray, num_rows: int) -> ViewSums:
+    """The run's metrics on every view, item by item or clip by clip.
+
+    Args:
+        rows: (S,) int64, the number of each sample's item or clip.
+        num_rows: how many of them there are.
+
+    Raises:
+        ResultsFileError: the samples do not say how well and in which condition they were grounded.
     """
     for index, sample in enumerate(run.samples):
         for name in ("sentence_type", "degradation", "tIoU", "vIoU"):
@@ -57,16 +72,13 @@ def view_points(run: RunResults) -> dict[str, float]:
                 raise ResultsFileError(
                     f"{run.path}: field 'samples[{index}].{name}' is missing; evaluate the run again"
                 )
-    rows = {item: row for row, item in enumerate(dict.fromkeys(sample["item_id"] for sample in run.samples))}
     samples = Samples(
-        row=np.array([rows[sample["item_id"]] for sample in run.samples]),
+        row=rows,
         conditions=tuple(sample["degradation"] or sample["quality"] for sample in run.samples),
         sentence_types=tuple(sample["sentence_type"] for sample in run.samples),
-        num_items=len(rows),
+        num_items=num_rows,
     )
-    t_iou, v_iou = (np.array([sample[name] for sample in run.samples]) for name in ("tIoU", "vIoU"))
-    means = ViewSums(samples, t_iou, v_iou).means(np.ones((1, len(rows))))
-    return {name: float(values[0]) for name, values in means.items()}
+    return ViewSums(samples, *(np.array([sample[name] for sample in run.samples]) for name in ("tIoU", "vIoU")))
 
 
 def _named(names: Mapping[str, object], metric: str, prefix: str) -> Iterator[str]:

@@ -69,9 +69,9 @@ def test_intervals_are_shown_with_their_origin(command: Any, capsys: pytest.Capt
     assert command("mine.json", "truth.json", "--baseline", "base.json", "--bootstrap", "20", "--seed", "7") == 0
     shown = capsys.readouterr().out
     assert row(shown, "half_open, LQ")[:3] == ["60.00", "[60.0,", "60.0]"]
-    assert "differences to <base|[red]>, paired over items, half_open" in shown
+    assert "differences to <base|[red]>, paired over clips, half_open" in shown
     assert "+10.00 [+10.0, +10.0]" in shown
-    assert "95 % percentile intervals of 20 bootstrap replicates over 2 items, seed 7" in shown
+    assert "95 % percentile intervals of 20 bootstrap replicates over 2 clips with all their sentences, seed 7" in shown
 
 
 def test_one_protocol_without_baseline(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
