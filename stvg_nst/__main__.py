@@ -203,11 +203,12 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from stvg_nst.report import report_folder
+    from stvg_nst.report import report_folders
 
-    parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below a folder.")
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below some folders.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run, or a folder that holds runs")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument("--html", type=Path, help="also write one page that holds all of it, to read offline")
     parser.add_argument(
         "--by-degradation",
         nargs="?",
@@ -216,7 +217,7 @@ def _report(arguments: Sequence[str]) -> int:
         help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
     )
     options = parser.parse_args(arguments)
-    return report_folder(options.folder, options.markdown, options.by_degradation)
+    return report_folders(options.folders, options.markdown, options.by_degradation, options.html)
 
 
 def _study(arguments: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stvg_nst.report.folder import print_report, report_folder
+from stvg_nst.report.folder import print_report, report_folders
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
 from stvg_nst.report.runs import BaselineError, runs_section
 
@@ -12,6 +12,6 @@ __all__ = [
     "RunResults",
     "load_results",
     "print_report",
-    "report_folder",
+    "report_folders",
     "runs_section",
 ]

@@ -152,6 +152,24 @@ def to_json(certificate: Certificate) -> str:
     return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
 
 
+def load_certificate(path: Path) -> Certificate:
+    """The certificate that :func:`to_json` stored.
+
+    Raises:
+        ValueError: the file holds none, or one of another schema.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        layers = tuple(LayerCertificate(**{**layer, "shape": tuple(layer["shape"])}) for layer in content["layers"])
+        changes = tuple(OutputChange(**change) for change in content["changes"])
+        return Certificate(**content | {"layers": layers, "changes": changes})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: is no certificate that can be shown ({error}); certify the run again") from error
+
+
 def add_to_results(text: str, certificate: Certificate) -> str:
     """The text of a run's ``results.json`` with the certificate beside the numbers, which stay as they are."""
     return json.dumps({**json.loads(text), "certificate": asdict(certificate)}, indent=1, allow_nan=False) + "\n"

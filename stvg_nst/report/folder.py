@@ -1,4 +1,4 @@
-"""The report on a folder of runs: one table per benchmark, and what was left out of it and why."""
+"""The report on folders of runs: one table per benchmark, and what was left out of it and why."""
 
 from __future__ import annotations
 
@@ -12,30 +12,42 @@ from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 
 
-def report_folder(folder: Path, markdown: Path | None = None, by_degradation: str | None = None) -> int:
-    """Reports every ``results.json`` below ``folder`` on the terminal, and as Markdown where asked to.
+def report_folders(
+    folders: Sequence[Path],
+    markdown: Path | None = None,
+    by_degradation: str | None = None,
+    html: Path | None = None,
+) -> int:
+    """Reports every ``results.json`` below some folders on the terminal, and as Markdown and HTML where asked to.
 
     Args:
-        folder: of the runs.
-        markdown: file to write, too.
+        folders: of runs; a run below two of them counts once.
+        markdown, html: files to write, too.
         by_degradation: a metric to show by kind and severity of degradation; ``None`` for none.
 
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
     """
     console = sheet_console()
-    if not folder.is_dir():
-        console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
-        return 1
-    paths = sorted(folder.rglob("results.json"))
+    for folder in folders:
+        if not folder.is_dir():
+            console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
+            return 1
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("results.json"))}
     if not paths:
-        console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
+        names = ", ".join(map(str, folders))
+        console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
-    sheets, left_out = _read(paths, by_degradation)
-    left_out += _unfinished(folder)
+    benchmarks, left_out = _read(paths.values())
+    left_out += [reason for folder in folders for reason in _unfinished(folder)]
+    sheets = [_sheet(runs, by_degradation) for runs in benchmarks]
     _print(sheets, left_out)
     if markdown is not None:
         markdown.write_text(_markdown(sheets, left_out), encoding="utf-8")
+    if html is not None:
+        from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
+
+        html.write_text(report_page(folders, [*zip(sheets, benchmarks, strict=True)], left_out), encoding="utf-8")
     return 0 if sheets else 1
 
 
@@ -51,10 +63,12 @@ def _unfinished(folder: Path) -> Iterator[str]:
 
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
-    _print(*_read(paths))
+    benchmarks, left_out = _read(paths)
+    _print([_sheet(runs) for runs in benchmarks], left_out)
 
 
-def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[list[Sheet], list[str]]:
+def _read(paths: Iterable[Path]) -> tuple[list[list[RunResults]], list[str]]:
+    """The runs of each benchmark, the baseline first, and what was left out."""
     benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)
     left_out = []
     for path in paths:
@@ -64,12 +78,16 @@ def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[lis
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    return [_sheet(benchmarks[key], by_degradation) for key in sorted(benchmarks)], left_out
+    order = [sorted(benchmarks[key], key=_place) for key in sorted(benchmarks)]
+    return order, left_out
 
 
-def _sheet(runs: Sequence[RunResults], by_degradation: str | None) -> Sheet:
+def _place(run: RunResults) -> tuple[bool, str, int, Path]:
+    return run.method != ZERO_SHOT, run.method, run.seed, run.path
+
+
+def _sheet(runs: Sequence[RunResults], by_degradation: str | None = None) -> Sheet:
     """One benchmark's tables, and what their reader must know."""
-    runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
     try:

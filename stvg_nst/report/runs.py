@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.metric_names import VIEWS
+from stvg_nst.metric_names import MAIN, VIEWS
 from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.report.results import RunResults
 from stvg_nst.report.sheet import Cell, Section
@@ -50,6 +50,18 @@ def runs_section(
                 trainable = Cell(parameter_count(run.trainable_parameters))
                 rows.append((Cell(view), Cell(label), trainable, *(_cell(key, own, reference) for key in keys)))
     return Section(title, ("", "Method", "Trainable", *names), tuple(rows))
+
+
+def changes_of_runs(runs: Sequence[RunResults]) -> list[tuple[RunResults, float, float]]:
+    """Of every tuned run that has them, change on HQ and gain on LQ in the main metric; nothing without a baseline."""
+    high, low = f"HQ/{MAIN}", f"LQ/{MAIN}"
+    measured = [run for run in runs if {high, low} <= run.metrics.keys()]
+    try:
+        base = _baseline_run(measured, ZERO_SHOT).metrics
+    except BaselineError:
+        return []
+    tuned = [run for run in measured if run.method != ZERO_SHOT]
+    return [(run, run.metrics[high] - base[high], run.metrics[low] - base[low]) for run in tuned]
 
 
 def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:

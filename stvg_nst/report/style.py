@@ -17,10 +17,10 @@ from stvg_nst.study.definition import scope_and_name
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
-LEADERS = (REFERENCE, PEER)
-"""Methods that have the same colours in every figure, whatever else is compared."""
+LEADERS = (REFERENCE, "NullSpaceTuning", PEER)
+"""Methods that have the same colours in every figure, whatever else is compared: in studies, and by their classes."""
 Looks = Mapping[str, Mapping[str, Any]]
-MUTED = "#6b6b6b"
+MUTED, FAINT = "#6b6b6b", "#d9d9d9"
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -79,7 +79,7 @@ def draw_equal_scores(axes: Axes, across: tuple[float, float], up: tuple[float, 
     (left, right), (low, high) = across, up
     sides = (left, right) if slope < 0 else (right, left)
     for score in MaxNLocator(6).tick_values(low - slope * sides[0], high - slope * sides[1]):
-        axes.axline((0, score), slope=slope, color="#d9d9d9", linewidth=0.7, zorder=0)
+        axes.axline((0, score), slope=slope, color=FAINT, linewidth=0.7, zorder=0)
         # Named where the line leaves the plane: on the right, or at the top or bottom.
         edge = high if slope > 0 else low
         place = (right, score + slope * right)

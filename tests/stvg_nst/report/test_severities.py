@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.report import ResultsFileError, load_results, report_folder
+from stvg_nst.report import ResultsFileError, load_results, report_folders
 from stvg_nst.report.severities import severity_section
 from tests.stvg_nst.report.test_folder import write_run
 
@@ -54,14 +54,14 @@ def test_runs_stand_side_by_side_on_the_terminal_and_in_markdown(
     write_run(tmp_path / "a", "LoRA", 42, samples=SAMPLES, evaluation_conditions="matrix")
     other = [*SAMPLES[:-1], found("defocus:1", 0.9, "b")]
     write_run(tmp_path / "b", "ZeroShot", 40, samples=other, evaluation_conditions="matrix")
-    assert report_folder(tmp_path, tmp_path / "out.md", "m_vIoU") == 0
+    assert report_folders([tmp_path], tmp_path / "out.md", "m_vIoU") == 0
     shown = capsys.readouterr().out
     assert "MiniSTVG test, benchmark seed 0, shown in matrix, m_vIoU by degradation" in shown
     assert "note: a kind at one severity is 1 to 2 samples of" in shown
     markdown = (tmp_path / "out.md").read_text()
     assert "| severity | Method | 1 | 3 | all |\n|---|---|---:|---:|---:|\n" in markdown
     assert "| defocus | ZeroShot | 80.00 | 30.00 | 63.33 |\n| defocus | LoRA | 60.00 | 30.00 | 50.00 |\n" in markdown
-    assert report_folder(tmp_path) == 0
+    assert report_folders([tmp_path]) == 0
     assert "by degradation" not in capsys.readouterr().out
 
 
