@@ -10,6 +10,7 @@ from stvg_nst.conditions import Conditions
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
+from stvg_nst.whole_files import write_whole
 
 
 def report_folders(
@@ -47,7 +48,8 @@ def report_folders(
     if html is not None:
         from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
 
-        html.write_text(report_page(folders, [*zip(sheets, benchmarks, strict=True)], left_out), encoding="utf-8")
+        page = report_page(folders, [*zip(sheets, benchmarks, strict=True)], left_out)
+        write_whole(html, page.encode("utf-8"))
     return 0 if sheets else 1
 
 

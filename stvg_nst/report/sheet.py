@@ -172,14 +172,17 @@ def _print_section(section: Section, console: Console) -> None:
     needed = Measurement.get(console, console.options.update(width=10 * WIDTH), table).maximum
     names.max_width = None
     names.min_width = min(NAME_WIDTH, max((len(row[section.labels - 1].text) for row in section.rows), default=0))
-    console.print(table, width=max(console.width, needed), crop=False)
+    width = console.width
+    console.width = max(width, needed)
+    console.print(table, crop=False)
+    console.width = width
 
 
 def _rich_cell(section: Section, row: Row, column: int) -> Text:
     cell = row[column]
     style = "bold" if section.is_best(row, column) else "yellow" if cell.warns else ""
     tones = {"none": "dim", "better": "green", "worse": "red"}
-    return Text(cell.text, style=style).append(cell.change, style=tones[cell.tone])
+    return Text.assemble((cell.text, style), (cell.change, tones[cell.tone]))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
