@@ -237,10 +237,6 @@ format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-.PHONY: docs
-docs: | $(STAMP)  ## fill the tables of docs/peers into the pages (after make tables OUTPUT=docs/peers)
-	$(BIN)/python docs/embed_tables.py docs/results.md
-
 .PHONY: bench-tuning
 bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model
 	$(BIN)/python benchmarks/tuning.py

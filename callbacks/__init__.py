@@ -1,6 +1,7 @@
 """Lightning callbacks: they watch a run, draw it, and write down what came of it."""
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
+from callbacks.dashboard import Dashboard
 from callbacks.hyperparameters import HyperparameterSummary
 from callbacks.moving_average import MovingAverage
 from callbacks.nullspace_monitor import NullSpaceMonitor
@@ -10,6 +11,7 @@ from callbacks.tube_visualizer import TubeVisualizer
 
 __all__ = [
     "AdapterCheckpoint",
+    "Dashboard",
     "HyperparameterSummary",
     "MovingAverage",
     "NullSpaceMonitor",

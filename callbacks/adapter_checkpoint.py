@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning
 
-from callbacks.run import grounding_module, leaves_files, refuse_finished, run_folder
+from callbacks.run import go_first, grounding_module, leaves_files, refuse_finished, run_folder
 from stvg_nst.tuning.adapter import save_adapter
 
 
@@ -18,6 +18,7 @@ class AdapterCheckpoint(lightning.Callback):
 
     FINISHED = "adapter.safetensors"
     LAST = "adapter_last.safetensors"
+    TURN = 0  # see callbacks.run.go_first
 
     def __init__(self, *, overwrite: bool = False) -> None:
         self.overwrite = overwrite
@@ -28,7 +29,10 @@ class AdapterCheckpoint(lightning.Callback):
         Raises:
             FileExistsError: the folder holds a finished adapter, and ``overwrite`` is false.
         """
-        if stage == "fit" and not self.overwrite:
+        if stage != "fit":
+            return
+        go_first(trainer)
+        if not self.overwrite:
             refuse_finished(trainer, run_folder(trainer) / self.FINISHED, callback=type(self).__name__)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -11,6 +11,7 @@ import yaml
 from torch.utils.tensorboard.summary import hparams
 
 from callbacks.run import run_folder, tensorboard_writers
+from stvg_nst.best_effort import BestEffort
 
 FIELDS = (
     "seed_everything",
@@ -55,10 +56,11 @@ class HyperparameterSummary(lightning.Callback):
             return
         config = read_config(run_folder(trainer))
         values = {field: look_up(config, field) for field in self.fields}
-        for writer in writers:
-            # Of the second argument only the keys are used.
-            for summary in hparams(values, dict.fromkeys(self.metrics, 0.0)):
-                writer._get_file_writer().add_summary(summary)
+        with BestEffort("the hyper-parameters in TensorBoard"):
+            for writer in writers:
+                # Of the second argument only the keys are used.
+                for summary in hparams(values, dict.fromkeys(self.metrics, 0.0)):
+                    writer._get_file_writer().add_summary(summary)
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

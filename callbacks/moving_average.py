@@ -12,9 +12,9 @@ from torch import Tensor
 class MovingAverage(lightning.Callback):
     """Averages the trained parameters over the steps; validation sees the average, and so does the finished fit.
 
-    Name it after AdapterCheckpoint, which then writes the average, not the last step. The state to resume from holds
-    both. A parameter that a model holds under two names counts once; the original CG-STVG averages its shared heads
-    twice a step, as if their decay were squared.
+    AdapterCheckpoint writes the average, not the last step. The state to resume from holds both. A parameter that a
+    model holds under two names counts once; the original CG-STVG averages its shared heads twice a step, as if their
+    decay were squared.
 
     Args:
         decay: what the average keeps of itself in each step, in [0, 1).

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.run import grounding_module, tensorboard_writers
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.types import Batch, Quality
 
 # Sub-modules of the quality-adaptive unit whose gradients tell its parts apart. The null head's is the regulariser's
@@ -28,7 +29,8 @@ class NullSpaceMonitor(lightning.Callback):
     (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by a clip's mean over the
     layers (``gates/auroc``) and by layer (``gate_auroc/...``) unless one router serves them all. In distributed runs
     these are the values of rank 0. Where clips are shown in two passes, the gates are those of the second, and a batch
-    of which it lacks a clip (one of a single frame) is left out.
+    of which it lacks a clip (one of a single frame) is left out. What cannot be shown, a gate that is no number for
+    instance, is left out with one warning.
 
     Args:
         every_n_steps: optimiser steps between two entries.
@@ -38,6 +40,7 @@ class NullSpaceMonitor(lightning.Callback):
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
+        self._best_effort = BestEffort("the null space's diagnostics in TensorBoard")
         self._clear()
 
     def on_before_optimizer_step(
@@ -49,9 +52,10 @@ class NullSpaceMonitor(lightning.Callback):
         diagnostics = grounding_module(pl_module).tuner.diagnostics()
         values = {f"nullspace/{name}": value.float().mean() for name, value in diagnostics.items()}
         values |= {f"gradient_norm/{part}": norm for part, norm in gradient_norms(pl_module).items()}
-        for writer in writers:
-            for name, value in values.items():
-                writer.add_scalar(name, value.item(), trainer.global_step)
+        with self._best_effort:
+            for writer in writers:
+                for name, value in values.items():
+                    writer.add_scalar(name, value.item(), trainer.global_step)
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._clear()
@@ -83,8 +87,11 @@ class NullSpaceMonitor(lightning.Callback):
         self._qualities.append(batch.qualities.cpu())
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.sanity_checking or not self._qualities:
-            return
+        if not trainer.sanity_checking and self._qualities:
+            with self._best_effort:
+                self._show_gates(trainer)
+
+    def _show_gates(self, trainer: lightning.Trainer) -> None:
         qualities = torch.cat(self._qualities)
         gates_NB = torch.stack([torch.cat(parts) for parts in self._gates.values()])  # N wrapped layers
         verdicts = {layer: torch.cat(parts) for layer, parts in self._verdicts.items()}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import Any
 
 import lightning
 import torch
 
-from callbacks.run import (
-    grounding_data,
-    grounding_module,
-    leaves_files,
-    refuse_finished,
-    run_folder,
-)
+from callbacks.record_writer import RecordWriter
+from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.evaluation import render_ground_truth, render_predictions
 from stvg_nst.types import Batch, ClipInfo, Tube
 from stvg_nst.whole_files import write_whole
@@ -23,8 +19,8 @@ Answers = dict[tuple[str, str], tuple[ClipInfo, Tube]]
 """Clip and predicted tube by item id and condition."""
 
 
-class PredictionsWriter(lightning.Callback):
-    """Writes what was predicted and what was true into the run's folder when a test is complete.
+class PredictionsWriter(RecordWriter):
+    """Writes what was predicted and what was true into the run's folder as soon as the last batch of a test is scored.
 
     ``python -m stvg_nst evaluate`` on the two files gives the numbers of ``results.json``, to the float32 in which it
     holds them, and those of the field's other protocols. Coordinates are written exactly.
@@ -35,22 +31,16 @@ class PredictionsWriter(lightning.Callback):
 
     PREDICTIONS = "predictions.json"
     GROUND_TRUTH = "ground_truth.json"
+    NAMES = (PREDICTIONS, GROUND_TRUTH)
+    TURN = 0  # before anything is counted, so that the tubes stand even where the count fails
+    BYTES_PER_SAMPLE = 64_000  # two tubes of 20 s at 20 frames a second
 
     def __init__(self, *, overwrite: bool = False) -> None:
-        self.overwrite = overwrite
+        super().__init__(overwrite=overwrite)
         self._answers: Answers = {}
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuse, before any work is done, to test into a folder that has predictions.
-
-        Raises:
-            FileExistsError: the folder holds one of the files, and ``overwrite`` is false.
-        """
-        if stage == "test" and not self.overwrite:
-            for name in (self.PREDICTIONS, self.GROUND_TRUTH):
-                refuse_finished(trainer, run_folder(trainer) / name, callback=type(self).__name__)
-
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
         self._answers = {}
 
     def on_test_batch_end(
@@ -71,18 +61,20 @@ class PredictionsWriter(lightning.Callback):
             torch.distributed.all_gather_object(parts, self._answers)
             # A sampler that repeats samples to even out its shards repeats keys, too.
             self._answers = {key: answer for part in parts for key, answer in part.items()}
-
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if leaves_files(trainer):
-            answers = {key: self._answers[key] for key in sorted(self._answers)}
-            method = type(grounding_module(pl_module).tuner).__name__
-            measured = grounding_data(trainer).conditions("test")
-            truth = render_ground_truth(measured.dataset, measured.split, _true(answers))
-            folder = run_folder(trainer)
-            predictions = render_predictions(method, _predicted(answers))
-            write_whole(folder / self.PREDICTIONS, predictions.encode())
-            write_whole(folder / self.GROUND_TRUTH, truth.encode())
+            self._write(trainer, type(grounding_module(pl_module).tuner).__name__)
         self._answers = {}
+
+    def _write(self, trainer: lightning.Trainer, method: str) -> None:
+        answers = {key: self._answers[key] for key in sorted(self._answers)}
+        data = grounding_data(trainer)
+        measured = data.conditions("test")
+        bad_boxes = data.policies().get("on_bad_box", {}).get("policy", "refuse")
+        truth = render_ground_truth(measured.dataset, measured.split, _true(answers), bad_boxes=bad_boxes)
+        predictions = render_predictions(method, _predicted(answers))
+        folder = run_folder(trainer)
+        write_whole(folder / self.PREDICTIONS, predictions.encode())
+        write_whole(folder / self.GROUND_TRUTH, truth.encode())
 
 
 def _condition(clip: ClipInfo) -> str:
@@ -111,4 +103,5 @@ def _true(answers: Answers) -> Iterator[dict[str, Any]]:
 
 
 def _span(tube: Tube) -> dict[str, Any]:
-    return {"start": tube.start, "stop": tube.stop, "boxes": tube.boxes.double().tolist()}
+    boxes = [None if isnan(box[0]) else box for box in tube.boxes.double().tolist()]
+    return {"start": tube.start, "stop": tube.stop, "boxes": boxes}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -36,6 +39,9 @@ class GroundingData(Protocol):
 
     def skipped(self, split: str) -> int:
         """Samples of a split that the data module leaves out, because their videos are bad."""
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """What is done with faulty data, by option: its ``policy``, and what that has ``touched`` of each split."""
 
 
 def grounding_module(pl_module: lightning.LightningModule) -> GroundingModule:
@@ -75,3 +81,39 @@ def refuse_finished(trainer: lightning.Trainer, path: Path, *, callback: str) ->
             f"'{path}' is there from a finished run; choose another folder with --run, delete the file, or set "
             f"overwrite of the callback {callback} to true"
         )
+
+
+def go_first(trainer: lightning.Trainer) -> None:
+    """Puts the callbacks that keep what a run has found, those with a ``TURN``, ahead of all others and in that order.
+
+    What another callback raises in the same hook comes after them then, in whatever order a configuration has them.
+    """
+    trainer.callbacks = sorted(  # type: ignore[attr-defined]
+        trainer.callbacks,  # type: ignore[attr-defined]
+        key=lambda callback: getattr(callback, "TURN", math.inf),
+    )
+
+
+def require_room(trainer: lightning.Trainer, num_bytes: int) -> None:
+    """Stop a run on every rank, before its first batch, if its folder cannot take what the run is to leave there.
+
+    Raises:
+        OSError: nothing can be written there, or not as much.
+    """
+    problem = _lacking_room(run_folder(trainer), num_bytes) if leaves_files(trainer) else None
+    problem = trainer.strategy.broadcast(problem)
+    if problem is not None:
+        raise OSError(f"{problem}; make room, or choose another folder with --run")
+
+
+def _lacking_room(folder: Path, num_bytes: int) -> str | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:  # permissions alone do not tell of a disk that is read-only
+            file.write(bytes(4096))
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"the run's folder '{folder}' cannot be written to ({error.strerror})"
+    if free < num_bytes:
+        return f"the run leaves about {num_bytes / 1e6:.0f} MB in '{folder}', where {free / 1e6:.0f} MB are free"
+    return None

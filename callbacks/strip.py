@@ -77,7 +77,6 @@ def draw_strip(
 
 
 def trace(name: str, tube: Tube, colour: Colour, *, dash: int = 0) -> Trace:
-    """A tube as it is drawn."""
-    return Trace(
-        name, tube.start, tube.stop, [(x0, y0, x1, y1) for x0, y0, x1, y1 in tube.boxes.tolist()], colour, dash
-    )
+    """A tube as it is drawn: without boxes that do not count, or whose corners are swapped."""
+    boxes = [(x0, y0, x1, y1) if x0 <= x1 and y0 <= y1 else None for x0, y0, x1, y1 in tube.boxes.tolist()]
+    return Trace(name, tube.start, tube.stop, boxes, colour, dash)

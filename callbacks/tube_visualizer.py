@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -11,9 +12,13 @@ from PIL import Image
 
 from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_writers
 from callbacks.strip import draw_strip
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.drawing import stack_strips
 from stvg_nst.types import Batch, ClipInfo, Quality, Tube
 from stvg_nst.whole_files import write_whole
+
+Strips = dict[Quality, np.ndarray]
+"""Of one item."""
 
 
 class TubeVisualizer(lightning.Callback):
@@ -22,6 +27,8 @@ class TubeVisualizer(lightning.Callback):
     TensorBoard gets an image for each quality, ``tubes/HQ`` and ``tubes/LQ`` after a validation and ``tubes_test/HQ``
     and ``tubes_test/LQ`` after a test, with the items in the same order. A test also leaves ``tubes.png`` in the run's
     folder, with HQ above LQ of each item. In distributed runs the items are those of rank 0.
+
+    What cannot be drawn is left out with one warning: an item whose video is gone while its features are cached, say.
 
     Args:
         num_clips: items to draw.
@@ -36,6 +43,7 @@ class TubeVisualizer(lightning.Callback):
         self.num_clips = num_clips
         self.num_shown = num_shown
         self._items: dict[str, dict[Quality, tuple[ClipInfo, Tube]]] = {}
+        self._best_effort = BestEffort("pictures of tubes")
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._items.clear()
@@ -67,34 +75,44 @@ class TubeVisualizer(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
-            self._log(trainer, self._draw(trainer), "tubes")
+            with self._best_effort:
+                self._log(trainer, self._draw(trainer), "tubes")
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         strips = self._draw(trainer)
-        self._log(trainer, strips, "tubes_test")
+        with self._best_effort:
+            self._log(trainer, strips, "tubes_test")
         if leaves_files(trainer):
-            pairs = stack_strips([strip for qualities in strips for _, strip in sorted(qualities.items())])
+            with self._best_effort:
+                self._save(run_folder(trainer) / self.NAME, strips)
+
+    def _save(self, path: Path, strips: list[Strips]) -> None:
+        path.unlink(missing_ok=True)  # an earlier test's, which does not show these tubes
+        shown = [strip for qualities in strips for _, strip in sorted(qualities.items())]
+        if shown:
             buffer = io.BytesIO()
-            Image.fromarray(pairs).save(buffer, format="PNG", optimize=True)
-            write_whole(run_folder(trainer) / self.NAME, buffer.getvalue())
+            Image.fromarray(stack_strips(shown)).save(buffer, format="PNG", optimize=True)
+            write_whole(path, buffer.getvalue())
 
     def _collect(self, clips: tuple[ClipInfo, ...], tubes: tuple[Tube, ...]) -> None:
         for info, tube in zip(clips, tubes, strict=True):
             if info.item_id in self._items or len(self._items) < self.num_clips:
                 self._items.setdefault(info.item_id, {})[info.quality] = (info, tube)
 
-    def _draw(self, trainer: lightning.Trainer) -> list[dict[Quality, np.ndarray]]:
-        return [
-            {
-                quality: draw_strip(grounding_data(trainer).pixels(info), info, tube, num_shown=self.num_shown)
-                for quality, (info, tube) in qualities.items()
-            }
-            for qualities in self._items.values()
-        ]
+    def _draw(self, trainer: lightning.Trainer) -> list[Strips]:
+        drawn = []
+        for qualities in self._items.values():
+            strips: Strips = {}
+            for quality, (info, tube) in qualities.items():
+                with self._best_effort:
+                    pixels = grounding_data(trainer).pixels(info)
+                    strips[quality] = draw_strip(pixels, info, tube, num_shown=self.num_shown)
+            drawn.append(strips)
+        return drawn
 
-    def _log(self, trainer: lightning.Trainer, strips: list[dict[Quality, np.ndarray]], prefix: str) -> None:
+    def _log(self, trainer: lightning.Trainer, strips: list[Strips], prefix: str) -> None:
         for quality in Quality:
             rows = [qualities[quality] for qualities in strips if quality in qualities]
             for writer in tensorboard_writers(trainer) if rows else ():

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from datamodules.annotated import AnnotatedSource, Annotation
-from datamodules.annotated.manifest import SOUND, VideoEntry, manifest_file, read_manifest
+from datamodules.annotated.manifest import SOUND, VideoEntry, frames_in_files, manifest_file, read_manifest
+from datamodules.annotated.policies import Policy, advice
 from datamodules.annotated.source import OfficialSplit
+from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
 from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from datamodules.transforms import Resize
+from stvg_nst.conditions import Conditions
 from stvg_nst.types import Kernels, Tube
 
-BadVideoPolicy = Literal["error", "skip"]
+BadVideoPolicy = Literal["refuse", "skip"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +37,13 @@ class AnnotatedVideos(STVGDataModule):
     Args:
         source: the files.
         held_out: share of the training set's films that ``val`` gets; 0 where ``val`` is an official split.
-        on_bad_video: ``error`` refuses a split in which ``data verify`` has found a bad video or in which an annotation
-            is faulty; ``skip`` leaves those items out, counts them, and needs the manifest of ``data verify``.
+        on_bad_video: ``refuse`` refuses a split in which ``data verify`` has found a bad video or in which an
+            annotation is faulty; ``skip`` leaves those items out, counts them, and needs the manifest of
+            ``data verify``.
+        on_bad_box: whether a box that has no area or leaves the frame is a fault, or what is done with it instead; see
+            :mod:`datamodules.annotated.policies`.
+        on_short_clip: the same for a clip that has fewer frames than its annotation speaks of; all but ``refuse`` need
+            the manifest.
         manifest: that manifest; ``None`` for the place where ``data verify`` writes it.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         resize: how frames are brought to the network's size.
@@ -48,6 +56,8 @@ class AnnotatedVideos(STVGDataModule):
         *,
         held_out: float,
         on_bad_video: BadVideoPolicy,
+        on_bad_box: Policy,
+        on_short_clip: Policy,
         manifest: Path | None,
         expect_official_counts: bool,
         resize: Resize | None,
@@ -64,6 +74,7 @@ class AnnotatedVideos(STVGDataModule):
         degraded: Path | None,
         kernels: Kernels,
         training_items: int | None,
+        twins: bool,
         evaluation_split: Literal["val", "test"],
         evaluation_conditions: EvaluationConditions,
         augmentation: Augmentation | None,
@@ -92,6 +103,7 @@ class AnnotatedVideos(STVGDataModule):
             degraded=degraded,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
         )
@@ -100,11 +112,13 @@ class AnnotatedVideos(STVGDataModule):
         self.source = source
         self.held_out = held_out
         self.on_bad_video = on_bad_video
+        self.on_bad_box = on_bad_box
+        self.on_short_clip = on_short_clip
         self.manifest = manifest or manifest_file(source.root, source.name)
         self.expect_official_counts = expect_official_counts
         self._resize = resize
         self._augmentation = augmentation
-        self._num_skipped: dict[str, int] = {}
+        self._touched: dict[str, dict[Split, Touched]] = {option: {} for option in self._policies}
 
     def resize(self) -> Resize | None:
         return self._resize
@@ -112,8 +126,30 @@ class AnnotatedVideos(STVGDataModule):
     def augmentation(self) -> Augmentation | None:
         return self._augmentation
 
+    @property
+    def _policies(self) -> dict[str, BadVideoPolicy | Policy]:
+        return {
+            "on_bad_video": self.on_bad_video,
+            "on_bad_box": self.on_bad_box,
+            "on_short_clip": self.on_short_clip,
+        }
+
     def skipped(self, split: Split) -> int:
-        return len(self.shown_conditions(split)) * self._num_skipped.get(split, 0)
+        skipped = self._touched["on_bad_video"].get(split, Touched())
+        return len(self.shown_conditions(split)) * skipped.sentences
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        return {
+            option: {"policy": policy, "touched": {split: t._asdict() for split, t in self._touched[option].items()}}
+            for option, policy in self._policies.items()
+        }
+
+    def conditions(self, stage: str) -> Conditions:
+        """As of any data set; what has been done with bad boxes and short clips is a part of the data set's name."""
+        found = super().conditions(stage)
+        chosen = [f"{option} {self._policies[option]}" for option in ("on_bad_box", "on_short_clip")]
+        changed = [words for words in chosen if not words.endswith(" refuse")]
+        return found._replace(dataset=", ".join([found.dataset, *changed]))
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
         """The records of a split.
@@ -132,23 +168,27 @@ class AnnotatedVideos(STVGDataModule):
                 "--data.init_args.expect_official_counts false"
             )
         wanted = [a for a in reading.annotations if split == "test" or self._is_of(a, split)]
-        sound = self._without_bad_videos(wanted, split)
-        annotations, errors = self.source.with_boxes(sound)
-        errors = [*reading.errors, *errors]
+        entries = self._manifest_entries()
+        fitted = fit_annotations(
+            self._without_bad_videos(wanted, split, entries),
+            self.source.with_boxes,
+            on_bad_box=self.on_bad_box,
+            on_short_clip=self.on_short_clip,
+            frames_in_file=frames_in_files(entries),
+        )
+        annotations, errors = fitted.annotations, [*reading.errors, *fitted.errors]
         # Of a faulty item of the training file one cannot say whether it would have been held out: train counts it.
         unread = reading.lost if official == split else 0
-        if errors and self.on_bad_video == "error":
+        if errors and self.on_bad_video == "refuse":
             more = f" ({len(errors) - 1:,} more)" if len(errors) > 1 else ""
             _log.error("faulty annotations in %s%s; `python -m stvg_nst data verify` lists all", official, more)
             raise errors[0]
-        self._num_skipped[split] = unread + len(wanted) - len(annotations)
-        if self._num_skipped[split]:
-            _log.warning("%s: %d of %d sentences are skipped", split, self._num_skipped[split], unread + len(wanted))
+        self._note_touched(split, fitted, wanted, unread)
         if not annotations:
             raise ValueError(
                 f"the {split} split of {self.source.name} in '{self.source.root}' is empty: {len(wanted)} of the "
                 f"{len(reading.annotations)} sentences in '{reading.file}' belong to it, and "
-                f"{self._num_skipped[split]} are skipped; with few films, change held_out ({self.held_out})"
+                f"{unread + len(wanted)} are skipped; with few films, change held_out ({self.held_out})"
             )
         return tuple(self._record(annotation) for annotation in annotations)
 
@@ -162,35 +202,55 @@ class AnnotatedVideos(STVGDataModule):
             "antialias": None if resize is None else resize.antialias,
         }
 
+    def _note_touched(self, split: Split, fitted: Fitted, wanted: Sequence[Annotation], unread: int) -> None:
+        """Counts what each policy has touched of a split, of ``unread`` sentences only that they are skipped."""
+        kept = {annotation.item_id for annotation in fitted.annotations}
+        skipped = Touched.of((a, a.stop - a.start) for a in wanted if a.item_id not in kept)
+        skipped = skipped._replace(sentences=skipped.sentences + unread)
+        found = {"on_bad_video": skipped, "on_bad_box": fitted.boxes, "on_short_clip": fitted.short}
+        for option, touched in found.items():
+            self._touched[option][split] = touched
+        if skipped.sentences:
+            _log.warning("%s: %d of %d sentences are skipped", split, skipped.sentences, unread + len(wanted))
+        for option in ("on_bad_box", "on_short_clip"):
+            if found[option].sentences:
+                _log.warning("%s: %s %s has touched %s", split, option, self._policies[option], found[option])
+
     def _is_of(self, annotation: Annotation, split: Split) -> bool:
         """Whether an annotation of the training file, or of an official validation file, belongs to the split."""
         return not self.held_out or self.source.is_held_out(annotation, self.held_out) == (split == "val")
 
-    def _without_bad_videos(self, annotations: list[Annotation], split: Split) -> list[Annotation]:
-        entries = self._manifest_entries()
+    def _without_bad_videos(
+        self, annotations: list[Annotation], split: Split, entries: Mapping[str, VideoEntry]
+    ) -> list[Annotation]:
         bad = {}
         for video in dict.fromkeys(annotation.video for annotation in annotations):
             verdict = self._verdict(video, entries)
-            if verdict != SOUND:
+            if verdict != SOUND and not (self.on_short_clip != "refuse" and entries[video].is_short):
                 bad[video] = verdict
-        if bad and self.on_bad_video == "error":
+        if bad and self.on_bad_video == "refuse":
             video, verdict = next(iter(bad.items()))
+            shown = f"; to show what there is of short ones, {advice('on_short_clip')}" * entries[video].is_short
             raise ValueError(
                 f"{len(bad)} videos of the {split} split of {self.source.name} are bad by '{self.manifest}', the first "
                 f"'{video}' ({verdict}); get them anew and run `python -m stvg_nst data verify` again, or leave them "
-                "out with --data.init_args.on_bad_video skip"
+                f"out with --data.init_args.on_bad_video skip{shown}"
             )
         return [annotation for annotation in annotations if annotation.video not in bad]
 
+    @property
+    def _must_know_videos(self) -> bool:
+        return self.on_bad_video == "skip" or self.on_short_clip != "refuse"
+
     def _manifest_entries(self) -> Mapping[str, VideoEntry]:
-        if self.on_bad_video == "error" and not self.manifest.is_file():
+        if not self._must_know_videos and not self.manifest.is_file():
             return {}
         try:
             return read_manifest(self.manifest, self.source.name)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"to skip bad videos they must be known, but there is no '{self.manifest}': run "
-                f"`python -m stvg_nst data verify {self.source.name} {self.source.root}`"
+                f"to skip bad videos, or to show what there is of short ones, they must be known, but there is no "
+                f"'{self.manifest}': run `python -m stvg_nst data verify {self.source.name} {self.source.root}`"
             ) from error
 
     def _verdict(self, video: str, entries: Mapping[str, VideoEntry]) -> str:
@@ -198,7 +258,7 @@ class AnnotatedVideos(STVGDataModule):
         entry = entries.get(video)
         again = f"run `python -m stvg_nst data verify {self.source.name} {self.source.root}` again"
         if entry is None:
-            if self.on_bad_video == "skip":
+            if self._must_know_videos:
                 raise ValueError(f"'{self.manifest}' does not know the video '{video}'; {again}")
             return SOUND
         if entry.verdict != SOUND and not entry.is_of(self.source.video_file(video)):

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -71,7 +71,8 @@ class ArrayWriter:
         for left_behind in self._folder.parent.glob(f".{self._folder.name}.*/{self._kind.data_file}"):
             if _is_abandoned(left_behind):
                 shutil.rmtree(left_behind.parent, ignore_errors=True)  # another may remove it too
-        self._temporary = Path(tempfile.mkdtemp(prefix=f".{self._folder.name}.", dir=self._folder.parent))
+        self._temporary = self._folder.with_name(f".{self._folder.name}.{uuid.uuid4().hex}")
+        self._temporary.mkdir()  # with the permissions of any other folder, for it becomes the cache
         # Locked before it has the name that others look for, so that none finds it without its lock.
         self._data = open(self._temporary / "locking", "wb")
         with suppress(OSError):
@@ -88,7 +89,7 @@ class ArrayWriter:
             raise ValueError(f"'{key}' is in the cache already; each key is written once")
         offset, checksum = self._data.tell(), 0
         for array in arrays:
-            data = np.ascontiguousarray(array, dtype=self._kind.dtype).data.cast("B")
+            data = np.ascontiguousarray(array, dtype=self._kind.dtype).reshape(-1).view(np.uint8).data
             checksum = zlib.crc32(data, checksum)
             self._data.write(data)
         shapes = [list(array.shape) for array in arrays]
@@ -157,7 +158,7 @@ class ArrayStore:
         if not (folder / _INDEX).is_file():
             raise CacheError(f"no {kind.name} in '{folder}': build it with `{kind.command}`")
         try:
-            self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text())
+            self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
             self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
             found = self.header["provenance"]
             size = sum(self._num_bytes(row) for row in self.rows.values())
@@ -199,7 +200,10 @@ class ArrayStore:
                 f"'{key}' is not in the {self._kind.name} '{self._folder}'; {self._kind.remedy(self._folder)}"
             )
         row = self.rows[key]
-        data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(self._num_bytes(row),))
+        num_bytes = self._num_bytes(row)
+        data = np.empty(0, np.uint8)
+        if num_bytes:  # of nothing there is no map
+            data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(num_bytes,))
         if zlib.crc32(data.data) != row["crc32"]:
             raise CacheError(f"the bytes of '{key}' in '{self._folder}' are damaged; {self._kind.remedy(self._folder)}")
         values = np.asarray(data).view(self._kind.dtype)

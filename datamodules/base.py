@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,17 +13,17 @@ import lightning
 import numpy as np
 import rich
 import rich.progress
-import torch
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
-from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
+from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
 from datamodules.disk_room import check_room, room_words
 from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
 from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
@@ -60,6 +61,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             to degrade on the fly.
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
+        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
@@ -84,6 +86,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         degraded: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
@@ -93,6 +96,15 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        for name, number, least in (
+            ("num_frames", num_frames, 1),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("benchmark_seed", benchmark_seed, 0),
+        ):
+            if number < least:
+                raise ValueError(f"--data.init_args.{name} must be at least {least}, got {number}")
         self.num_frames = num_frames
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -103,6 +115,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.frames = frames
         self.degraded = None if degraded is None else DegradedFiles(degraded)
         self.training_items = training_items
+        self.twins = twins
         self.evaluation_split: Literal["val", "test"] = evaluation_split
         self.evaluation_conditions = expand_conditions(evaluation_conditions)
         if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
@@ -189,7 +202,19 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """Samples of a split that a policy keeps out, each condition of an item being one."""
         return 0
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """What is done with faulty data, by option: its ``policy``, and what that has ``touched`` of each split.
+
+        That is so many ``sentences``, ``clips`` and ``frames``, of the splits that are set up.
+        """
+        return {}
+
     def setup(self, stage: str) -> None:
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set dynamically
+            raise ValueError(
+                "--trainer.overfit_batches shows samples in an order of its own, but here the order decides which clip "
+                "is shown in which quality; give --data.init_args.training_items and --trainer.limit_val_batches"
+            )
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -300,13 +325,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         versions, source = self.versions(split), self.pixel_source(split)
-        loader = DataLoader(
-            ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None),
+        dataset = ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None)
+        loader = load_batches(
+            dataset,
+            collate,
             batch_size=self.eval_batch_size,
             sampler=versions,
             num_workers=self.num_workers,
-            collate_fn=collate,
-            worker_init_fn=limit_threads,
+            batch_bytes=dataset.batch_bytes(versions[: self.eval_batch_size]),
         )
         with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
             for batch in rich.progress.track(loader, description=f"encoding {split}"):
@@ -424,22 +450,24 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
-        return DataLoader(
-            ClipDataset(
-                self.records[split],
-                self.frame_choice(split),
-                self.resize(),
-                self._source(split),
-                cache,
-                self.augmentation(),
-            ),
+        dataset = ClipDataset(
+            self.records[split],
+            self.frame_choice(split),
+            self.resize(),
+            self._source(split),
+            cache,
+            self.augmentation(),
+            twins=self.twins and split == "train",
+        )
+        return load_batches(
+            dataset,
+            collate,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=limit_threads,
+            batch_bytes=dataset.batch_bytes(tuple(islice(sampler, batch_size))),
+            processes=self.trainer.num_devices if workers and self.trainer else 1,
+            persistent=True,
             drop_last=split == "train",
         )
 

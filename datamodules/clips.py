@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import cv2
@@ -23,7 +24,11 @@ from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation,
 
 
 class ClipDataset(Dataset[Clip]):
-    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state."""
+    """Loads the draws that a sampler deals; all randomness is in the draw, so that workers need no state.
+
+    Args:
+        twins: give each degraded clip its high-quality twin.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class ClipDataset(Dataset[Clip]):
         pixels: PixelSource,
         cache: FeatureCache | None,
         augmentation: Augmentation | None = None,
+        twins: bool = False,
     ) -> None:
         self._records = records
         self._choose = choose
@@ -40,8 +46,15 @@ class ClipDataset(Dataset[Clip]):
         self._pixels = pixels
         self._cache = cache
         self._augmentation = augmentation
+        self._twins = twins
 
     def __getitem__(self, draw: Draw) -> Clip:
+        clip = self._load(draw)
+        if not self._twins or draw.degradation is None:
+            return clip
+        return replace(clip, twin=self._load(replace(draw, degradation=None)))
+
+    def _load(self, draw: Draw) -> Clip:
         record, frame_ids, flipped = self._show(draw)
         info = describe_sample(record, frame_ids, draw.degradation)
         boxes, inside = _sample_target(info)
@@ -52,6 +65,17 @@ class ClipDataset(Dataset[Clip]):
         if flipped:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
+
+    def batch_bytes(self, draws: Sequence[Draw]) -> int:
+        """What a batch of these samples takes, told without reading one: all are padded to the largest."""
+        return len(draws) * max((self._sample_bytes(draw) for draw in draws), default=0)
+
+    def _sample_bytes(self, draw: Draw) -> int:
+        if self._cache is not None:
+            return 2 * self._cache.largest_version_bytes  # half precision on disk, single in a batch
+        record = self._records[draw.index]
+        height, width = record.size if self._resize is None else self._resize.size(*record.size)
+        return 4 * len(self._choose(record)) * 3 * height * width
 
     def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
         """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
@@ -83,13 +107,14 @@ def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Deg
 
 
 def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
-    """The true boxes (T, 4) cxcywh in units of the frame, and which frames they cover (T,)."""
+    """The true boxes (T, 4) cxcywh in units of the frame, zeros where none counts, and which frames they cover (T,)."""
     ids = torch.tensor(info.frame_ids)
     inside = (ids >= info.target.start) & (ids < info.target.stop)
     boxes = torch.zeros(len(ids), 4)
     height, width = info.native_size
     true = info.target.boxes[ids[inside] - info.target.start].float()
-    boxes[inside] = xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))
+    # NaN would enter the gradient even of a loss that leaves the frame out.
+    boxes[inside] = (xyxy_to_cxcywh(true) / torch.tensor((width, height, width, height))).nan_to_num(0.0)
     return boxes, inside
 
 
@@ -114,6 +139,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
         boxes=_pad([clip.boxes for clip in clips]),
         inside=_pad([clip.inside for clip in clips]),
         qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
+        twins=collate(twins) if (twins := [clip.twin for clip in clips if clip.twin is not None]) else None,
     )
 
 

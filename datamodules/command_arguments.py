@@ -1,4 +1,4 @@
-"""What the `data` commands have in common: a data set and its folder, checked numbers, a progress bar."""
+"""What the `data` commands have in common: a data set and its folder, a progress bar."""
 
 from __future__ import annotations
 
@@ -19,20 +19,6 @@ def add_data_set(parser: argparse.ArgumentParser) -> None:
 def check_folder(root: Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder '{root}'; docs/data.md says how to lay the data set out")
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
-    return value
-
-
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return value
 
 
 def progress_bar() -> Progress:

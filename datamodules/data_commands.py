@@ -16,9 +16,11 @@ from datamodules.annotated import open_source
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated.statistics import SplitStatistics, plot_statistics, split_statistics
 from datamodules.annotated.verify import Fault, Verification, verify
-from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
+from datamodules.command_arguments import add_data_set, check_folder, progress_bar
 from datamodules.pixel_commands import add_degrade, cache_command
+from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_outputs
 
 
 def data_command(arguments: Sequence[str], program: str) -> int:
@@ -30,11 +32,11 @@ def data_command(arguments: Sequence[str], program: str) -> int:
     """
     if arguments[:1] == ["cache"]:  # takes the overlays of a run, which argparse cannot
         return cache_command(arguments[1:], f"{program} cache")
-    parser = argparse.ArgumentParser(prog=program, description="Look at a data set's files.", allow_abbrev=False)
+    parser = CommandParser(prog=program, description="Look at a data set's files.")
     commands = parser.add_subparsers(required=True, metavar="{verify,stats,degrade,cache}")
-    _add_verify(commands.add_parser("verify", help="find what would spoil a run", allow_abbrev=False))
-    _add_stats(commands.add_parser("stats", help="count and draw what a split holds", allow_abbrev=False))
-    add_degrade(commands.add_parser("degrade", help="write its LQ counterpart as files", allow_abbrev=False))
+    _add_verify(commands.add_parser("verify", help="find what would spoil a run"))
+    _add_stats(commands.add_parser("stats", help="count and draw what a split holds"))
+    add_degrade(commands.add_parser("degrade", help="write its LQ counterpart as files"))
     commands.add_parser("cache", help="store its sampled frames, so that later epochs do not decode")
     options = parser.parse_args(arguments)
     status: int = options.run(options)
@@ -67,6 +69,7 @@ def _verify(options: argparse.Namespace) -> int:
     check_folder(options.root)
     source = open_source(options.dataset, options.root)
     manifest = options.manifest or manifest_file(options.root, source.name)
+    check_outputs({"--manifest": manifest})
     console = Console()
     with progress_bar() as bar:
         videos = bar.add_task("reading annotations", total=None)
@@ -81,6 +84,7 @@ def _verify(options: argparse.Namespace) -> int:
         )
     if found.faults:
         console.print(_fault_table(found.faults, options.root))
+    _say_touched(console, found.touched)
     console.print(_summary(found, manifest), soft_wrap=True, markup=False, highlight=False)
     return int(found.failed)
 
@@ -107,6 +111,7 @@ def _summary(found: Verification, manifest: Path) -> str:
 
 def _stats(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_outputs({"--plot": options.plot})
     source = open_source(options.dataset, options.root)
     statistics = split_statistics(source, options.split)
     title = f"{source.name}, {options.split}"
@@ -114,10 +119,16 @@ def _stats(options: argparse.Namespace) -> int:
     console.print(_numbers(statistics, title), _percentiles(statistics))
     for absent in statistics.absent:
         console.print(f"absent: {absent}", soft_wrap=True, markup=False, highlight=False)
+    _say_touched(console, statistics.touched)
     if options.plot is not None:
         plot_statistics(statistics, title, options.plot)
         console.print(f"picture: {options.plot}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def _say_touched(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _numbers(statistics: SplitStatistics, title: str) -> Table:

@@ -10,6 +10,7 @@ import rich.progress
 
 from datamodules.degradations import DegradationKind, check_degradation, degrade
 from datamodules.video import iter_frames, probe, write_video
+from stvg_nst.outputs import check_outputs
 from stvg_nst.types import Degradation, Kernels
 
 
@@ -40,17 +41,15 @@ def degrade_video(
         ValueError: the kind or severity is unknown, the target is no mp4 file or is the source, or a side of the frames
             is odd.
         FileExistsError: the target exists.
+        OSError: it cannot be written.
         VideoDecodeError: the source cannot be read.
     """
     source, target = Path(source), Path(target)
     check_degradation(kind, severity)
     if target.suffix.lower() != ".mp4":
         raise ValueError(f"the target is written as mp4 and must be named so, got '{target}'")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"'{target}' exists; choose another name or overwrite it with --overwrite true")
+    check_outputs({"the target": target}, inputs=[source], replace=overwrite)
     info = probe(source)
-    if target.exists() and target.samefile(source):
-        raise ValueError(f"source and target are the same file '{source}'; choose another target")
     degradation = Degradation(kind, severity, seed, kernels)
     frames = rich.progress.track(
         _degraded(source, degradation), description=f"degrading {source.name}", total=info.num_frames

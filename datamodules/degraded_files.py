@@ -13,7 +13,7 @@ from datamodules.array_store import CacheError
 from datamodules.degradations import version_name
 from datamodules.video import read_frames, video_sizes
 from stvg_nst.types import Degradation, Kernels
-from stvg_nst.whole_files import whole_file
+from stvg_nst.whole_files import write_whole
 
 LOSSLESS = "lossless"
 _MANIFEST = "degraded.json"
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
     if not file.is_file():
         raise CacheError(f"there is no '{file}': `python -m stvg_nst data degrade` writes it beside the degraded clips")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}, expected {_SCHEMA}")
         manifest = DegradedManifest(**{field.name: content[field.name] for field in fields(DegradedManifest)})
@@ -90,8 +90,7 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
 def write_manifest(folder: Path, manifest: DegradedManifest, clips: Mapping[str, DegradedClip]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, **asdict(manifest), "clips": {name: asdict(clips[name]) for name in sorted(clips)}}
-    with whole_file(folder / _MANIFEST) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / _MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 class DegradedFiles:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.annotated import HCSTVGSource
+from datamodules.annotated.policies import Policy
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split
@@ -25,7 +26,12 @@ class HCSTVG(AnnotatedVideos):
         root: folder of ``annos/`` and of the videos; docs/data.md shows it.
         version: ``v1`` or ``v2``.
         held_out: share of the training set's films that ``val`` gets.
-        on_bad_video: ``error`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        on_bad_video: ``refuse`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        on_bad_box: of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them
+            to the frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target.
+        on_short_clip: of clips that have fewer frames than their annotation speaks of, which are shown as far as they
+            go: ``refuse`` takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip,
+            ``as_published`` keeps it as it stands.
         manifest: what ``data verify`` wrote; ``null`` for the place where it writes.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         frame_rate: frames sampled a second, in training.
@@ -45,6 +51,7 @@ class HCSTVG(AnnotatedVideos):
             degrade on the fly.
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
+        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
@@ -57,7 +64,9 @@ class HCSTVG(AnnotatedVideos):
         *,
         version: Literal["v1", "v2"] = "v1",
         held_out: float = 0.1,
-        on_bad_video: BadVideoPolicy = "error",
+        on_bad_video: BadVideoPolicy = "refuse",
+        on_bad_box: Policy = "refuse",
+        on_short_clip: Policy = "refuse",
         manifest: Path | None = None,
         expect_official_counts: bool = True,
         frame_rate: float = 3.2,
@@ -76,6 +85,7 @@ class HCSTVG(AnnotatedVideos):
         degraded: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
         augmentation: Augmentation | None = None,
@@ -86,6 +96,8 @@ class HCSTVG(AnnotatedVideos):
             HCSTVGSource(root, version),
             held_out=held_out,
             on_bad_video=on_bad_video,
+            on_bad_box=on_bad_box,
+            on_short_clip=on_short_clip,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
             resize=None if resolution is None else Resize(resolution, antialias),
@@ -101,6 +113,7 @@ class HCSTVG(AnnotatedVideos):
             degraded=degraded,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
             augmentation=augmentation,

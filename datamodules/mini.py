@@ -65,6 +65,7 @@ class MiniSTVG(STVGDataModule):
         frames: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
     ) -> None:
@@ -81,6 +82,7 @@ class MiniSTVG(STVGDataModule):
             frames=frames,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
         )

@@ -9,9 +9,9 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from datamodules.clips import limit_threads
+from datamodules.loaders import load_batches
 from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
 from datamodules.sampling import sample_frames
@@ -56,15 +56,18 @@ class MiniScenes(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Scene]:
-        return DataLoader(
-            _SceneDataset(self.scenes, self.num_frames),
+        dataset = _SceneDataset(self.scenes, self.num_frames)
+        height, width = self.scenes[0].size
+        return load_batches(
+            dataset,
+            _collate,
             batch_size=self.batch_size,
-            shuffle=True,
-            drop_last=True,
+            sampler=RandomSampler(dataset),
             num_workers=self.num_workers,
-            collate_fn=_collate,
-            worker_init_fn=limit_threads,
-            persistent_workers=self.num_workers > 0,
+            batch_bytes=4 * self.batch_size * self.num_frames * 3 * height * width,
+            persistent=True,
+            drop_last=True,
+            option="--data.num_workers",
         )
 
 

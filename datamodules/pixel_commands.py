@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-import jsonargparse
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from datamodules.annotated import open_source
 from datamodules.base import Split, STVGDataModule
-from datamodules.command_arguments import add_data_set, check_folder, positive, positive_int, progress_bar
+from datamodules.command_arguments import add_data_set, check_folder, progress_bar
 from datamodules.degrade_dataset import DegradedCopy
 from datamodules.disk_room import check_room, room_words
+from stvg_nst.arguments import positive, positive_int, seed
 from stvg_nst.cores import granted_cores
+from stvg_nst.outputs import check_folder_is_writable
+from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import Kernels
 
 
@@ -30,7 +32,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the copy; --data.init_args.degraded reads it")
     parser.add_argument("--split", action="append", choices=["train", "val", "test"], required=True, help="repeatable")
     parser.add_argument("--crf", type=int, choices=range(52), metavar="0..51", help="lossy H.264 (default: lossless)")
-    parser.add_argument("--benchmark-seed", type=int, default=0, help="of the benchmark; 0 is what results compare by")
+    parser.add_argument("--benchmark-seed", type=seed, default=0, help="of the benchmark; 0 is what results compare by")
     parser.add_argument(
         "--kernels", choices=get_args(Kernels), default="relative", help="of what size (default: %(default)s)"
     )
@@ -42,6 +44,7 @@ def add_degrade(parser: argparse.ArgumentParser) -> None:
 
 def _degrade(options: argparse.Namespace) -> int:
     check_folder(options.root)
+    check_folder_is_writable(options.out)
     copy = DegradedCopy(
         open_source(options.dataset, options.root),
         tuple(dict.fromkeys(options.split)),
@@ -78,8 +81,9 @@ def _degrade(options: argparse.Namespace) -> int:
 
 def cache_command(arguments: Sequence[str], program: str) -> int:
     """`data cache`: decodes the sampled frames of a data module's splits into its cache."""
-    parser = jsonargparse.ArgumentParser(
+    parser = OverlayParser(
         prog=program,
+        allow_abbrev=False,
         description="Store the sampled frames of a data set, so that later epochs do not decode it again. Run it again "
         "to go on. Takes the data overlays of a run.",
     )

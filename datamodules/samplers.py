@@ -1,17 +1,20 @@
-"""The order in which loaders deal draws: the same whatever the number of processes."""
+"""The order in which loaders deal draws: the same whatever the number of processes.
+
+Samplers are PyTorch's distributed ones by type: Lightning would deal each process a part of its own part otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from datamodules.quality import Draw, MixedQualityPlan
 from stvg_nst.seeding import derive_seed
 
 
-class TrainingSampler(Sampler[Draw]):
+class TrainingSampler(DistributedSampler[Draw]):
     """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
 
     def __init__(
@@ -24,30 +27,26 @@ class TrainingSampler(Sampler[Draw]):
         *,
         augmented: bool = False,
     ) -> None:
-        self._plan, self._clip_ids, self._seed, self._augmented = plan, clip_ids, seed, augmented
-        self._rank, self._world_size = rank, world_size
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before every epoch."""
-        self._epoch = epoch
+        super().__init__(clip_ids, num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
+        self._plan, self._clip_ids, self._augmented = plan, clip_ids, augmented
 
     def __len__(self) -> int:
-        return len(self._clip_ids) // (2 * self._world_size) * 2
+        return len(self._clip_ids) // (2 * self.num_replicas) * 2
 
     def __iter__(self) -> Iterator[Draw]:
-        draws = self._plan.training(self._clip_ids, seed=self._seed, epoch=self._epoch)
+        draws = self._plan.training(self._clip_ids, seed=self.seed, epoch=self.epoch)
         for first in range(0, len(self), 2):
-            start = first * self._world_size + 2 * self._rank
+            start = first * self.num_replicas + 2 * self.rank
             for draw in draws[start : start + 2]:
-                chance = derive_seed("augmentation", self._seed, self._epoch, draw.index)
+                chance = derive_seed("augmentation", self.seed, self.epoch, draw.index)
                 yield replace(draw, chance=chance) if self._augmented else draw
 
 
-class EvaluationSampler(Sampler[Draw]):
+class EvaluationSampler(DistributedSampler[Draw]):
     """Deals one process its draws; none is repeated to even the shares of several out."""
 
     def __init__(self, draws: Sequence[Draw]) -> None:
+        super().__init__(draws, num_replicas=1, rank=0)  # type: ignore[arg-type]
         self._draws = draws
 
     def __len__(self) -> int:

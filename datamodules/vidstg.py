@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.annotated import VidSTGSource
+from datamodules.annotated.policies import Policy
 from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split
@@ -23,7 +24,12 @@ class VidSTG(AnnotatedVideos):
         validation: ``held_out`` validates on a part of the training set that is not trained on, as on the other data
             sets; ``official`` on the published validation set, and trains on all of the training set.
         held_out: share of the training set's videos that ``val`` gets.
-        on_bad_video: ``error`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        on_bad_video: ``refuse`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
+        on_bad_box: of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them
+            to the frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target.
+        on_short_clip: of clips that have fewer frames than their annotation speaks of, which are shown as far as they
+            go: ``refuse`` takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip,
+            ``as_published`` keeps it as it stands.
         manifest: what ``data verify`` wrote; ``null`` for the place where it writes.
         expect_official_counts: refuse annotation files with another number of sentences than published.
         num_frames: frames sampled of a segment, in training.
@@ -43,6 +49,7 @@ class VidSTG(AnnotatedVideos):
             degrade on the fly.
         kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
         training_items: train on the first so many records only; ``null`` for all.
+        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
         evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
         evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
             in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
@@ -55,7 +62,9 @@ class VidSTG(AnnotatedVideos):
         *,
         validation: Literal["held_out", "official"] = "held_out",
         held_out: float = 0.1,
-        on_bad_video: BadVideoPolicy = "error",
+        on_bad_video: BadVideoPolicy = "refuse",
+        on_bad_box: Policy = "refuse",
+        on_short_clip: Policy = "refuse",
         manifest: Path | None = None,
         expect_official_counts: bool = True,
         num_frames: int = 64,
@@ -74,6 +83,7 @@ class VidSTG(AnnotatedVideos):
         degraded: Path | None = None,
         kernels: Kernels = "relative",
         training_items: int | None = None,
+        twins: bool = False,
         evaluation_split: Literal["val", "test"] = "test",
         evaluation_conditions: EvaluationConditions = "mixed",
         augmentation: Augmentation | None = None,
@@ -84,6 +94,8 @@ class VidSTG(AnnotatedVideos):
             VidSTGSource(root),
             held_out=held_out if validation == "held_out" else 0.0,
             on_bad_video=on_bad_video,
+            on_bad_box=on_bad_box,
+            on_short_clip=on_short_clip,
             manifest=manifest,
             expect_official_counts=expect_official_counts,
             resize=None if resolution is None else Resize(resolution, antialias),
@@ -100,6 +112,7 @@ class VidSTG(AnnotatedVideos):
             degraded=degraded,
             kernels=kernels,
             training_items=training_items,
+            twins=twins,
             evaluation_split=evaluation_split,
             evaluation_conditions=evaluation_conditions,
             augmentation=augmentation,

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stvg_nst.arguments import CommandParser, count, nearest, positive_int, seed, weight
+from stvg_nst.failures import Failures
+from stvg_nst.shadows import refuse_shadows
 
 if TYPE_CHECKING:
     from stvg_nst.report.clips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
-
-TRACEBACK = "STVG_TRACEBACK"
 
 _USAGE = """\
 usage: python -m stvg_nst COMMAND [--help] ...
@@ -125,18 +124,19 @@ def _initialise(arguments: Sequence[str]) -> int:
 
 
 def _encoders(arguments: Sequence[str]) -> int:
-    from lightning.pytorch.cli import LightningCLI
-
     from datamodules import MiniScenes
+    from stvg_nst.cli import SeededCLI
+    from stvg_nst.overlay_parser import OverlayParser
     from stvg_nst.pretraining import DensePretraining
 
-    cli = LightningCLI(
+    cli = SeededCLI(
         DensePretraining,
         MiniScenes,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_callback=None,
-        parser_kwargs={"prog": _program("encoders")},
+        parser_class=OverlayParser,
+        parser_kwargs={"prog": _program("encoders"), "allow_abbrev": False},
         run=False,
     )
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
@@ -146,8 +146,9 @@ def _encoders(arguments: Sequence[str]) -> int:
 def _vocabulary(arguments: Sequence[str]) -> int:
     from datamodules.ministvg import all_sentences_sample
     from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
+    from stvg_nst.outputs import check_folder_is_writable
 
-    parser = argparse.ArgumentParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
+    parser = CommandParser(prog=_program("vocabulary"), description="Train the miniature's tokenizer.")
     parser.add_argument("folder", type=Path, help="gets tokenizer.json, tokenizer_config.json and config.json")
     parser.add_argument(
         "--roberta-base",
@@ -155,6 +156,7 @@ def _vocabulary(arguments: Sequence[str]) -> int:
         help="in the shape of roberta-base: a stand-in, to try the full size with random weights and without a network",
     )
     options = parser.parse_args(arguments)
+    check_folder_is_writable(options.folder)
     sentences = all_sentences_sample(seed=0, n=4000)
     if options.roberta_base:
         write_stand_in(sentences, options.folder)
@@ -181,12 +183,12 @@ def _degrade(arguments: Sequence[str]) -> int:
     from datamodules.degradations import DEGRADATIONS
     from datamodules.degrade_video import degrade_video
 
-    parser = argparse.ArgumentParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
+    parser = CommandParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
     parser.add_argument("source", type=Path, help="the video to read")
     parser.add_argument("target", type=Path, help="the .mp4 to write; it must not exist")
     parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
-    parser.add_argument("--seed", type=int, default=0, help="fixes what the severity leaves open, e.g. the angle")
+    parser.add_argument("--seed", type=seed, default=0, help="fixes what the severity leaves open, e.g. the angle")
     parser.add_argument("--kernels", choices=("relative", "absolute"), default="relative", help="to the frame's size")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     options = parser.parse_args(arguments)
@@ -203,9 +205,10 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
+    from stvg_nst.metric_names import METRICS
     from stvg_nst.report import report_folders
 
-    parser = argparse.ArgumentParser(prog=_program("report"), description="Compare all results below some folders.")
+    parser = CommandParser(prog=_program("report"), description="Compare all results below some folders.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run, or a folder that holds runs")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     parser.add_argument("--html", type=Path, help="also write one page that holds all of it, to read offline")
@@ -213,6 +216,7 @@ def _report(arguments: Sequence[str]) -> int:
         "--by-degradation",
         nargs="?",
         const="m_vIoU",
+        choices=METRICS,
         metavar="METRIC",
         help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
     )
@@ -228,7 +232,7 @@ def _study(arguments: Sequence[str]) -> int:
 
 
 def _budget(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("budget"),
         description="List the adapted layers, the trainable parameters and their share of each point of a study.",
     )
@@ -274,13 +278,14 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
 
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
+    from stvg_nst.outputs import check_outputs
     from stvg_nst.report.evaluation import evaluation_sheet
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.whole_files import write_whole
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("evaluate"),
         description="Score predicted tubes against true ones. docs/evaluation.md is the manual of the files.",
-        allow_abbrev=False,
     )
     parser.add_argument("predictions", type=Path, help="predictions.json of any model")
     parser.add_argument("ground_truth", type=Path, help="ground_truth.json that they are for")
@@ -291,16 +296,20 @@ def _evaluate(arguments: Sequence[str]) -> int:
         choices=evaluation.PROTOCOLS,
         help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
     )
-    parser.add_argument("--lambda-hq", type=float, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
+    parser.add_argument("--lambda-hq", type=weight, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
     parser.add_argument(
-        "--bootstrap", type=int, default=0, metavar="N", help="replicates for 95 %% intervals; clips are drawn"
+        "--bootstrap", type=count, default=0, metavar="N", help="replicates for 95 %% intervals; clips are drawn"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args(arguments)
+    check_outputs(
+        {"--json": options.json, "--markdown": options.markdown},
+        inputs=(options.predictions, options.ground_truth, options.baseline),
+    )
     result = evaluation.evaluate(
         evaluation.load_predictions(options.predictions),
         evaluation.load_ground_truth(options.ground_truth),
@@ -313,23 +322,22 @@ def _evaluate(arguments: Sequence[str]) -> int:
         seed=options.seed,
     )
     sheet = evaluation_sheet(result)
-    print_sheet(sheet, sheet_console())
     if options.json is not None:
-        options.json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
     if options.markdown is not None:
-        options.markdown.write_text(sheet_markdown(sheet), encoding="utf-8")
+        write_whole(options.markdown, sheet_markdown(sheet))
+    print_sheet(sheet, sheet_console())
     return 0
 
 
 def _certify(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=_program("certify"),
         description="Measure what a run of null-space tuning leaves of the frozen model. See docs/certificate.md.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
     parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--batches", type=int, help="look at so many batches only")
+    parser.add_argument("--batches", type=positive_int, help="look at so many batches only")
     parser.add_argument("--json", type=Path, help="the file to write; RUN/certificate.json unless given")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
@@ -337,22 +345,31 @@ def _certify(arguments: Sequence[str]) -> int:
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import ResultsWriter
+    from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
-    from stvg_nst.report.certificate import add_to_results, certificate_sheet, refuse_existing, to_json
+    from stvg_nst.outputs import check_outputs
+    from stvg_nst.report import load_results
+    from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
     from stvg_nst.whole_files import write_whole
 
+    config = finished_run(options.run)
     output = options.json or options.run / "certificate.json"
-    refuse_existing(output, overwrite=options.overwrite)
+    read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
+    check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
+    results = options.run / ResultsWriter.NAME
+    if results.is_file():
+        load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
+    cli = CertifyCLI(**_built("certify"), args=config)
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_whole(output, to_json(certificate).encode())
-    if (results := options.run / ResultsWriter.NAME).is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
-    with SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", sheet_markdown(certificate_sheet(certificate)))
-    print_sheet(certificate_sheet(certificate), sheet_console())
+    write_whole(output, to_json(certificate))
+    if results.is_file():
+        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
+    sheet = certificate_sheet(certificate)
+    print_sheet(sheet, sheet_console())
+    with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
+        dashboard.add_text("certificate", sheet_markdown(sheet))
     return 1 if certificate.broken else 0
 
 
@@ -386,6 +403,7 @@ def _components() -> dict[str, Any]:
     import callbacks  # noqa: F401
     from datamodules import STVGDataModule
     from stvg_nst.module import GroundingModule
+    from stvg_nst.overlay_parser import OverlayParser
 
     return {
         "model_class": GroundingModule,
@@ -394,12 +412,18 @@ def _components() -> dict[str, Any]:
         "seed_everything_default": 0,
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
+        "parser_class": OverlayParser,
     }
 
 
 def _built(command: str) -> dict[str, Any]:
     """Components that are built, and then used by something else than a trainer."""
-    return {**_components(), "run": False, "save_config_callback": None, "parser_kwargs": {"prog": _program(command)}}
+    return {
+        **_components(),
+        "run": False,
+        "save_config_callback": None,
+        "parser_kwargs": {"prog": _program(command), "allow_abbrev": False},
+    }
 
 
 def _run_options(run_config: type) -> dict[str, Any]:
@@ -419,30 +443,25 @@ def _program(command: str) -> str:
     return f"python -m stvg_nst {command}"
 
 
-def main() -> int:
-    arguments = sys.argv[1:]
+def _command(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
     if arguments[0] not in _COMMANDS:
-        print(f"unknown command '{arguments[0]}'\n\n{_USAGE}", file=sys.stderr)
+        hint = nearest(arguments[0], _COMMANDS)
+        print(f"error: unknown command '{arguments[0]}'{hint}; see {_program('--help')}", file=sys.stderr)
         return 2
     run = _COMMANDS[arguments[0]]
     if run is not _run:
         sys.argv = [sys.argv[0], *arguments[1:]]
-    try:
-        return run(arguments[1:])
-    except (ValueError, OSError, RuntimeError) as error:
-        if TRACEBACK in os.environ or not _raised_by_us(error):
-            raise
-        print(f"error: {error}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
+    refuse_shadows()
+    return run(arguments[1:])
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether our own code raised the error: then its message was written for the user, and says what to do."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return frames[-1][0].f_globals.get("__name__", "").startswith(("stvg_nst.", "datamodules.", "callbacks."))
+def main() -> int:
+    with Failures() as failures:
+        failures.status = _command(sys.argv[1:])
+    return failures.status
 
 
 if __name__ == "__main__":

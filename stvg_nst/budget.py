@@ -10,10 +10,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from stvg_nst.configuration import Config
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights
 from stvg_nst.study import Study
-from stvg_nst.study.overlays import Config
 from stvg_nst.tuning.base import InjectionReport, Tuner
 
 

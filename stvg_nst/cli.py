@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from stvg_nst.certificate import certify
+from stvg_nst.arguments import seed
+from stvg_nst.configuration import read_yaml
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
-from stvg_nst.nullspace import RankRule
+from stvg_nst.nullspace import RankRule, check_rule
+from stvg_nst.outputs import check_outputs
+from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
-from stvg_nst.tuning.selection import Strategy
+from stvg_nst.tuning.nst.certify import certify
+from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 from stvg_nst.types import BackboneFeatures, Batch
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Split = Literal["train", "val", "test"]
 
 # What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
 ADAPTER = "adapter.safetensors"
@@ -43,11 +49,26 @@ class RunConfig(SaveConfigCallback):
         self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
-class ComponentsCLI(LightningCLI):
+class SeededCLI(LightningCLI):
+    """Takes a seed that is a number, for it is recorded with the run: none that Lightning draws or leaves out."""
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything", type=seed, default=self.seed_everything_default, help="of all that is random"
+        )
+
+
+class ComponentsCLI(SeededCLI):
     """Builds the module and the data of a configuration; the run's seed reaches the data too."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise ValueError(f"--trainer: {error}") from error
 
 
 class CacheCLI(ComponentsCLI):
@@ -55,7 +76,8 @@ class CacheCLI(ComponentsCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--splits", type=list[str], default=["train", "val", "test"], help="which splits to store")
+        splits = ["train", "val", "test"]
+        parser.add_argument("--splits", type=list[Split], default=splits, help="which splits to store")
 
     @torch.no_grad()
     def build(self) -> dict[str, Path]:
@@ -92,12 +114,18 @@ class LayersCLI(ComponentsCLI):
         parser.add_argument("--sort", type=Order, default="model", help="order of the list")
         parser.add_argument("--output", type=Path | None, default=None, help="also write a .json or .csv file")
 
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        check_choice(config.strategy or "all", config.share)
+        check_rule(config.rule, config.threshold)
+        if config.output is not None:
+            check_suffix(config.output)
+            check_outputs({"--output": config.output}, inputs=_read_by(self))
+
     def survey(self) -> LayerSurvey:
         """The candidates of the frozen grounder; random draws follow the run's seed, as a tuner's do."""
         module: Any = self.model
         config = self.config
-        if config.output is not None:
-            check_suffix(config.output)
         survey = survey_layers(
             module.grounder,
             config.targets,
@@ -130,9 +158,16 @@ class ExportCLI(ComponentsCLI):
         module: Any = self.model
         if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
             raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        check_outputs({"--output": self.config.output}, inputs=_read_by(self))
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
         save_weights(self.config.output, module.grounder, dtype=dtype)
         return self.config.output
+
+
+def _read_by(cli: ComponentsCLI) -> list[Path | str | None]:
+    """The files that a command has built its model from."""
+    model = cli.config.model
+    return [*(config for config in cli.config.config or ()), model.weights, model.adapter, model.baseline]
 
 
 class CertifyCLI(ComponentsCLI):
@@ -142,8 +177,7 @@ class CertifyCLI(ComponentsCLI):
         """The certificate of the run in ``folder``, whose components these are, on so many batches of a split or all.
 
         Raises:
-            ValueError: the run is of another tuner, there is nothing to look at, or the cached features are of other
-                backbones.
+            ValueError: the run is of another tuner, or the cached features are of other backbones.
         """
         module: Any = self.model
         data: Any = self.datamodule
@@ -153,8 +187,6 @@ class CertifyCLI(ComponentsCLI):
                 f"expected a run of NullSpaceTuning in '{folder}', got one of {type(tuner).__name__}: no other method "
                 "has a null branch to certify; compare its results by `python -m stvg_nst report`"
             )
-        if batches is not None and batches < 1:
-            raise ValueError(f"--batches must be at least 1, got {batches}; leave it out to look at the whole split")
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         data.prepare_data()
         loader = data.evaluation_loader(split)
@@ -192,13 +224,14 @@ def finished_run(folder: Path) -> dict[str, Any]:
                 f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
                 "fit first (a zero-shot run leaves neither)"
             )
-    content = yaml.safe_load(config.read_text())
+    content = read_yaml(config)
     kept = {name: content[name] for name in ("seed_everything", "data", "model")}
     # The baseline is another run's and may be gone; nothing here is compared with it.
     return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
 
 
-_LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+_LOGGER = "callbacks.Dashboard"
+_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
 class RunCLI(ComponentsCLI):
@@ -208,13 +241,36 @@ class RunCLI(ComponentsCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=str, required=True, help="folder of this run, e.g. runs/my-experiment")
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
         _refuse_other_logger(config.trainer.logger)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
+            raise ValueError(f"--trainer: {error}") from error
+
+
+def _refuse_name_without_text(run: str) -> None:
+    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+
+    Raises:
+        ValueError: the folder's name is no UTF-8.
+    """
+    try:
+        run.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
 
 
 def _refuse_other_logger(logger: Any) -> None:
@@ -223,7 +279,7 @@ def _refuse_other_logger(logger: Any) -> None:
     Raises:
         ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
     """
-    if logger not in (None, True) and getattr(logger, "class_path", None) != _LOGGER:
+    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
         wanted = getattr(logger, "class_path", logger)
         raise ValueError(
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
@@ -248,7 +304,8 @@ def convert(program: str, arguments: Sequence[str]) -> str:
         "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
     )
     parser.add_argument("target", type=Path, help=_TARGET)
-    options = _parse_weights(parser, arguments)
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [] if options.source in RELEASES else [options.source])
     model = parser.instantiate(options).model.grounder
     path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
     report = load_official(path, model)
@@ -269,8 +326,9 @@ def initialise(program: str, arguments: Sequence[str]) -> str:
     parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
     parser.add_argument("--video_swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
     parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
-    parser.add_argument("--seed", type=int, default=0, help="of the parts that start from random weights")
-    options = _parse_weights(parser, arguments)
+    parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [options.video_swin, options.mdetr])
     # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
     loaders: list[tuple[Any, Any]] = [
         (load_roberta, options.roberta),
@@ -287,18 +345,20 @@ def initialise(program: str, arguments: Sequence[str]) -> str:
     return "\n".join([*map(str, reports), f"written to '{options.target}'"])
 
 
-def weights_parser(program: str, description: str) -> ArgumentParser:
+def weights_parser(program: str, description: str) -> OverlayParser:
     """Options of a command that builds CG-STVG, by default at full size, to write its weights."""
-    parser = ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    parser = OverlayParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
     parser.add_subclass_arguments(CGSTVG, "model.grounder", required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     return parser
 
 
-def _parse_weights(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _with_full_size(arguments: Sequence[str]) -> list[str]:
     given = any(argument.startswith("--config") for argument in arguments)
-    options = parser.parse_args([*arguments] if given else [f"--config={FULL_SIZE}", *arguments])
-    if options.target.exists() and not options.overwrite:
-        raise FileExistsError(f"'{options.target}' exists already; choose another name, or give --overwrite")
-    return options
+    return [*arguments] if given else [f"--config={FULL_SIZE}", *arguments]
+
+
+def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> None:
+    read = [*sources, *(config for config in options.config or ())]
+    check_outputs({"the target": options.target}, inputs=read, replace=options.overwrite)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 MIXED = "mixed"
@@ -38,3 +39,58 @@ def name_draws(conditions: Sequence[Conditions]) -> str:
     seeds = [*dict.fromkeys(str(condition.benchmark_seed) for condition in conditions)]
     words = str(conditions[0])
     return words if len(seeds) == 1 else words.replace(f"seed {seeds[0]}", f"seeds {' and '.join(seeds)}", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How the answers behind a number were computed.
+
+    The first three change a number by more than rounding: results that differ in one of them do not compare. The
+    others change last digits only.
+
+    Args:
+        precision: of the trainer, such as ``32-true`` or ``bf16-mixed``.
+        float32_products: type to which products of float32 matrices are rounded, ``ieee`` (not at all), ``tf32`` or
+            ``bf16``.
+        inference: how a clip is shown to the network, ``single_pass`` or ``two_pass``.
+        float32_convolutions: the same as ``float32_products`` for convolutions; cuDNN rounds them to ``tf32`` unless it
+            is told not to.
+        compiled: whether torch.compile has rewritten the network.
+        device: its kind, such as ``cpu`` or ``cuda``.
+    """
+
+    precision: str = "32-true"
+    float32_products: str = "ieee"
+    inference: str = "single_pass"
+    float32_convolutions: str = "ieee"
+    compiled: bool = False
+    device: str = "cpu"
+
+    def compares_with(self, other: Measurement) -> bool:
+        return str(self) == str(other)
+
+    def __str__(self) -> str:
+        """In words, what others must share to be compared."""
+        rounded = "" if self.float32_products == "ieee" else f" with products in {self.float32_products}"
+        passes = "" if self.inference == "single_pass" else f", {self.inference}"
+        return f"{self.precision}{rounded}{passes}"
+
+    @property
+    def last_digits(self) -> str:
+        """In words, what can change last digits only."""
+        rounded = "" if self.float32_convolutions == "ieee" else f", convolutions in {self.float32_convolutions}"
+        return f"{self.device}{rounded}{', compiled' if self.compiled else ''}"
+
+
+USUAL = Measurement()
+"""What is meant where a table does not say it."""
+
+
+def name_measurement(measurements: Iterable[Measurement | None]) -> str:
+    """In words, how numbers that compare were measured, with a comma ahead; empty where it was as usual or not said.
+
+    >>> name_measurement([Measurement(), None]), name_measurement([None, Measurement("bf16-mixed")])
+    ('', ', measured in bf16-mixed')
+    """
+    said = next((found for found in measurements if found is not None), USUAL)
+    return "" if said.compares_with(USUAL) else f", measured in {said}"

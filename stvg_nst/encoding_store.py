@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from stvg_nst.whole_files import whole_file
+from stvg_nst.tensor_files import read_tensors, save_tensors
 
 FORMAT_VERSION = 2
 # Of a token that is computed again: far more than another device or another version of PyTorch makes of float32.
@@ -80,17 +79,14 @@ class EncodingStore:
 
 def _write(path: Path, tokens: Tensor) -> None:
     stored = tokens.detach().cpu().contiguous()
-    header = json.dumps(_header(path, stored), sort_keys=True)
-    with whole_file(path) as partial:
-        save_file({_TENSOR: stored}, partial, metadata={_METADATA_KEY: header})
+    save_tensors(path, {_TENSOR: stored}, {_METADATA_KEY: json.dumps(_header(path, stored), sort_keys=True)})
 
 
 def _read(path: Path) -> Tensor:
     remedy = "delete it, and it is computed again"
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_METADATA_KEY])
-            tokens: Tensor = file.get_tensor(_TENSOR)
+        tensors, metadata = read_tensors(path)
+        header, tokens = json.loads(metadata[_METADATA_KEY]), tensors[_TENSOR]
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise EncodingStoreError(f"{path} holds no readable encoding ({error!r}); {remedy}") from error
     expected = _header(path, tokens)

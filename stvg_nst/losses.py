@@ -16,9 +16,10 @@ from stvg_nst.types import Batch, GroundingOutput
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
 
-    Box terms are means over all true boxes, in training of all processes' step, in evaluation of the batch: there one
-    process may have a batch more than another, which would wait for it for ever. The others are means over a clip,
-    then over the batch, so that a batch of one gives the original's values.
+    In training, box terms are means over the true boxes of a batch, those of all processes together. In evaluation they
+    are means over a clip: no value depends on what else is in a batch, and no process waits for another, which may have
+    a batch less. The other terms are always means over a clip, so that a batch of one gives the original's values. A
+    true box without an area teaches nothing about boxes and their confidence, but its frame is in the tube.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
@@ -61,12 +62,15 @@ class GroundingLoss(nn.Module):
     def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
         inside = batch.inside
-        num_boxes = inside.sum().float()
+        boxed = inside & (batch.boxes[..., 2:] > 0).all(-1)
         if self.training:
-            num_boxes = _mean_over_processes(num_boxes)
+            totals = torch.stack((inside.new_full((), len(batch), dtype=torch.float32), boxed.sum().float()))
+            num_clips, num_boxes = _mean_over_processes(totals)
+        else:
+            num_clips, num_boxes = inside.new_ones((), dtype=torch.float32), boxed.sum(1).float()
         num_boxes = num_boxes.clamp(min=1)
         predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
-        in_tube = inside.expand(output.boxes.shape[:-1])
+        with_box = boxed.expand(output.boxes.shape[:-1])
 
         predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
         overlap = paired_iou(predicted_xyxy, true_xyxy)
@@ -75,7 +79,7 @@ class GroundingLoss(nn.Module):
         giou = paired_giou(predicted_xyxy, true_xyxy)
 
         def mean_over_boxes(values: Tensor) -> Tensor:
-            return _sum_over_frames(values, in_tube) * len(batch) / num_boxes
+            return _sum_over_frames(values, with_box) * num_clips / num_boxes
 
         confidence = output.confidence.float()
         if self.confidence_kind == "smooth_l1":
@@ -83,7 +87,7 @@ class GroundingLoss(nn.Module):
         else:
             # A sum of two sigmoids and yet read as a logit here, as in the original.
             entropy = F.binary_cross_entropy_with_logits(confidence, overlap, reduction="none")
-            confidence_loss = _mean_over_frames(entropy, in_tube)
+            confidence_loss = _mean_over_frames(entropy, with_box)
         return {
             "boxes": mean_over_boxes((predicted - true).abs().sum(-1)),
             "giou": mean_over_boxes(1 - giou),

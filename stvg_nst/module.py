@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
@@ -20,12 +19,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.conditions import Conditions
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
-from stvg_nst.metrics import GroundingMetrics
+from stvg_nst.measuring import measurement_of
+from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.report.results import RunResults, load_results
@@ -39,10 +40,11 @@ from stvg_nst.tuning.adapter import (
     require_adapter_fit,
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
+from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
 
 
-class GroundingModule(lightning.LightningModule):
+class GroundingModule(SampleMeanModule):
     """Tunes a grounder by one recipe and measures it on high- and low-quality clips.
 
     Args:
@@ -58,15 +60,18 @@ class GroundingModule(lightning.LightningModule):
         warmup_steps: of the default schedule, over which the rates rise.
         lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
         baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
-            measured on the split that this run measures.
+            measured on the split that this run measures, in the same precision.
         inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
             passes of CG-STVG's own evaluation.
         encodings: folder that keeps what the grounder makes of each clip and sentence ahead of its decoders, so that
             it is computed once for all epochs and all runs. For tuners that change the decoders and heads only, and
             for cached features; 4 T M D bytes each, 0.9 MB in the miniature, and never deleted by us.
+        twin: weight of the clean twin in the objective: the distance of each training clip's tokens, ahead of the
+            decoders, to those that the frozen grounder makes of the same clip in high quality. Clips that are of high
+            quality are pulled to their own. It needs ``--data.init_args.twins true``.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class GroundingModule(lightning.LightningModule):
         baseline: Path | None = None,
         inference: InferenceProtocol = "single_pass",
         encodings: Path | None = None,
+        twin: float = 0.0,
     ) -> None:
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
@@ -94,7 +100,13 @@ class GroundingModule(lightning.LightningModule):
             load_weights(Path(weights), grounder)
         self.grounder = grounder
         self.tuner = tuner
+        if twin < 0:
+            raise ValueError(f"--model.twin is a weight of at least 0, got {twin}")
+        self.twin = twin
+        self._clean = CleanTwin(grounder) if twin else None
         self.injection = tuner.inject(grounder)
+        if self._clean is not None:
+            self._clean.keep_apart(grounder)
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         rank_zero_info(str(self.injection))
         if encodings is not None:
@@ -111,11 +123,14 @@ class GroundingModule(lightning.LightningModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
+        if not 0 <= lambda_hq < math.inf:
+            raise ValueError(f"--model.lambda_hq must be finite and at least 0, got {lambda_hq}")
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(
             baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
         )
+        self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
 
     def _refuse_tuned_fusion(self) -> None:
@@ -129,8 +144,11 @@ class GroundingModule(lightning.LightningModule):
                 )
 
     def forward(self, batch: Batch) -> GroundingOutput:
+        return self._ground(self._features(batch), batch)
+
+    def _ground(self, features: BackboneFeatures, batch: Batch) -> GroundingOutput:
         with self.tuner.conditioned_on(batch.qualities):
-            return self.grounder.ground(self._features(batch), batch.frame_mask, batch.queries)
+            return self.grounder.ground(features, batch.frame_mask, batch.queries)
 
     def train(self, mode: bool = True) -> GroundingModule:
         # Lightning sets every sub-module back to train mode after a validation; what is frozen must not follow,
@@ -143,6 +161,8 @@ class GroundingModule(lightning.LightningModule):
         self._fit_seed = torch.initial_seed()
         # Lightning leaves modules in the mode that it finds them in.
         self.train()
+        if self._clean is not None:
+            self._clean.to(self.device)
 
     def _features(self, batch: Batch) -> BackboneFeatures:
         if batch.features is not None:
@@ -153,7 +173,8 @@ class GroundingModule(lightning.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
         torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
 
@@ -163,11 +184,16 @@ class GroundingModule(lightning.LightningModule):
         Raises:
             DivergedError: it is not finite, in this process or in another; what follows could only be worse.
         """
-        output = self(batch)
+        features = self._features(batch)
+        output = self._ground(features, batch)
         terms = self.loss(output, batch)
         total = self.loss.total(terms)
-        self._log_terms("train", terms, batch)
+        self._log_terms(terms, batch)
         self.log("train/grounding", total.detach(), batch_size=len(batch))
+        if self._clean is not None:
+            distance = self._twin_distance(self._clean, output, features, batch)
+            self._log_terms({"twin": distance[None]}, batch)
+            total = total + self.twin * distance.mean()
         # Eq. (6): L = L_ground + lambda_router * L_router + lambda_reg * L_reg
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
             total = total + self.tuner.loss_weights[name] * value
@@ -178,6 +204,16 @@ class GroundingModule(lightning.LightningModule):
             raise DivergedError(self._divergence(f"{whose} is {total.item():.4g} at step {self.global_step + 1}"))
         self._loss_before = total.detach()
         return total
+
+    def _twin_distance(
+        self, clean: CleanTwin, output: GroundingOutput, features: BackboneFeatures, batch: Batch
+    ) -> Tensor:
+        """(B,), of each clip's tokens to those of its high-quality twin."""
+        assert output.fused is not None, "a grounder with a fusion says its tokens"
+        if batch.twins is not None:
+            features = features.replaced(batch.qualities.nonzero().squeeze(1), self._features(batch.twins))
+        target = clean.targets(features, batch.frame_mask, batch.queries)
+        return twin_distance(output.fused, target, batch.frame_mask)
 
     def on_train_end(self) -> None:
         """No loss follows the last step, which would show what it did to the weights.
@@ -208,20 +244,6 @@ class GroundingModule(lightning.LightningModule):
         # Lightning counts this step only when the hook has returned.
         self.tuner.after_step(self.grounder, self.trainer.global_step + 1, self._total_steps())
 
-    def _total_steps(self) -> int:
-        """Optimiser steps of the whole fit, over which schedules and AdaLoRA's allocation are laid out.
-
-        Raises:
-            ValueError: nothing but a time bounds it.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError(
-                "the schedule is laid out over all steps, but neither --trainer.max_epochs nor --trainer.max_steps "
-                "bounds them; give one of them, beside which --trainer.max_time may still end the fit earlier"
-            )
-        return int(steps)
-
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         return self.tuner.trainable_parameters(self.grounder)
 
@@ -233,7 +255,10 @@ class GroundingModule(lightning.LightningModule):
                 "another tuner with --config experiments/tuner/NAME.yaml"
             )
         groups = self._parameter_groups(parameters)
-        optimizer = self.make_optimizer([options for _, options in groups])
+        try:
+            optimizer = self.make_optimizer([options for _, options in groups])
+        except ValueError as error:  # of PyTorch, whose optimisers check their options when they are built
+            raise ValueError(f"--model.optimizer: {error}") from error
         total_steps = self._total_steps()
         factors: list[Callable[[int], float]] = [
             partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups
@@ -260,45 +285,50 @@ class GroundingModule(lightning.LightningModule):
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, tuple[Tube, ...]]:
+    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
         passes = split_passes(batch, self.inference)
         outputs = [self(part) for part in passes]
         for part, output in zip(passes, outputs, strict=True):
-            self._log_terms(stage, self.loss(output, part), part)
+            self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
         tubes = join_passes(outputs, batch.clips, self.inference)
         self.metrics.update(tubes, batch.clips)
         return {"tubes": tubes}
 
     def on_validation_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_test_epoch_start(self) -> None:
-        self.metrics.reset()
+        self._begin_evaluation()
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
+        self._log_evaluation("test")
 
-    def _log_terms(self, stage: str, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """The last decoder stage's terms, by quality."""
+    def _begin_evaluation(self) -> None:
+        self.metrics.reset()
+        self.loss_means.reset()
+
+    def _log_evaluation(self, stage: str) -> None:
+        # Of the same names and values on every process: what any of them has met is exchanged here, and only here.
+        values = self.loss_means.compute() | self.metrics.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def _log_terms(self, terms: Mapping[str, Tensor], batch: Batch) -> None:
+        """The last decoder stage's terms in training, by quality; of rank 0, for no process waits for another here."""
         for quality in Quality:
             members = batch.qualities == quality
-            count = int(members.sum())
-            if count:
-                values = {f"{stage}/{quality.name}/{name}": term[-1, members].mean() for name, term in terms.items()}
+            if members.any():
+                values = {name: term[members].mean() for name, term in _last_stage(terms).items()}
                 self.log_dict(
-                    {name: value.detach() for name, value in values.items()},
-                    on_step=stage == "train",
-                    on_epoch=stage != "train",
-                    batch_size=count,
-                    sync_dist=stage != "train",
+                    {f"train/{quality.name}/{name}": value.detach() for name, value in values.items()},
+                    batch_size=int(members.sum()),
                 )
 
     # --- resuming ---------------------------------------------------------------------------------------------------
@@ -312,6 +342,11 @@ class GroundingModule(lightning.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.baseline is not None and datamodule is not None:
             self._check_baseline(self.baseline, datamodule, stage)
+        if self.twin and stage == "fit" and not getattr(datamodule, "twins", False):
+            raise ValueError(
+                f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
+                "--data.init_args.twins true, or --model.twin 0"
+            )
         cached = getattr(datamodule, "cached_backbones", None)
         if self.grounder.encodings is not None and cached is None:
             raise ValueError(
@@ -319,6 +354,28 @@ class GroundingModule(lightning.LightningModule):
                 "are cached; set --data.init_args.features, or leave out --model.encodings"
             )
         self.check_backbones(cached)
+        for split, records in getattr(datamodule, "records", {}).items():
+            self.check_queries(split, {record.item_id: record.query for record in records})
+
+    def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
+        """Refuse sentences that the grounder would stumble over at some later batch.
+
+        Args:
+            split: that they are of.
+            queries: by item.
+
+        Raises:
+            ValueError: there are such; the first few items are named.
+        """
+        different = list(dict.fromkeys(queries.values()))
+        found = {different[index]: fault for index, fault in self.grounder.query_faults(different).items()}
+        faults = [f"'{item}' {found[query]}" for item, query in queries.items() if query in found]
+        if faults:
+            first = ", ".join(faults[:3]) + ", ..." * (len(faults) > 3)
+            raise ValueError(
+                f"the grounder cannot read {len(faults):,} of the {len(queries):,} sentences of the {split} split: "
+                f"{first}; correct or shorten them in the annotation file, or take them out of it"
+            )
 
     def check_backbones(self, cached: str | None) -> None:
         """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
@@ -344,6 +401,14 @@ class GroundingModule(lightning.LightningModule):
                 f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
                 f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
             )
+        # Files from before it was recorded do not say.
+        if baseline.measurement is not None:
+            own = measurement_of(self.trainer, self, self.inference)
+            if not own.compares_with(baseline.measurement):
+                raise ValueError(
+                    f"the baseline '{baseline.path}' was measured in {baseline.measurement}, but this `{stage}` "
+                    f"measures in {own}; give zero-shot results of the same, or leave out --model.baseline"
+                )
         # Files from before the weights were named do not say.
         if baseline.weights is not None and Path(baseline.weights).resolve() != Path(self.weights).resolve():
             raise ValueError(
@@ -380,6 +445,11 @@ class GroundingModule(lightning.LightningModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(S, B) -> (B,)."""
+    return {name: term[-1] for name, term in terms.items()}
 
 
 def _finite_in_every_process(loss: Tensor) -> bool:

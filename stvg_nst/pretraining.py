@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.models.cgstvg import CGSTVG, VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
 from stvg_nst.types import Batch, SceneBatch
 
 
-class DensePretraining(lightning.LightningModule):
+class DensePretraining(SampleMeanModule):
     """Trains the image encoder to name and box the actor under each cell, the video encoder to name its action.
 
     Args:
@@ -99,8 +99,9 @@ class DensePretraining(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps, pct_start=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=self._total_steps(), pct_start=0.1
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_end(self) -> None:

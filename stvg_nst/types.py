@@ -16,7 +16,9 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SentenceType = Literal["declarative", "interrogative"]
@@ -39,7 +41,8 @@ class Tube:
     Args:
         start: first native frame index.
         stop: one past the last native frame index.
-        boxes: (stop - start, 4), xyxy, native pixels.
+        boxes: (stop - start, 4), xyxy, native pixels. In a true tube, a row of NaN is a frame that counts nowhere, and
+            a box may be as bad as it was published: one without an area overlaps nothing.
 
     Raises:
         ValueError: the span is empty or negative, or there is not one box per frame.
@@ -60,6 +63,15 @@ class Tube:
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def __reduce__(self) -> tuple[Callable[..., Tube], tuple[Any, ...]]:
+        # By value: PyTorch would keep the boxes of each tube that a loader's process sends in shared memory, behind an
+        # open file of its own, as long as that process lives; a thousand clips would use up what a process may open.
+        return _tube_of_array, (self.start, self.stop, self.boxes.detach().cpu().numpy())
+
+
+def _tube_of_array(start: int, stop: int, boxes: np.ndarray) -> Tube:
+    return Tube(start, stop, torch.from_numpy(boxes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +119,33 @@ class BackboneFeatures:
             self.cell_mask[clip, :rows, :columns],
         )
 
+    def replaced(self, clips: Tensor, others: BackboneFeatures) -> BackboneFeatures:
+        """These features with some clips' replaced by other features of the same clips.
+
+        Args:
+            clips: (C,) indices, int64.
+            others: with B = C; padded no wider than these.
+        """
+
+        def put(ours: Tensor, theirs: Tensor) -> Tensor:
+            padding = [
+                size
+                for own, other in zip(ours.shape[:0:-1], theirs.shape[:0:-1], strict=True)
+                for size in (0, own - other)
+            ]
+            return ours.index_copy(0, clips, F.pad(theirs, padding))
+
+        return BackboneFeatures(
+            put(self.appearance, others.appearance),
+            put(self.motion, others.motion),
+            put(self.cell_mask, others.cell_mask),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def share_memory_(self) -> BackboneFeatures:
+        return BackboneFeatures(*(getattr(self, f.name).share_memory_() for f in fields(self)))
 
     def pin_memory(self) -> BackboneFeatures:
         return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
@@ -161,8 +198,10 @@ class Clip:
         info: everything but tensors.
         frames: (T, 3, H, W) float32, normalised.
         features: cached backbone features of those frames, with B = 1.
-        boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside.
+        boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside, and where
+            no box counts.
         inside: (T,) bool, True on sampled frames that the target covers.
+        twin: the same frames in high quality, where that is asked for and the clip is degraded.
     """
 
     info: ClipInfo
@@ -170,6 +209,7 @@ class Clip:
     features: BackboneFeatures | None
     boxes: Tensor
     inside: Tensor
+    twin: Clip | None = None
 
     def __post_init__(self) -> None:
         name, length = self.info.item_id, len(self.info.frame_ids)
@@ -202,6 +242,7 @@ class Batch:
         boxes: (B, T, 4) float32, cxcywh in units of the frame; zeros outside the target and on padding.
         inside: (B, T) bool.
         qualities: (B,) int64, values of :class:`Quality`.
+        twins: the low-quality clips in high quality, in their order, where that is asked for and there are any.
     """
 
     clips: tuple[ClipInfo, ...]
@@ -212,6 +253,7 @@ class Batch:
     boxes: Tensor
     inside: Tensor
     qualities: Tensor
+    twins: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -224,12 +266,17 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
 
+    def share_memory_(self) -> Batch:
+        return self._with_tensors(lambda value: value.share_memory_())
+
     def pin_memory(self) -> Batch:
         return self._with_tensors(lambda value: value.pin_memory())
 
     def _with_tensors(self, move: Callable[[Any], Any]) -> Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: move(v) if isinstance(v, Tensor | BackboneFeatures) else v for k, v in values.items()})
+        return Batch(
+            **{k: move(v) if isinstance(v, Tensor | BackboneFeatures | Batch) else v for k, v in values.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +295,27 @@ class SceneBatch:
     looks: Tensor
     actions: Tensor
 
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def share_memory_(self) -> SceneBatch:
+        return SceneBatch(*(getattr(self, f.name).share_memory_() for f in fields(self)))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
         return SceneBatch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class FusedTokens:
+    """Video and sentence joined, frame by frame, ahead of the decoders.
+
+    Args:
+        tokens: (B, T, M, D).
+        mask: (B, 1 or T, M) bool, True on real tokens.
+    """
+
+    tokens: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +328,7 @@ class GroundingOutput:
         start_end: (S, B, T, 2), logits of each frame being the first, and the last, of the tube.
         actioness: (S, B, T), logits of each frame lying inside the tube.
         frame_mask: (B, T) bool, True on real frames.
+        fused: the tokens that the decoders were given, where the model says them.
     """
 
     boxes: Tensor
@@ -269,3 +336,4 @@ class GroundingOutput:
     start_end: Tensor
     actioness: Tensor
     frame_mask: Tensor
+    fused: FusedTokens | None = None

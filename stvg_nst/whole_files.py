@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
@@ -15,18 +19,54 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     If the block fails, on a full disk for instance, what it has written goes, and what had the name stays. Several
     processes, on several machines too, may write the same file at once: the last one stands. The folder is made.
+
+    The file gets the permissions that ``open(path, "w")`` would give it, whatever its writer chose. A link stays a
+    link, and what it leads to is replaced. A device or a pipe is written to as it is.
+
+    Raises:
+        OSError: the file cannot be written; it names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = is_stream(path)
+    path = path if stream else Path(os.path.realpath(path))
     # Beside the file, for a rename is atomic only within a file system. A process id would not be unique over machines.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path if stream else path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
+        if stream:
+            yield path
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = _mode(path) if path.exists() else _mode(partial)
         yield partial
+        if _mode(partial) != mode:  # some file systems have one mode for all, and refuse to set it
+            partial.chmod(mode)
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno in _DISK or error.filename == str(partial):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        if not stream:
+            partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file at once, as :func:`whole_file` does."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file at once, as :func:`whole_file` does; a text as UTF-8.
+
+    What UTF-8 cannot hold, such as the name of a file that is not UTF-8 itself, is written as an escape.
+    """
     with whole_file(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a device or a pipe, of which nothing can be renamed."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)

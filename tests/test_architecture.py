@@ -17,14 +17,24 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.types",
     "stvg_nst.seeding",
     "stvg_nst.boxes",
+    "stvg_nst.arguments",
     "stvg_nst.conditions",
     "stvg_nst.cores",
     "stvg_nst.folder_lock",
+    "stvg_nst.outputs",
+    "stvg_nst.overlay_parser",
+    "stvg_nst.queries",
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("decord", "albumentations")
-MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.report")
+MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.failures", "stvg_nst.report")
 WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
+MAY_WRITE_IN_PLACE = (
+    "stvg_nst.whole_files",
+    "stvg_nst.folder_lock",  # a lock, which has no content
+    "datamodules.array_store",  # a folder that takes its name when it is whole
+    "datamodules.ministvg",  # likewise
+)
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}
 
 
@@ -142,7 +152,22 @@ def unwanted_code(modules: dict[str, Module]) -> Iterator[str]:
                     yield f"{module.name}:{node.lineno}: catches {caught}; name the errors that can be handled"
 
 
-RULES = (wrong_arrows, heavy_reports, import_cycles, homeless_files, unwanted_code)
+def writes_in_place(modules: dict[str, Module]) -> Iterator[str]:
+    """Calls that write a file under its own name, where a full disk leaves half of it and another's permissions."""
+    for module in modules.values():
+        if module.inside(*MAY_WRITE_IN_PLACE):
+            continue
+        for node in ast.walk(module.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            to_write = any(isinstance(word, ast.Constant) and word.value in ("w", "wb") for word in ast.walk(node))
+            writes = name in ("write_text", "write_bytes", "save_file", "savefig", "imwrite", "mkstemp", "mkdtemp")
+            if (writes or (name == "open" and to_write)) and "partial" not in ast.unparse(node):
+                yield f"{module.name}:{node.lineno}: {name}() writes in place; use stvg_nst.whole_files"
+
+
+RULES = (wrong_arrows, heavy_reports, import_cycles, homeless_files, unwanted_code, writes_in_place)
 
 
 def violations(root: Path) -> list[str]:
@@ -187,6 +212,8 @@ def test_all_three_packages_are_read() -> None:
         ("stvg_nst/misc/a.py", "", "stvg_nst.misc.a: a thing without a home"),
         ("stvg_nst/a.py", "x = 1\nprint(x)", "stvg_nst.a:2: print() in library code"),
         ("callbacks/a.py", "try:\n    pass\nexcept Exception:\n    pass", "callbacks.a:3: catches Exception"),
+        ("callbacks/a.py", "path.write_text('x')", "callbacks.a:1: write_text() writes in place"),
+        ("stvg_nst/a.py", "with path.open('wb') as file:\n    pass", "stvg_nst.a:1: open() writes in place"),
         ("callbacks/a.py", "try:\n    pass\nexcept:\n    pass", "callbacks.a:3: catches everything"),
     ],
 )

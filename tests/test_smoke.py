@@ -138,8 +138,9 @@ def test_from_clips_to_the_table(
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1
     assert "certificate.json' is there already" in capsys.readouterr().err
-    assert certify(nst, "--overwrite", "--batches", "0") == 1
-    assert "--batches must be at least 1, got 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        certify(nst, "--overwrite", "--batches", "0")
+    assert "--batches: expected at least 1, got 0" in capsys.readouterr().err
     assert certify(zero_shot) == 1
     assert "there is no" in capsys.readouterr().err
 

@@ -14,8 +14,30 @@ from stvg_nst.types import SentenceType
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the boxes or the span of an annotation stand, for complaints that come after reading.
+
+    Args:
+        file, item: as in :class:`AnnotationError`.
+        field: of the boxes, or of the span's end.
+        first: number that the first of the boxes has there.
+    """
+
+    file: Path
+    item: str
+    field: str
+    first: int = 0
+
+    def of_box(self, row: int) -> str:
+        return f"{self.field}[{self.first + row}]"
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """A sentence about a part of a video, and when its answer is.
+    """A sentence about a part of a video, and when its answer is, as the file has it.
+
+    The tube lies at least in part within the segment. It may leave it, and its boxes may be any finite numbers:
+    :mod:`datamodules.annotated.policies` says what becomes of those.
 
     Args:
         item_id: unique in the split.
@@ -28,7 +50,11 @@ class Annotation:
         num_frames: frames that the annotation says the video has, ``None`` where it does not say.
         fps: frames per second that it says.
         size: (H, W) that it says.
-        boxes: (stop - start, 4) float32, xyxy, native pixels; ``None`` where they stand in another file.
+        span_at: where the tube's end stands.
+        may_stop: one past the last frame on which a tube of this segment may have a box.
+        boxes: (stop - start, 4) float32, xyxy, native pixels; ``None`` where they stand in another file. A row of NaN
+            is a frame that a policy has taken out.
+        boxes_at: where they stand.
         target_id: number of the target in that file.
     """
 
@@ -43,7 +69,10 @@ class Annotation:
     num_frames: int | None
     fps: float
     size: tuple[int, int]
+    span_at: Place
+    may_stop: int
     boxes: NDArray[np.float32] | None = None
+    boxes_at: Place | None = None
     target_id: int | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stvg_nst.queries import query_fault
 
 # Larger frame numbers and sizes than any video has; below it, integers survive every conversion that follows.
 _LARGEST = 2**31 - 1
@@ -26,19 +29,21 @@ class AnnotationError(ValueError):
         field: which field of the item, e.g. ``bbox[3]``, or empty.
         expected: what should stand there.
         got: what stands there; a value is shown by :func:`shown`.
+        advice: what to do, where that is not plain.
     """
 
-    def __init__(self, file: Path | str, item: str, field: str, expected: str, got: str) -> None:
-        super().__init__(file, item, field, expected, got)
-        self.file, self.item, self.field, self.expected, self.got = str(file), item, field, expected, got
+    def __init__(self, file: Path | str, item: str, field: str, expected: str, got: str, advice: str = "") -> None:
+        super().__init__(file, item, field, expected, got, advice)
+        self.file, self.item, self.field = str(file), item, field
+        self.expected, self.got, self.advice = expected, got, advice
 
     def __str__(self) -> str:
         place = "".join([f", item '{self.item}'" * bool(self.item), f", field '{self.field}'" * bool(self.field)])
-        return f"'{self.file}'{place}: {self.complaint}"
+        return f"'{self.file}'{place}: {self.complaint}" + f"; {self.advice}" * bool(self.advice)
 
     @property
     def complaint(self) -> str:
-        """What is wrong, without the place."""
+        """What is wrong, without the place and the advice."""
         return f"expected {self.expected}, got {self.got}"
 
 
@@ -58,8 +63,11 @@ class Document:
 def read_json(path: Path) -> Document:
     """Reads a file of standard JSON: NaN and infinities, which Python would accept, are no numbers of it.
 
+    It may begin with a byte order mark, as some editors and spreadsheets write it.
+
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         AnnotationError: it is no UTF-8 or no JSON.
     """
     duplicates: list[str] = []
@@ -67,15 +75,15 @@ def read_json(path: Path) -> Document:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            duplicates.extend(sorted({key for key in keys if keys.count(key) > 1}))
+            counts = Counter(key for key, _ in pairs)
+            duplicates.extend(sorted(key for key, count in counts.items() if count > 1))
         return value
 
     def refuse(constant: str) -> NoReturn:
         raise AnnotationError(path, "", "", "standard JSON with finite numbers", constant)
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no annotation file '{path}'; docs/data.md says what belongs there"
@@ -132,12 +140,26 @@ class Fields:
             raise self.error(name, "a positive number", shown(value))
         return float(value)
 
+    def string(self, name: str) -> str:
+        """Any string, also one that is no valid Unicode, as the name of a file need not be."""
+        value = self._value(name)
+        if not isinstance(value, str):
+            raise self.error(name, "a text", shown(value))
+        return value
+
     def text(self, name: str) -> str:
         """A string with something else than white space in it."""
         value = self._value(name)
         if not isinstance(value, str) or not value.strip() or not _encodable(value):
             raise self.error(name, "a text that is not blank, in valid Unicode", shown(value))
         return value
+
+    def sentence(self, name: str) -> str:
+        """A text that a text encoder can make something of, see :func:`stvg_nst.queries.query_fault`."""
+        text = self.text(name)
+        if fault := query_fault(text):
+            raise self.error(name, "a sentence", f"{shown(text)}, which {fault}")
+        return text
 
     def file_name(self, name: str) -> str:
         return check_file_name(self.text(name), self.file, self.item, self.prefix + name)
@@ -189,8 +211,11 @@ def check_file_name(name: str, file: Path, item: str, field: str = "") -> str:
     return name
 
 
-def box_array(rows: Sequence[Any], fields: Fields, name: str) -> NDArray[np.float64]:
-    """Boxes as (N, 4), from N lists of four finite numbers.
+def box_array(rows: Sequence[Any], fields: Fields, name: str, first: int = 0) -> NDArray[np.float64]:
+    """Boxes as (N, 4), from N lists of four finite numbers; whether they fit the frame is not looked at.
+
+    Args:
+        first: number that the first of them has in the field called ``name``.
 
     Raises:
         AnnotationError: there is none, or one is something else.
@@ -199,39 +224,20 @@ def box_array(rows: Sequence[Any], fields: Fields, name: str) -> NDArray[np.floa
         raise fields.error(name, "at least one box", "none")
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != 4:
-            raise fields.error(f"{name}[{index}]", "four numbers", shown(row))
+            raise fields.error(f"{name}[{first + index}]", "four numbers", shown(row))
     if not all(type(value) is int or type(value) is float for value in chain.from_iterable(rows)):
         index = next(i for i, row in enumerate(rows) if any(type(value) not in (int, float) for value in row))
-        raise fields.error(f"{name}[{index}]", "four numbers", shown(rows[index]))
+        raise fields.error(f"{name}[{first + index}]", "four numbers", shown(rows[index]))
     try:
         boxes = np.array(rows, dtype=np.float64)
     except OverflowError:
         raise fields.error(name, "numbers of pixels", "an integer beyond the range of a float") from None
-    finite = np.isfinite(boxes).all(axis=1)
-    if not finite.all():
-        index = int(finite.argmin())
-        raise fields.error(f"{name}[{index}]", "finite numbers", shown(rows[index]))
+    # A comparison that NaN fails.
+    plausible = (np.abs(boxes) <= _LARGEST).all(axis=1)
+    if not plausible.all():
+        index = int(plausible.argmin())
+        raise fields.error(f"{name}[{first + index}]", "finite numbers of pixels", shown(rows[index]))
     return boxes
-
-
-def check_inside(boxes: NDArray[np.float64], size: tuple[int, int], fields: Fields, name: str) -> NDArray[np.float32]:
-    """Boxes (N, 4), xyxy in pixels, that have an area and lie within the frame.
-
-    Raises:
-        AnnotationError: the first that has none or does not.
-    """
-    height, width = size
-    x1, y1, x2, y2 = boxes.T
-    # In single precision too, in which a box of a millionth of a pixel may have no width.
-    with np.errstate(over="ignore"):
-        single = boxes.astype(np.float32)
-    good = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
-    good &= (single[:, 0] < single[:, 2]) & (single[:, 1] < single[:, 3])
-    if not good.all():
-        index = int(good.argmin())
-        expected = f"a box with an area within the frame of {width} x {height} pixels (xyxy after conversion)"
-        raise fields.error(f"{name}[{index}]", expected, shown(boxes[index].tolist()))
-    return single
 
 
 def _encodable(text: str) -> bool:

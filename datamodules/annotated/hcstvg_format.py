@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from datamodules.annotated.annotation import Annotation, Reading
-from datamodules.annotated.fields import (
-    AnnotationError,
-    Fields,
-    box_array,
-    check_file_name,
-    check_inside,
-    read_json,
-    shown,
-)
+import numpy as np
+
+from datamodules.annotated.annotation import Annotation, Place, Reading
+from datamodules.annotated.fields import AnnotationError, Fields, box_array, check_file_name, read_json, shown
 
 # Every clip of the data set is a cut of this length, from which its frames per second follow.
 CLIP_SECONDS = 20.0
@@ -56,18 +50,14 @@ def parse_hcstvg(name: str, fields: Fields) -> Annotation:
             [h, w]; ``caption``, or ``English``.
 
     Raises:
-        AnnotationError: a field is missing or wrong, a box leaves the frame, or the tube leaves the clip.
+        AnnotationError: a field is missing or wrong, or the tube begins behind the clip.
     """
     check_file_name(name, fields.file, shown(name))
     num_frames = fields.integer("img_num", at_least=2)
-    size = _size(fields)
     start = fields.integer("st_frame", at_least=1, at_most=num_frames - 1) - 1
     xywh = box_array(fields.sequence("bbox"), fields, "bbox")
-    stop = start + len(xywh)
-    if stop > num_frames:
-        expected = f"at most {num_frames - start} boxes, for frames {start + 1} to {num_frames}"
-        raise fields.error("bbox", expected, f"{len(xywh)} boxes")
     xywh[:, 2:] += xywh[:, :2]
+    boxes_at = Place(fields.file, fields.item, "bbox")
     return Annotation(
         item_id=name,
         clip_id=name,
@@ -75,12 +65,15 @@ def parse_hcstvg(name: str, fields: Fields) -> Annotation:
         query=_caption(fields),
         sentence_type="declarative",
         start=start,
-        stop=stop,
+        stop=start + len(xywh),
         segment=(0, num_frames - 1),
         num_frames=num_frames,
         fps=num_frames / CLIP_SECONDS,
-        size=size,
-        boxes=check_inside(xywh, size, fields, "bbox"),
+        size=_size(fields),
+        span_at=boxes_at,
+        may_stop=num_frames,
+        boxes=xywh.astype(np.float32),
+        boxes_at=boxes_at,
     )
 
 
@@ -96,4 +89,4 @@ def _size(fields: Fields) -> tuple[int, int]:
 def _caption(fields: Fields) -> str:
     if "caption" not in fields and "English" not in fields:
         raise fields.error("caption", "the sentence, here or in 'English' (version 2)", "an item without either")
-    return fields.text("caption" if "caption" in fields else "English")
+    return fields.sentence("caption" if "caption" in fields else "English")

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
-from stvg_nst.whole_files import whole_file
+from stvg_nst.whole_files import write_whole
 
 SOUND = "sound"
+TOO_SHORT = "too short"
 _SCHEMA = 1
 
 
@@ -23,7 +24,7 @@ class VideoEntry:
         num_bytes, mtime_ns: size and time of change of the file.
         sha256: of its bytes.
         num_frames, fps, size: of its stream, the size as (H, W).
-        verdict: ``sound``, or what is wrong.
+        verdict: ``sound``, or what is wrong; it begins with ``too short`` where that is a lack of frames alone.
     """
 
     path: str
@@ -34,6 +35,11 @@ class VideoEntry:
     fps: float | None = None
     size: tuple[int, int] | None = None
     verdict: str = SOUND
+
+    @property
+    def is_short(self) -> bool:
+        """Whether nothing is wrong but that frames are lacking."""
+        return self.verdict.startswith(TOO_SHORT)
 
     def is_of(self, file: Path) -> bool:
         """Whether the file is still the one that the entry tells of, or still missing."""
@@ -51,8 +57,7 @@ def manifest_file(root: Path, name: str) -> Path:
 def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
     """Writes the manifest whole or not at all."""
     content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
-    with whole_file(file) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
@@ -70,6 +75,11 @@ def read_manifest(file: Path, name: str) -> dict[str, VideoEntry]:
     return {video: _entry(Fields.of(file, video, value)) for video, value in videos.values.items()}
 
 
+def frames_in_files(videos: Mapping[str, VideoEntry]) -> dict[str, int]:
+    """How many frames the videos have that could be read."""
+    return {video: entry.num_frames for video, entry in videos.items() if entry.num_frames is not None}
+
+
 def _entry(fields: Fields) -> VideoEntry:
     def given(name: str) -> bool:
         return fields.values.get(name) is not None
@@ -81,12 +91,12 @@ def _entry(fields: Fields) -> VideoEntry:
             raise fields.error("size", "[height, width]", shown(sides))
         size = (sides[0], sides[1])
     return VideoEntry(
-        path=fields.text("path"),
+        path=fields.string("path"),
         num_bytes=fields.integer("num_bytes", at_most=2**63) if given("num_bytes") else None,
-        mtime_ns=fields.integer("mtime_ns", at_most=2**63) if given("mtime_ns") else None,
+        mtime_ns=fields.integer("mtime_ns", at_least=-(2**63), at_most=2**63) if given("mtime_ns") else None,
         sha256=fields.text("sha256") if given("sha256") else None,
         num_frames=fields.integer("num_frames") if given("num_frames") else None,
         fps=fields.positive("fps") if given("fps") else None,
         size=size,
-        verdict=fields.text("verdict"),
+        verdict=fields.string("verdict"),
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -42,7 +43,7 @@ class AnnotatedSource(ABC):
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._readings: dict[OfficialSplit, Reading] = {}
-        self._videos: dict[str, Path] | None = None
+        self._videos: NamedFiles | None = None
 
     @property
     def splits(self) -> tuple[OfficialSplit, ...]:
@@ -82,12 +83,9 @@ class AnnotatedSource(ABC):
     def video_file(self, name: str) -> Path:
         """The file of a video, wherever it lies below the video folders; where there is none, where it should be."""
         if self._videos is None:
-            self._videos = {}
-            for folder in self._video_folders():
-                for path in _files_below(folder):
-                    if path.suffix.lower() in _VIDEO_SUFFIXES:
-                        self._videos.setdefault(self._video_key(path), path)
-        return self._videos.get(name, self.video_folder / self._video_name(name))
+            videos = (path for folder in self._video_folders() for path in _files_below(folder))
+            self._videos = NamedFiles((self._video_key(p), p) for p in videos if p.suffix.lower() in _VIDEO_SUFFIXES)
+        return self._videos.get(name) or self.video_folder / self._video_name(name)
 
     @property
     def video_folder(self) -> Path:
@@ -122,6 +120,24 @@ class AnnotatedSource(ABC):
 
     def _video_name(self, name: str) -> str:
         return name
+
+
+class NamedFiles:
+    """Files by name, in whatever Unicode form: some systems take the names of files apart, accents from letters.
+
+    Args:
+        files: names and files; of several with one name the first.
+    """
+
+    def __init__(self, files: Iterable[tuple[str, Path]]) -> None:
+        self._exact: dict[str, Path] = {}
+        self._composed: dict[str, Path] = {}
+        for name, path in files:
+            self._exact.setdefault(name, path)
+            self._composed.setdefault(unicodedata.normalize("NFC", name), path)
+
+    def get(self, name: str) -> Path | None:
+        return self._exact.get(name) or self._composed.get(unicodedata.normalize("NFC", name))
 
 
 class HCSTVGSource(AnnotatedSource):
@@ -180,7 +196,7 @@ class VidSTGSource(AnnotatedSource):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._trajectories: dict[str, Path] | None = None
+        self._trajectories: NamedFiles | None = None
 
     def with_boxes(self, annotations: Sequence[Annotation]) -> tuple[list[Annotation], list[AnnotationError]]:
         """Adds the boxes of the official sentences' targets from VidOR, opening the file of each video once."""
@@ -208,8 +224,8 @@ class VidSTGSource(AnnotatedSource):
         """VidOR's annotation of a video, wherever it lies below ``bbox_annos``."""
         if self._trajectories is None:
             files = _files_below(self.root / "bbox_annos")
-            self._trajectories = {path.stem: path for path in files if path.suffix == ".json"}
-        return self._trajectories.get(video, self.root / "bbox_annos" / f"{video}.json")
+            self._trajectories = NamedFiles((path.stem, path) for path in files if path.suffix == ".json")
+        return self._trajectories.get(video) or self.root / "bbox_annos" / f"{video}.json"
 
     def _read_trajectories(self, video: str) -> Trajectories | AnnotationError:
         file = self.trajectory_file(video)
@@ -257,7 +273,7 @@ def _files_below(folder: Path) -> list[Path]:
     """
     files: list[Path] = []
     entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_unless_absent):
         real = os.path.realpath(place)
         if real in entered:
             folders.clear()
@@ -266,6 +282,12 @@ def _files_below(folder: Path) -> list[Path]:
         folders.sort()  # of several ways to a folder, always the same one
         files += [Path(place, name) for name in names]
     return sorted(files)
+
+
+def _unless_absent(error: OSError) -> None:
+    """Raises the error of a folder that is there and cannot be read: its files are not missing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _counted(counts: tuple[int, int], faulty: int = 0) -> str:
@@ -278,10 +300,11 @@ def _with_unique_items(reading: Reading) -> Reading:
     file, seen, kept = reading.file, set[str](), []
     errors = [AnnotationError(file, key, "", "each key once in an object", "another") for key in reading.duplicates]
     for annotation in reading.annotations:
-        if annotation.item_id in seen:
+        name = unicodedata.normalize("NFC", annotation.item_id)  # two forms of one name are one file on some systems
+        if name in seen:
             errors.append(AnnotationError(file, annotation.item_id, "", "a unique id", "an earlier item's"))
         else:
             kept.append(annotation)
-        seen.add(annotation.item_id)
+        seen.add(name)
     lost = reading.lost + len(reading.annotations) - len(kept)
     return Reading(file, tuple(kept), (*reading.errors, *errors), lost, reading.duplicates, reading.unknown)

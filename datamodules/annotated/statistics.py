@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.annotated.annotation import Annotation
+from datamodules.annotated.manifest import frames_in_files, manifest_file, read_manifest
+from datamodules.annotated.policies import fit_to_frame
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit, sentence_counts
+from datamodules.annotated.touched import Survey
 from stvg_nst.whole_files import whole_file
 
 _PERCENTILES = (0, 25, 50, 75, 100)
@@ -45,6 +48,7 @@ class SplitStatistics:
         num_declarative, num_interrogative: sentences.
         distributions: of what is known of them.
         absent: what is not there, or faulty, and therefore not counted.
+        touched: in words, what each policy for bad boxes and short clips would touch.
     """
 
     split: str
@@ -54,10 +58,13 @@ class SplitStatistics:
     num_interrogative: int
     distributions: tuple[Distribution, ...]
     absent: tuple[str, ...]
+    touched: tuple[str, ...]
 
 
 def split_statistics(source: AnnotatedSource, split: OfficialSplit) -> SplitStatistics:
     """Counts a published split. Boxes and videos may be absent; the annotation file may not.
+
+    How many frames a video has is looked up in the manifest of ``data verify``, where there is one.
 
     Raises:
         FileNotFoundError: there is no annotation file.
@@ -78,6 +85,8 @@ def split_statistics(source: AnnotatedSource, split: OfficialSplit) -> SplitStat
     missing = [video for video in videos if not source.video_file(video).is_file()]
     if missing:
         absent.append(f"{len(missing):,} of {len(videos):,} video files; the first: '{source.video_file(missing[0])}'")
+    manifest = manifest_file(source.root, source.name)
+    frames = frames_in_files(read_manifest(manifest, source.name)) if manifest.is_file() else {}
     declarative, interrogative = sentence_counts(annotations)
     clips = {annotation.clip_id: annotation for annotation in annotations}
     return SplitStatistics(
@@ -88,6 +97,7 @@ def split_statistics(source: AnnotatedSource, split: OfficialSplit) -> SplitStat
         num_interrogative=interrogative,
         distributions=(*_of_sentences(list(clips.values()), annotations), *_of_boxes(with_boxes)),
         absent=tuple(absent),
+        touched=Survey.of(with_boxes, frames).lines(),
     )
 
 
@@ -137,12 +147,13 @@ def _share_of_clip(annotation: Annotation) -> float:
 
 
 def _of_boxes(annotations: Sequence[Annotation]) -> list[Distribution]:
-    """Mean side and motion of each tube's boxes, in units of the frame."""
+    """Mean side and motion of each tube's boxes within the frame, in units of the frame."""
     sides, moves = [], []
     for annotation in annotations:
-        assert annotation.boxes is not None
         height, width = annotation.size
-        boxes = annotation.boxes / np.array([width, height, width, height])
+        within = fit_to_frame(annotation, "clip").boxes
+        assert within is not None
+        boxes = within / np.array([width, height, width, height])
         sides.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).mean())
         centres = (boxes[:, 2:] + boxes[:, :2]) / 2
         moves.append(np.hypot(*(centres[-1] - centres[0])))

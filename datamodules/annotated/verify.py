@@ -11,8 +11,16 @@ from pathlib import Path
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.isolation import Failure, IsolatedCalls
-from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
+from datamodules.annotated.manifest import (
+    SOUND,
+    TOO_SHORT,
+    VideoEntry,
+    frames_in_files,
+    read_manifest,
+    write_manifest,
+)
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
+from datamodules.annotated.touched import Survey, fit_annotations
 from datamodules.video import DamagedFrameError, VideoDecodeError, check_video, probe, read_frames
 
 _SECONDS_BETWEEN_SAVES = 10.0
@@ -62,12 +70,14 @@ class Verification:
     faults: all that is wrong or strange, annotations first.
     num_sentences, num_videos: what was looked at.
     num_checked: videos that were decoded now; the others are unchanged since they were found sound.
+    touched: in words, what each policy for bad boxes and short clips would touch.
     """
 
     faults: tuple[Fault, ...]
     num_sentences: int
     num_videos: int
     num_checked: int
+    touched: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -130,7 +140,8 @@ def verify(
         write_manifest(manifest, source.name, entries)
     for task in tasks:
         faults += _video_faults(entries[task.name], task)
-    return Verification(tuple(faults), len(annotations), len(tasks), len(to_check))
+    touched = Survey.of(annotations, frames_in_files(entries)).lines()
+    return Verification(tuple(faults), len(annotations), len(tasks), len(to_check), touched)
 
 
 def check_file(task: VideoTask) -> VideoEntry:
@@ -161,7 +172,7 @@ def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
     if entry.size != task.size:
         verdict = f"wrong size: {entry.size} (H, W), but the annotations were made for {task.size}"
     elif entry.num_frames < task.num_frames:
-        verdict = f"too short: {entry.num_frames} frames, but {task.num_frames} are needed"
+        verdict = f"{TOO_SHORT}: {entry.num_frames} frames, but {task.num_frames} are needed"
     else:
         verdict = SOUND
     return replace(entry, verdict=verdict)
@@ -198,8 +209,11 @@ def _read_annotations(
         faults += [_annotation_fault(error) for error in reading.errors]
         for name, count in sorted(reading.unknown.items()):
             faults.append(Fault(str(reading.file), f"unknown field '{name}' in {count:,} items", is_note=True))
-        with_boxes, errors = source.with_boxes(reading.annotations)
-        faults += dict.fromkeys(_annotation_fault(error) for error in errors)
+        with_boxes, missing = source.with_boxes(reading.annotations)
+        refused = fit_annotations(
+            with_boxes, source.with_boxes, on_bad_box="refuse", on_short_clip="refuse", frames_in_file={}
+        )
+        faults += dict.fromkeys(_annotation_fault(error) for error in (*missing, *refused.errors))
         # Videos are checked even where boxes are missing.
         found = {annotation.item_id for annotation in with_boxes}
         annotations += with_boxes + [a for a in reading.annotations if a.item_id not in found]
@@ -219,7 +233,8 @@ def _video_tasks(source: AnnotatedSource, annotations: Sequence[Annotation]) -> 
     tasks, faults = [], []
     for video, group in by_video.items():
         file = source.video_file(video)
-        needed = max(annotation.segment[1] for annotation in group)
+        # What the annotation itself says that the video lacks is no fault of the video.
+        needed = max(min(a.segment[1], a.num_frames or a.segment[1]) for a in group)
         ids = {0, needed - 1}
         for annotation in group:
             edges = (annotation.start, annotation.stop - 1, annotation.segment[0], annotation.segment[1] - 1)

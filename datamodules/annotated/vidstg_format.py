@@ -12,18 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datamodules.annotated.annotation import Annotation, Reading
-from datamodules.annotated.fields import (
-    AnnotationError,
-    Fields,
-    are_integers,
-    box_array,
-    check_inside,
-    read_json,
-    shown,
-)
+from datamodules.annotated.annotation import Annotation, Place, Reading
+from datamodules.annotated.fields import AnnotationError, Fields, are_integers, box_array, read_json, shown
 from stvg_nst.types import SentenceType
 
 # Captions come before questions, in the numbers of the sentences too.
@@ -122,12 +113,12 @@ def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
         numbers: numbers of the sentences; as many are taken as the item has sentences, faulty or not.
 
     Raises:
-        AnnotationError: a field is missing or wrong, or the tube leaves the segment.
+        AnnotationError: a field is missing or wrong, or the tube lies outside the segment or ends behind the video.
     """
     taken = {name: [next(numbers) for _ in _list_or_none(fields.values.get(name))] for name in _LISTS}
     num_frames = fields.integer("frame_count", at_least=1)
-    segment = _segment(fields, num_frames)
-    start, stop = _span(fields, "temporal_gt", segment)
+    segment = _segment(fields)
+    start, stop = _span(fields, "temporal_gt", segment, num_frames)
     video, size, fps = fields.file_name("vid"), _size(fields), fields.positive("fps")
     known = {entry.integer("tid") for entry in fields.objects("subject/objects")}
     found = []
@@ -149,6 +140,8 @@ def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
                     num_frames=num_frames,
                     fps=fps,
                     size=size,
+                    span_at=Place(fields.file, fields.item, "temporal_gt"),
+                    may_stop=segment[1],
                     target_id=target_id,
                 )
             )
@@ -163,12 +156,12 @@ def parse_merged(fields: Fields) -> Annotation:
     The file does not say how long the video is, only how long the segment.
 
     Raises:
-        AnnotationError: a field is missing or wrong, the tube leaves the segment, or boxes are missing.
+        AnnotationError: a field is missing or wrong, the tube lies outside the segment, or boxes are missing.
     """
     segment = _segment(fields)
     fields.integer("frame_count", at_least=segment[1] - segment[0], at_most=segment[1] - segment[0])
     start, stop = _span(fields, "ori_temp_gt", segment)
-    video, size = fields.file_name("vid"), _size(fields)
+    video = fields.file_name("vid")
     kind = fields.text("qtype")
     if kind not in _TYPES:
         raise fields.error("qtype", f"one of {', '.join(_TYPES)}", shown(kind))
@@ -187,8 +180,11 @@ def parse_merged(fields: Fields) -> Annotation:
         segment=segment,
         num_frames=None,
         fps=fields.positive("fps"),
-        size=size,
-        boxes=check_inside(boxes, size, fields, "target_bboxs"),
+        size=_size(fields),
+        span_at=Place(fields.file, fields.item, "ori_temp_gt"),
+        may_stop=segment[1],
+        boxes=boxes.astype(np.float32),
+        boxes_at=Place(fields.file, fields.item, "target_bboxs"),
     )
 
 
@@ -215,8 +211,8 @@ def with_trajectory(annotation: Annotation, trajectories: Trajectories) -> Annot
         or _checked_corners(frames[index], annotation.target_id, fields, f"trajectories[{index}]")
         for index in range(annotation.start, annotation.stop)
     ]
-    boxes = box_array(corners, fields, "trajectories")
-    return replace(annotation, boxes=_inside_frames(boxes, annotation, fields))
+    boxes = box_array(corners, fields, "trajectories", annotation.start).astype(np.float32)
+    return replace(annotation, boxes=boxes, boxes_at=Place(fields.file, fields.item, "trajectories", annotation.start))
 
 
 def clean_sentence(text: str) -> str:
@@ -229,20 +225,11 @@ def clean_sentence(text: str) -> str:
 
 
 def _query(sentence: Fields) -> str:
-    text = sentence.text("description")
+    text = sentence.sentence("description")
     query = clean_sentence(text)
     if not query:
         raise sentence.error("description", "a sentence with a word in Latin letters", shown(text))
     return query
-
-
-def _inside_frames(boxes: NDArray[np.float64], annotation: Annotation, fields: Fields) -> NDArray[np.float32]:
-    """As :func:`check_inside`, with errors that count frames from the beginning of the video."""
-    try:
-        return check_inside(boxes, annotation.size, fields, "trajectories")
-    except AnnotationError as error:
-        row = int(error.field.removeprefix("trajectories[").removesuffix("]"))
-        raise fields.error(f"trajectories[{annotation.start + row}]", error.expected, error.got) from None
 
 
 def _boxes_by_object(frame: Any) -> dict[object, Any]:
@@ -282,18 +269,20 @@ def _size(fields: Fields) -> tuple[int, int]:
     return fields.integer("height", at_least=1), fields.integer("width", at_least=1)
 
 
-def _segment(fields: Fields, num_frames: int | None = None) -> tuple[int, int]:
+def _segment(fields: Fields) -> tuple[int, int]:
     segment = fields.fields("used_segment")
     begin = segment.integer("begin_fid")
-    if num_frames is None:
-        return begin, segment.integer("end_fid", at_least=begin) + 1
-    return begin, segment.integer("end_fid", at_least=begin, at_most=num_frames - 1) + 1
+    return begin, segment.integer("end_fid", at_least=begin) + 1
 
 
-def _span(fields: Fields, name: str, segment: tuple[int, int]) -> tuple[int, int]:
+def _span(fields: Fields, name: str, segment: tuple[int, int], num_frames: int | None = None) -> tuple[int, int]:
+    """Of a tube that has a frame in its segment, and none behind the video, where there can be no box."""
     span = fields.fields(name)
-    start = span.integer("begin_fid", at_least=segment[0], at_most=segment[1] - 1)
-    return start, span.integer("end_fid", at_least=start + 1, at_most=segment[1])
+    start = span.integer("begin_fid", at_most=segment[1] - 1)
+    at_least = max(start, segment[0]) + 1
+    if num_frames is None:
+        return start, span.integer("end_fid", at_least=at_least)
+    return start, span.integer("end_fid", at_least=at_least, at_most=num_frames)
 
 
 def _list_or_none(value: object) -> list[object]:

@@ -52,6 +52,8 @@ class Evaluation:
         bootstrap, seed: replicates, and the seed of their draws; 0 replicates are no bootstrap.
         protocols: the numbers by protocol.
         left_out: protocols that could not be computed, and why.
+        frames_taken_out: of the true tubes, those that count nowhere.
+        boxes_without_area: of the true tubes, which nothing can overlap.
     """
 
     dataset: str
@@ -67,6 +69,8 @@ class Evaluation:
     seed: int
     protocols: Mapping[Protocol, ProtocolResult]
     left_out: Mapping[Protocol, str]
+    frames_taken_out: int = 0
+    boxes_without_area: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file of results; a number that is undefined is null."""
@@ -116,6 +120,7 @@ def evaluate(
         base, baseline_coverage = score_samples(
             baseline, ground_truth, samples, chosen, missing=missing, unknown=unknown
         )
+    true = ground_truth.tubes.boxes
     return Evaluation(
         dataset=ground_truth.dataset,
         split=ground_truth.split,
@@ -138,6 +143,8 @@ def evaluate(
             for protocol in chosen
         },
         left_out=left_out,
+        frames_taken_out=int(np.isnan(true[:, 0]).sum()),
+        boxes_without_area=int((true[:, :2] >= true[:, 2:]).any(axis=1).sum()),
     )
 
 

@@ -21,6 +21,9 @@ VERSION = 1
 PREDICTIONS = "stvg-predictions"
 GROUND_TRUTH = "stvg-ground-truth"
 
+BAD_BOXES = ("refuse", "clip", "as_published", "skip_frame")
+"""What has been done with the bad boxes of a ground truth, as in ``datamodules.annotated.policies``."""
+
 MAX_FRAME = 2**31
 _CONDITION = re.compile(r"HQ|LQ|[a-z][a-z0-9_]*:[1-9][0-9]*")
 
@@ -68,7 +71,7 @@ def parse_predictions(content: Any, *, name: str = "predictions") -> Predictions
         item_ids.append(entry.text("item_id"))
         conditions.append(entry.condition(entry.take("condition", CLEAN), entry.at("condition")))
         spans.append(entry.span())
-        boxes.append(entry.boxes(spans[-1], may_lack=True))
+        boxes.append(entry.boxes(spans[-1], may_lack=True, may_swap=False))
         entry.nothing_else()
         before = places.setdefault((item_ids[-1], conditions[-1]), entry.place)
         if before != entry.place:
@@ -83,7 +86,7 @@ def parse_ground_truth(content: Any, *, name: str = "ground truth") -> GroundTru
     """Checks the content of a file of true tubes; arguments and errors as in ``parse_predictions``."""
     document = _Object(name, "", content)
     document.header(GROUND_TRUTH)
-    dataset, split = document.text("dataset"), document.text("split")
+    dataset, split, policy = document.text("dataset"), document.text("split"), document.bad_boxes()
     entries = document.entries("tubes")
     document.nothing_else()
     if not entries:
@@ -100,7 +103,10 @@ def parse_ground_truth(content: Any, *, name: str = "ground truth") -> GroundTru
         conditions.append(entry.conditions())
         sampled_frames.append(entry.sampled_frames())
         spans.append(entry.span())
-        boxes.append(entry.boxes(spans[-1], may_lack=False))
+        may_lack, may_swap = policy == "skip_frame", policy == "as_published"
+        boxes.append(entry.boxes(spans[-1], may_lack=may_lack, may_swap=may_swap))
+        if np.isnan(boxes[-1]).all():
+            entry.fail(entry.at("boxes"), "a box on at least one frame, got none")
         entry.nothing_else()
     return GroundTruth(
         dataset,
@@ -119,9 +125,12 @@ def render_predictions(method: str, tubes: Iterable[Mapping[str, Any]]) -> str:
     return _render({"format": PREDICTIONS, "version": VERSION, "method": method}, tubes)
 
 
-def render_ground_truth(dataset: str, split: str, tubes: Iterable[Mapping[str, Any]]) -> str:
+def render_ground_truth(
+    dataset: str, split: str, tubes: Iterable[Mapping[str, Any]], *, bad_boxes: str = "refuse"
+) -> str:
     """The text of a file of true tubes: its header, and the entries of ``tubes`` one on a line."""
-    return _render({"format": GROUND_TRUTH, "version": VERSION, "dataset": dataset, "split": split}, tubes)
+    header = {"format": GROUND_TRUTH, "version": VERSION, "dataset": dataset, "split": split}
+    return _render(header if bad_boxes == "refuse" else {**header, "bad_boxes": bad_boxes}, tubes)
 
 
 def _render(header: Mapping[str, Any], tubes: Iterable[Mapping[str, Any]]) -> str:
@@ -180,6 +189,12 @@ class _Object:
             if type(found) is not type(value) or found != value:
                 self.fail(field, f"{value!r}, got {_shown(found)}; is this the file that was meant?")
 
+    def bad_boxes(self) -> str:
+        value = self.take("bad_boxes", "refuse")
+        if value not in BAD_BOXES:
+            self.fail("bad_boxes", f"one of {', '.join(BAD_BOXES)}, got {_shown(value)}")
+        return str(value)
+
     def text(self, field: str, *default: str) -> str:
         value = self.take(field, *default)
         if type(value) is not str or not value:
@@ -233,8 +248,13 @@ class _Object:
             self.fail(place, f"a whole number of at least {low} and below 2 ** 31, got {_shown(value)}")
         return value
 
-    def boxes(self, span: tuple[int, int], *, may_lack: bool) -> np.ndarray:
-        """(stop - start, 4) float64; with ``may_lack`` a box may be null, and is a row of NaN."""
+    def boxes(self, span: tuple[int, int], *, may_lack: bool, may_swap: bool) -> np.ndarray:
+        """(stop - start, 4) float64.
+
+        Args:
+            may_lack: a box may be null, and is a row of NaN.
+            may_swap: x1 may be larger than x2, and y1 than y2.
+        """
         value, place = self.take("boxes"), self.at("boxes")
         if not isinstance(value, list | np.ndarray):
             self.fail(place, f"a list, got {_shown(value)}")
@@ -249,6 +269,10 @@ class _Object:
         lacking = np.flatnonzero(np.isnan(boxes[:, 0]))
         if len(lacking) and not may_lack:
             self.fail(f"{place}[{lacking[0]}]", "four numbers [x1, y1, x2, y2], got null")
+        swapped = np.flatnonzero((boxes[:, :2] > boxes[:, 2:]).any(axis=1))
+        if len(swapped) and not may_swap:
+            found = ", ".join(f"{value:.15g}" for value in boxes[swapped[0]])
+            self.fail(f"{place}[{swapped[0]}]", f"x1 <= x2 and y1 <= y2, got [{found}]")
         return boxes
 
     def _check_box(self, box: Any, place: str) -> None:
@@ -259,8 +283,6 @@ class _Object:
         for index, value in enumerate(box):
             if not is_coordinate(value):
                 self.fail(f"{place}[{index}]", f"a finite number, got {_shown(value)}")
-        if box[0] > box[2] or box[1] > box[3]:
-            self.fail(place, f"x1 <= x2 and y1 <= y2, got {_shown(box)}")
 
 
 def _shown(value: Any) -> str:

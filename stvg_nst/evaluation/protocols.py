@@ -1,6 +1,7 @@
 """The protocols by which the field counts a tube, all from one comparison of the predicted with the true boxes.
 
-They differ in what they do with the last frame, with a frame without a box, and with frames between sampled ones.
+They differ in what they do with the last frame, with a frame without a box, and with frames between sampled ones. A
+frame that the truth takes out is in neither tube, for all of them.
 docs/evaluation.md says which published evaluator each stands for, and what a perfect tube scores under it.
 """
 
@@ -27,7 +28,8 @@ class Overlap:
         pred_start, pred_stop, true_start, true_stop: (N,) int64, half-open.
         row: (N,) int64, which of the true tubes each prediction is compared with.
         tube, frame: (M,) int64, which prediction and which native frame.
-        iou: (M,) of the boxes there; NaN where the prediction has no box.
+        iou: (M,) of the boxes there; NaN where the prediction or the truth has no box.
+        taken_out: (L,) int64, ``frame_keys`` of the frames that count nowhere.
         sampled: (K,) int64, ``frame_keys`` of the true tubes' sampled frames; ``None`` where nobody knows them.
     """
 
@@ -39,12 +41,19 @@ class Overlap:
     tube: np.ndarray
     frame: np.ndarray
     iou: np.ndarray
+    taken_out: np.ndarray
     sampled: np.ndarray | None
 
     def sum_iou(self, counted: np.ndarray | None = None) -> np.ndarray:
         """(N,) sum over the shared frames, or those of them that are ``counted`` (M,); no box counts as no overlap."""
         iou = np.nan_to_num(self.iou)
         return np.bincount(self.tube, iou if counted is None else iou * counted, minlength=len(self.row))
+
+    def frames_between(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """(N,) frames in each ``[start, stop)`` that count, none where it is empty."""
+        stop = np.maximum(start, stop)
+        taken_out = _count_between(self.taken_out, frame_keys(self.row, start), frame_keys(self.row, stop))
+        return stop - start - taken_out
 
 
 def overlap_tubes(pred: Tubes, true: Tubes, row: np.ndarray, sampled: np.ndarray | None = None) -> Overlap:
@@ -55,7 +64,7 @@ def overlap_tubes(pred: Tubes, true: Tubes, row: np.ndarray, sampled: np.ndarray
     tube = np.repeat(np.arange(len(pred)), shared)
     frame = np.arange(len(tube)) + np.repeat(start - (np.cumsum(shared) - shared), shared)
     iou = _paired_iou(pred.boxes_at(tube, frame), true.boxes_at(row[tube], frame))
-    return Overlap(pred.start, pred.stop, true_start, true_stop, row, tube, frame, iou, sampled)
+    return Overlap(pred.start, pred.stop, true_start, true_stop, row, tube, frame, iou, _taken_out(true), sampled)
 
 
 def frame_keys(row: np.ndarray, frame: np.ndarray) -> np.ndarray:
@@ -105,7 +114,7 @@ def tubedetr(overlap: Overlap) -> Scores:
     begin = frame_keys(overlap.row, np.minimum(overlap.pred_start, overlap.true_start))
     end = frame_keys(overlap.row, np.maximum(overlap.pred_stop, overlap.true_stop))
     # Where the spans share no frame this also counts the frames between them; the sum above it is 0 then.
-    in_either = _count_between(overlap.sampled, begin, end)
+    in_either = _count_between(np.setdiff1d(overlap.sampled, overlap.taken_out, assume_unique=True), begin, end)
     return shared / covered, overlap.sum_iou(counted) / np.maximum(in_either, 1)
 
 
@@ -118,10 +127,19 @@ PROTOCOLS: Mapping[Protocol, Callable[[Overlap], Scores]] = {
 
 
 def _shared_and_covered(overlap: Overlap, true_stop: np.ndarray) -> Scores:
-    """(N,) frames in both spans, and in either, if the true ones stop at ``true_stop``."""
-    start = np.maximum(overlap.pred_start, overlap.true_start)
-    shared = np.maximum(np.minimum(overlap.pred_stop, true_stop) - start, 0)
-    return shared, (overlap.pred_stop - overlap.pred_start) + (true_stop - overlap.true_start) - shared
+    """(N,) frames in both spans, and in either, if the true ones stop at ``true_stop``; the latter at least one."""
+    start, stop = np.maximum(overlap.pred_start, overlap.true_start), np.minimum(overlap.pred_stop, true_stop)
+    shared = overlap.frames_between(start, stop)
+    predicted = overlap.frames_between(overlap.pred_start, overlap.pred_stop)
+    covered = predicted + overlap.frames_between(overlap.true_start, true_stop) - shared
+    return shared, np.maximum(covered, 1)
+
+
+def _taken_out(true: Tubes) -> np.ndarray:
+    lacking = np.flatnonzero(np.isnan(true.boxes[:, 0]))
+    past = np.cumsum(true.stop - true.start)
+    row = np.searchsorted(past, lacking, side="right")
+    return frame_keys(row, true.stop[row] - (past[row] - lacking))
 
 
 def _count_between(ordered: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:

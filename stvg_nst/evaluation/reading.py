@@ -62,13 +62,13 @@ def _stacked(boxes: list[Any]) -> np.ndarray:
 
     Raises:
         OverflowError: a number is beyond the range of a float.
-        _Doubtful: one is not finite, or the corners of a box are swapped.
+        _Doubtful: one is not finite.
     """
     lacking = [index for index, box in enumerate(boxes) if box is None] if None in boxes else []
     numbers = chain.from_iterable([_NO_BOX if box is None else box for box in boxes] if lacking else boxes)
     array = np.fromiter(numbers, dtype=np.float64, count=4 * len(boxes)).reshape(-1, 4)
     present = np.delete(array, lacking, axis=0) if lacking else array
-    if not ((np.abs(present) < _LARGEST).all() and (present[:, :2] <= present[:, 2:]).all()):
+    if not (np.abs(present) < _LARGEST).all():
         raise _Doubtful
     return array
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -83,11 +85,12 @@ def score_samples(
     for name, policy, choices in (("missing", missing, get_args(Missing)), ("unknown", unknown, get_args(Unknown))):
         if policy not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got '{policy}'")
+    true_ids, predicted_ids = _in_one_form(ground_truth.item_ids, predictions)
     asked = {
-        (ground_truth.item_ids[row], condition): index
+        (true_ids[row], condition): index
         for index, (row, condition) in enumerate(zip(samples.row.tolist(), samples.conditions, strict=True))
     }
-    answered = list(zip(predictions.item_ids, predictions.conditions, strict=True))
+    answered = list(zip(predicted_ids, predictions.conditions, strict=True))
     sample = np.array([asked.get(key, -1) for key in answered], dtype=np.int64)
     known = np.flatnonzero(sample >= 0)
     strangers = [key for key, index in zip(answered, sample, strict=True) if index < 0]
@@ -115,6 +118,27 @@ def score_samples(
                 whole[sample[part]] = piece
         boxless += int(np.isnan(pred.boxes[:, 0]).sum())
     return scores, Coverage(len(asked), len(gaps), len(strangers), boxless)
+
+
+def _in_one_form(item_ids: Sequence[str], predictions: Predictions) -> tuple[Sequence[str], Sequence[str]]:
+    """The ids of both sides with their letters composed (NFC): a file system may have taken accents from letters.
+
+    Ids that differ in nothing else stay as they are.
+
+    Raises:
+        CoverageError: two predictions are for one sample, by two forms of its id.
+    """
+    composed = [unicodedata.normalize("NFC", item_id) for item_id in item_ids]
+    if len(set(composed)) < len(item_ids):
+        return item_ids, predictions.item_ids
+    predicted = [unicodedata.normalize("NFC", item_id) for item_id in predictions.item_ids]
+    counts = Counter(zip(predicted, predictions.conditions, strict=True))
+    if counts and (most := counts.most_common(1)[0])[1] > 1:
+        raise CoverageError(
+            f"{predictions.method} has {most[1]} tubes for {_named(*most[0])}, whose id they write in different "
+            "Unicode forms; keep one"
+        )
+    return composed, predicted
 
 
 def _sampled_keys(ground_truth: GroundTruth) -> np.ndarray | None:

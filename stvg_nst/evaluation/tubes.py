@@ -20,7 +20,8 @@ class Tubes:
 
     Args:
         start, stop: (N,) int64, ``0 <= start < stop``.
-        boxes: (F, 4) float64, xyxy, native pixels, tube after tube; a row of NaN is a frame without a box.
+        boxes: (F, 4) float64, xyxy, native pixels, tube after tube; a row of NaN is a frame without a box, and in a
+            true tube one that counts nowhere.
     """
 
     start: np.ndarray
@@ -60,7 +61,7 @@ class GroundTruth:
         conditions: of each item, ``HQ``, ``LQ`` or ``kind:severity``; a prediction is expected for each.
         sampled_frames: of each item the native frames that protocol ``tubedetr`` counts, strictly increasing, or
             ``None``.
-        tubes: N, with a box on every frame.
+        tubes: N, each with a box on at least one frame.
     """
 
     dataset: str

@@ -13,11 +13,12 @@ def tube_iou(pred: Tube, target: Tube) -> tuple[float, float]:
     """Temporal and spatio-temporal overlap of two tubes (tIoU, vIoU).
 
     vIoU sums the per-frame box IoU over the frames both tubes cover and divides by the frames either covers, so a
-    perfect box outside the target's span costs as much as a wrong one.
+    perfect box outside the target's span costs as much as a wrong one. A frame whose true box is NaN is in neither
+    tube.
 
     Args:
         pred, target: half-open spans in native frame indices; boxes (stop - start, 4), xyxy, native pixels, on one
-            device.
+            device. At least one box of the target is not NaN.
 
     Returns:
         ``(tIoU, vIoU)``, each in [0, 1], with vIoU <= tIoU.
@@ -25,12 +26,14 @@ def tube_iou(pred: Tube, target: Tube) -> tuple[float, float]:
     Source: VidSTG (Zhang et al., CVPR 2020).
     """
     start, stop = max(pred.start, target.start), min(pred.stop, target.stop)
-    shared = stop - start
-    if shared <= 0:
+    if stop <= start:
         return 0.0, 0.0
-    covered = len(pred) + len(target) - shared
+    counts = ~target.boxes.isnan().any(dim=1)
+    in_both = counts[start - target.start : stop - target.start]
+    shared = int(in_both.sum())
+    covered = len(pred) + len(target) - (stop - start) - int((~counts).sum())
     overlap = paired_iou(
         pred.boxes[start - pred.start : stop - pred.start].double(),
         target.boxes[start - target.start : stop - target.start].double(),
     )
-    return shared / covered, overlap.sum().item() / covered
+    return shared / covered, overlap[in_both].sum().item() / covered

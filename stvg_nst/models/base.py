@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingStore
-from stvg_nst.types import BackboneFeatures, GroundingOutput
+from stvg_nst.queries import query_fault
+from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +100,14 @@ class Grounder(nn.Module, ABC):
         """What joins video and sentence ahead of the decoders; nothing where the model cannot keep encodings."""
         return ()
 
+    def fuse(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> FusedTokens:
+        """What :meth:`fusion` makes of clips and sentences: the tokens that :meth:`ground` gives to the decoders.
+
+        Raises:
+            ValueError: the model has no such part.
+        """
+        raise ValueError(f"{type(self).__name__} has no tokens ahead of its decoders; leave out --model.twin")
+
     def keep_encodings(self, store: EncodingStore) -> None:
         """From now on, take what :meth:`fusion` says of a clip and a sentence from ``store``, which computes it once.
 
@@ -111,6 +120,13 @@ class Grounder(nn.Module, ABC):
         if not self.fusion():
             raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
         self.encodings = store
+
+    def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
+        """What is wrong with those queries that :meth:`ground` would refuse, by index, to go on after "which".
+
+        A grounder whose text encoder takes only so much, or not every text, says so here, ahead of any clip.
+        """
+        return {index: fault for index, query in enumerate(queries) if (fault := query_fault(query))}
 
     @abstractmethod
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:

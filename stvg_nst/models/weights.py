@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stvg_nst.whole_files import whole_file
+from stvg_nst.tensor_files import read_tensors, save_tensors
 
 
 class WeightsMismatchError(RuntimeError):
@@ -24,8 +23,7 @@ def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.flo
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in model.state_dict().items()
     }
-    with whole_file(path) as partial:
-        save_file(tensors, partial)
+    save_tensors(path, tensors)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -33,11 +31,14 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
     Raises:
         WeightsMismatchError: the file is absent or damaged, or its keys or shapes are not exactly the model's.
+        OSError: it is there, and cannot be read.
     """
-    if not path.is_file():
-        raise WeightsMismatchError(f"no weights in '{path}'; give --model.weights an existing .safetensors file")
     try:
-        tensors = load_file(path)
+        tensors, _ = read_tensors(path)
+    except FileNotFoundError as error:
+        raise WeightsMismatchError(
+            f"no weights in '{path}'; give --model.weights an existing .safetensors file"
+        ) from error
     except SafetensorError as error:
         raise WeightsMismatchError(f"'{path}' is not a readable safetensors file: {error}") from error
     require_fit(f"'{path}'", tensors, model.state_dict(), type(model).__name__)

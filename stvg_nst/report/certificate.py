@@ -1,6 +1,6 @@
 """The certificate of a null-space tuned model: what it says, and how it is shown.
 
-It is measured in ``stvg_nst/certificate.py``; nothing here needs torch.
+It is measured in ``stvg_nst/tuning/nst/certify.py``; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -137,16 +137,6 @@ class Certificate:
         return tuple(change for change in self.changes if change.standing == "guarantee" and not change.none)
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Stop before any work is done if the file is there already.
-
-    Raises:
-        FileExistsError: it is, and ``overwrite`` is false.
-    """
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' is there already; choose another file with --json, or replace it: --overwrite")
-
-
 def to_json(certificate: Certificate) -> str:
     """The certificate as it is stored."""
     return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
@@ -160,7 +150,7 @@ def load_certificate(path: Path) -> Certificate:
         OSError: it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content.pop("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         layers = tuple(LayerCertificate(**{**layer, "shape": tuple(layer["shape"])}) for layer in content["layers"])

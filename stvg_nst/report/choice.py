@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,9 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.arguments import CommandParser, seed
+from stvg_nst.configuration import Config, read_yaml
+from stvg_nst.outputs import check_outputs
 from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.rows import numbers
@@ -19,7 +21,7 @@ from stvg_nst.report.sheet import sheet_console
 from stvg_nst.report.study import read_study
 from stvg_nst.study import Study, StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.study.overlays import Config, read_yaml
+from stvg_nst.whole_files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +46,16 @@ class Choice:
 
 def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     """Writes the settings of each point's best level as YAML, and all that was tried as CSV beside it."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Choose for each point of a finished study of levels the one with the highest mean WAS (m_vIoU) on "
         "the validation split, and write its settings for other studies to read as their `chosen`.",
-        allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
+        "--seeds", type=seed, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
     )
     parser.add_argument("--quick", action="store_true", help="of the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
@@ -68,6 +69,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
     if standing := [path for path in files if path.exists() and not options.overwrite]:
         raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
+    check_outputs({"--output": files[0], "the .csv beside --output": files[1]}, inputs=[options.study])
     (study, *others) = read_studies(options.study, quick=options.quick)
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
@@ -79,7 +81,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     kept = _kept(files, study, rows)
     texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     console = sheet_console()
     console.print(choices_text(choices), markup=False, soft_wrap=True, end="")
     if kept[0]:
@@ -148,7 +150,7 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
     settings, table = files
     before: Config = (settings.exists() and read_yaml(settings)) or {}
     kept = {row: before[row] for row in study.rows if row in before and row not in chosen}
-    lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8")))) if table.exists() else []
+    lines = list(csv.reader(io.StringIO(table.read_text(encoding="utf-8-sig")))) if table.exists() else []
     return kept, [line for line in lines if line[0] in kept]
 
 

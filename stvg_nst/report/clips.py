@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 from PIL import Image, ImageDraw
 
+from stvg_nst.configuration import Config
 from stvg_nst.drawing import (
     FONT,
     GAP,
@@ -33,7 +34,8 @@ from stvg_nst.drawing import (
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
 from stvg_nst.report.findings import BASELINE, PEER, REFERENCE, Findings, Replicate
-from stvg_nst.study.overlays import Config, StudyError, override
+from stvg_nst.study.overlays import StudyError, override
+from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left
 HEIGHT = 96
@@ -89,7 +91,8 @@ def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: st
         words.append(f"{quality} {item_id}")
     own = runs[REFERENCE]
     heading = draw_heading(f"{findings.study.title}. {own.run}", strips[0].shape[1])
-    Image.fromarray(stack_strips([heading, *strips])).save(path, optimize=True)
+    with whole_file(path) as partial:
+        Image.fromarray(stack_strips([heading, *strips])).save(partial, format="PNG", optimize=True)
     return (
         f"{findings.study.title}. Fig. 3 shows {' and '.join(words)} ({own.run}): of all test clips those whose vIoUs "
         f"under {', '.join(runs)} lie nearest the means, so that they are typical and not chosen for any method."
@@ -177,5 +180,5 @@ def _true_trace(run: Replicate, item_id: str) -> Trace:
 
 def _of(tubes: Tubes, index: int, name: str, colour: Colour, *, dash: int) -> Trace:
     one = tubes.take(np.array([index]))
-    boxes: list[Box | None] = [None if np.isnan(box[0]) else tuple(box.tolist()) for box in one.boxes]
+    boxes: list[Box | None] = [tuple(box.tolist()) if (box[:2] <= box[2:]).all() else None for box in one.boxes]
     return Trace(name, int(one.start[0]), int(one.stop[0]), boxes, colour, dash)

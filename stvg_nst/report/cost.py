@@ -56,7 +56,7 @@ def cost_sheet(findings: Findings, path: Path | None) -> Sheet:
 def _read(path: Path | None) -> Mapping[str, Any]:
     if path is None or not path.is_file():
         raise StudyError(f"the table of costs needs what benchmarks/peers.py wrote, got '{path}'; name it with --costs")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or not {"conditions", "rows"} <= content.keys():
         raise StudyError(f"{path}: expected the fields 'conditions' and 'rows' of benchmarks/peers.py")
     return content

@@ -46,6 +46,10 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
     """What a reader must know to believe the numbers."""
     for protocol, reason in evaluation.left_out.items():
         yield f"without protocol {protocol}: {reason}"
+    if evaluation.frames_taken_out:
+        yield f"{evaluation.frames_taken_out} frames of the ground truth are taken out, and count nowhere"
+    if evaluation.boxes_without_area:
+        yield f"{evaluation.boxes_without_area} boxes of the ground truth have no area, so that nothing overlaps them"
     for method, coverage in (
         (evaluation.method, evaluation.coverage),
         (evaluation.baseline, evaluation.baseline_coverage),

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from stvg_nst.conditions import name_draws
+from stvg_nst.conditions import name_draws, name_measurement
 from stvg_nst.metric_names import MAIN
 from stvg_nst.report.results import RunResults
 from stvg_nst.study import Study, StudyRun
@@ -150,8 +150,10 @@ class Findings:
 
     @property
     def draws(self) -> str:
-        """The benchmark, and its draws, in words."""
-        return name_draws([baseline.results.conditions for baseline in self.baselines])
+        """The benchmark, its draws, and how it was measured where that is unusual, in words."""
+        results = [baseline.results for baseline in self.baselines]
+        measured = name_measurement(found.measurement for found in results)
+        return name_draws([found.conditions for found in results]) + measured
 
     @property
     def conditions(self) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.conditions import Conditions
-from stvg_nst.report.results import ResultsFileError, RunResults, load_results
+from stvg_nst.conditions import USUAL, Conditions
+from stvg_nst.outputs import check_outputs
+from stvg_nst.report.results import ResultsFileError, RunResults, load_results, measurement_notes
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.whole_files import write_whole
@@ -39,17 +41,18 @@ def report_folders(
         names = ", ".join(map(str, folders))
         console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
+    check_outputs({"--markdown": markdown, "--html": html}, inputs=paths)
     benchmarks, left_out = _read(paths.values())
     left_out += [reason for folder in folders for reason in _unfinished(folder)]
-    sheets = [_sheet(runs, by_degradation) for runs in benchmarks]
-    _print(sheets, left_out)
+    sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
-        markdown.write_text(_markdown(sheets, left_out), encoding="utf-8")
+        write_whole(markdown, _markdown(sheets, left_out))
     if html is not None:
         from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
 
-        page = report_page(folders, [*zip(sheets, benchmarks, strict=True)], left_out)
-        write_whole(html, page.encode("utf-8"))
+        shown = [(sheet, benchmark.runs) for sheet, benchmark in zip(sheets, benchmarks, strict=True)]
+        write_whole(html, report_page(folders, shown, left_out))
+    _print(sheets, left_out)
     return 0 if sheets else 1
 
 
@@ -66,11 +69,11 @@ def _unfinished(folder: Path) -> Iterator[str]:
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
     benchmarks, left_out = _read(paths)
-    _print([_sheet(runs) for runs in benchmarks], left_out)
+    _print([_sheet(benchmark) for benchmark in benchmarks], left_out)
 
 
-def _read(paths: Iterable[Path]) -> tuple[list[list[RunResults]], list[str]]:
-    """The runs of each benchmark, the baseline first, and what was left out."""
+def _read(paths: Iterable[Path]) -> tuple[list[_Benchmark], list[str]]:
+    """The benchmarks that runs were measured on, and what was left out."""
     benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)
     left_out = []
     for path in paths:
@@ -80,18 +83,35 @@ def _read(paths: Iterable[Path]) -> tuple[list[list[RunResults]], list[str]]:
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    order = [sorted(benchmarks[key], key=_place) for key in sorted(benchmarks)]
-    return order, left_out
+    return [part for key in sorted(benchmarks) for part in _measured_alike(benchmarks[key])], left_out
 
 
-def _place(run: RunResults) -> tuple[bool, str, int, Path]:
-    return run.method != ZERO_SHOT, run.method, run.seed, run.path
+@dataclass(frozen=True, slots=True)
+class _Benchmark:
+    """Runs that compare, the baseline first; ``apart`` are the other ways in which the same benchmark was measured."""
+
+    runs: Sequence[RunResults]
+    apart: Sequence[str]
 
 
-def _sheet(runs: Sequence[RunResults], by_degradation: str | None = None) -> Sheet:
+def _measured_alike(runs: Sequence[RunResults]) -> Iterator[_Benchmark]:
+    """The runs of one benchmark by how they were measured; older files, which do not say, stand with the others."""
+    said = {str(run.measurement) for run in runs if run.measurement is not None}
+    assumed = said.pop() if len(said) == 1 else str(USUAL)
+    groups: defaultdict[str, list[RunResults]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path)):
+        groups[assumed if run.measurement is None else str(run.measurement)].append(run)
+    for way in sorted(groups):
+        yield _Benchmark(groups[way], sorted(groups.keys() - {way}))
+
+
+def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
     """One benchmark's tables, and what their reader must know."""
+    runs, apart = benchmark.runs, benchmark.apart
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
+    if apart:
+        notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")
     try:
         sections = [runs_section(runs, sentence_type=kind) for kind in kinds]
     except BaselineError as error:
@@ -117,11 +137,13 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     for run in runs:
         if run.skipped:
             yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+        yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (
                 f"{run.path}: {len(run.sample_keys)} samples, not the {len(reference.sample_keys)} of "
                 f"{reference.path}; the two do not compare"
             )
+    yield from measurement_notes(runs)
 
 
 def _print(sheets: Sequence[Sheet], left_out: Sequence[str]) -> None:

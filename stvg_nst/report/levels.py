@@ -15,7 +15,7 @@ from stvg_nst.metric_names import MAIN, METRICS
 from stvg_nst.report.findings import QUANTITIES, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.rows import spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, write_sheet
-from stvg_nst.report.style import MUTED, STYLE, entitle, row_looks, save
+from stvg_nst.report.style import MUTED, STYLE, draw_if_possible, entitle, row_looks, save
 
 LINEAR_UP_TO = 20.0
 """Points; where something lies beyond, it is drawn on a logarithmic scale, so that a run that diverged does not flatten
@@ -26,11 +26,11 @@ SPREAD = 0.5
 
 
 def write_levels(findings: Findings, folder: Path, console: Console) -> list[Path]:
-    """Prints the table, writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says where."""
+    """Prints the table, writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says which of them stand."""
     sheet, figures = levels_sheet(findings), [folder / "levels.png", folder / "levels.svg"]
+    written = write_sheet(sheet, folder, ("md", "csv"))
     print_sheet(sheet, console)
-    draw_levels(findings, *figures)
-    return [*write_sheet(sheet, folder, ("md", "csv")), *figures]
+    return [*written, *draw_if_possible(draw_levels, findings, *figures)]
 
 
 def levels_sheet(findings: Findings) -> Sheet:

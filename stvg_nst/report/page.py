@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from stvg_nst.metric_names import MAIN
@@ -111,7 +112,7 @@ def _trade_off(runs: Sequence[RunResults]) -> str:
         once = dict(zip(labels, handles, strict=True))
         figure.legend(once.values(), once.keys(), loc="outside right upper", frameon=False)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     drawn = svg[svg.index("<svg") :]
     # The page's own colours, which are others on a dark screen.
@@ -135,9 +136,10 @@ def _run(run: RunResults, label: str) -> str:
         "seed": run.seed,
         "weights": run.weights or "not known",
         "trainable": f"{parameter_count(run.trainable_parameters)} of {parameter_count(run.total_parameters)}",
+        "measured": f"in {run.measurement}, {run.measurement.last_digits}" if run.measurement else "not known how",
         "samples": f"{len(run.samples)}, {run.skipped} skipped",
         "commit": run.git_commit or "not known",
-        "configuration": run.config_hash,
+        "configuration": run.config_hash or "of no file",
         "evaluated in": f"{run.wall_seconds:.0f} s",
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from stvg_nst.adaptation import adaptation_scores
 from stvg_nst.metric_names import METRICS
 from stvg_nst.report.findings import Findings, Method, Replicate
-from stvg_nst.report.results import RunResults, load_results
+from stvg_nst.report.results import RunResults, load_results, measurement_notes
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
 
@@ -43,6 +43,7 @@ def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
         found = "; ".join(sorted({str(replicate.results.conditions) for replicate in baselines.values()}))
         raise StudyError(f"the grounders were measured on different things: {found}; give them studies of their own")
     pairs = [pair for run in planned for pair in _paired(run, baselines)]
+    _refuse_unlike_measured([replicate.results for replicate in (*baselines.values(), *(own for own, _ in pairs))])
     methods = tuple(_method(point, pairs, planned) for point in studies[0].points)
     grounders = tuple(dict.fromkeys(grounder for grounder, _ in baselines))
     whole = Findings(
@@ -130,12 +131,13 @@ def _remarks(
     begun = {study.row(method.point) for method in methods if method.begun}
     words = replace(study, unchosen=tuple(name for name in study.unchosen if name in begun)).unchosen_words
     yield from filter(None, [words])
-    every = [*baselines, *(own for method in methods for own, _ in method.replicates)]
-    skipped = [replicate.results for replicate in every if replicate.results.skipped]
-    yield from (f"{results.path}: {results.skipped} samples were skipped and do not count" for results in skipped)
-    commits = sorted({str(replicate.results.git_commit)[:12] for replicate in every})
+    results = [own.results for own in (*baselines, *(own for method in methods for own, _ in method.replicates))]
+    yield from (f"{own.path}: {own.skipped} samples were skipped and do not count" for own in results if own.skipped)
+    yield from (f"{own.path}: {words}" for own in results for words in own.touched)
+    commits = sorted({str(own.git_commit)[:12] for own in results})
     if len(commits) > 1:
         yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"
+    yield from measurement_notes(results)
 
 
 def _refuse_unlike_tests(baselines: Sequence[RunResults]) -> None:
@@ -159,6 +161,21 @@ def _refuse_unlike_tests(baselines: Sequence[RunResults]) -> None:
             f"{baselines[0].path} and the results beside it are of benchmark seeds {', '.join(map(str, draws))}: two "
             "tests are one and the same; drop one"
         )
+
+
+def _refuse_unlike_measured(results: Sequence[RunResults]) -> None:
+    """Keeps numbers of different precisions from being compared; older files, which do not say, compare with any.
+
+    Raises:
+        StudyError: two differ in how they were measured.
+    """
+    said = [(run.path, run.measurement) for run in results if run.measurement is not None]
+    for (path, measurement), (other_path, other) in pairwise(said):
+        if not measurement.compares_with(other):
+            raise StudyError(
+                f"{path} was measured in {measurement}, but {other_path} in {other}; delete the one that is wrong, and "
+                "run it again, or set the same precision in all tests of the study"
+            )
 
 
 def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResults) -> None:

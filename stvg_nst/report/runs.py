@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.conditions import name_measurement
 from stvg_nst.metric_names import MAIN, VIEWS
 from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.report.results import RunResults
@@ -29,12 +30,13 @@ def runs_section(
     The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
 
     Args:
-        runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown.
+        runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown; and measured
+            alike.
         baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
         sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
 
     Raises:
-        ValueError: the runs were evaluated on different data.
+        ValueError: the runs were evaluated on different data, or in different precisions.
         BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
             other weights than the baseline's.
     """
@@ -126,6 +128,10 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
             f"a table holds runs under the same conditions, got {'; '.join(map(str, sorted(conditions))) or 'no run'}; "
             "make one table of each"
         )
+    measured = [run.measurement for run in runs if run.measurement is not None]
+    if len({str(measurement) for measurement in measured}) > 1:
+        ways = ", ".join(sorted({str(measurement) for measurement in measured}))
+        raise ValueError(f"a table holds runs that were measured alike, got {ways}; make one table of each")
     sentences = f", {sentence_type} sentences, " if sentence_type else ", "
     random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
-    return str(conditions.pop()).replace(", ", sentences, 1) + random
+    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured) + random

@@ -15,6 +15,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from stvg_nst.whole_files import write_whole
+
 WIDTH = 240
 """Letters of a line where there is no terminal: more than the widest table needs."""
 NAME_WIDTH = 12
@@ -118,7 +120,7 @@ def write_sheet(sheet: Sheet, folder: Path, suffixes: Sequence[str] = ("txt", "m
     forms = {"txt": sheet_text, "md": sheet_markdown, "csv": sheet_csv}
     written = [folder / f"{sheet.name}.{suffix}" for suffix in suffixes]
     for path, suffix in zip(written, suffixes, strict=True):
-        path.write_text(forms[suffix](sheet), encoding="utf-8")
+        write_whole(path, forms[suffix](sheet))
     return written
 
 

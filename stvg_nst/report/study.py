@@ -13,6 +13,7 @@ from stvg_nst.report.reading import read_findings
 from stvg_nst.report.rows import numbers, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console, write_sheet
 from stvg_nst.report.study_figure import draw_study
+from stvg_nst.report.style import draw_if_possible
 from stvg_nst.study import Study, StudyError, planned_runs
 
 
@@ -27,16 +28,13 @@ def report_study(study: Study, runs: Path, output: Path) -> None:
         StudyError: see :func:`read_study`.
     """
     findings, folder, console = read_study(study, runs), study.folder_in(output), sheet_console()
-    folder.mkdir(parents=True, exist_ok=True)
     sheet = study_sheet(findings)
-    print_sheet(sheet, console)
     written = write_sheet(sheet, folder, ("md", "csv"))
+    print_sheet(sheet, console)
     if study.levels:
         written += write_levels(findings, folder, console)
     else:
-        figures = [folder / "study.png", folder / "study.svg"]
-        draw_study(findings, *figures)
-        written += figures
+        written += draw_if_possible(draw_study, findings, folder / "study.png", folder / "study.svg")
     console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
 
 

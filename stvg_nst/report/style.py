@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stvg_nst.report.findings import PEER, REFERENCE
+from stvg_nst.best_effort import BestEffort
+from stvg_nst.report.findings import PEER, REFERENCE, Findings
 from stvg_nst.study.definition import scope_and_name
+from stvg_nst.whole_files import whole_file
 
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -101,4 +103,16 @@ def save(figure: Figure, paths: Iterable[Path]) -> None:
     """Writes a figure into each of ``paths``; the same numbers give the same file."""
     for path in paths:
         # The date would make a new file of the same numbers.
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
+        with whole_file(path) as partial:
+            form = path.suffix.removeprefix(".")
+            figure.savefig(partial, format=form, dpi=160, metadata={"Date": None} if form == "svg" else {})
+
+
+def draw_if_possible(draw: Callable[..., None], findings: Findings, *paths: Path) -> tuple[Path, ...]:
+    """Draws a study into ``paths`` and returns them; none, with a warning and no older picture left, if it cannot."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    with BestEffort(" and ".join(map(str, paths))):
+        draw(findings, *paths)
+        return paths
+    return ()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from stvg_nst.arguments import CommandParser, positive_int
+from stvg_nst.best_effort import NOT_TO_BE_HAD
+from stvg_nst.outputs import check_outputs
 from stvg_nst.report.clips import ShowClip, draw_figure3
 from stvg_nst.report.cost import cost_sheet
 from stvg_nst.report.figures import draw_figure2, draw_severities
@@ -19,7 +22,9 @@ from stvg_nst.report.robustness import robustness
 from stvg_nst.report.sheet import print_sheet, sheet_console, write_sheet
 from stvg_nst.study import StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
+from stvg_nst.whole_files import write_whole
 
+SUFFIXES = ("txt", "md", "csv", "png", "svg")
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
 """What is measured elsewhere; where runs stand, it is held against them."""
@@ -41,17 +46,22 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         reasons = "; ".join((*findings.missing, *findings.remarks))
         raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: [folder / f"{kind}.{suffix}" for suffix in SUFFIXES] for kind in options.show}
+    check_outputs(
+        {f"the file {path.name} of --output": path for paths in files.values() for path in paths},
+        inputs=(options.study, options.costs),
+    )
     console = sheet_console()
     written: list[Path] = []
     failed: list[str] = []
     for kind in options.show:
         try:
-            written += _make(kind, findings, folder, options, show, console)
-        except (ValueError, OSError) as error:  # What stands may do for one table and not for another.
+            for path in _make(kind, findings, folder, options, show, console):
+                written.append(path)
+        except NOT_TO_BE_HAD as error:  # What stands may do for one table and not for another, or for no picture.
             failed.append(f"{kind}: {error}")
-            for stale in folder.glob(f"{kind}.*"):  # of other results than the tables that are new
-                stale.unlink()
+            for stale in set(files[kind]).difference(written):  # of other results than what is new
+                stale.unlink(missing_ok=True)
     console.print(f"written: {', '.join(map(str, written)) or 'nothing'}", markup=False, soft_wrap=True)
     if failed:
         raise StudyError("not made: " + "; ".join(failed))
@@ -60,12 +70,15 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 
 def _make(
     kind: str, findings: Findings, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
-) -> list[Path]:
+) -> Iterator[Path]:
+    """Writes one of the tables or figures, pictures last, and says of each file when it stands."""
     if kind == "fig3":
         words = draw_figure3(findings, options.scope, show, options.data, folder / "fig3.png")
-        (folder / "fig3.txt").write_text(words + "\n", encoding="utf-8")
+        yield folder / "fig3.png"
+        write_whole(folder / "fig3.txt", words + "\n")
+        yield folder / "fig3.txt"
         console.print(words, markup=False, soft_wrap=True)
-        return [folder / "fig3.png", folder / "fig3.txt"]
+        return
     pictures = {"fig2": draw_figure2, "robustness": draw_severities}
     if kind == "robustness":
         sheet = robustness(findings)
@@ -75,20 +88,18 @@ def _make(
         make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
         own = [run for method in findings.methods for run, _ in method.replicates]
         sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap))
+    yield from write_sheet(sheet, folder)
     print_sheet(sheet, console)
-    written = write_sheet(sheet, folder)
     if kind in pictures:
         paths = [folder / f"{kind}.png", folder / f"{kind}.svg"]
         pictures[kind](findings, paths)
-        written += paths
-    return written
+        yield from paths
 
 
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="The paper's tables and figures out of the runs of a study, finished or not. Nothing is run.",
-        allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
@@ -98,5 +109,5 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
     parser.add_argument("--data", help="folder of the data set, for the frames of Fig. 3")
     parser.add_argument("--costs", type=Path, help="what benchmarks/peers.py wrote")
-    parser.add_argument("--bootstrap", type=int, default=2000, metavar="N", help="replicates (default: 2000)")
+    parser.add_argument("--bootstrap", type=positive_int, default=2000, metavar="N", help="replicates (default: 2000)")
     return parser.parse_args(arguments)

@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from stvg_nst.arguments import CommandParser, positive_int, seed
+from stvg_nst.configuration import ConfigurationError
+from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.overlays import StudyError
-from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed
+from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
 
 INTERRUPTED = 130
 Report = Callable[[Study, Path, Path], None]
@@ -38,6 +41,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
+    check_folder_is_writable(options.output or folder)
     console = Console(highlight=False)
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
@@ -54,18 +58,17 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
 
 
 def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description="Run a study, each of its points under each of its seeds, and compare the points with the frozen "
         "grounder. Finished runs are not repeated, interrupted ones go on where they were, failed ones are tried "
         "again; one that diverged counts as failed by its first attempt, until its folder is deleted.",
-        allow_abbrev=False,
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--jobs", type=_positive, default=1, help="runs at once; they share the CPU cores (default: 1)")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="runs at once, which share the cores (default: 1)")
     parser.add_argument("--quick", action="store_true", help="the study cut short, in the folder RUNS-quick")
-    parser.add_argument("--seeds", type=int, nargs="+", help="run these of the study's seeds only")
+    parser.add_argument("--seeds", type=seed, nargs="+", help="run these of the study's seeds only")
     parser.add_argument(
         "--only", nargs="+", metavar="POINT", help="run these of the study's points only; * matches any"
     )
@@ -79,13 +82,6 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
     parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
@@ -130,6 +126,7 @@ def _run(
     for study in parts:
         baseline, runs = planned_runs(study, study.folder_in(folder), _places(study, options))
         refuse_changed((baseline, *runs))
+        refuse_other_precisions(baseline, runs)
         selection = _selection(study, options)
         if study.grounder is not None and baseline.weights is not None and not baseline.weights.is_file():
             _say(console, f"left out {study.grounder}: its weights '{baseline.weights}' are not there")
@@ -168,7 +165,7 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Repo
     for study in parts:
         try:
             report(study, folder, output)
-        except StudyError as error:
+        except ConfigurationError as error:
             lacking.append(str(error))
     if lacking:
         raise StudyError("; ".join(lacking))

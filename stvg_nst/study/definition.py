@@ -47,6 +47,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
 from stvg_nst.study.fields import (
     folder_name,
     refuse_unknown,
@@ -57,7 +58,7 @@ from stvg_nst.study.fields import (
     take_overlays,
     take_seeds,
 )
-from stvg_nst.study.overlays import Config, StudyError, merge, override, read_yaml
+from stvg_nst.study.overlays import StudyError, override
 
 _FACTORS = ("points", "levels", "tests", "grounders")
 _GRID = ("overlays", "baseline", "tuner", "set", *_FACTORS, "chosen")
@@ -152,10 +153,13 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
         One study for each of the file's grounders; one where it names none.
 
     Raises:
-        StudyError: a key is misspelt, missing or of a wrong type, an overlay cannot be read, an override leads nowhere,
-            or two points, tests or grounders are the same. The message begins with the file.
+        StudyError: the file or an overlay cannot be read, a key is misspelt, missing or of a wrong type, an override
+            leads nowhere, or two points, tests or grounders are the same. The message begins with the file.
     """
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except ConfigurationError as error:
+        raise StudyError(str(error)) from error
     try:
         refuse_unknown(content, _KEYS, "the study")
         content = _extended(content)
@@ -165,7 +169,7 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
         studies = tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
         _refuse_alike("grounders", {str(study.grounder): study.baseline for study in studies})
         return studies
-    except StudyError as error:
+    except ConfigurationError as error:
         # An unreadable overlay is named already, but not who asked for it.
         raise StudyError(f"{path}: {error}") from error
 
@@ -295,5 +299,5 @@ def _configured(config: Config, settings: Mapping[str, Any], place: str) -> Conf
 
 def _merged(config: Config, overlays: Iterable[Path]) -> Config:
     for path in overlays:
-        config = merge(config, read_yaml(path))
+        config = merge(config, read_overlay(path))
     return config

@@ -20,6 +20,7 @@ from stvg_nst.divergence import DIVERGED
 from stvg_nst.folder_lock import locked
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
+from stvg_nst.whole_files import write_whole
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1
@@ -111,7 +112,7 @@ class _Process:
             path.unlink(missing_ok=True)
         command = (*self._launcher.program, *self._stage.arguments)
         with self._run.log.open("ab") as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.write(os.fsencode(f"$ {shlex.join(command)}\n"))
             log.flush()
             self._said_before = log.tell()
             # In a group of its own: a Ctrl-C at the terminal must reach us alone, who then end the whole group.
@@ -134,7 +135,7 @@ class _Process:
         if status != 0 or not self._stage.leaves.exists():
             failure = f"{self._stage.arguments[0]} ended with status {status}: {self._last_word()}"
             record = self._run.divergence if status == DIVERGED else self._run.failure
-            record.write_text(failure + "\n", encoding="utf-8")
+            write_whole(record, failure + "\n")
         elif self._stages:
             self._next_stage()
             return None

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import yaml
 
+from stvg_nst.configuration import Config, merge, read_yaml
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.overlays import Config, StudyError, differences, merge, read_yaml
-from stvg_nst.whole_files import whole_file
+from stvg_nst.study.overlays import StudyError, differences
+from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
 _TUBES = ("predictions.json", "ground_truth.json")
+_MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
+"""Settings that a test must share with its baseline's, and what they are where no overlay has them."""
+_PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's older names
 _HEADER = """\
 # What this run was asked for, in one piece; the study compares it before it takes the run for its own.
 # By hand: python -m stvg_nst fit --config THIS_FILE --run ITS_FOLDER --ckpt_path last
@@ -63,6 +67,15 @@ class RunTest:
     def settings_file(self) -> Path:
         return self.folder / "settings.yaml"
 
+    def measured_by(self, config: Config) -> dict[str, str]:
+        """In which precision and how the test of a run of this configuration measures."""
+        found = {}
+        for name, usual in _MEASURED_BY.items():
+            section, _, key = name.partition(".")
+            value = self.settings.get(name, config.get(section, {}).get(key)) or usual
+            found[name] = _PRECISIONS.get(str(value), str(value))
+        return found
+
     def changes(self) -> list[str]:
         """Where the settings of results that stand differ from what is asked for."""
         if not self.results.exists():
@@ -77,6 +90,9 @@ class RunTest:
         settings = (f"--{name}={json.dumps(value)}" for name, value in self.settings.items())
         command = ("test", *arguments, "--run", str(self.folder), *settings, *trained)
         return Stage(command, self.results, tuple(self.folder / name for name in _TUBES))
+
+
+_RECIPE = ("model.optimizer", "model.warmup_steps", "trainer.max_epochs", "trainer.gradient_clip_val")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +178,16 @@ class StudyRun:
         """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
 
         Raises:
-            StudyError: the folder holds what no study made, or its ``point.yaml`` is damaged.
+            ConfigurationError: the folder holds what no study made, or its ``point.yaml`` is damaged.
         """
         kept = (*(test.results for test in self.tests), self.adapter, self.divergence, self.folder / "checkpoints")
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
-        changes = differences(read_yaml(self.config_file), self.config)
+        changes = differences(_renamed(read_yaml(self.config_file)), self.config)
+        if self.point is None:  # it is only tested, and reads nothing of how the points are trained
+            changes = [change for change in changes if not change.startswith(_RECIPE)]
         changes += [change for test in self.tests for change in test.changes()]
         weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
@@ -187,12 +205,12 @@ class StudyRun:
         if self.weights is not None and not self.weights.is_file():
             raise StudyError(f"{self}: model.weights '{self.weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
-        _write(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
+        write_whole(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
+        write_whole(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
         for test in self.tests:
             if test.name and not test.results.exists():
                 test.folder.mkdir(exist_ok=True)
-                _write(test.settings_file, yaml.safe_dump(dict(test.settings)))
+                write_whole(test.settings_file, yaml.safe_dump(dict(test.settings)))
 
     def stages(self) -> tuple[Stage, ...]:
         """What is left to do: a fit, which goes on where it was interrupted, and tests; the baseline is only tested."""
@@ -206,6 +224,18 @@ class StudyRun:
         return tuple(stage for stage in stages if not stage.leaves.exists())
 
 
+def _renamed(config: Config) -> Config:
+    """A kept configuration by its class path of today: an older run names the gated adapter by its two options."""
+    tuner = config.get("model", {}).get("tuner", {})
+    options = tuner.get("init_args", {})
+    is_null_space = tuner.get("class_path") == "stvg_nst.tuning.NullSpaceTuning"
+    if not is_null_space or options.get("null_branch") is not False or options.get("basis") != "learned":
+        return config
+    kept = {name: value for name, value in options.items() if name not in ("null_branch", "basis")}
+    gated = {"class_path": "stvg_nst.tuning.GatedAdapter", "init_args": kept}
+    return {**config, "model": {**config["model"], "tuner": gated}}
+
+
 def _sha256(path: Path) -> str:
     state = path.stat()
     return _sha256_of_state(path, state.st_mtime_ns, state.st_size)
@@ -216,11 +246,6 @@ def _sha256_of_state(path: Path, modified: int, size: int) -> str:
     """Once per state of the file: all runs of a study share their weights, which may be large."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tuple[StudyRun, tuple[StudyRun, ...]]:
@@ -265,3 +290,20 @@ def refuse_changed(runs: Iterable[StudyRun]) -> None:
             + "\n  ".join(lines)
             + "\ndelete the folders to run these points again, or give the study another folder with --runs"
         )
+
+
+def refuse_other_precisions(baseline: StudyRun, runs: Iterable[StudyRun]) -> None:
+    """Keeps a fit from ending in a test that its baseline does not compare with.
+
+    Raises:
+        StudyError: a run would be tested in another precision than the baseline, or shown its clips otherwise.
+    """
+    for run in runs:
+        for own, theirs in zip(run.tests, baseline.tests, strict=True):
+            before, now = theirs.measured_by(baseline.config), own.measured_by(run.config)
+            for name in before:
+                if now[name] != before[name]:
+                    raise StudyError(
+                        f"{run} would be tested with {name} {now[name]}, but the baseline with {before[name]}: the two "
+                        f"do not compare; set {name} for the whole study, or for each of its 'tests'"
+                    )

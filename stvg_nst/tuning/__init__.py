@@ -31,6 +31,7 @@ from stvg_nst.tuning.flylora import FlyLoRA
 from stvg_nst.tuning.frozen import ZeroShot
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
+from stvg_nst.tuning.nst.controls import GatedAdapter
 from stvg_nst.tuning.peft import AdaLoRA, DoRA, LoRA
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "DoRA",
     "FlyLoRA",
     "FullFineTuning",
+    "GatedAdapter",
     "InjectionReport",
     "LayerReport",
     "LoRA",

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import fingerprint
+from stvg_nst.tensor_files import read_tensors, save_tensors
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
-from stvg_nst.whole_files import whole_file
 
 FORMAT_VERSION = 2
 METADATA_KEY = "stvg_nst_adapter"
@@ -35,7 +34,7 @@ class AdapterConfig:
 
     Args:
         format_version: of this file format.
-        tuner: class path of the tuner, as a config would name it.
+        tuner: module and name of the tuner's class.
         fields: the tuner's options, as JSON values.
         fingerprints: of the frozen weight of each wrapped layer, by name.
         frozen: fingerprint of all that tuning leaves as it is, these weights included.
@@ -72,8 +71,7 @@ def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
     metadata = {METADATA_KEY: json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)}
-    with whole_file(path) as partial:
-        save_file(state, partial, metadata=metadata)
+    save_tensors(path, state, metadata)
 
 
 def read_adapter_config(path: Path | str) -> AdapterConfig:
@@ -115,11 +113,12 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
         AdapterMismatchError: with the first differences.
     """
     here = describe_adapter(grounder, tuner)
-    if saved.tuner != here.tuner:
+    if saved.tuner not in {_class_name(kind) for kind in type(tuner).__mro__}:
         raise AdapterMismatchError(f"{source} was made by {saved.tuner}, got {here.tuner}; load it with the former")
-    _compare(
-        source, "options", _bound(saved.fields, tuner), _bound(here.fields, tuner), "use the options it was made with"
-    )
+    # A control that fixes options of a more general tuner has the same layers as that tuner with these options.
+    fixed = {name: _plain(getattr(tuner, name)) for name in saved.fields if hasattr(tuner, name)}
+    options = _bound(here.fields | fixed, tuner)
+    _compare(source, "options", _bound(saved.fields, tuner), options, "use the options it was made with")
     advice = "load the weights that it was trained on"
     _compare(source, "frozen weights", saved.fingerprints, here.fingerprints, advice)
     if saved.frozen != here.frozen:
@@ -131,14 +130,12 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
 
 def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        tensors, metadata = read_tensors(path)
     except SafetensorError as error:
         raise AdapterMismatchError(
             f"{path} is no readable safetensors file ({error}); save the adapter again"
         ) from error
-    if text is None:
+    if (text := metadata.get(METADATA_KEY)) is None:
         raise AdapterMismatchError(f"{path} holds no adapter: expected metadata '{METADATA_KEY}'; pass an adapter file")
     content = json.loads(text)
     if content["format_version"] != FORMAT_VERSION:
@@ -157,11 +154,15 @@ def describe_adapter(grounder: nn.Module, tuner: Tuner) -> AdapterConfig:
     assert is_dataclass(tuner), "every Tuner is a dataclass: its fields are its options"
     return AdapterConfig(
         format_version=FORMAT_VERSION,
-        tuner=f"{type(tuner).__module__}.{type(tuner).__qualname__}",
+        tuner=_class_name(type(tuner)),
         fields={field.name: _plain(getattr(tuner, field.name)) for field in fields(tuner) if field.init},
         fingerprints={name: fingerprint(layer.base_layer.weight) for name, layer in _tuned_layers(grounder).items()},
         frozen=_frozen_fingerprint(grounder),
     )
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _frozen_fingerprint(grounder: nn.Module) -> str:

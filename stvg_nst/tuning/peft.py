@@ -73,10 +73,15 @@ class DoRA(LowRankTuner):
     def _check(self, targets: Mapping[str, nn.Linear]) -> None:
         super()._check(targets)
         for name, layer in targets.items():
-            if silent := int((layer.weight == 0).all(dim=1).sum()):
+            # As PEFT computes it, in the weight's own precision: the squares of small weights may vanish, or those of
+            # large ones overflow, and the layer would answer NaN.
+            norm = torch.linalg.norm(layer.weight.detach(), dim=1)
+            usable = (norm >= torch.finfo(norm.dtype).tiny) & norm.isfinite()
+            if silent := int((~usable).sum()):
                 raise ValueError(
-                    f"{silent} of {layer.out_features} outputs of '{name}' have no weight at all, and so no direction; "
-                    f"take it out of --model.tuner.init_args.targets"
+                    f"{silent} of {layer.out_features} outputs of '{name}' have no weight at all, or weights of a norm "
+                    f"that {norm.dtype} cannot hold, and so no direction; take it out of "
+                    "--model.tuner.init_args.targets"
                 )
 
     def _wrap_layer(self, name: str, layer: nn.Linear) -> tuple[TunedLinear, str]:

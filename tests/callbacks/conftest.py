@@ -88,6 +88,7 @@ class GatedTuner(Tuner):
 
 class MiniatureModule(lightning.LightningModule):
     weights = "random"
+    inference = "single_pass"
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +151,10 @@ class MiniatureData(lightning.LightningDataModule):
     def skipped(self, split: str) -> int:
         return self.num_skipped
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        touched = {"val": {"sentences": 2, "clips": 1, "frames": 7}}
+        return {"on_bad_box": {"policy": "skip_frame", "touched": touched}}
+
     def pixels(self, info: ClipInfo) -> np.ndarray:
         return np.full((len(info.frame_ids), *SIZE, 3), COLOURS[info.quality], dtype=np.uint8)
 
@@ -193,6 +198,9 @@ class Run:
     def test(self, *callbacks: lightning.Callback, num_skipped: int = 0, **options: Any) -> None:
         data = MiniatureData(num_skipped)
         self.trainer(*callbacks, **options).test(self.module, datamodule=data, verbose=False)
+
+    def data(self) -> MiniatureData:
+        return MiniatureData()
 
     def events(self) -> EventAccumulator:
         """What TensorBoard would read."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from callbacks import NullSpaceMonitor
 from callbacks.nullspace_monitor import PARTS, gradient_norms, separation
-from stvg_nst.tuning.qau import QualityAdaptiveUnit
+from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit
 
 
 def test_training_diagnostics_every_n_steps(run: Any) -> None:

@@ -89,3 +89,25 @@ def test_neither_a_fit_nor_a_rehearsal_writes(run: Any) -> None:
     run.fit(PredictionsWriter())
     run.test(PredictionsWriter(), fast_dev_run=True)
     assert not list(run.folder.glob("*.json"))
+
+
+def test_frames_that_are_taken_out_are_null_and_the_files_give_the_results(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_frame_taken_out(batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+        tubes = tuple(Tube(4, 10, clip.target.boxes.clone()) for clip in batch.clips)
+        for clip in batch.clips:
+            clip.target.boxes[3] = torch.nan
+        run.module.metrics.update(tubes, batch.clips)
+        return {"tubes": tubes}
+
+    monkeypatch.setattr(run.module, "test_step", with_a_frame_taken_out)
+    run.test(PredictionsWriter(), ResultsWriter())
+    truth = json.loads((run.folder / "ground_truth.json").read_text())
+    assert truth["bad_boxes"] == "skip_frame" and truth["tubes"][0]["boxes"][3] is None
+    results = json.loads((run.folder / "results.json").read_text())
+    assert results["policies"]["on_bad_box"]["touched"] == {"val": {"sentences": 2, "clips": 1, "frames": 7}}
+    assert results["metrics"]["HQ/m_tIoU"] == pytest.approx(100 * 3 / 7)
+    evaluation = evaluation_of(run.folder)
+    assert evaluation.protocols["half_open"].metrics["HQ/m_tIoU"] == pytest.approx(100 * 3 / 7)
+    assert evaluation.frames_taken_out == 3

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from callbacks import ResultsWriter
-from callbacks.results_writer import config_hash, git_state
+from stvg_nst.conditions import Measurement
 from stvg_nst.report.results import load_results
 
 
@@ -94,34 +91,7 @@ def test_rehearsal_writes_nothing(run: Any) -> None:
     assert not (run.folder / ResultsWriter.NAME).exists()
 
 
-def test_configuration_hash(tmp_path: Path) -> None:
-    assert config_hash(tmp_path) is None
-    (tmp_path / "test.yaml").write_text("b: 2\n")
-    assert config_hash(tmp_path) == hashlib.sha256(b"b: 2\n").hexdigest()
-    (tmp_path / "config.yaml").write_text("a: 1\n")
-    assert config_hash(tmp_path) == hashlib.sha256(b"a: 1\nb: 2\n").hexdigest()
-
-
-def test_commit_of_a_source_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where the tests run in a git hook
-        monkeypatch.delenv(variable, raising=False)
-    source, untracked = tmp_path / "source.py", tmp_path / "untracked.py"
-    source.write_text("a = 1\n")
-    untracked.write_text("b = 1\n")
-    assert git_state(source) == (None, None)
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "--quiet")
-    git("add", "source.py")
-    assert git_state(source) == (None, None), "no commit yet"
-    git("commit", "--quiet", "--message", "first")
-    commit = git("rev-parse", "HEAD")
-    assert git_state(source) == (commit, False)
-    source.write_text("a = 2\n")
-    assert git_state(source) == (commit, True)
-    assert git_state(untracked) == (None, None)
+def test_results_say_how_they_were_measured(run: Any) -> None:
+    run.test(ResultsWriter(), precision="bf16-mixed")
+    found = load_results(run.folder / ResultsWriter.NAME)
+    assert found.measurement == Measurement("bf16-mixed")

@@ -47,6 +47,14 @@ def test_true_box_is_dashed_and_stays_visible_where_both_agree(info: ClipInfo) -
     assert 0.2 < true / (true + predicted) < 0.8
 
 
+@pytest.mark.parametrize("box", [(torch.nan,) * 4, (20.0, 16.0, 4.0, 4.0), (-40.0, 0.0, -67.0, -47.0)])
+def test_a_true_box_that_is_none_is_not_drawn(info: ClipInfo, box: tuple[float, ...]) -> None:
+    predicted = Tube(2, 8, info.target.boxes.clone())
+    info.target.boxes[2] = torch.tensor(box)
+    drawn = [count > 0 for count in panels(draw_strip(grey(info), info, predicted, height=HEIGHT), TRUE, info)]
+    assert drawn == [False, True, False, True, False, False]
+
+
 def test_box_lands_on_its_pixels(info: ClipInfo) -> None:
     frames = grey(info)
     frames[2, 4:16, 4:20] = (10, 20, 250)  # the true box of frame 4, as [y0:y1, x0:x1]

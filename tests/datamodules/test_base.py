@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, disk_room, pixels
 from datamodules.array_store import CacheError
 from datamodules.clips import collate
 from datamodules.degradation_pixels import GOLDEN_HASHES
 from datamodules.degradations import DEGRADATIONS
+from datamodules.features import FeatureCache, feature_key
 from datamodules.mini import target_words
 from datamodules.ministvg import COLOURS, load_annotations
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
@@ -56,6 +58,32 @@ def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
         data.train_dataloader()
     with pytest.raises(ValueError, match="one clip of 'val' for each of 5 processes, got 4"):
         data.val_dataloader()
+
+
+def test_lightning_deals_no_part_of_a_part(root: Path) -> None:
+    """It would do so to two devices wherever ``use_distributed_sampler`` is left at its default."""
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert isinstance(loader.sampler, DistributedSampler)
+
+
+def test_an_order_that_lightning_chooses_is_refused(root: Path) -> None:
+    data = mini(root)
+    data.trainer = SimpleNamespace(overfit_batches=2)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"--trainer\.overfit_batches .* give --data\.init_args\.training_items"):
+        data.setup("fit")
+
+
+def test_a_batch_is_measured_before_it_is_read(root: Path) -> None:
+    (batch,) = batches(mini(root, eval_batch_size=8), "test")
+    data = mini(root, eval_batch_size=8)
+    data.setup("test")
+    loader = data.test_dataloader()
+    told = loader.dataset.batch_bytes(list(loader.sampler))  # type: ignore[attr-defined]
+    assert batch.frames is not None and told == batch.frames.nbytes
 
 
 def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
@@ -326,3 +354,28 @@ def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Pat
     assert folder.name == "test-HQ+defocus3" and batch.features is not None
     assert [str(info.degradation) for info in batch.clips] == ["None", "defocus:3"] * 2
     assert data.cache_folder("train") == tmp_path / "train", "what is trained on does not depend on it"
+
+
+def test_degraded_training_clips_bring_their_high_quality_twins(root: Path) -> None:
+    for batch in batches(mini(root, twins=True, batch_size=4, training_clips=2), "train"):
+        low = [info for info in batch.clips if info.quality is Quality.LQ]
+        assert batch.twins is not None and batch.twins.frames is not None and batch.frames is not None
+        assert [info.item_id for info in batch.twins.clips] == [info.item_id for info in low]
+        assert all(info.quality is Quality.HQ for info in batch.twins.clips) and batch.twins.twins is None
+        assert batch.twins.frames.shape == (2, 16, 3, 128, 128)
+        assert not torch.equal(batch.twins.frames, batch.frames[batch.qualities == Quality.LQ])
+    for batch in batches(mini(root, twins=True), "test"):
+        assert batch.twins is None
+
+
+def test_twins_come_from_the_cache_of_features_and_move_with_their_batch(root: Path, tmp_path: Path) -> None:
+    data = mini(root, twins=True, variants=1, features=tmp_path)
+    data.prepare_data()
+    for split in ("train", "val"):
+        data.build_cache(split, encode, "backbones")
+    cache = FeatureCache(tmp_path / "train", data.cache_provenance("train"))
+    for batch in batches(data, "train"):
+        moved = batch.to("cpu")
+        assert moved.twins is not None and moved.twins.features is not None
+        clip_id = next(record.clip_id for record in data.records["train"] if record.item_id == batch.clips[1].item_id)
+        assert torch.equal(moved.twins.features.appearance, cache.read(feature_key(clip_id, None)).appearance)

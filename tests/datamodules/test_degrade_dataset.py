@@ -49,6 +49,12 @@ def test_whole_videos_have_the_same_pixels_either_way(hcstvg: Callable[..., Path
     assert (files.pixels(info) == fly.pixels(info)).all()
 
 
+def test_a_copy_has_the_clips_whose_boxes_a_policy_may_allow(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    bad = hcstvg_item(bbox=[[-40, 0, -27, -47], [4, 6, 20, 30]])
+    copy = DegradedCopy(HCSTVGSource(hcstvg(test={**ITEMS, "c.mp4": bad}), "v1"), ["test"], tmp_path / "lq")
+    assert [clip.clip_id for clip in copy.clips] == ["a.mp4", "b.mkv", "c.mp4"]
+
+
 def test_segments_have_the_same_pixels_either_way(vidstg: Callable[..., Path], tmp_path: Path) -> None:
     root = vidstg(test=[vidstg_item(), vidstg_item(used_segment={"begin_fid": 4, "end_fid": 18})])
     folder = written(DegradedCopy(VidSTGSource(root), ["test"], tmp_path / "lq"))

@@ -42,7 +42,7 @@ def test_keeps_an_existing_target_unless_told(source: Path) -> None:
 
 def test_refuses_to_write_over_its_source(source: Path) -> None:
     before = source.read_bytes()
-    with pytest.raises(ValueError, match="same file"):
+    with pytest.raises(ValueError, match="is an input of this command"):
         degrade_video(source, source, kind="defocus", severity=1, overwrite=True)
     assert source.read_bytes() == before
 

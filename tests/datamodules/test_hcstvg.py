@@ -125,7 +125,7 @@ def test_a_bad_video_that_was_fetched_anew_must_be_verified(hcstvg: Callable[...
     (root / "v1_video" / "b.mp4").unlink()
     verified(root)
     write_clip(root / "v1_video" / "b.mp4")
-    for policy in ("error", "skip"):
+    for policy in ("refuse", "skip"):
         with pytest.raises(ValueError, match=r"'v1_video/b\.mp4' has changed since it was found 'missing'; run"):
             module(root, on_bad_video=policy).load_records("test")
     verified(root)
@@ -257,3 +257,81 @@ def test_the_real_clips_become_a_batch(shared: Path) -> None:
     assert batch.frames.shape[2:] == (3, 64, 89) and batch.frames.isfinite().all()
     assert batch.inside.any(dim=1).all() and batch.clips[0].native_size == (240, 360)
     assert batch.clips[0].frame_ids[-1] == 118
+
+
+OUTSIDE = [-40, 0, -27, -47]
+
+
+def with_bad_boxes(**changes: Any) -> dict[str, Any]:
+    item = hcstvg_item(**changes)
+    item["bbox"][1] = OUTSIDE
+    item["bbox"][4] = [60, 6, 5, 30]
+    return item
+
+
+def test_bad_boxes_stop_and_the_error_names_the_way_out(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(train={**TRAIN, "c.mp4": with_bad_boxes()}, test={"a.mp4": with_bad_boxes()})
+    for stage in ("test", "fit"):
+        with pytest.raises(AnnotationError, match=r"'bbox\[1\]': .*; choose --data\.init_args\.on_bad_box clip\|as_pu"):
+            module(root).setup(stage)
+
+
+@pytest.mark.parametrize("policy", ["clip", "as_published", "skip_frame"])
+def test_bad_boxes_are_counted_and_numbers_under_other_policies_do_not_compare(
+    hcstvg: Callable[..., Path], caplog: pytest.LogCaptureFixture, policy: Any
+) -> None:
+    root = hcstvg(test={"a.mp4": with_bad_boxes(), "b.mp4": hcstvg_item()})
+    data = module(root, on_bad_box=policy, eval_frame_rate=20.0, eval_batch_size=1)
+    with caplog.at_level(logging.WARNING):
+        data.setup("test")
+    assert f"test: on_bad_box {policy} has touched 1 sentences of 1 clips, 2 frames" in caplog.text
+    assert data.policies()["on_bad_box"] == {
+        "policy": policy,
+        "touched": {"test": {"sentences": 1, "clips": 1, "frames": 2}},
+    }
+    assert data.conditions("test").dataset == f"hcstvg_v1, on_bad_box {policy}"
+    assert module(root).conditions("test").dataset == "hcstvg_v1" and data.skipped("test") == 0
+    # What is decoded, degraded and cached depends on no policy.
+    assert data.provenance() == module(root, eval_frame_rate=20.0).provenance()
+    (batch, *_) = data.test_dataloader()
+    assert batch.boxes.isfinite().all() and batch.inside[0].sum() == 6
+    with_area = (batch.boxes[0, batch.inside[0], 2:] > 0).all(dim=1).tolist()
+    assert with_area == [True, False, True, True, policy != "skip_frame", True]
+
+
+def test_short_clips_stop_or_are_shown_as_far_as_they_go(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(img_num=22, st_frame=17), "b.mp4": hcstvg_item()})
+    with pytest.raises(FileNotFoundError, match=r"what there is of short ones, they must be known, .*run `python -m "):
+        module(root, on_short_clip="clip").load_records("test")
+    verified(root)
+    with pytest.raises(
+        ValueError, match=r"'a\.mp4' \(too short: 20 frames, but 21 are needed\).*on_short_clip clip\|as"
+    ):
+        module(root).load_records("test")
+    stops = {}
+    for policy in ("clip", "skip_frame", "as_published"):
+        data = module(root, on_short_clip=policy, eval_frame_rate=20.0, eval_batch_size=1)
+        data.setup("test")
+        (batch, *_) = data.test_dataloader()
+        assert batch.clips[0].frame_ids == tuple(range(20)), "every frame that there is"
+        stops[policy] = data.records["test"][0].target.stop
+        assert data.policies()["on_short_clip"]["touched"]["test"] == {"sentences": 1, "clips": 1, "frames": 2}
+        assert data.conditions("test").dataset == f"hcstvg_v1, on_short_clip {policy}"
+    assert stops == {"clip": 20, "skip_frame": 20, "as_published": 22}
+
+
+def test_a_video_that_is_bad_in_another_way_is_not_a_short_clip(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item()})
+    write_clip(root / "v1_video" / "a.mp4", size=(48, 80))
+    verified(root)
+    with pytest.raises(ValueError, match=r"'a\.mp4' \(wrong size: "):
+        module(root, on_short_clip="clip").load_records("test")
+
+
+def test_a_refused_box_is_skipped_with_its_sentence_where_faulty_ones_are(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": with_bad_boxes(), "b.mp4": hcstvg_item()})
+    verified(root)
+    data = module(root, on_bad_video="skip")
+    assert [record.item_id for record in data.load_records("test")] == ["b.mp4"]
+    touched = {option: entry["touched"]["test"]["sentences"] for option, entry in data.policies().items()}
+    assert touched == {"on_bad_video": 1, "on_bad_box": 0, "on_short_clip": 0}

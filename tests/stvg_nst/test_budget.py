@@ -30,7 +30,9 @@ def study(tmp_path: Path, **points: Any) -> Study:
 def test_what_each_point_adapts_and_trains_is_listed_before_it_is_trained(tmp_path: Path) -> None:
     lora = {"overlays": [f"{TUNERS}/lora.yaml", "experiments/scope/encoder.yaml"]}
     points = {"lora": lora, "rank 8": {**lora, "model.tuner.init_args.rank": 8}}
-    found = study(tmp_path, **points, full={"overlays": [f"{TUNERS}/full_encoder.yaml"]})
+    found = study(
+        tmp_path, **points, full={"overlays": [f"{TUNERS}/full.yaml", "experiments/scope/encoder_modules.yaml"]}
+    )
     lines = [line.split() for line in budget_text(found).splitlines()]
     # Two layers of 384 inputs and 96 outputs.
     assert ["lora", "2", "61,440", "2.80%"] in lines and ["rank", "8", "2", "7,680", "0.36%"] in lines

@@ -60,6 +60,12 @@ def test_the_dashboard_lies_in_the_folder_of_the_run(logger: Any) -> None:
     assert cli.config.fit.trainer.logger.init_args.save_dir == "runs/a"
 
 
+def test_the_name_of_a_run_is_utf_8() -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/caf\udce9", trainer=Namespace())))
+    with pytest.raises(ValueError, match="the name of a run's folder must be UTF-8"):
+        RunCLI.before_instantiate_classes(cli)
+
+
 def test_a_run_of_another_tuner_has_nothing_to_certify() -> None:
     cli = SimpleNamespace(model=SimpleNamespace(tuner=ZeroShot()), datamodule=None)
     with pytest.raises(ValueError, match="a run of NullSpaceTuning in 'runs/other', got one of ZeroShot"):

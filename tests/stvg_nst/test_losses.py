@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -57,6 +59,25 @@ def test_a_box_that_collapses_outside_the_tube_moves_nothing() -> None:
     loss.total(loss(output, batch(output, torch.tensor([[False, True, True]])))).backward()
     assert output.boxes.grad is not None and (output.boxes.grad[:, :, 0] == 0).all()
     assert (output.boxes.grad[:, :, 1:] != 0).any() and output.boxes.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 0.0, 0.0), (-0.2, -0.1, -0.1, -0.3), (0.5, 0.5, -0.1, 0.2), (2, 2, 0, 0)])
+@pytest.mark.parametrize("kind", ["cross_entropy", "smooth_l1"])
+def test_a_true_box_without_an_area_teaches_no_box(box: tuple[float, ...], kind: Any) -> None:
+    output, inside = answer((4,)), torch.tensor([[False, True, True, True]])
+    loss, given = GroundingLoss(confidence_kind=kind), batch(output, inside)
+    given.boxes[0, 2] = torch.tensor(box)
+    terms = loss(output, given)
+    loss.total(terms).backward()
+    assert output.boxes.grad is not None and output.confidence.grad is not None
+    assert output.boxes.grad.isfinite().all() and (output.boxes.grad[:, 0, [1, 3]] != 0).any()
+    assert (output.boxes.grad[:, 0, 2] == 0).all() and (output.confidence.grad[:, 0, 2] == 0).all()
+    # The mean is over the boxes that teach; the frame is in the tube all the same.
+    two = loss(output, batch(output, torch.tensor([[False, True, False, True]])))
+    whole = loss(output, batch(output, inside))
+    for name in terms:
+        other = whole if name in ("start_end", "actioness") else two
+        torch.testing.assert_close(terms[name], other[name])
 
 
 def test_one_frame_that_is_the_tube() -> None:

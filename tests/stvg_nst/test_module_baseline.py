@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
-from stvg_nst.conditions import Conditions
+from stvg_nst.conditions import Conditions, Measurement
 from stvg_nst.module import GroundingModule
 from stvg_nst.report import ResultsFileError
 from stvg_nst.tuning import ZeroShot
@@ -54,7 +56,8 @@ class Network(nn.Sequential):
 def module(baseline: Path) -> GroundingModule:
     grounder: Any = Network(nn.Linear(2, 2))
     made = GroundingModule(grounder, ZeroShot(), weights="random", baseline=baseline)
-    made._trainer = SimpleNamespace(datamodule=Data(), precision="32-true")  # type: ignore[assignment]
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    made._trainer = SimpleNamespace(datamodule=Data(), precision="32-true", strategy=strategy)  # type: ignore[assignment]
     return made
 
 
@@ -101,3 +104,26 @@ def test_a_baseline_of_another_grounder_is_refused(tmp_path: Path) -> None:
 def test_a_baseline_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsFileError, match="cannot be read"):
         module(tmp_path / "results.json")
+
+
+def measured_in(precision: str) -> dict[str, Any]:
+    return {"measurement": asdict(Measurement(precision))}
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_a_baseline_of_another_precision_is_refused(tmp_path: Path, stage: str) -> None:
+    split = {"split": "test" if stage == "test" else "val"}
+    module(written(tmp_path, **split, **measured_in("32-true"))).setup(stage)
+    with pytest.raises(ValueError, match=f"was measured in bf16-mixed, but this `{stage}` measures in 32-true; give"):
+        module(written(tmp_path, **split, **measured_in("bf16-mixed"))).setup(stage)
+
+
+def test_a_baseline_of_another_inference_is_refused(tmp_path: Path) -> None:
+    made = module(written(tmp_path, **measured_in("32-true")))
+    made.inference = "two_pass"
+    with pytest.raises(ValueError, match="was measured in 32-true, but this `test` measures in 32-true, two_pass"):
+        made.setup("test")
+
+
+def test_a_baseline_from_another_kind_of_device_is_taken(tmp_path: Path) -> None:
+    module(written(tmp_path, measurement=asdict(Measurement(device="cuda", float32_convolutions="tf32")))).setup("test")

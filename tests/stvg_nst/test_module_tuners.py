@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -136,6 +136,13 @@ class PowerFailure(lightning.Callback):
 def test_a_tuner_is_called_once_after_each_step_of_the_optimiser(tmp_path, accumulated, steps):
     tuner = RecordingTuner()
     fit(tuner, tmp_path, accumulate_grad_batches=accumulated)
+    assert tuner.calls == [(step, steps) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(-1, 9), (7, 7)])
+def test_steps_are_counted_ahead_where_their_batches_change(tmp_path, max_steps, steps):
+    tuner, changing = RecordingTuner(), GradientAccumulationScheduler({1: 2})  # 6 steps, and 3
+    fit(tuner, tmp_path, callbacks=[changing], max_steps=max_steps)
     assert tuner.calls == [(step, steps) for step in range(1, steps + 1)]
 
 

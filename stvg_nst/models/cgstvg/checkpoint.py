@@ -22,6 +22,7 @@ from transformers import RobertaModel
 
 from stvg_nst.models.cgstvg.model import CGSTVG
 from stvg_nst.models.cgstvg.official import ALIASES, DERIVED, ignored_reason, translate_tensor
+from stvg_nst.models.cgstvg.text import require_readable
 from stvg_nst.models.weights import WeightsMismatchError, require_fit
 
 
@@ -153,6 +154,7 @@ def load_roberta(source: str, model: CGSTVG) -> LoadReport:
         OSError: no such folder, not in the hub's cache, and the hub does not hand it out.
         WeightsMismatchError: the weights are not of this model's text encoder.
     """
+    require_readable(source)
     try:
         loaded: Any = RobertaModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
     except OSError as error:
@@ -175,6 +177,8 @@ def _read(path: Path, parts: Sequence[str]) -> tuple[str, dict[str, Tensor]]:
     """The tensors of a checkpoint's first part that exists, memory-mapped, and what to call them."""
     if not path.is_file():
         raise WeightsMismatchError(f"no checkpoint in '{path}'; docs/weights.md says where to get it")
+    with path.open("rb"):  # a file that may not be read is not damaged
+        pass
     try:
         # Besides tensors, MDETR's checkpoint holds the namespace of its command line.
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -19,6 +20,8 @@ def fetch_release(name: str) -> Path:
     try:
         return Path(hf_hub_download(REPOSITORY, f"{name}.pth"))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise  # the hub is not to blame for the cache's own disk
         raise OSError(
             f"no '{name}.pth' of {REPOSITORY} in the cache of the Hugging Face hub, and the hub did not hand it out; "
             f"run once with a network, or give the path of a copy ({error})"

@@ -22,7 +22,7 @@ from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
 from stvg_nst.models.cgstvg.motion import VideoEncoder
 from stvg_nst.models.cgstvg.text import TextEncoder
 from stvg_nst.models.cgstvg.visual import ImageEncoder
-from stvg_nst.types import BackboneFeatures, GroundingOutput
+from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
 class CGSTVG(Grounder):
@@ -107,6 +107,9 @@ class CGSTVG(Grounder):
     def fusion(self) -> tuple[nn.Module, ...]:
         return self.text, self.visual_proj, self.motion_proj, self.encoder
 
+    def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
+        return self.text.query_faults(queries)
+
     def encode(
         self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
     ) -> BackboneFeatures:
@@ -166,7 +169,12 @@ class CGSTVG(Grounder):
             start_end=torch.stack([self.start_end_head(state) for state in states]),
             actioness=actioness,
             frame_mask=frame_mask,
+            fused=FusedTokens(memory.tokens, memory.token_mask),
         )
+
+    def fuse(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> FusedTokens:
+        memory = self._remember(features, frame_mask, queries)
+        return FusedTokens(memory.tokens, memory.token_mask)
 
     def _remember(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> Memory:
         """Joins the three kinds of tokens, frame by frame, and lets them attend to each other."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaConfig, RobertaModel
+
+from stvg_nst.queries import query_fault
 
 
 class TextEncoder(nn.Module):
@@ -39,20 +42,40 @@ class TextEncoder(nn.Module):
         """B sentences -> tokens (B, L, width) and their mask (B, L), True on real tokens.
 
         Raises:
-            ValueError: a sentence is blank, or longer than the encoder can take.
+            ValueError: a text is no sentence, or longer than the encoder can take.
         """
-        for query in queries:
-            if not query.strip():
-                raise ValueError("a query must hold at least one word, got a blank sentence")
         tokens = self.tokenizer([query.lower() for query in queries], padding="longest", return_tensors="pt")
-        # RoBERTa numbers positions from the padding index on, so that two of its embeddings are never used.
-        limit = self.body.config.max_position_embeddings - 2
-        if tokens.input_ids.shape[1] > limit:
-            raise ValueError(f"a query must have at most {limit} tokens, got {tokens.input_ids.shape[1]}; shorten it")
+        if tokens.input_ids.shape[1] > self.max_tokens or any(map(query_fault, queries)):
+            index, fault = next(iter(self.query_faults(queries).items()))
+            raise ValueError(f"expected a sentence that the text encoder takes, got {queries[index]!a}, which {fault}")
         device = self.norm.weight.device  # the projection may be tuned, and a wrapped layer has no weight
         mask = tokens.attention_mask.to(device)
         hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
         return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
+
+    @property
+    def max_tokens(self) -> int:
+        # RoBERTa numbers positions from the padding index on, so that two of its embeddings are never used.
+        return int(self.body.config.max_position_embeddings) - 2
+
+    def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
+        """As of a grounder. A sentence that is too long is not cut, as none is in the published code of the field."""
+        texts = [query.lower() for query in queries]
+        # A token of a byte-level tokenizer stands for one byte or more, so most sentences need not be split: to split
+        # the 80,684 of VidSTG's training set takes ten seconds.
+        most_bytes = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
+        doubtful = [index for index, text in enumerate(texts) if len(text.encode()) > most_bytes]
+        lengths = {}
+        if doubtful:
+            tokens = self.tokenizer([texts[index] for index in doubtful], verbose=False).input_ids
+            lengths = dict(zip(doubtful, map(len, tokens), strict=True))
+        faults = {}
+        for index, query in enumerate(queries):
+            if fault := query_fault(query):
+                faults[index] = fault
+            elif lengths.get(index, 0) > self.max_tokens:
+                faults[index] = f"is too long: at most {self.max_tokens} tokens, got {lengths[index]}"
+        return faults
 
     def token_ids(self, query: str) -> tuple[int, ...]:
         """What the encoder reads of a sentence."""
@@ -61,6 +84,7 @@ class TextEncoder(nn.Module):
 
 def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
     """The tokenizer and the configuration of a folder or of a model of the hub."""
+    require_readable(source)
     try:
         return AutoTokenizer.from_pretrained(source), RobertaConfig.from_pretrained(source)
     except OSError as error:
@@ -70,3 +94,13 @@ def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:
             "a network, or give the folder of a copy with --model.grounder.init_args.text.init_args.source FOLDER "
             "(docs/weights.md)"
         ) from error
+
+
+def require_readable(source: str) -> None:
+    """Raises OSError where a folder is there and cannot be read, or one of its files: transformers calls it absent."""
+    if not Path(source).is_dir():
+        return
+    for file in Path(source).iterdir():
+        if file.is_file():
+            with file.open("rb"):
+                pass

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast, RobertaConfig
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaConfig
+
+from stvg_nst.whole_files import write_whole
 
 # In RoBERTa's own order, so that the padding index is 1 as its position embeddings expect.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -42,18 +45,21 @@ def write_text_encoder(
         model_max_length=max_tokens,
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.save_pretrained(folder)
-    RobertaConfig(
-        vocab_size=inner.get_vocab_size(),
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=max_tokens + 2,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1,
-    ).save_pretrained(folder)
+    _save(
+        folder,
+        tokenizer,
+        RobertaConfig(
+            vocab_size=inner.get_vocab_size(),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=max_tokens + 2,
+            type_vocab_size=1,
+            hidden_dropout_prob=0.1,
+            attention_probs_dropout_prob=0.1,
+        ),
+    )
 
 
 def write_stand_in(sentences: Iterable[str], folder: Path) -> None:
@@ -65,13 +71,25 @@ def write_stand_in(sentences: Iterable[str], folder: Path) -> None:
         folder: gets ``tokenizer.json``, ``tokenizer_config.json`` and ``config.json``.
     """
     write_text_encoder(sentences, folder, width=768, layers=12, heads=12, max_tokens=512, vocabulary=1000)
-    RobertaConfig(
-        vocab_size=50265,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-    ).save_pretrained(folder)
+    _save(
+        folder,
+        RobertaConfig(
+            vocab_size=50265,
+            hidden_size=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            intermediate_size=3072,
+            max_position_embeddings=514,
+            type_vocab_size=1,
+            layer_norm_eps=1e-5,
+        ),
+    )
+
+
+def _save(folder: Path, *parts: PreTrainedTokenizerBase | RobertaConfig) -> None:
+    """Saves what belongs in one folder, each file whole or not at all."""
+    with TemporaryDirectory() as draft:
+        for part in parts:
+            part.save_pretrained(draft)
+        for file in Path(draft).iterdir():
+            write_whole(folder / file.name, file.read_bytes())

@@ -98,7 +98,14 @@ def test_faulty_annotations_are_all_listed(hcstvg: Callable[..., Path]) -> None:
     file = "annos/hcstvg_v1/train.json"
     assert said.pop("annos/hcstvg_v1/test.json") == "missing"
     assert "within the frame of 64 x 48 pixels" in said.pop(f"{file}, item 'a.mp4', field 'bbox[0]'")
-    assert said.pop(f"{file}, item 'b.mp4', field 'bbox'") == "expected at most 3 boxes, for frames 4 to 6, got 6 boxes"
+    assert said.pop(f"{file}, item 'b.mp4', field 'bbox'") == (
+        "expected a segment and a tube within the clip's frames [0, 6), got a segment of [0, 5) and a tube of [3, 9)"
+    )
+    assert said.pop("v1_video/b.mp4") == "has 20 frames, the annotations say 6"
+    assert [line.partition(":")[0] for line in found.touched] == [
+        "--data.init_args.on_bad_box would touch 1 sentences of 1 clips, 1 frames",
+        "--data.init_args.on_short_clip would touch 1 sentences of 1 clips, 3 frames",
+    ]
     assert not said.keys() - {file}
     whole = [fault for fault in found.faults if fault.where.endswith("train.json")]
     assert [(fault.what.split(" ")[0], fault.is_note) for fault in whole] == [("has", False), ("unknown", True)]

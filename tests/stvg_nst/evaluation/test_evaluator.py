@@ -245,3 +245,23 @@ def test_what_is_undefined_is_null() -> None:
     assert half_open["metrics"]["HQ/m_tIoU"] == pytest.approx(40)
     assert content["coverage"] == {"samples": 6, "missing": 0, "unknown": 0, "frames_without_box": 0}
     assert (content["schema"], content["method"], content["baseline"]) == (1, "Mine", None)
+
+
+DECOMPOSED, COMPOSED = "cafe\u0301", "caf\u00e9"
+
+
+def test_an_id_is_found_in_the_other_unicode_form() -> None:
+    for here, there in ((DECOMPOSED, COMPOSED), (COMPOSED, DECOMPOSED)):
+        evaluation = evaluate(answer({(here, "HQ"): 10}), truth({there: ["HQ"]}))
+        assert evaluation.protocols["half_open"].metrics["HQ/m_vIoU"] == 100
+
+
+def test_two_forms_of_one_id_are_no_two_predictions() -> None:
+    with pytest.raises(CoverageError, match=r"2 tubes for item .*different Unicode forms"):
+        evaluate(answer({(DECOMPOSED, "HQ"): 10, (COMPOSED, "HQ"): 1}), truth({COMPOSED: ["HQ"]}))
+
+
+def test_ids_that_differ_in_nothing_but_their_form_stay_two() -> None:
+    both = {DECOMPOSED: ["HQ"], COMPOSED: ["HQ"]}
+    evaluation = evaluate(answer({(DECOMPOSED, "HQ"): 10, (COMPOSED, "HQ"): 5}), truth(both))
+    assert evaluation.protocols["half_open"].metrics["HQ/m_vIoU"] == 75

@@ -236,3 +236,23 @@ def test_any_predictions_are_read_as_carefully_from_a_file(tmp_path: Path, value
 @given(value=mutilated(ground_truth()))
 def test_any_ground_truth_is_read_as_carefully_from_a_file(tmp_path: Path, value: Any) -> None:
     check_quick_reading(tmp_path, value, load_ground_truth, parse_ground_truth)
+
+
+def test_bad_boxes_are_taken_as_the_header_says(tmp_path: Path) -> None:
+    tube = {"item_id": "a", "start": 3, "stop": 5}
+    bad = {"as_published": [[0, 0, 3, 4], [-40, 0, -67, -47]], "skip_frame": [[0, 0, 3, 4], None]}
+    for policy, boxes in bad.items():
+        path = tmp_path / f"{policy}.json"
+        path.write_text(render_ground_truth("Tiny", "test", [{**tube, "boxes": boxes}], bad_boxes=policy))
+        found = load_ground_truth(path).tubes.boxes
+        np.testing.assert_array_equal(found, [[np.nan] * 4 if box is None else box for box in boxes])
+        for other in {"refuse", "clip", *bad} - {policy}:
+            path.write_text(render_ground_truth("Tiny", "test", [{**tube, "boxes": boxes}], bad_boxes=other))
+            with pytest.raises(TubeFileError, match=r"tubes\[0\].boxes\[1\]: expected (x1 <= x2|four numbers)"):
+                load_ground_truth(path)
+    path.write_text(render_ground_truth("Tiny", "test", [{**tube, "boxes": [None, None]}], bad_boxes="skip_frame"))
+    with pytest.raises(TubeFileError, match="expected a box on at least one frame, got none"):
+        load_ground_truth(path)
+    path.write_text(render_ground_truth("Tiny", "test", [], bad_boxes="cut"))
+    with pytest.raises(TubeFileError, match=r"bad_boxes: expected one of refuse, clip, .* got \"cut\""):
+        load_ground_truth(path)

@@ -92,6 +92,30 @@ def test_boxes_without_area_do_not_overlap(protocol: str) -> None:
     assert t_iou >= 7 / 8 and v_iou == 0
 
 
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        ("half_open", (6 / 11, 6 / 11)),  # frames 2 and 9 of [0, 10) are taken out, [3, 13) is predicted
+        ("cgstvg", (6 / 11, 6 / 11)),  # frame 9 does not count there as it is
+        ("hcstvg", (6 / 11, 6 / 11)),
+        ("tubedetr", (6 / 11, 2 / 4)),  # sampled are 0, 4, 8 and 12
+    ],
+)
+def test_frames_that_are_taken_out(protocol: str, expected: tuple[float, float]) -> None:
+    boxes = np.tile(BOX, (10, 1))
+    boxes[[2, 9]] = np.nan
+    true = stack_tubes([(0, 10)], [boxes])
+    assert score(protocol, still(3, 13), true) == pytest.approx(expected, abs=1e-15)
+    assert score(protocol, still(0, 10), true) == pytest.approx((1, 1), abs=1e-15)
+    assert score(protocol, still(9, 12), true) == (0, 0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_that_counts_is_no_division_by_zero(protocol: str) -> None:
+    true = stack_tubes([(4, 6)], [np.array([NONE, BOX])])
+    assert score(protocol, still(4, 5), true) == (0, 0)
+
+
 def random_tubes(generator: np.random.Generator, count: int) -> Tubes:
     starts, lengths = generator.integers(0, 30, count), generator.integers(1, 30, count)
     corners = generator.integers(0, 50, (lengths.sum(), 2, 2)).astype(float)
@@ -115,6 +139,9 @@ def test_many_tubes_score_as_each_alone() -> None:
 def test_half_open_is_the_metric_of_training() -> None:
     generator = np.random.default_rng(1)
     pred, true = random_tubes(generator, 200), random_tubes(generator, 200)
+    true.boxes[generator.random(len(true.boxes)) < 0.1] = np.nan
+    true.boxes[np.cumsum(true.stop - true.start) - 1] = BOX  # at least one of each counts
+    true.boxes[::7] = true.boxes[::7, [2, 3, 0, 1]]  # some with swapped corners
     t_iou, v_iou = PROTOCOLS["half_open"](overlap_tubes(pred, true, np.arange(200)))
     for index in range(200):
         expected = tube_iou(torch_tube(pred, index), torch_tube(true, index))

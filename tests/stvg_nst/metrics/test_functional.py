@@ -56,3 +56,35 @@ def test_properties() -> None:
         grown = Tube(a.start, a.stop, a.boxes + torch.tensor([0, 0, 1, 1]))  # a box without area overlaps nothing
         assert tube_iou(grown, grown) == (1, 1)
     assert overlaps > 50
+
+
+def published_iou(a: list[float], b: list[float]) -> float:
+    """As the published evaluators count two boxes, whatever these are: sides as they stand, overlaps from 0 on."""
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)]
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(width, 0) * max(height, 0)
+    return overlap / (sum(areas) - overlap) if overlap > 0 else 0.0
+
+
+def test_bad_true_boxes_score_as_the_published_evaluators_have_it() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pred = Tube(0, 400, torch.randint(0, 60, (400, 2, 2), generator=generator).float().sort(1).values.flatten(1))
+    bad = torch.randint(-20, 80, (400, 4), generator=generator).float()
+    bad[:3] = torch.tensor([[-40.0, 0, -67, -47], [10, 10, 10, 10], [-5, -5, 90, 90]])
+    pred.boxes[0] = torch.tensor([10.0, 10, 10, 10])  # no area against a negative one, and against none
+    pred.boxes[1] = torch.tensor([10.0, 10, 10, 10])
+    expected = [published_iou(a, b) for a, b in zip(pred.boxes.tolist(), bad.tolist(), strict=True)]
+    assert sum(value > 0 for value in expected) > 20
+    assert tube_iou(pred, Tube(0, 400, bad)) == pytest.approx((1.0, sum(expected) / 400), abs=1e-12)
+
+
+def test_frames_that_are_taken_out_are_in_neither_tube() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(10, 1)
+    boxes[[2, 9]] = torch.nan
+    target = Tube(0, 10, boxes)
+    assert tube_iou(still(0, 10), target) == (1.0, 1.0)
+    assert tube_iou(still(0, 9), target) == (1.0, 1.0)
+    assert tube_iou(still(0, 4), target) == pytest.approx((3 / 8, 3 / 8))
+    assert tube_iou(still(4, 14), target) == pytest.approx((5 / 12, 5 / 12))
+    assert tube_iou(still(2, 3), target) == (0.0, 0.0)
+    assert tube_iou(still(9, 20), target) == (0.0, 0.0)

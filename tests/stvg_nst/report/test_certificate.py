@@ -3,16 +3,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from stvg_nst.report.certificate import (
     Certificate,
     LayerCertificate,
     OutputChange,
     certificate_sheet,
-    refuse_existing,
     to_json,
 )
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
@@ -91,12 +87,3 @@ def test_json_keeps_every_number():
         *CERTIFICATE.layers
     ]
     assert [OutputChange(**change) for change in content["changes"]] == [*CERTIFICATE.changes]
-
-
-def test_an_existing_file_is_refused_unless_asked(tmp_path: Path):
-    path = tmp_path / "certificate.json"
-    refuse_existing(path, overwrite=False)
-    path.write_text("{}")
-    with pytest.raises(FileExistsError, match=re.escape(f"'{path}' is there already; choose another file with --json")):
-        refuse_existing(path, overwrite=False)
-    refuse_existing(path, overwrite=True)

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from stvg_nst.conditions import Measurement
 from stvg_nst.report import print_report, report_folders
 
 
@@ -105,11 +107,17 @@ def test_sentence_types_have_tables_where_there_are_two(tmp_path: Path, capsys: 
 
 def test_what_a_reader_must_know_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "base", "ZeroShot", 40)
-    write_run(tmp_path / "lora", "LoRA", 42, skipped=3)
+    policies = {
+        option: {"policy": "clip", "touched": {"test": {"sentences": 8, "clips": 7, "frames": count}, "val": {}}}
+        for option, count in (("on_bad_box", 23), ("on_bad_video", 5))
+    }
+    write_run(tmp_path / "lora", "LoRA", 42, skipped=3, policies=policies)
     write_run(tmp_path / "dora", "DoRA", 42, samples=[{"item_id": "a", "quality": "HQ"}])
     assert report_folders([tmp_path], tmp_path / "report.md") == 0
     for mark, text in (("note:", capsys.readouterr().out), ("*", (tmp_path / "report.md").read_text())):
         assert f"{mark} {tmp_path / 'lora' / 'results.json'}: 3 samples were skipped" in text
+        assert text.count(" has touched ") == 1
+        assert "results.json: on_bad_box clip has touched 8 sentences, 7 clips, 23 frames" in text
         assert f"{mark} {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text
 
 
@@ -146,3 +154,49 @@ def test_the_report_does_not_load_torch() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def measured(**fields: object) -> dict[str, object]:
+    return asdict(replace(Measurement(), **fields))  # type: ignore[arg-type]
+
+
+def test_other_precisions_have_tables_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("32-true", "bf16-mixed"):
+        write_run(tmp_path / name / "zero", "ZeroShot", 40, measurement=measured(precision=name))
+    write_run(tmp_path / "tuned", "LoRA", 45, measurement=measured(precision="bf16-mixed"))
+    assert report_folders([tmp_path]) == 0
+    usual, _, half = " ".join(capsys.readouterr().out.split()).partition("benchmark seed 0, measured in bf16-mixed")
+    assert "MiniSTVG test, benchmark seed 0" in usual and "LoRA" not in usual
+    assert "note: what was measured in bf16-mixed does not compare, and has a table of its own" in usual
+    assert "45.00 (+5.00)" in half
+    assert "note: what was measured in 32-true does not compare" in half
+
+
+@pytest.mark.parametrize("said", ["32-true", "bf16-mixed"])
+def test_older_files_stand_with_the_others(tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write_run(tmp_path / "zero", "ZeroShot", 40)
+    assert report_folders([tmp_path]) == 0
+    assert "note" not in capsys.readouterr().out, "nothing to say of what does not say"
+    write_run(tmp_path / "tuned", "LoRA", 45, measurement=measured(precision=said))
+    assert report_folders([tmp_path]) == 0
+    text = capsys.readouterr().out
+    assert "45.00 (+5.00)" in text
+    assert f"note: {old}: older than the record of precision, and shown with what was measured in {said}" in text
+
+
+def test_older_files_are_taken_as_usual_where_others_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "zero", "ZeroShot", 40)
+    for name in ("32-true", "bf16-mixed"):
+        write_run(tmp_path / name, "LoRA", 45, measurement=measured(precision=name))
+    assert report_folders([tmp_path]) == 0
+    usual, _, half = " ".join(capsys.readouterr().out.split()).partition("seed 0, measured in bf16-mixed")
+    assert "45.00 (+5.00)" in usual and "without differences" in half
+
+
+def test_other_devices_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "zero", "ZeroShot", 40, measurement=measured())
+    write_run(tmp_path / "tuned", "LoRA", 45, measurement=measured(device="cuda", float32_convolutions="tf32"))
+    assert report_folders([tmp_path]) == 0
+    text = capsys.readouterr().out
+    assert "45.00 (+5.00)" in text
+    assert "note: measured on cpu and on cuda, convolutions in tf32: for that alone the last digits may differ" in text

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from stvg_nst.conditions import Measurement
 from stvg_nst.report.reading import read_findings
 from stvg_nst.study import Study, StudyError, planned_runs
 
@@ -81,3 +82,19 @@ def test_an_absent_grounder_is_said(study: Study, finish: Finish) -> None:
     assert "INCOMPLETE: nothing stands of second: its weights 'absent.safetensors' are not there" in findings.missing
     assert [method.num_expected for method in findings.methods] == [8, 8, 8] and not findings.complete
     assert read_findings([other], runs).baselines == ()
+
+
+def test_different_precisions_are_not_compared(study: Study, finish: Finish) -> None:
+    runs = finish()
+    files = sorted(runs.rglob("results.json"))
+    for path, precision in ((files[0], "32-true"), (files[-1], "bf16-mixed")):
+        measured = {"measurement": asdict(Measurement(precision))}
+        path.write_text(json.dumps(json.loads(path.read_text()) | measured))
+    with pytest.raises(StudyError, match=r"was measured in .*, but .*results\.json in .*; delete the one that is"):
+        read_findings([study], runs)
+    for path in files:
+        measured = {"measurement": asdict(Measurement("bf16-mixed"))}
+        path.write_text(json.dumps(json.loads(path.read_text()) | measured))
+    findings = read_findings([study], runs)
+    assert findings.conditions == "MiniSTVG test, benchmark seeds 0 and 1, measured in bf16-mixed"
+    assert (*findings.missing, *findings.remarks) == ()

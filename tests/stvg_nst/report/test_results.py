@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 
+from stvg_nst.conditions import Measurement
 from stvg_nst.report import ResultsFileError, load_results
 from tests.mutilation import mutilated
 
@@ -56,6 +58,22 @@ def test_results_from_before_there_was_a_choice_are_of_the_benchmarks_own_test(t
     assert load_results(written(tmp_path, COMPLETE)).conditions == ("MiniSTVG", "test", 0, "mixed")
     run = load_results(written(tmp_path, COMPLETE | {"evaluation_conditions": "matrix"}))
     assert str(run.conditions) == "MiniSTVG test, benchmark seed 0, shown in matrix"
+
+
+@pytest.mark.parametrize(
+    ("policies", "place"),
+    [
+        ([], "policies"),
+        ({"a": 1}, "policies.a"),
+        ({"a": {"policy": 1}}, "policies.a.policy"),
+        ({"a": {"policy": "clip"}}, "policies.a.touched"),
+        ({"a": {"policy": "clip", "touched": {"test": 3}}}, "policies.a.touched.test"),
+        ({"a": {"policy": "clip", "touched": {"test": {"frames": "3"}}}}, "policies.a.touched.test.frames"),
+    ],
+)
+def test_what_was_done_with_faulty_data_is_checked(tmp_path: Path, policies: Any, place: str) -> None:
+    with pytest.raises(ResultsFileError, match=f"field '{place}' must be "):
+        load_results(written(tmp_path, COMPLETE | {"policies": policies}))
 
 
 def test_an_item_in_two_degradations_is_two_samples(tmp_path: Path) -> None:
@@ -118,3 +136,24 @@ def test_any_file_is_read_or_refused_by_its_name(tmp_path: Path, content: Any) -
         refusal = str(error)
     assert refusal.startswith(f"{path}: ")
     assert run is None or (run.metrics and len(run.sample_keys) <= len(run.samples))
+
+
+def test_how_it_was_measured_is_read(tmp_path: Path) -> None:
+    assert load_results(written(tmp_path, COMPLETE)).measurement is None, "older files do not say"
+    said = asdict(Measurement("16-mixed", compiled=True))
+    assert load_results(written(tmp_path, COMPLETE | {"measurement": said | {"a later field": 1}})).measurement == (
+        Measurement("16-mixed", compiled=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": 32}, "field 'measurement.precision' must be str, got 32"),
+        ({"compiled": "no"}, "field 'measurement.compiled' must be bool, got 'no'"),
+        ({"device": None}, "field 'measurement.device' must be str, got None"),
+    ],
+)
+def test_a_damaged_record_of_it_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultsFileError, match=message):
+        load_results(written(tmp_path, COMPLETE | {"measurement": asdict(Measurement()) | change}))

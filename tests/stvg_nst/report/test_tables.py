@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from stvg_nst.drawing import TRUE
+from stvg_nst.report import tables
 from stvg_nst.report.clips import COLOURS, ShownClip, typical_item
 from stvg_nst.report.reading import read_findings
 from stvg_nst.report.tables import tables_command
@@ -134,3 +135,21 @@ def test_what_cannot_be_made_any_more_does_not_stay(study: Study, finish: Finish
     with pytest.raises(StudyError, match=r"not made: fig3: .*predictions\.json"):
         run(study, runs, "--show", "fig3", "table2")
     assert sorted(path.name for path in (runs / "tables").iterdir()) == ["table2.csv", "table2.md", "table2.txt"]
+
+
+def test_a_table_stands_without_its_picture(
+    study: Study, finish: Finish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no such film")  # as VideoDecodeError is one
+
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "fig2.svg").write_text("of other results")
+    monkeypatch.setattr(tables, "draw_figure2", fail)
+    monkeypatch.setattr(tables, "draw_figure3", fail)
+    with pytest.raises(StudyError, match="not made: fig2: no such film; fig3: no such film"):
+        run(study, finish(), "--show", "fig2", "fig3", "table1", "--output", str(folder))
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}.{suffix}" for name in ("fig2", "table1") for suffix in ("txt", "md", "csv")
+    }

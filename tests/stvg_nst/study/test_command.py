@@ -14,12 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from stvg_nst.conditions import Measurement
 from stvg_nst.report import study as reporting
 from stvg_nst.study import StudyError, command, launch
 from stvg_nst.study.launch import alone_in
@@ -106,7 +108,7 @@ def test_results_of_another_configuration_are_refused(
     with pytest.raises(StudyError, match=r"rank-8-seed0': model\.tuner\.init_args\.rank: 8 before, 9 now"):
         study(write(points={"rank 4": {}, "rank 8": {"model.tuner.init_args.rank": 9}}), *options)
     (tmp_path / "base.yaml").write_text((tmp_path / "base.yaml").read_text().replace("4", "5"))
-    with pytest.raises(StudyError, match=r"zero-shot': trainer\.max_epochs: 4 before, 5 now"):
+    with pytest.raises(StudyError, match=r"rank-4-seed0': trainer\.max_epochs: 4 before, 5 now"):
         study(write(), *options)
     assert (tmp_path / "runs" / "rank-8-seed0" / "results.json").stat().st_mtime_ns == before
 
@@ -344,6 +346,33 @@ def test_different_conditions_are_not_compared(study: Any, write: Write, tmp_pat
             study(write(), "--report-only")
 
 
+def test_different_precisions_are_not_compared(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(write()) == 0
+    first, second = (tmp_path / "runs" / f"rank-4-seed{seed}" / "results.json" for seed in (0, 1))
+    for path, precision in ((first, "32-true"), (second, "bf16-mixed")):
+        measured = {"measurement": asdict(Measurement(precision))}
+        path.write_text(json.dumps(json.loads(path.read_text()) | measured))
+    with pytest.raises(StudyError, match=r"was measured in 32-true, but .*rank-4-seed1/results\.json in bf16-mixed;"):
+        study(write(), "--report-only")
+    second.write_text(first.read_text().replace('"seed": 0', '"seed": 1'))
+    capsys.readouterr()
+    assert study(write(), "--report-only") == 0
+    assert "zero-shot/results.json, " in (text := capsys.readouterr().out)
+    assert "older than the record of precision, and shown with what was measured in 32-true" in text
+
+
+def test_a_run_that_its_baseline_would_refuse_is_not_begun(study: Any, write: Write, tmp_path: Path) -> None:
+    half = {"half": {"trainer.precision": "bf16"}}
+    with pytest.raises(StudyError, match=r"half, seed 0 would be tested with trainer\.precision bf16-mixed, but"):
+        study(write(points=half))
+    assert not calls(tmp_path / "runs")
+    with pytest.raises(StudyError, match=r"would be tested with model\.inference two_pass, but the baseline with sing"):
+        study(write(points={"twice": {"model.inference": "two_pass"}}))
+    assert study(write(points=half | {"full": {"trainer.precision": 32}}, tests={"a": {"trainer.precision": 32}})) == 0
+
+
 def test_what_a_reader_must_know_is_noted(
     study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -479,6 +508,24 @@ def test_a_report_can_be_written_elsewhere(study: Any, write: Write, tmp_path: P
     assert study(write(levels=levels, seeds=[0]), "--report-only", "--output", str(pages)) == 0
     assert {name: (pages / name).read_text() for name in expected} == expected and (pages / "levels.svg").exists()
     assert not any(path.exists() for path in reported), "and not beside the runs as well"
+
+
+def test_a_report_stands_without_its_picture(
+    study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("matplotlib has no folder for its cache")
+
+    monkeypatch.setattr(reporting, "draw_study", fail)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "study.svg").write_text("of other results")
+    assert study(write()) == 0
+    assert sorted(path.name for path in runs.glob("study.*")) == ["study.csv", "study.md"]
+    assert [message for message in caplog.messages if "matplotlib" in message] == [
+        f"left out {runs}/study.png and {runs}/study.svg, which the run does without: matplotlib has no folder for its "
+        "cache"
+    ]
 
 
 def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tmp_path: Path) -> None:

@@ -1,30 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from stvg_nst.study import StudyError
-from stvg_nst.study.overlays import differences, merge, override, read_yaml
+from stvg_nst.study.overlays import differences, override
 
 NST = {"model": {"tuner": {"class_path": "NST", "init_args": {"rank": 4, "targets": ["a", "b"]}}, "warmup": 1}}
 
 
-def test_mappings_are_merged_and_lists_replaced() -> None:
-    above = {"model": {"tuner": {"init_args": {"targets": ["c"]}}}}
-    tuner = {"class_path": "NST", "init_args": {"rank": 4, "targets": ["c"]}}
-    assert merge(NST, above) == {"model": {"tuner": tuner, "warmup": 1}}
-    assert NST["model"]["tuner"]["init_args"]["targets"] == ["a", "b"], "what is merged stays as it was"
-
-
-def test_a_list_is_extended_where_it_says_so() -> None:
-    assert merge({"callbacks": ["A"]}, {"callbacks+": ["B", "C"]}) == {"callbacks": ["A", "B", "C"]}
-    assert merge({}, {"callbacks+": "A"}) == {"callbacks": ["A"]}
-
-
 def test_another_class_takes_over_no_arguments() -> None:
-    lora = merge(NST, {"model": {"tuner": {"class_path": "LoRA", "init_args": {"alpha": 1}}}})
-    assert lora["model"]["tuner"] == {"class_path": "LoRA", "init_args": {"alpha": 1}}
     assert override(NST, "model.tuner.class_path", "LoRA")["model"]["tuner"] == {"class_path": "LoRA"}
 
 
@@ -59,27 +43,3 @@ def test_differences_are_named() -> None:
         "e: 'absent' before, {} now",
     ]
     assert differences(now, now) == []
-
-
-def test_numbers_are_read_as_the_command_line_reads_them(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text("{a: 1e-3, b: 2.0e-3, c: 1e5, d: e3, e: 12, f: -4E2}")
-    assert read_yaml(path) == {"a": 1e-3, "b": 2e-3, "c": 1e5, "d": "e3", "e": 12, "f": -400.0}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: 1\nb: {c: 1, c: 2}", r"'c' is given twice(.|\n)*line 2"),
-        ("a: [1", "line 1"),
-        ("- 1", "expected a mapping, got list"),
-        ("", "expected a mapping, got NoneType"),
-    ],
-)
-def test_damaged_yaml_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "a.yaml"
-    path.write_text(text)
-    with pytest.raises(StudyError, match=f"^{path}: (.|\n)*{message}"):
-        read_yaml(path)
-    with pytest.raises(StudyError, match="absent: cannot be read: No such file"):
-        read_yaml(tmp_path / "absent")

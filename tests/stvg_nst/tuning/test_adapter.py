@@ -155,7 +155,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_litter(saved, monkeypatch):
         Path(filename).write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr(adapter, "save_file", fail)
+    monkeypatch.setattr("stvg_nst.tensor_files.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_adapter(path, grounder, tuner)
     assert path.read_bytes() == before

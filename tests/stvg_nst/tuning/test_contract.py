@@ -18,6 +18,7 @@ from stvg_nst.tuning import (
     DoRA,
     FlyLoRA,
     FullFineTuning,
+    GatedAdapter,
     LoRA,
     NullSpaceTuning,
     TunedLinear,
@@ -26,6 +27,7 @@ from stvg_nst.tuning import (
     adapter_state,
     save_adapter,
 )
+from stvg_nst.tuning.base import TuningModule
 
 ROOT = Path(__file__).parents[3]
 QUALITIES = torch.tensor([0, 1, 1])
@@ -43,6 +45,10 @@ TUNERS = {
     "flylora_signed": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3, selection="signed"),
     "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
     "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
+    "gated_adapter": lambda: GatedAdapter(TARGETS, rank=6),
+    "nst_labels": lambda: NullSpaceTuning(
+        TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
+    ),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
     "nst_leaking": lambda: NullSpaceTuning(
         (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
@@ -130,7 +136,7 @@ def test_frozen_modules_stay_in_eval_mode_and_adapters_follow(toy, tuner):
     for mode in (True, False, True):
         grounder.train()
         tuner.set_training(grounder, mode)
-        adapters = {m for layer in grounder.modules() if isinstance(layer, TunedLinear) for m in layer.modules()}
+        adapters = {m for part in grounder.modules() if isinstance(part, TuningModule) for m in part.modules()}
         adapters -= {layer.base_layer for layer in adapters if isinstance(layer, TunedLinear)}
         for module in grounder.modules():
             assert module.training == (mode and module in adapters)
@@ -184,7 +190,9 @@ def test_a_tuner_and_a_model_are_used_once(toy, tuner):
     with pytest.raises(RuntimeError, match=f"this {type(tuner).__name__} is already injected"):
         tuner.inject(toy.ToyGrounder())
     if report.layers:
-        with pytest.raises(RuntimeError, match=r"model without adapters, got one at 'encoder\.linear"):
+        with pytest.raises(
+            RuntimeError, match=r"model without adapters, got one at '(encoder\.linear|reference_point)"
+        ):
             ZeroShot().inject(grounder)
 
 

@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from stvg_nst.study.overlays import merge
+from stvg_nst.configuration import merge
 from stvg_nst.tuning import NullSpaceTuning, Tuner, adapter_state
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 from tests.stvg_nst.models.drift import miniature

@@ -133,6 +133,14 @@ def test_dora_refuses_an_output_without_weights(toy):
     assert grounder.head.weight.requires_grad
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_dora_refuses_an_output_whose_norm_underflows_or_overflows(toy, size):
+    grounder = toy.ToyGrounder()
+    grounder.head.weight.data[2] = size
+    with pytest.raises(ValueError, match=r"1 of 9 outputs of 'head' .* of a norm that torch\.float32 cannot hold"):
+        DoRA(TARGETS, rank=6).inject(grounder)
+
+
 # --- AdaLoRA's ranks ------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 TARGETS = ("encoder.linear2", "decoder.linear2", "head")
@@ -107,3 +108,21 @@ def flat(output: GroundingOutput) -> Tensor:
 def pretrained(seed: int = 0) -> ToyGrounder:
     """The model as it is, to compare with; frozen, because torch picks other kernels for weights that are not."""
     return ToyGrounder(seed).eval().requires_grad_(False)
+
+
+def layers_of(grounder: nn.Module) -> list[NullSpaceLinear]:
+    return [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+
+
+def train(grounder: nn.Module, tuner: NullSpaceTuning, *, steps: int = 3) -> None:
+    """A few steps of null-space tuning, on batches of one high- and two low-quality clips."""
+    optimizer = torch.optim.AdamW(tuner.trainable_parameters(grounder), lr=1e-2)
+    tuner.set_training(grounder, True)
+    for step in range(steps):
+        output = flat(grounder(*toy_batch(step)))
+        losses = tuner.auxiliary_losses(torch.tensor([0, 1, 1]))
+        total = output.square().mean() + sum(tuner.loss_weights[name] * loss for name, loss in losses.items())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    tuner.set_training(grounder, False)

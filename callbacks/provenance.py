@@ -1,0 +1,91 @@
+"""What made a result: the program, its libraries, the configuration and the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "lightning": ("lightning",),
+    "transformers": ("transformers",),
+    "peft": ("peft",),
+    "decord": ("decord2", "decord"),
+    "albumentations": ("albumentations",),
+    "numpy": ("numpy",),
+    "cv2": (
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python-headless",
+        "opencv-contrib-python",
+    ),
+}
+"""Libraries that can change a number: as they are imported, and the distributions that they may come from."""
+
+
+def software_versions() -> dict[str, str]:
+    """The interpreter, the project, and the libraries that can change a number.
+
+    A library stands under the names of all installed distributions that provide it, for each may have written the
+    files that are imported. One that is installed without a distribution's metadata stands under its own name.
+    """
+    versions = {
+        "python": platform.python_version(),
+        # Run from its folder, the commit says more than a version could.
+        "stvg_nst": _distribution_version("stvg_nst") or "not installed",
+    }
+    for module, distributions in LIBRARIES.items():
+        found = {name: number for name in distributions if (number := _distribution_version(name))}
+        versions |= found or {module: f"{_own_version(module)}, without the metadata of a distribution"}
+    return versions
+
+
+def _distribution_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _own_version(module: str) -> str:
+    """What a library says of itself; it is not imported for that, as decord brings its own FFmpeg into the process."""
+    return str(getattr(sys.modules.get(module), "__version__", "version unknown"))
+
+
+def git_state(file: Path) -> tuple[str | None, bool | None]:
+    """The commit that a source file belongs to, and whether tracked files of its repository differ from it.
+
+    Returns:
+        ``(None, None)`` for a file that no repository tracks, such as one in a virtual environment inside of one.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        commit = git("rev-parse", "HEAD").strip()
+        return commit, bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):  # no git that runs on this machine, no repository, or no commit
+        return None, None
+
+
+def config_hash(folder: Path) -> str | None:
+    """SHA-256 of the configurations of the fit and of the test, ``None`` where the run was not configured by files."""
+    files = [folder / name for name in ("config.yaml", "test.yaml") if (folder / name).exists()]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest() if files else None
+
+
+def machine(device: torch.device, processes: int) -> dict[str, str | int | None]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"accelerator": device.type, "device": name, "cores": os.cpu_count(), "processes": processes}

@@ -1,0 +1,242 @@
+"""Configurations in YAML: one reader, and one meaning of an overlay over another, for the command line and studies."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+import yaml
+
+Config = Mapping[str, Any]
+
+_COMPONENT = frozenset({"class_path", "init_args", "dict_kwargs"})
+_SECTIONS = frozenset({"trainer", "model", "data"})
+_MERGE = "tag:yaml.org,2002:merge"
+_FLOAT = "tag:yaml.org,2002:float"
+
+
+class ConfigurationError(ValueError):
+    """A configuration that cannot be read; the message begins with the file, and the line where there is one."""
+
+
+class RepeatedKeyError(ConfigurationError):
+    """A mapping in YAML gives a key twice."""
+
+
+class _RepeatedKey(yaml.MarkedYAMLError):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML keeps the last; takes 1e-3 for a number and 2024-01-31 for text.
+
+    A key of a mapping and the same key in what `<<` merges into it are not twice the same: the mapping's own holds.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
+            name = key.value if key.tag == _MERGE else str(self.construct_object(key))
+            if name in seen:
+                raise _RepeatedKey(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return node
+
+
+# YAML 1.1 wants a dot and a sign in a number with an exponent.
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """What a text in YAML, and so in JSON, says.
+
+    Args:
+        source: the file's name, or whatever else tells where the text stands.
+
+    Raises:
+        ConfigurationError: it is no YAML, or gives a key twice.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = str(error.problem or error.context)
+        if "'\\t'" in problem:
+            problem = "a tab where YAML wants spaces; indent with spaces"
+        kind = RepeatedKeyError if isinstance(error, _RepeatedKey) else ConfigurationError
+        raise kind(f"{source}{'' if mark is None else f', line {mark.line + 1}'}: {problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML does not know; 2024-13-01 tagged as a date
+        raise ConfigurationError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a file in YAML holds.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is no YAML in UTF-8, gives a key twice, or holds something else
+            than a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is no text in UTF-8: byte {error.start} is {error.reason}") from error
+    return _mapping(load_yaml(text, str(path)), str(path))
+
+
+def _mapping(content: Any, source: str) -> dict[str, Any]:
+    if content is None:
+        raise ConfigurationError(f"{source}: expected a mapping of settings, but it is empty")
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{source}: expected a mapping of settings, got {type(content).__name__}")
+    return content
+
+
+def read_overlay(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """An overlay, with the files that it names: ``config`` lies under it, and a .yaml in a value's place is that value.
+
+    Such names are relative to the overlay's own folder.
+
+    Args:
+        above: the overlays that have named this one.
+
+    Raises:
+        ConfigurationError: one of them cannot be read, see :func:`read_yaml`, or they name each other.
+    """
+    if path.resolve() in above:
+        raise ConfigurationError(f"{path}: names itself, by way of the files that it names")
+    return _whole(read_yaml(path), str(path), path.parent, (*above, path.resolve()))
+
+
+def parse_overlay(text: str, source: str) -> dict[str, Any]:
+    """An overlay that stands on the command line; what it names is relative to the working directory.
+
+    Raises:
+        ConfigurationError: see :func:`read_overlay`.
+    """
+    return _whole(_mapping(load_yaml(text, source), source), source, Path(), ())
+
+
+def _whole(content: dict[str, Any], source: str, folder: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if empty := sorted(name for name in _SECTIONS & content.keys() if content[name] is None):
+        raise ConfigurationError(f"{source}: '{empty[0]}' is empty; give it settings, or leave it out")
+    named = content.pop("config", ())
+    below = [read_overlay(folder / name, above=above) for name in ([named] if isinstance(named, str) else named)]
+    return reduce(merge, [*below, _unfolded(_filled(content, folder, above), source)])
+
+
+def _unfolded(content: dict[str, Any], source: str) -> dict[str, Any]:
+    """A mapping whose dotted names, such as ``trainer.max_epochs``, are sections."""
+    whole: dict[str, Any] = {}
+    for name, value in content.items():
+        section = nested(str(name), value)
+        twice = next((leaf for leaf, _ in leaves(section) if look_up(whole, leaf) is not None), None)
+        if twice is not None:
+            raise RepeatedKeyError(f"{source}: '{twice}' is given twice, once by its dotted name")
+        whole = merge(whole, section)
+    return whole
+
+
+def _filled(content: Any, folder: Path, above: tuple[Path, ...]) -> Any:
+    """A mapping with the files in place of their names."""
+    if isinstance(content, dict):
+        return {name: _filled(value, folder, above) for name, value in content.items()}
+    if isinstance(content, str) and is_yaml_file(folder / content):
+        return read_overlay(folder / content, above=above)
+    return content
+
+
+def is_yaml_file(path: Path) -> bool:
+    return path.suffix in (".yaml", ".yml") and os.path.isfile(path)  # a text may be too long for a file's name
+
+
+def merge(below: Config, above: Config) -> dict[str, Any]:
+    """``above`` over ``below``: mappings are merged, ``name+`` appends to the list ``name``, all else is replaced.
+
+    A component (``class_path``, ``init_args``) of another class takes no arguments from the one below: NST's rank would
+    silently become LoRA's. Of the same class it takes those that it does not set itself. A component may be given in
+    short: by its class alone, or over another one by its arguments alone.
+    """
+    if "class_path" in below and "class_path" in above and not _same_class(below["class_path"], above["class_path"]):
+        below = {}
+    merged = dict(below)
+    for name, value in above.items():
+        if isinstance(name, str) and name.endswith("+"):
+            name = name.removesuffix("+")
+            merged[name] = [*(merged.get(name) or ()), *(value if isinstance(value, list) else [value])]
+        else:
+            merged[name] = _laid_over(merged.get(name), value)
+    return merged
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if isinstance(below, str) and isinstance(above, Mapping) and above and above.keys() <= _COMPONENT:
+        below = {"class_path": below}
+    if isinstance(below, Mapping) and "class_path" in below:
+        if isinstance(above, str):
+            above = {"class_path": above}
+        elif isinstance(above, Mapping) and not above.keys() & _COMPONENT:
+            above = {"init_args": above}
+    return merge(below, above) if isinstance(below, Mapping) and isinstance(above, Mapping) else above
+
+
+def _same_class(one: Any, other: Any) -> bool:
+    """Whether two names are of one class: short as ``LoRA``, or by one of the modules that it can be imported from."""
+    if one == other:
+        return True
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    if one.rpartition(".")[2] != other.rpartition(".")[2]:
+        return False
+    if "." not in one or "." not in other:
+        return True
+    try:
+        return resolve_name(one) is resolve_name(other)
+    except (ImportError, AttributeError, ValueError):
+        return False  # whoever builds it says that there is no such class
+
+
+def look_up(config: Config, name: str) -> Any:
+    """What stands under a dotted name, in which ``init_args`` may be left out; ``None`` where nothing does."""
+    place: Any = config
+    for part in name.split("."):
+        if isinstance(place, Mapping) and "class_path" in place and part not in _COMPONENT:
+            place = place.get("init_args")
+        if not isinstance(place, Mapping) or part not in place:
+            return None
+        place = place[part]
+    return place
+
+
+def leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no mapping, and every empty mapping, by its dotted name."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """The overlay that sets one dotted name.
+
+    >>> nested("trainer.max_epochs", 4)
+    {'trainer': {'max_epochs': 4}}
+    """
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value

@@ -1,0 +1,148 @@
+"""A parser of the command line whose ``--config`` overlays are merged as a study's are."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from stvg_nst.arguments import refusal
+from stvg_nst.configuration import (
+    Config,
+    ConfigurationError,
+    RepeatedKeyError,
+    is_yaml_file,
+    load_yaml,
+    look_up,
+    merge,
+    nested,
+    parse_overlay,
+    read_overlay,
+)
+
+_LINE = 300  # characters; a longer message has lines that are easier to read
+
+
+class OverlayParser(LightningArgumentParser):
+    """Merges all overlays first, by :func:`stvg_nst.configuration.merge`; the options go over them.
+
+    jsonargparse by itself keeps the last of a key that an overlay gives twice, hands the arguments of one class on to
+    another that knows the same names, and replaces a mapping where a study merges it.
+    """
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *positional: Any, **keywords: Any
+    ) -> Namespace:
+        given = [*(sys.argv[1:] if args is None else args)]
+        # A parser with subcommands leaves the overlays to these; that of a component has none.
+        if self._subcommands_action is None and any(isinstance(a, ActionConfigFile) for a in self._actions):
+            try:
+                given = merged_arguments(given)
+            except ConfigurationError as error:
+                self.exit(2, f"error: {error}\n")
+        return super().parse_args(given, *positional, **keywords)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """What is wrong, without the usage of a hundred options; what the inner parser of a component says is kept."""
+        parser = self
+        if self._subcommands_action is not None and self.args:
+            parser = self._subcommands_action.choices.get(self.args[0], self)
+        message = refusal(message, parser._option_string_actions)
+        if len(line := " ".join(message.split())) <= _LINE:
+            message = line
+        if not self.exit_on_error:
+            super().error(message, ex)
+        self.exit(2, f"error: {message}; see {parser.prog.replace(' [options]', '')} --help\n")
+
+
+def merged_arguments(arguments: Sequence[str]) -> list[str]:
+    """The same arguments with one overlay, ahead of them, in place of all.
+
+    Options that give a component or a mapping, such as ``--model.tuner LoRA``, become part of that overlay: they drop
+    what belongs to another class as an overlay would.
+
+    Raises:
+        ConfigurationError: an overlay cannot be read, or an option gives a key twice.
+    """
+    config: Config = {}
+    options: list[_Option] = []
+    for option in _options(arguments):
+        if option.name in ("config", "c") and option.value is not None:
+            config = merge(config, _overlay(option.value))
+        else:
+            options.append(option)
+    words: list[str] = []
+    for option in options:
+        content = option.content()
+        is_component = option.name.endswith(".class_path") or isinstance(look_up(config, option.name), Mapping)
+        if is_component and isinstance(content, str | Mapping):
+            config = merge(config, nested(option.name, content))
+        else:
+            words += option.words
+    if not config:
+        return words
+    # In flow style it begins with a brace, and no parser takes it for the name of a file.
+    return [f"--config={yaml.safe_dump(config, default_flow_style=True, sort_keys=False, width=math.inf)}", *words]
+
+
+def _overlay(value: str) -> dict[str, Any]:
+    """An overlay by its file's name, or written out on the command line."""
+    if value.lstrip().startswith("{") or (": " in value and not os.path.isfile(value)):
+        return parse_overlay(value, "--config")
+    return read_overlay(Path(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A word of the command line, with its value where it has one.
+
+    Args:
+        words: as they were given.
+        name: without its dashes; empty for a word that is no option.
+    """
+
+    words: tuple[str, ...]
+    name: str = ""
+    value: str | None = None
+
+    def content(self) -> Any:
+        """What the value says: that of a YAML file which it names, that of YAML, or else its text.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or a key is given twice.
+        """
+        if self.value is None:
+            return None
+        if is_yaml_file(Path(self.value)):
+            return read_overlay(Path(self.value))
+        try:
+            return load_yaml(self.value, f"--{self.name}")
+        except RepeatedKeyError:
+            raise
+        except ConfigurationError:
+            return self.value
+
+
+def _options(arguments: Sequence[str]) -> Iterator[_Option]:
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
+        option, equals, value = word.partition("=")
+        if not option.startswith("-"):
+            yield _Option((word,))
+        elif equals:
+            yield _Option((word,), option.lstrip("-"), value)
+        elif words and not words[0].startswith("-"):
+            value = words.popleft()
+            yield _Option((word, value), option.lstrip("-"), value)
+        else:
+            yield _Option((word,), option.lstrip("-"))

@@ -1,0 +1,187 @@
+"""Null-space tuning: the paper's method, equations (1) to (7), one file for each of its parts.
+
+A frozen layer ``y = W x + b`` gets a residual dx on its input. What lies in the null space of W never reaches y. What
+lies in its row space does. A quality gate sends the residual of a high-quality clip to the null space and that of a
+low-quality clip to the row space. The paper's equations are reconstructed: see docs/paper_map.md.
+
+Read the files in this order:
+
+1. ``layer.py``: the tuned layer, eq. (1).
+2. ``reference.py``: the reference bank, eq. (2), and what travels through a forward.
+3. ``unit.py``: the quality-adaptive unit, which retrieves, eq. (3), proposes coefficients, eq. (4), and routes.
+4. ``residual.py``: the dual-space reparameterisation, eq. (5).
+5. ``objective.py``: the router's loss and the regulariser, eqs. (6) and (7).
+6. ``controls.py``: the method without its null space.
+7. ``options.py`` and ``injection.py``: what a recipe chooses, and how the parts are put into a frozen model.
+8. ``folding.py`` and ``certify.py``: what can be multiplied out after training, and what is left of the frozen model.
+
+The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`.
+
+Shapes follow :mod:`stvg_nst.types`; besides, d_in and d_out are a layer's sizes, and "..." are the token axes of a
+layer's input, (T,) or (T, M).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.nst.injection import put_router, wrap_layers
+from stvg_nst.tuning.nst.layer import NullSpaceLinear
+from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser
+from stvg_nst.tuning.nst.options import NullSpaceOptions
+from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+
+__all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
+
+
+@dataclass
+class NullSpaceTuning(NullSpaceOptions, Tuner):
+    """Null-space tuning (NST) of the layers that match ``targets``."""
+
+    _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
+    _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _training: bool = field(default=False, init=False, repr=False, compare=False)
+    _folded: bool = field(default=False, init=False, repr=False, compare=False)
+
+    # --- injection ----------------------------------------------------------------------------------------------------
+
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
+        bank_width, _ = self._reference_of(grounder)
+        wrapped, reports = wrap_layers(self, grounder, bank_width, self._state)
+        self._leakage = {report.name: report.leakage for report in reports}
+        return wrapped, reports
+
+    def _attach(self, grounder: nn.Module) -> None:
+        bank_width, source = self._reference_of(grounder)
+        self._state.watch(source)
+        if self.routes and self.router == "shared":
+            put_router(self, source, bank_width, like=next(grounder.parameters()))
+
+    def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
+        return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        weights = {"router": self.lambda_router, "reg": self.lambda_reg, "leak": self.lambda_leak}
+        return {name: weights[name] for name in self._terms}  # Eq. (6), beside L_ground with weight 1
+
+    @property
+    def _terms(self) -> tuple[str, ...]:
+        return (*(("router",) if self.routes else ()), "reg", *(("leak",) if self.lambda_leak else ()))
+
+    def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
+        """``router``, ``reg`` and ``leak`` of the last forward, as far as the options have them.
+
+        Unweighted float32 scalars, averaged over the wrapped layers.
+
+        Args:
+            qualities: (B,), y_q: 0 for high and 1 for low quality.
+
+        Raises:
+            RuntimeError: a wrapped layer did not run, or its graph is gone although gradients are enabled.
+        """
+        labels = qualities.float()
+        functions = {
+            "router": lambda call: router_loss(call.logits, labels, call.frame_mask),
+            "reg": lambda call: subspace_regulariser(call, labels),
+            "leak": null_leak,
+        }
+        layers = self._state.read(tuple(self._leakage), close=True)
+        for layer, calls in layers.items():
+            for call in calls:
+                if torch.is_grad_enabled() and not call.row.requires_grad:
+                    raise RuntimeError(
+                        f"the last forward of '{layer}' kept no graph to train by; run it with gradients enabled, and "
+                        f"under gradient checkpointing pass use_reentrant=False"
+                    )
+        return {
+            term: torch.stack(
+                [torch.stack([functions[term](call) for call in calls]).mean() for calls in layers.values()]
+            ).mean()
+            for term in self._terms
+        }
+
+    def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
+        if self.gate == "oracle":
+            return self.override_gate(qualities.float())
+        if self.gate_training == "label" and self._training:
+            labels = qualities.float()
+            return self.override_gate((labels - self.gate_jitter * torch.rand_like(labels)).abs())
+        return nullcontext()
+
+    def set_training(self, grounder: nn.Module, mode: bool) -> None:
+        super().set_training(grounder, mode)
+        self._training = mode
+
+    # --- inspection ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Of the last forward, by layer, float32; means over the calls of a layer that is called more than once.
+
+        ``gate`` and ``router`` are (B,): the gate as applied and as the router would have it, means over real frames.
+        ``row_energy`` and ``null_energy`` are scalars: the mean squared norm, over real tokens, of the two parts of the
+        residual dX behind the gate (0 without a null branch); ``row_share`` is the row part's share of both, and
+        ``row_share_before`` that of the coefficients before the gate. ``leakage`` is the worst case of the layer's null
+        space.
+        """
+        values: dict[str, Tensor] = {}
+        for layer, calls in self._state.read(tuple(self._leakage), close=False).items():
+            found = describe_calls(calls) | {"leakage": torch.tensor(self._leakage[layer], device=calls[0].row.device)}
+            values |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
+        return values
+
+    @contextmanager
+    def override_gate(self, value: float | Tensor | None) -> Iterator[None]:
+        """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
+
+        Args:
+            value: in [0, 1]; a number, (B,), or (B, T) with a gate a frame; ``None`` leaves the router in charge.
+        """
+        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
+            raise ValueError(f"a gate must lie in [0, 1], got {value}")
+        before, self._state.forced_gate = self._state.forced_gate, value
+        try:
+            yield
+        finally:
+            self._state.forced_gate = before
+
+    def fold(self, grounder: nn.Module) -> None:
+        """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
+
+        The null branch goes where the null space is exact; a leak is part of the function, and stays.
+
+        Raises:
+            RuntimeError: this tuner is not injected into the model.
+        """
+        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        if {layer.name for layer in layers} != set(self._leakage) or not layers:
+            raise RuntimeError(
+                f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
+                f"one with {len(layers)}; inject it, and load an adapter, before folding"
+            )
+        for layer in layers:
+            layer.fold()
+        grounder.requires_grad_(False)
+        self._folded = True
+
+    def check_saveable(self) -> None:
+        if self._folded:
+            raise RuntimeError("a folded model has no adapter to save any more; save it before folding")
+
+    @contextmanager
+    def bypass(self) -> Iterator[None]:
+        """Run the frozen model as if nothing had been injected: what a certificate compares with."""
+        before, self._state.bypassed = self._state.bypassed, True
+        try:
+            yield
+        finally:
+            self._state.bypassed = before

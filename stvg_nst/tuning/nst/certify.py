@@ -1,0 +1,231 @@
+"""Measures what null-space tuning leaves of the frozen model: layer by layer, and in the whole model's answers.
+
+What is guaranteed and what is only observed is told apart by :data:`stvg_nst.report.certificate.Standing`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stvg_nst.models.base import Grounder
+from stvg_nst.report.certificate import LayerCertificate, OutputChange, Standing
+from stvg_nst.tubes import decode_tubes
+from stvg_nst.tuning.base import InjectionReport, LayerReport
+from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
+from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
+from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
+
+PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OUTPUTS = ("boxes", "confidence", "start_end", "actioness")
+
+ForcedGate = Literal["closed", "own"]
+Group = Literal["HQ", "LQ", "closed"]
+
+
+@torch.no_grad()
+def certify(
+    grounder: Grounder, tuner: NullSpaceTuning, injection: InjectionReport, batches: Iterable[Batch]
+) -> tuple[tuple[LayerCertificate, ...], tuple[OutputChange, ...]]:
+    """Run each batch through the frozen model, with every gate closed, and as the model is; compare.
+
+    The layers' leaks are measured on the inputs that they have in the frozen model: real features, and those that they
+    have wherever the gates ahead of them are closed.
+
+    Args:
+        grounder: a tuned model in eval mode, not folded.
+        tuner: what is injected into it.
+        injection: the report of that.
+        batches: on the model's device, in both qualities.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    layers = {module.name: module for module in grounder.modules() if isinstance(module, NullSpaceLinear)}
+    probes = {name: LeakProbe() for name, layer in layers.items() if _space(layer).null_basis.shape[1]}
+    changes = _Changes()
+    for batch in batches:
+        features = batch.features
+        if features is None:
+            assert batch.frames is not None
+            features = grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
+        with tuner.bypass(), _hooked(layers, probes):
+            frozen = grounder.ground(features, batch.frame_mask, batch.queries)
+        with tuner.override_gate(0.0):
+            closed = grounder.ground(features, batch.frame_mask, batch.queries)
+        with tuner.conditioned_on(batch.qualities):
+            own = grounder.ground(features, batch.frame_mask, batch.queries)
+        gates = tuner.diagnostics()  # of the last forward
+
+        tubes = decode_tubes(frozen, batch.clips)
+        groups: dict[Group, Tensor] = {"HQ": batch.qualities == Quality.HQ, "LQ": batch.qualities == Quality.LQ}
+        changes.add("closed", groups, _compare(frozen, tubes, closed, decode_tubes(closed, batch.clips)))
+        if tuner.gate in ("hard", "oracle"):
+            groups["closed"] = _closed_clips(gates)
+        changes.add("own", groups, _compare(frozen, tubes, own, decode_tubes(own, batch.clips)))
+
+    leaks = any(_space(layer).leaks for layer in layers.values())
+    answers = changes.summary(tuner, leaks=leaks)
+    return tuple(_layer(report, layers[report.name], probes.get(report.name)) for report in injection.layers), answers
+
+
+def standing_of(tuner: NullSpaceTuning, gate: ForcedGate, group: Group, *, leaks: bool) -> Standing:
+    """What a change of the answers is worth; ``leaks`` says whether the null branch of any layer does."""
+    if gate == "own" and group != "closed":
+        return "observation"
+    # A hard gate that is known ahead of the layers skips the residual of the clips that it closes on, leak included.
+    skipped = tuner.gate == "hard" and (gate == "closed" or tuner.router == "shared")
+    return "guarantee" if skipped or (tuner.forward_mode == "separate" and not leaks) else "bound"
+
+
+def worst_leak(weight: Tensor, basis: Tensor) -> float:
+    """The most of a unit vector in the span of a basis that a weight passes, float64.
+
+    Args:
+        weight: (d_out, d_in).
+        basis: (d_in, k), not necessarily orthonormal.
+    """
+    directions = torch.linalg.qr(basis.detach().cpu().double()).Q
+    return torch.linalg.matrix_norm(weight.detach().cpu().double() @ directions, ord=2).item()
+
+
+class LeakProbe:
+    """A forward hook of a bypassed layer: what would its null branch, at full strength (g = 0), do to its output?"""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._energy: dict[str, Tensor] = {}
+        self._peak: dict[str, Tensor] = {}
+
+    def __call__(self, layer: NullSpaceLinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        (x,) = inputs
+        bank = layer.state.bank_for(layer.name)
+        mask = bank.mask_of(x, layer.name)
+        found, space = layer.unit(x, bank, mask), _space(layer)
+        gate = found.row.new_zeros(())
+        residual = space.residual(gate, found.row, found.null).expand_as(x)
+        self._tokens += int(mask.sum())
+        for name, value in (("input", x), ("residual", residual)):
+            self._add_energy(name, value, mask)
+
+        assert isinstance(layer.base_layer, nn.Linear), "a grounder's convolutions are not tuned"
+        weight, bias = layer.base_layer.weight, layer.base_layer.bias
+        for name, dtype in PRECISIONS.items():
+            parameters = weight.to(dtype), None if bias is None else bias.to(dtype)
+            before = F.linear(x.to(dtype), *parameters)
+            after = F.linear(x.to(dtype) + residual.to(dtype), *parameters)  # Eq. (1), literally
+            self._add_leak(name, before, after, mask)
+        self._add_leak("separate", output, output + space.image(weight, gate, found.row, found.null), mask)
+
+    @property
+    def size(self) -> float | None:
+        """Root mean square of the residual over that of the input; None where the input is zero."""
+        size = (self._energy["residual"] / self._energy["input"]).sqrt()
+        return size.item() if size.isfinite() else None
+
+    def leak(self, name: str) -> float | None:
+        """Largest change of a token's output over the root mean square of the outputs; None where it overflows."""
+        leak = self._peak[name] / (self._energy[name] / self._tokens).sqrt()
+        return leak.item() if leak.isfinite() else None
+
+    def _add_energy(self, name: str, value: Tensor, mask: Tensor) -> None:
+        energy = _norms(value, mask).square().sum()
+        self._energy[name] = self._energy[name] + energy if name in self._energy else energy
+
+    def _add_leak(self, name: str, before: Tensor, after: Tensor, mask: Tensor) -> None:
+        self._add_energy(name, before, mask)
+        peak = _norms(after.float() - before.float(), mask).amax()
+        # Not the builtin, which would lose a NaN.
+        self._peak[name] = torch.maximum(self._peak[name], peak) if name in self._peak else peak
+
+
+def _norms(values: Tensor, mask: Tensor) -> Tensor:
+    """Norms, float64, of the tokens (..., D) that the mask (...) calls real."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)[mask]
+
+
+class _Changes:
+    """Changes of the answers, gathered batch by batch for each gate and group of clips."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[ForcedGate, Group], dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, gate: ForcedGate, groups: Mapping[Group, Tensor], changes: Mapping[str, Tensor]) -> None:
+        """groups (B,) bool say which clips belong to them; changes are (B,)."""
+        for group, members in groups.items():
+            for name, values in changes.items():
+                self._values[gate, group][name].append(values[members.to(values.device)].cpu())
+
+    def summary(self, tuner: NullSpaceTuning, *, leaks: bool) -> tuple[OutputChange, ...]:
+        """Largest changes and numbers of clips.
+
+        Raises:
+            ValueError: nothing was gathered.
+        """
+        if not self._values:
+            raise ValueError("a certificate needs at least one batch of clips, got none; choose a split that has some")
+        rows = []
+        for (gate, group), gathered in self._values.items():
+            values = {name: torch.cat(parts) for name, parts in gathered.items()}
+            count = len(values["tubes"])
+            largest = {name: values[name].max().item() if count else 0.0 for name in OUTPUTS}
+            tubes, spans = (int(values[name].sum()) for name in ("tubes", "spans"))
+            standing = standing_of(tuner, gate, group, leaks=leaks)
+            rows.append(OutputChange(gate, group, count, standing, **largest, tubes=tubes, spans=spans))
+        return tuple(rows)
+
+
+def _compare(
+    frozen: GroundingOutput, frozen_tubes: Sequence[Tube], output: GroundingOutput, tubes: Sequence[Tube]
+) -> dict[str, Tensor]:
+    """Of each clip (B,): the largest absolute change of each output in any stage, and whether tube and span differ."""
+    changes = {}
+    for name in OUTPUTS:
+        change = (getattr(output, name).double() - getattr(frozen, name).double()).abs()  # (S, B, T) or (S, B, T, C)
+        real = frozen.frame_mask.reshape(1, *frozen.frame_mask.shape, *(1,) * (change.ndim - 3))
+        changes[name] = change.masked_fill(~real, 0.0).transpose(0, 1).flatten(1).amax(dim=1)
+    pairs = list(zip(frozen_tubes, tubes, strict=True))
+    spans = [(before.start, before.stop) != (after.start, after.stop) for before, after in pairs]
+    differ = [moved or not torch.equal(a.boxes, b.boxes) for moved, (a, b) in zip(spans, pairs, strict=True)]
+    return {**changes, "tubes": torch.tensor(differ), "spans": torch.tensor(spans)}
+
+
+def _closed_clips(diagnostics: Mapping[str, Tensor]) -> Tensor:
+    """(B,) bool: the clips that every layer's gate closes on, in all real frames."""
+    gates = [gate for name, gate in diagnostics.items() if name.startswith("gate/")]
+    return (torch.stack(gates) == 0).all(dim=0)
+
+
+def _layer(report: LayerReport, layer: NullSpaceLinear, probe: LeakProbe | None) -> LayerCertificate:
+    return LayerCertificate(
+        name=report.name,
+        shape=report.shape,
+        rank=report.rank,
+        nullity=report.nullity,
+        sigma_next=report.leakage,
+        worst=None if probe is None else worst_leak(layer.weight_matrix, _space(layer).null_basis),
+        size=None if probe is None else probe.size,
+        literal={name: None if probe is None else probe.leak(name) for name in PRECISIONS},
+        separate=None if probe is None else probe.leak("separate"),
+    )
+
+
+def _space(layer: NullSpaceLinear) -> DualSpaceReparameterization:
+    assert isinstance(layer.dual_space, DualSpaceReparameterization), "a folded layer has no null branch to certify"
+    return layer.dual_space
+
+
+@contextmanager
+def _hooked(layers: Mapping[str, NullSpaceLinear], probes: Mapping[str, LeakProbe]) -> Iterator[None]:
+    handles = [layers[name].register_forward_hook(probe) for name, probe in probes.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

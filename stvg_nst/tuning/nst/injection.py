@@ -1,0 +1,154 @@
+"""Puts null-space tuning into a frozen model: decomposes the target layers, and draws what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.models.base import Grounder
+from stvg_nst.nullspace import DualSpace, DualSpaceStore, split_dual_space, weight_matrix
+from stvg_nst.seeding import derive_seed
+from stvg_nst.tuning.base import LayerReport, TunedLinear
+from stvg_nst.tuning.nst.layer import NullSpaceLinear
+from stvg_nst.tuning.nst.options import NullSpaceOptions
+from stvg_nst.tuning.nst.reference import ForwardState
+from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
+from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit, SharedRouter
+from stvg_nst.tuning.selection import select_layers
+
+# Enough for eq. (7) to have something to shrink, too little to matter where a null space is exact.
+NULL_HEAD_STD = 1e-2
+
+
+def wrap_layers(
+    options: NullSpaceOptions, grounder: nn.Module, bank_width: int, state: ForwardState
+) -> tuple[dict[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
+    """The wrapper of each target layer, by the layer it is for, and a report of each; the model stays as it is.
+
+    Args:
+        bank_width: D, the width of the reference bank.
+        state: shared by all wrapped layers.
+
+    Raises:
+        ValueError: an option does not fit the model or a layer.
+    """
+    width = options.width(bank_width)
+    if options.heads < 1 or width % options.heads:
+        raise ValueError(
+            f"heads must divide the width of retrieval {width}, got {options.heads}; "
+            f"change --model.tuner.init_args.heads"
+        )
+    targets = select_layers(
+        grounder,
+        options.targets,
+        strategy=options.strategy,
+        share=options.share,
+        rule=options.rank_rule,
+        threshold=options.rank_threshold,
+        seed=options.drawn_with,
+        exclude=options.exclude,
+        pointwise=not isinstance(grounder, Grounder),
+    )
+    if options.rank is not None:
+        for name, layer in targets.items():
+            _check_rank(name, layer, options.rank)
+
+    split = split_dual_space if options.spaces is None else DualSpaceStore(options.spaces).get
+    wrapped: dict[nn.Module, TunedLinear] = {}
+    reports = []
+    for name, layer in targets.items():
+        space = split(weight_matrix(layer), rule=options.rank_rule, threshold=options.rank_threshold)
+        if not space.rank:
+            raise ValueError(f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets")
+        wrapped[layer] = wrapper = _wrap_layer(options, name, layer, space, bank_width, state)
+        reports.append(_report(wrapper, space))
+    return wrapped, tuple(reports)
+
+
+def put_router(options: NullSpaceOptions, source: nn.Module, bank_width: int, *, like: Tensor) -> None:
+    """Give the reference point one router ahead of all wrapped layers, of the device and dtype of ``like``."""
+    width = options.width(bank_width)
+    with _drawn(options.drawn_with, "router"):
+        router = SharedRouter(
+            bank_width,
+            width=width,
+            heads=options.heads,
+            hidden=options.hidden or width,
+            per=options.gate_per,
+            coefficients_from=options.coefficients_from,
+        )
+    source.router = router.to(like)
+
+
+def _check_rank(name: str, layer: nn.Module, rank: int) -> None:
+    d_in = weight_matrix(layer).shape[1]
+    if not 1 <= rank <= d_in:
+        raise ValueError(
+            f"rank must lie in [1, {d_in}] for '{name}' ({d_in} inputs), got {rank}"
+            f"; {'raise' if rank < 1 else 'lower'} --model.tuner.init_args.rank"
+        )
+
+
+def _wrap_layer(
+    options: NullSpaceOptions, name: str, layer: nn.Module, space: DualSpace, bank_width: int, state: ForwardState
+) -> NullSpaceLinear:
+    weight, width = weight_matrix(layer), options.width(bank_width)
+    # The basis has a stream of its own, so that a control that draws it shares all else with null-space tuning.
+    with _drawn(options.drawn_with, f"{name}/basis"):
+        dual_space = DualSpaceReparameterization(
+            weight, space, rank=options.rank, null_branch=options.null_branch, basis=options.basis
+        )
+    with _drawn(options.drawn_with, name):
+        unit = QualityAdaptiveUnit(
+            space.shape[1],
+            bank_width,
+            width=width,
+            row_rank=dual_space.row_basis.shape[1],
+            null_rank=dual_space.null_basis.shape[1],
+            heads=options.heads,
+            hidden=options.hidden or width,
+            routes=options.routes and options.router == "layer",
+            gate_per=options.gate_per,
+            coefficients_from=options.coefficients_from,
+            coefficients_per=options.coefficients_per,
+        )
+        # Tuning starts from the pre-trained function: what reaches the output, a leak included, starts at zero.
+        nn.init.zeros_(unit.row_head.outer.weight)
+        nn.init.zeros_(unit.row_head.outer.bias)
+        if unit.null_head is not None:
+            nn.init.normal_(unit.null_head.outer.weight, std=0.0 if dual_space.leaks else NULL_HEAD_STD)
+            nn.init.zeros_(unit.null_head.outer.bias)
+    wrapper = NullSpaceLinear(
+        layer,
+        name=name,
+        unit=unit,
+        dual_space=dual_space,
+        gate=options.gate,
+        forward_mode=options.forward_mode,
+        state=state,
+    )
+    return wrapper.to(device=weight.device, dtype=weight.dtype)
+
+
+def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
+    assert isinstance(wrapper.dual_space, DualSpaceReparameterization)
+    k_r, k_n = wrapper.dual_space.row_basis.shape[1], wrapper.dual_space.null_basis.shape[1]
+    return LayerReport(
+        name=wrapper.name,
+        shape=space.shape,
+        rank=space.rank,
+        nullity=space.nullity,
+        leakage=space.leakage,
+        adapter=f"row {k_r}, null {k_n}" if k_n else f"row {k_r}, no null branch",
+    )
+
+
+@contextmanager
+def _drawn(seed: int, name: str) -> Iterator[None]:
+    """Initial values on the CPU from a forked generator: the same on any device, and the global one stays in place."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(derive_seed(seed, name))
+        yield

@@ -1,0 +1,102 @@
+"""What null-space tuning adds to the grounding loss, eqs. (6) and (7), and what the residual of a call amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stvg_nst.tuning.nst.reference import CallRecord, masked_mean
+
+
+def router_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor) -> Tensor:
+    """L_router of eq. (6): cross-entropy of gate and label, the mean over real frames where each has its own gate.
+
+    Args:
+        logits: (B,) or (B, T), positive for low quality.
+        labels: (B,), y_q: 0 for high and 1 for low quality.
+        frame_mask: (B, T), True on real frames.
+    """
+    target = labels.reshape(labels.shape + (1,) * (logits.ndim - 1)).expand_as(logits)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return per_clip(loss, frame_mask).mean()
+
+
+def subspace_regulariser(call: CallRecord, labels: Tensor) -> Tensor:
+    """L_reg of eq. (7), the mean over the batch's real tokens; without a null branch its term is 0."""
+    row, null = squared_norm(call.row), None if call.null is None else squared_norm(call.null)
+    y = labels.reshape(labels.shape + (1,) * (row.ndim - 1))
+    penalty = (1 - y) * row  # Eq. (7), high quality: nothing may pass
+    if null is not None:
+        penalty = penalty + y * null  # Eq. (7), low quality: nothing may be wasted
+    return token_mean(penalty, call.mask)
+
+
+def null_leak(call: CallRecord) -> Tensor:
+    """Mean squared norm, over real tokens, of W times the null branch's residual: the constraint as a loss term.
+
+    The ablation's stand-in for a null space: zero if and only if the layer ignores the branch. It reaches the branch
+    only where the space leaks or its directions are not those of the weight.
+    """
+    _, null_image = call.space.images(call.weight)
+    if call.null is None or null_image is None:
+        return call.row.new_zeros((), dtype=torch.float32)
+    gate = call.gate.reshape(call.gate.shape + (1,) * (call.null.ndim - call.gate.ndim))
+    return token_mean(squared_norm(F.linear((1 - gate) * call.null, null_image)), call.mask)
+
+
+def residual_energies(call: CallRecord) -> dict[str, Tensor]:
+    """Mean squared norms, over real tokens, of dX's two parts as proposed and as the gate lets them pass.
+
+    Keys: ``row`` and ``null`` before the gate, C_r and C_n; ``gated_row`` and ``gated_null`` behind it, g C_r and
+    (1 - g) C_n. Without a null branch its parts are 0. Clips that a hard gate skipped count as zero.
+    """
+    row, null = call.space.energies(call.row, call.null)
+    null = torch.zeros_like(row) if null is None else null
+    gate = call.gate if call.clips is None else call.gate[call.clips]
+    gate = gate.reshape(gate.shape + (1,) * (row.ndim - gate.ndim))
+    parts = {"row": row, "null": null, "gated_row": gate.square() * row, "gated_null": (1 - gate).square() * null}
+    if call.clips is None:
+        return {name: token_mean(value, call.mask) for name, value in parts.items()}
+    count = call.mask.sum().clamp(min=1)
+    seen = call.mask[call.clips]
+    return {name: (value.expand(seen.shape) * seen).sum() / count for name, value in parts.items()}
+
+
+def describe_calls(calls: Sequence[CallRecord]) -> dict[str, Tensor]:
+    """What a layer's calls in one forward amount to, by the names that ``NullSpaceTuning.diagnostics`` explains.
+
+    ``router`` is left out where no router spoke.
+    """
+    values = {"gate": torch.stack([per_clip(call.gate, call.frame_mask) for call in calls]).mean(0)}
+    routed = [per_clip(call.logits.sigmoid(), call.frame_mask) for call in calls if call.logits is not None]
+    if routed:
+        values["router"] = torch.stack(routed).mean(0)
+    energies = [residual_energies(call) for call in calls]
+    mean = {part: torch.stack([each[part] for each in energies]).mean(0) for part in energies[0]}
+    values["row_energy"], values["null_energy"] = mean["gated_row"], mean["gated_null"]
+    values["row_share"] = _share(mean["gated_row"], mean["gated_null"])
+    values["row_share_before"] = _share(mean["row"], mean["null"])
+    return values
+
+
+def _share(part: Tensor, other: Tensor) -> Tensor:
+    """The part's share of both; 0 where both are 0."""
+    whole = part + other
+    return torch.where(whole > 0, part / whole, 0.0)
+
+
+def per_clip(values: Tensor, frame_mask: Tensor) -> Tensor:
+    """(B,) from one value a clip (B,), or from one value a frame (B, T) as the mean over real frames."""
+    return values if values.ndim == 1 else masked_mean(values[..., None], frame_mask).squeeze(-1)
+
+
+def token_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Scalar mean over the real tokens (B, ...) of all clips; values broadcast to the mask's shape."""
+    return masked_mean(values.expand(mask.shape).flatten()[:, None], mask.flatten()).squeeze()
+
+
+def squared_norm(coefficients: Tensor) -> Tensor:
+    return coefficients.float().square().sum(dim=-1)

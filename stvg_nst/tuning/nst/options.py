@@ -1,0 +1,169 @@
+"""The options of null-space tuning, and what follows from them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import torch
+
+from stvg_nst.nullspace import RankRule
+from stvg_nst.tuning.nst.layer import ForwardMode, Gate
+from stvg_nst.tuning.nst.reference import ReferenceTokens
+from stvg_nst.tuning.nst.residual import Basis
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer
+from stvg_nst.tuning.selection import Strategy
+
+RouterPlace = Literal["layer", "shared"]
+GateTraining = Literal["router", "label"]
+
+
+@dataclass
+class NullSpaceOptions:
+    """What a recipe of null-space tuning chooses."""
+
+    targets: Sequence[str]
+    """Shell-style patterns over layer names, such as ``decoder.*.linear2``. With strategy ``all`` each must match
+    linear layers only; the other strategies choose from all linear layers in what the patterns name."""
+
+    strategy: Strategy = "all"
+    """Which of the targets are tuned: all, a share of the lowest or the highest rank ratio, a random share, or those
+    with an exact null space."""
+
+    share: float = 0.1
+    """Of the targets, for the strategies that take a share."""
+
+    exclude: Sequence[str] = field(default_factory=list)
+    """Patterns of layers or whole modules that are no targets though a pattern matches them."""
+
+    rank: int | None = 64
+    """Directions of each subspace that a layer may use; fewer where a subspace has fewer, and ``null`` for all of them.
+    The paper uses 64."""
+
+    retrieval_width: int | None = None
+    """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
+    method's cost, and falls in proportion."""
+
+    heads: int = 4
+    """Heads of the cross-attention to the reference bank."""
+
+    hidden: int | None = None
+    """Hidden width of the coefficient heads and the router; the width of retrieval if not given."""
+
+    gate: Gate = "soft"
+    """``hard`` rounds the gate at inference, which preserves clips judged high-quality exactly; training is soft.
+    Controls: ``oracle`` takes the quality label for the gate, ``open`` holds it at 1; neither has a router."""
+
+    gate_training: GateTraining = "router"
+    """What the gate is while training: what the router says, as in the paper, or the clip's quality label. Under
+    ``label`` the layers learn with the gate that eq. (6) asks of the router, and the router learns beside them. No
+    label is read in validation and test. It needs a shared router: one in a layer would see what the label did to the
+    layers ahead of it."""
+
+    gate_jitter: float = 0.0
+    """Under ``gate_training: label``, how far from the label each gate may be drawn, uniformly, in [0, 0.5]. Layers
+    that have seen such gates know what a soft gate does at inference."""
+
+    gate_per: GatePer = "clip"
+    """One gate for a whole clip, or one for each frame."""
+
+    router: RouterPlace = "layer"
+    """A router in each wrapped layer, or one for the clip, shared by all and ahead of them."""
+
+    coefficients_from: CoefficientsFrom = "reference"
+    """What the coefficients are computed from: the retrieved reference, that beside the semantic gap, or, as a control
+    without retrieval, the layer's input."""
+
+    coefficients_per: CoefficientsPer = "token"
+    """One residual for each token, or one for all tokens of a frame or a clip, from their mean."""
+
+    basis: Basis = "svd"
+    """Where the directions come from: the weight's own subspaces, or, as controls, random ones, fixed or learned.
+    ``svd_whitened`` divides each direction of the row space by its singular value: all their images have length 1."""
+
+    null_branch: bool = True
+    """Whether the residual has a part in the null space; without, as a control, only the gate protects a clip."""
+
+    forward_mode: ForwardMode = "separate"
+    """``separate`` adds the residual's image to the output; ``literal`` adds the residual to the input, and rounds."""
+
+    reference: ReferenceTokens | None = None
+    """Where the reference comes from in a model that is no grounder; a grounder has its own."""
+
+    rank_rule: RankRule = "exact"
+    """Which singular values make the row space: all above the weight's own rounding noise, those above a share of the
+    largest (``relative``), or the fewest that hold a share of the energy (``energy``). The latter two make a null space
+    of weights that have none, which leaks: read ``leakage`` in the report."""
+
+    rank_threshold: float | None = None
+    """The share, for the rules that take one."""
+
+    spaces: Path | None = None
+    """Folder that keeps the decompositions, so that no later start computes them again; without one nothing is kept."""
+
+    lambda_router: float = 0.5
+    """Weight of the router's loss in the objective, eq. (6)."""
+
+    lambda_reg: float = 1e-3
+    """Weight of the subspace regulariser, eq. (7), in the objective, eq. (6)."""
+
+    lambda_leak: float = 0.0
+    """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
+
+    seed: int | None = None
+    """Of the adapters' initial values, which depend on it, the layer's name and the options that shape its tensors, and
+    not on the other layers; the run's seed if not given."""
+
+    # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
+    # the soft and the hard gate, and all others differ in their tensors.
+    free_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),
+            *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+        }
+    )
+
+    def __post_init__(self) -> None:
+        choices = {
+            "gate": Gate,
+            "gate_training": GateTraining,
+            "gate_per": GatePer,
+            "router": RouterPlace,
+            "coefficients_from": CoefficientsFrom,
+            "coefficients_per": CoefficientsPer,
+            "basis": Basis,
+            "forward_mode": ForwardMode,
+        }
+        for name in ("hidden", "retrieval_width"):
+            if (width := getattr(self, name)) is not None and width < 1:
+                raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
+        for name, literal in choices.items():
+            if (value := getattr(self, name)) not in get_args(literal):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
+        if self.gate_training == "label" and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"gate_training 'label' needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' "
+                f"and gate '{self.gate}': a router in a layer would read the label in what other layers made of it"
+            )
+        if not 0 <= self.gate_jitter <= 0.5 or (self.gate_jitter and self.gate_training != "label"):
+            raise ValueError(
+                f"gate_jitter must lie in [0, 0.5], and be 0 unless gate_training is 'label', got {self.gate_jitter}"
+            )
+        if self.gate_per == "frame" and self.coefficients_per == "clip":
+            raise ValueError("a gate for each frame cannot act on one residual a clip; set coefficients_per to frame")
+
+    @property
+    def routes(self) -> bool:
+        """Whether routers decide; a control's gate comes from elsewhere."""
+        return self.gate in ("soft", "hard")
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed of the initial values and of a strategy's draw."""
+        return torch.initial_seed() if self.seed is None else self.seed
+
+    def width(self, bank_width: int) -> int:
+        """w, the width of retrieval from a bank of that width."""
+        return bank_width if self.retrieval_width is None else self.retrieval_width

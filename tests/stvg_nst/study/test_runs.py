@@ -1,0 +1,42 @@
+"""A run of a study, held against what stands in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stvg_nst.study.runs import StudyRun
+
+
+@pytest.mark.parametrize(
+    ("kept", "changes"),
+    [
+        ({"rank": 64, "basis": "learned", "null_branch": False}, []),
+        ({"rank": 8, "basis": "learned", "null_branch": False}, ["model.tuner.init_args.rank: 8 before, 64 now"]),
+    ],
+)
+def test_a_gated_adapter_that_is_kept_by_its_options_is_no_other_method(
+    tmp_path: Path, kept: dict[str, Any], changes: list[str]
+) -> None:
+    def config(name: str, options: dict[str, Any]) -> dict[str, Any]:
+        return {"model": {"tuner": {"class_path": f"stvg_nst.tuning.{name}", "init_args": options}}}
+
+    run = StudyRun("gate only", 0, tmp_path, config("GatedAdapter", {"rank": 64}), (), None, ())
+    run.adapter.touch()
+    run.weights_file.touch()
+    run.config_file.write_text(yaml.safe_dump(config("NullSpaceTuning", kept)))
+    assert run.changes() == changes
+    run.config_file.write_text(yaml.safe_dump(config("NullSpaceTuning", {"rank": 64, "basis": "learned"})))
+    assert len(run.changes()) == 2
+
+
+def test_a_baseline_is_the_same_however_the_points_are_trained(tmp_path: Path) -> None:
+    config = {"model": {"optimizer": {"class_path": "AdamW"}, "warmup_steps": 20}, "trainer": {"max_epochs": 4}}
+    run = StudyRun(None, None, tmp_path, config, (), None, ())
+    run.adapter.touch()
+    run.weights_file.touch()
+    run.config_file.write_text(yaml.safe_dump({"trainer": {"devices": 1}}))
+    assert run.changes() == ["trainer.devices: 1 before, 'absent' now"]

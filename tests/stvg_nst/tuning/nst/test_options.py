@@ -1,0 +1,53 @@
+"""The options of null-space tuning, from Python and from a configuration."""
+
+from __future__ import annotations
+
+import pytest
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from stvg_nst.tuning.base import Tuner
+from stvg_nst.tuning.nst import NullSpaceTuning
+
+
+def test_other_nonsense_is_refused_with_its_value(toy):
+    with pytest.raises(ValueError, match="width of retrieval 16, got 3; change"):
+        NullSpaceTuning(["head"], rank=6, heads=3).inject(toy.ToyGrounder())
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        NullSpaceTuning(["head"], hidden=0)
+    with pytest.raises(ValueError, match="gate must be one of soft, hard, oracle, open, got 'ajar'"):
+        NullSpaceTuning(["head"], gate="ajar")
+    silent = toy.ToyGrounder()
+    silent.head.weight.data.zero_()
+    with pytest.raises(ValueError, match="'head' has rank 0"):
+        NullSpaceTuning(["head"], rank=6).inject(silent)
+    with pytest.raises(ValueError, match="Linear is no Grounder: name the module"):
+        NullSpaceTuning(["head"], rank=6).inject(nn.Linear(2, 2))
+    blind = toy.ToyGrounder()
+    blind.reference_point = nn.Identity()
+    with pytest.raises(ValueError, match="exactly one ReferencePoint in ToyGrounder, got 0"):
+        NullSpaceTuning(["head"], rank=6).inject(blind)
+
+
+def test_a_config_can_name_it_and_its_help_comes_from_the_fields():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Tuner, "tuner")
+    config = {"class_path": "stvg_nst.tuning.NullSpaceTuning", "init_args": {"targets": ["head"], "rank": 8}}
+    tuner = parser.instantiate(parser.parse_object({"tuner": config})).tuner
+    assert tuner == NullSpaceTuning(targets=["head"], rank=8)
+    zero_shot = parser.instantiate(parser.parse_args(["--tuner=stvg_nst.tuning.ZeroShot"])).tuner
+    assert type(zero_shot).__name__ == "ZeroShot"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate_training": "label"}, "needs router 'shared' and gate 'soft' or 'hard', got router 'layer'"),
+        ({"gate_training": "label", "router": "shared", "gate": "oracle"}, "and gate 'oracle'"),
+        ({"gate_jitter": 0.1}, "be 0 unless gate_training is 'label', got 0.1"),
+        ({"gate_training": "label", "router": "shared", "gate_jitter": 0.7}, r"\[0, 0.5\].*got 0.7"),
+    ],
+)
+def test_a_label_that_a_router_could_read_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NullSpaceTuning(["head"], **options)

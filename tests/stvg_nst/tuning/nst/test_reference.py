@@ -1,0 +1,121 @@
+"""The reference bank, eq. (2), and where a model's reference comes from."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from stvg_nst.models.base import Reference
+from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
+from stvg_nst.tuning.nst.reference import ReferenceBank, masked_mean
+
+QUALITIES = torch.tensor([0, 1, 1])
+
+
+def test_eq_2_bank_by_hand():
+    visual = torch.arange(16.0).view(1, 2, 4, 2)
+    reference = Reference(
+        visual=visual.requires_grad_(),
+        visual_mask=torch.tensor([[[True, True, False, False], [True, True, True, True]]]),
+        text=torch.full((1, 2, 2), 7.0),
+        text_mask=torch.tensor([[True, False]]),
+        frame_mask=torch.tensor([[True, False]]),
+        memory_mask=torch.ones(1, 2, 3, dtype=torch.bool),
+    )
+    bank = ReferenceBank.of(reference)
+    # Frame 0 is real, and its first two tokens are: (0, 1) and (2, 3).
+    assert bank.tokens.tolist() == [[[1.0, 2.0], [7.0, 7.0], [7.0, 7.0]]]
+    assert bank.mask.tolist() == [[True, True, False]]
+    assert bank.memory_mask.tolist() == [[[True] * 3, [False] * 3]]
+    assert not bank.tokens.requires_grad
+
+
+def test_masked_mean_ignores_what_padding_holds():
+    values = torch.tensor([[[1.0], [3.0], [float("inf")]], [[float("nan")]] * 3])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert masked_mean(values, mask).tolist() == [[2.0], [0.0]]
+
+
+class Pointwise(nn.Module):
+    """A frozen model that grounds nothing: maps in, logits out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, stride=2)
+        self.mix = nn.Conv2d(12, 5, 1)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.out(self.mix(self.stem(images).relu()).flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_any_frozen_module_will_do_whose_reference_is_named(toy):
+    torch.manual_seed(0)
+    model, images = Pointwise(), torch.randn(3, 3, 9, 9)
+    expected = model(images)
+    tuner = NullSpaceTuning(["mix", "out"], rank=4, reference=ReferenceTokens("stem", width=12))
+    report = tuner.inject(model)
+    assert [(layer.name, layer.shape, layer.nullity) for layer in report.layers] == [
+        ("mix", (5, 12), 7),
+        ("out", (2, 5), 3),
+    ]
+    torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+    for layer in toy.layers_of(model):
+        nn.init.normal_(layer.unit.row_head.outer.weight, std=0.5)
+    literal = copy.deepcopy(model)
+    for layer in toy.layers_of(literal):
+        layer.forward_mode = "literal"
+    torch.testing.assert_close(literal(images), model(images), atol=1e-5, rtol=1e-5)
+    assert (model(images) - expected).abs().max() > 1e-2
+    losses = tuner.auxiliary_losses(QUALITIES)
+    (model(images).sum() + sum(losses.values())).backward()
+    with tuner.override_gate(0.0):
+        torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
+
+
+def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
+    with pytest.raises(ValueError, match=r"Pointwise has no module 'trunk'.* it has 'stem', 'mix', 'out'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("trunk", width=12)).inject(Pointwise())
+    with pytest.raises(ValueError, match="router 'layer' and one gate a clip, got router 'shared'"):
+        NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("stem", 12), router="shared").inject(Pointwise())
+    with pytest.raises(ValueError, match="has a reference of its own, got 'head'"):
+        NullSpaceTuning(["head"], rank=4, reference=ReferenceTokens("head", 9)).inject(toy.ToyGrounder())
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 48), (3, 5, 2, 48), (2, 5, 48), (15, 48)])
+def test_an_input_of_unknown_layout_is_refused(toy, tuned, shape):
+    grounder, _ = tuned()
+    grounder(*toy.toy_batch())
+    message = rf"'decoder.linear2' must lead with the clips' frames \(3, 5\) or memory \(3, 5, 10\), got \({shape[0]}, "
+    with pytest.raises(ValueError, match=message):
+        grounder.decoder.linear2(torch.zeros(shape))
+
+
+def test_a_layer_that_runs_before_the_reference_says_so(toy, tuned):
+    grounder, tuner = tuned()
+    with pytest.raises(RuntimeError, match="'head' ran before any reference was seen"):
+        grounder.head(torch.zeros(3, 5, 16))
+    for read in (tuner.diagnostics, lambda: tuner.auxiliary_losses(QUALITIES)):
+        with pytest.raises(RuntimeError, match=r"3 of 3 did not, such as 'encoder\.linear2'"):
+            read()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_work_alone_and_follow_their_own_reference(toy, tuned, duplicate):
+    grounder, tuner = tuned()
+    expected = toy.flat(grounder(*toy.toy_batch()))  # leaves tensors with a graph behind, which no copy may meet
+    twin, twin_tuner = duplicate((grounder, tuner))
+    assert twin.head is twin.alias[0]
+    other = toy.flat(twin(*toy.toy_batch(1)))
+    assert not torch.equal(other, expected)
+    assert torch.equal(toy.flat(twin(*toy.toy_batch())), expected)
+    before = tuner.diagnostics()
+    twin(*toy.toy_batch(1))
+    twin_tuner.auxiliary_losses(QUALITIES)["reg"].backward()
+    assert twin.head.unit.row_head.outer.weight.grad is not None
+    assert grounder.head.unit.row_head.outer.weight.grad is None
+    assert torch.equal(tuner.diagnostics()["gate/head"], before["gate/head"])
