@@ -86,11 +86,14 @@ USUAL = Measurement()
 """What is meant where a table does not say it."""
 
 
-def name_measurement(measurements: Iterable[Measurement | None]) -> str:
+def name_measurement(measurements: Iterable[Measurement | None], *, usual: bool = False) -> str:
     """In words, how numbers that compare were measured, with a comma ahead; empty where it was as usual or not said.
+
+    Args:
+        usual: name what is as usual too.
 
     >>> name_measurement([Measurement(), None]), name_measurement([None, Measurement("bf16-mixed")])
     ('', ', measured in bf16-mixed')
     """
     said = next((found for found in measurements if found is not None), USUAL)
-    return "" if said.compares_with(USUAL) else f", measured in {said}"
+    return "" if said.compares_with(USUAL) and not usual else f", measured in {said}"

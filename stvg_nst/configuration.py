@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -38,11 +38,6 @@ class _Loader(yaml.SafeLoader):
     A key of a mapping and the same key in what `<<` merges into it are not twice the same: the mapping's own holds.
     """
 
-    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
@@ -56,6 +51,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # YAML 1.1 wants a dot and a sign in a number with an exponent.
 _Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
@@ -106,7 +105,7 @@ def _mapping(content: Any, source: str) -> dict[str, Any]:
     return content
 
 
-def read_overlay(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_overlay(path: Path, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """An overlay, with the files that it names: ``config`` lies under it, and a .yaml in a value's place is that value.
 
     Such names are relative to the overlay's own folder.
@@ -117,9 +116,10 @@ def read_overlay(path: Path, *, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises:
         ConfigurationError: one of them cannot be read, see :func:`read_yaml`, or they name each other.
     """
-    if path.resolve() in above:
+    place = os.path.realpath(path)
+    if place in above:
         raise ConfigurationError(f"{path}: names itself, by way of the files that it names")
-    return _whole(read_yaml(path), str(path), path.parent, (*above, path.resolve()))
+    return _whole(read_yaml(path), str(path), path.parent, (*above, place))
 
 
 def parse_overlay(text: str, source: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def parse_overlay(text: str, source: str) -> dict[str, Any]:
     return _whole(_mapping(load_yaml(text, source), source), source, Path(), ())
 
 
-def _whole(content: dict[str, Any], source: str, folder: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _whole(content: dict[str, Any], source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
     if empty := sorted(name for name in _SECTIONS & content.keys() if content[name] is None):
         raise ConfigurationError(f"{source}: '{empty[0]}' is empty; give it settings, or leave it out")
     named = content.pop("config", ())
@@ -151,10 +151,11 @@ def _unfolded(content: dict[str, Any], source: str) -> dict[str, Any]:
     return whole
 
 
-def _filled(content: Any, folder: Path, above: tuple[Path, ...]) -> Any:
-    """A mapping with the files in place of their names."""
+def _filled(content: Any, folder: Path, above: tuple[str, ...]) -> Any:
+    """A mapping with the files in place of their names, and with no arguments where ``init_args:`` lists none."""
     if isinstance(content, dict):
-        return {name: _filled(value, folder, above) for name, value in content.items()}
+        bare: dict[str, Any] = {"init_args": {}} if content.get("init_args", ...) is None else {}
+        return {name: _filled(value, folder, above) for name, value in {**content, **bare}.items()}
     if isinstance(content, str) and is_yaml_file(folder / content):
         return read_overlay(folder / content, above=above)
     return content

@@ -44,12 +44,15 @@ class OverlayParser(LightningArgumentParser):
     ) -> Namespace:
         given = [*(sys.argv[1:] if args is None else args)]
         # A parser with subcommands leaves the overlays to these; that of a component has none.
-        if self._subcommands_action is None and any(isinstance(a, ActionConfigFile) for a in self._actions):
-            try:
-                given = merged_arguments(given)
-            except ConfigurationError as error:
-                self.exit(2, f"error: {error}\n")
-        return super().parse_args(given, *positional, **keywords)
+        if self._subcommands_action is not None or not any(isinstance(a, ActionConfigFile) for a in self._actions):
+            return super().parse_args(given, *positional, **keywords)
+        try:
+            merged, overlays = merged_arguments(given)
+        except ConfigurationError as error:
+            self.exit(2, f"error: {error}\n")
+        options = super().parse_args(merged, *positional, **keywords)
+        options.config = overlays
+        return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """What is wrong, without the usage of a hundred options; what the inner parser of a component says is kept."""
@@ -64,8 +67,8 @@ class OverlayParser(LightningArgumentParser):
         self.exit(2, f"error: {message}; see {parser.prog.replace(' [options]', '')} --help\n")
 
 
-def merged_arguments(arguments: Sequence[str]) -> list[str]:
-    """The same arguments with one overlay, ahead of them, in place of all.
+def merged_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """The same arguments with one overlay, ahead of them, in place of all; and the files that it is made of.
 
     Options that give a component or a mapping, such as ``--model.tuner LoRA``, become part of that overlay: they drop
     what belongs to another class as an overlay would.
@@ -74,10 +77,15 @@ def merged_arguments(arguments: Sequence[str]) -> list[str]:
         ConfigurationError: an overlay cannot be read, or an option gives a key twice.
     """
     config: Config = {}
+    files: list[Path] = []
     options: list[_Option] = []
     for option in _options(arguments):
         if option.name in ("config", "c") and option.value is not None:
-            config = merge(config, _overlay(option.value))
+            if _is_text(option.value):
+                config = merge(config, parse_overlay(option.value, "--config"))
+            else:
+                files.append(Path(option.value))
+                config = merge(config, read_overlay(files[-1]))
         else:
             options.append(option)
     words: list[str] = []
@@ -89,16 +97,15 @@ def merged_arguments(arguments: Sequence[str]) -> list[str]:
         else:
             words += option.words
     if not config:
-        return words
+        return words, files
     # In flow style it begins with a brace, and no parser takes it for the name of a file.
-    return [f"--config={yaml.safe_dump(config, default_flow_style=True, sort_keys=False, width=math.inf)}", *words]
+    text = yaml.safe_dump(config, default_flow_style=True, sort_keys=False, width=math.inf)
+    return [f"--config={text}", *words], files
 
 
-def _overlay(value: str) -> dict[str, Any]:
-    """An overlay by its file's name, or written out on the command line."""
-    if value.lstrip().startswith("{") or (": " in value and not os.path.isfile(value)):
-        return parse_overlay(value, "--config")
-    return read_overlay(Path(value))
+def _is_text(value: str) -> bool:
+    """Whether an overlay is written out on the command line, and no name of a file."""
+    return value.lstrip().startswith("{") or (": " in value and not os.path.isfile(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,10 +113,10 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
     if apart:
         notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")
     try:
-        sections = [runs_section(runs, sentence_type=kind) for kind in kinds]
+        sections = [runs_section(runs, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     except BaselineError as error:
         notes.append(f"without differences and WAS: {error}")
-        sections = [runs_section(runs, None, sentence_type=kind) for kind in kinds]
+        sections = [runs_section(runs, None, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     if by_degradation is not None:
         from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
 

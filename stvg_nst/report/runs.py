@@ -23,7 +23,11 @@ class BaselineError(ValueError):
 
 
 def runs_section(
-    runs: Sequence[RunResults], baseline: str | None = ZERO_SHOT, *, sentence_type: str | None = None
+    runs: Sequence[RunResults],
+    baseline: str | None = ZERO_SHOT,
+    *,
+    sentence_type: str | None = None,
+    name_usual: bool = False,
 ) -> Section:
     """One row per quality and run: each metric, its difference to the baseline, the best of each column marked.
 
@@ -34,13 +38,14 @@ def runs_section(
             alike.
         baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
         sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
+        name_usual: say how the runs were measured even where it is the usual way.
 
     Raises:
         ValueError: the runs were evaluated on different data, or in different precisions.
         BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
             other weights than the baseline's.
     """
-    title, names = _title(runs, sentence_type), _metric_names(runs)
+    title, names = _title(runs, sentence_type, name_usual), _metric_names(runs)
     base = None if baseline is None else _baseline_run(runs, baseline)
     labels, points = run_labels(runs), [_points(run, base) for run in runs]
     rows = []
@@ -121,7 +126,7 @@ def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys))
 
 
-def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
+def _title(runs: Sequence[RunResults], sentence_type: str | None, name_usual: bool) -> str:
     conditions = {run.conditions for run in runs}
     if len(conditions) != 1:
         raise ValueError(
@@ -134,4 +139,4 @@ def _title(runs: Sequence[RunResults], sentence_type: str | None) -> str:
         raise ValueError(f"a table holds runs that were measured alike, got {ways}; make one table of each")
     sentences = f", {sentence_type} sentences, " if sentence_type else ", "
     random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
-    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured) + random
+    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured, usual=name_usual) + random

@@ -39,6 +39,7 @@ MERGED: Mapping[str, tuple[Sequence[str], str, Mapping[str, Any]]] = {
     ),
     "the same class alone": ([LORA, "model: {tuner: LoRA}"], "tuner", {"alpha": 4}),
     "arguments alone": ([NST, "model: {tuner: {init_args: {rank: 3}}}"], "tuner", {"rank": 3, "gate": "hard"}),
+    "no arguments": ([NST, "model: {tuner: {init_args: }}"], "tuner", {"rank": 8, "gate": "hard"}),
     "arguments in short": ([NST, "model: {tuner: {rank: 3}}"], "tuner", {"rank": 3, "gate": "hard"}),
     "a scope over": ([NST, SCOPELESS, SCOPE], "tuner", {"targets": ["time_decoder"], "alpha": 4, "rank": None}),
     "a scope under": ([SCOPE, SCOPELESS], "tuner", {"class_path": "LoRA", "targets": ["time_decoder"], "alpha": 4}),

@@ -119,3 +119,30 @@ def test_processes_talk_in_training_and_not_in_evaluation_where_one_may_have_mor
     in_evaluation = loss.eval()(output, true)
     assert len(said) == 1
     torch.testing.assert_close(in_training, in_evaluation)
+
+
+def test_evaluation_gives_each_clip_the_terms_that_it_has_alone() -> None:
+    output, loss = answer((6, 3)), GroundingLoss(confidence_kind="smooth_l1").eval()
+    inside = torch.tensor([[False, True, True, True, True, False], [True, False, False, False, False, False]])
+    together = loss(output, batch(output, inside))
+    for index, length in enumerate((6, 3)):
+        alone = clip(output, index, length)
+        for name, values in loss(alone, batch(alone, inside[[index], :length])).items():
+            torch.testing.assert_close(together[name][:, index], values[:, 0])
+
+
+def test_box_terms_of_uneven_processes_weighed_by_their_clips_are_the_mean_over_all_boxes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs, loss = (answer((4, 4, 4)), answer((4,), seed=1)), GroundingLoss()
+    insides = (torch.ones(3, 4, dtype=torch.bool), torch.tensor([[False, True, False, False]]))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda totals: totals.copy_(torch.tensor([4.0, 13.0])))
+    shares = [loss(output, batch(output, inside)) for output, inside in zip(outputs, insides, strict=True)]
+    weighed = (3 * shares[0]["boxes"].mean(1) + shares[1]["boxes"].mean(1)) / 4
+    errors = [
+        (output.boxes - batch(output, inside).boxes).abs().sum(-1)[:, inside]
+        for output, inside in zip(outputs, insides, strict=True)
+    ]
+    torch.testing.assert_close(weighed, torch.cat(errors, dim=1).mean(1))

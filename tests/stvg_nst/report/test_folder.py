@@ -166,7 +166,7 @@ def test_other_precisions_have_tables_of_their_own(tmp_path: Path, capsys: pytes
     write_run(tmp_path / "tuned", "LoRA", 45, measurement=measured(precision="bf16-mixed"))
     assert report_folders([tmp_path]) == 0
     usual, _, half = " ".join(capsys.readouterr().out.split()).partition("benchmark seed 0, measured in bf16-mixed")
-    assert "MiniSTVG test, benchmark seed 0" in usual and "LoRA" not in usual
+    assert "MiniSTVG test, benchmark seed 0, measured in 32-true" in usual and "LoRA" not in usual
     assert "note: what was measured in bf16-mixed does not compare, and has a table of its own" in usual
     assert "45.00 (+5.00)" in half
     assert "note: what was measured in 32-true does not compare" in half
