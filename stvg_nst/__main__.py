@@ -13,7 +13,7 @@ from stvg_nst.failures import Failures
 from stvg_nst.shadows import refuse_shadows
 
 if TYPE_CHECKING:
-    from stvg_nst.comparison.strips import ShownClip
+    from stvg_nst.report.clips import ShownClip
 
 # Imports stand inside the commands: `report` and `--help` should not wait for torch.
 
@@ -205,12 +205,13 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from stvg_nst.evaluation.views import METRICS
-    from stvg_nst.report import report_folder
+    from stvg_nst.metric_names import METRICS
+    from stvg_nst.report import report_folders
 
-    parser = CommandParser(prog=_program("report"), description="Compare all results below a folder.")
-    parser.add_argument("folder", type=Path)
+    parser = CommandParser(prog=_program("report"), description="Compare all results below some folders.")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run, or a folder that holds runs")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
+    parser.add_argument("--html", type=Path, help="also write one page that holds all of it, to read offline")
     parser.add_argument(
         "--by-degradation",
         nargs="?",
@@ -220,13 +221,14 @@ def _report(arguments: Sequence[str]) -> int:
         help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
     )
     options = parser.parse_args(arguments)
-    return report_folder(options.folder, options.markdown, options.by_degradation)
+    return report_folders(options.folders, options.markdown, options.by_degradation, options.html)
 
 
 def _study(arguments: Sequence[str]) -> int:
+    from stvg_nst.report.study import report_study
     from stvg_nst.study.command import study_command
 
-    return study_command(arguments, prog=_program("study"))
+    return study_command(arguments, prog=_program("study"), report=report_study)
 
 
 def _budget(arguments: Sequence[str]) -> int:
@@ -245,13 +247,13 @@ def _budget(arguments: Sequence[str]) -> int:
 
 
 def _choose(arguments: Sequence[str]) -> int:
-    from stvg_nst.study.choice import choose_command
+    from stvg_nst.report.choice import choose_command
 
     return choose_command(arguments, prog=_program("choose"))
 
 
 def _tables(arguments: Sequence[str]) -> int:
-    from stvg_nst.comparison.command import tables_command
+    from stvg_nst.report.tables import tables_command
 
     return tables_command(arguments, prog=_program("tables"), show=_shown_clip)
 
@@ -261,7 +263,7 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
     from jsonargparse import ArgumentParser
 
     from datamodules import STVGDataModule
-    from stvg_nst.comparison.strips import ShownClip
+    from stvg_nst.report.clips import ShownClip
     from stvg_nst.types import Quality
 
     parser = ArgumentParser(exit_on_error=False)
@@ -277,6 +279,8 @@ def _shown_clip(config: Mapping[str, Any], root: str | None, item_id: str, quali
 def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst import evaluation
     from stvg_nst.outputs import check_outputs
+    from stvg_nst.report.evaluation import evaluation_sheet
+    from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
     from stvg_nst.whole_files import write_whole
 
     parser = CommandParser(
@@ -295,7 +299,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--lambda-hq", type=weight, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
-    parser.add_argument("--bootstrap", type=count, default=0, metavar="N", help="replicates for 95 %% intervals")
+    parser.add_argument(
+        "--bootstrap", type=count, default=0, metavar="N", help="replicates for 95 %% intervals; clips are drawn"
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
@@ -315,11 +321,12 @@ def _evaluate(arguments: Sequence[str]) -> int:
         bootstrap=options.bootstrap,
         seed=options.seed,
     )
+    sheet = evaluation_sheet(result)
     if options.json is not None:
         write_whole(options.json, json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
     if options.markdown is not None:
-        write_whole(options.markdown, evaluation.to_markdown(result))
-    evaluation.print_evaluation(result)
+        write_whole(options.markdown, sheet_markdown(sheet))
+    print_sheet(sheet, sheet_console())
     return 0
 
 
@@ -342,7 +349,8 @@ def _certify(arguments: Sequence[str]) -> int:
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
     from stvg_nst.report import load_results
-    from stvg_nst.report.certificate import add_to_results, print_certificate, to_json, to_markdown
+    from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
+    from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)
@@ -358,9 +366,10 @@ def _certify(arguments: Sequence[str]) -> int:
     write_whole(output, to_json(certificate))
     if results.is_file():
         write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
-    print_certificate(certificate)
+    sheet = certificate_sheet(certificate)
+    print_sheet(sheet, sheet_console())
     with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", to_markdown(certificate))
+        dashboard.add_text("certificate", sheet_markdown(sheet))
     return 1 if certificate.broken else 0
 
 

@@ -28,7 +28,7 @@ NOUNS_OF_DATAMODULES = (
 )
 DATA_ONLY = ("av", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.failures", "stvg_nst.report")
-WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study", "stvg_nst.comparison")
+WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
 MAY_WRITE_IN_PLACE = (
     "stvg_nst.whole_files",
     "stvg_nst.folder_lock",  # a lock, which has no content
@@ -93,6 +93,8 @@ def wrong_arrows(modules: dict[str, Module]) -> Iterator[str]:
                     yield f"{where}; datamodules takes only {', '.join(NOUNS_OF_DATAMODULES)} from stvg_nst"
             elif module.inside("callbacks") and within(target, "datamodules"):
                 yield f"{where}; callbacks never imports datamodules"
+            elif module.inside("stvg_nst.study", "stvg_nst.evaluation") and within(target, "stvg_nst.report"):
+                yield f"{where}; what is measured does not know how it is shown"
             elif within(target, *DATA_ONLY) and not module.inside("datamodules"):
                 yield f"{where}; pixels are decoded and degraded only in datamodules"
 
@@ -195,6 +197,7 @@ def test_all_three_packages_are_read() -> None:
         ("callbacks/a.py", "import datamodules.video as v", "callbacks never imports datamodules"),
         ("callbacks/a.py", "from albumentations import Blur", "pixels are decoded and degraded only in datamodules"),
         ("stvg_nst/a.py", "import av", "pixels are decoded and degraded only in datamodules"),
+        ("stvg_nst/study/a.py", "from stvg_nst.report import X", "what is measured does not know how it is shown"),
         ("stvg_nst/report/t.py", "import torch.nn as nn", "stvg_nst.report.t: loads torch.nn (stvg_nst.report.t:1)"),
         ("stvg_nst/study/t.py", "import lightning", "stvg_nst.study.t: loads lightning (stvg_nst.study.t:1)"),
         (

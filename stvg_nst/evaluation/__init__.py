@@ -14,7 +14,6 @@ from stvg_nst.evaluation.files import (
 )
 from stvg_nst.evaluation.protocols import PROTOCOLS
 from stvg_nst.evaluation.scoring import Coverage, CoverageError
-from stvg_nst.evaluation.tables import print_evaluation, to_markdown
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions, Tubes
 
 __all__ = [
@@ -32,8 +31,6 @@ __all__ = [
     "load_predictions",
     "parse_ground_truth",
     "parse_predictions",
-    "print_evaluation",
     "render_ground_truth",
     "render_predictions",
-    "to_markdown",
 ]

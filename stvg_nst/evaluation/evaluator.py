@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 
 from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_clips, interval
 from stvg_nst.evaluation.protocols import Protocol
 from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions
 from stvg_nst.evaluation.views import Samples, ViewSums
 
-LEVEL = 0.95
-"""Of the bootstrap's percentile intervals."""
-
-_REPLICATES_AT_ONCE = 64
 _SCHEMA = 1
-
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +29,7 @@ class ProtocolResult:
         intervals: of ``metrics``; empty without bootstrap.
         baseline: metrics of the baseline; empty without one, as are the next two.
         differences: method less baseline.
-        difference_intervals: of ``differences``, paired over items; empty without bootstrap.
+        difference_intervals: of ``differences``, paired over clips; empty without bootstrap.
     """
 
     metrics: Mapping[str, float]
@@ -53,7 +47,7 @@ class Evaluation:
         dataset, split: of the ground truth.
         method, baseline: names; the baseline's is ``None`` without one.
         lambda_hq: of the WAS.
-        num_items: of the ground truth, what a bootstrap draws from.
+        num_items, num_clips: of the ground truth; a bootstrap draws clips.
         coverage, baseline_coverage: what the predictions answered.
         bootstrap, seed: replicates, and the seed of their draws; 0 replicates are no bootstrap.
         protocols: the numbers by protocol.
@@ -68,6 +62,7 @@ class Evaluation:
     baseline: str | None
     lambda_hq: float
     num_items: int
+    num_clips: int
     coverage: Coverage
     baseline_coverage: Coverage | None
     bootstrap: int
@@ -105,8 +100,8 @@ def evaluate(
         missing: a sample without a prediction is an error, or scores 0, as the HC-STVG organisers have it. It holds
             for the baseline too.
         unknown: a prediction that the ground truth does not ask for is an error, or is ignored.
-        bootstrap: replicates for intervals; items are drawn, each with all its conditions, and the same ones for the
-            method and the baseline. 0 for none.
+        bootstrap: replicates for intervals; clips are drawn, each with all its sentences and conditions, and the same
+            ones for the method and the baseline. 0 for none.
         seed: of the draws.
 
     Raises:
@@ -118,6 +113,7 @@ def evaluate(
         raise ValueError(f"bootstrap must be a number of replicates, 0 for none, got {bootstrap}")
     chosen, left_out = choose_protocols(protocols, ground_truth)
     samples = Samples.of(ground_truth)
+    clip, num_clips = clip_rows(ground_truth.clips)
     own, coverage = score_samples(predictions, ground_truth, samples, chosen, missing=missing, unknown=unknown)
     base, baseline_coverage = None, None
     if baseline is not None:
@@ -132,6 +128,7 @@ def evaluate(
         baseline=None if baseline is None else baseline.method,
         lambda_hq=lambda_hq,
         num_items=samples.num_items,
+        num_clips=num_clips,
         coverage=coverage,
         baseline_coverage=baseline_coverage,
         bootstrap=bootstrap,
@@ -141,7 +138,7 @@ def evaluate(
                 ViewSums(samples, *own[protocol]),
                 None if base is None else ViewSums(samples, *base[protocol]),
                 lambda_hq,
-                _draws(samples.num_items, bootstrap, seed),
+                (drawn[:, clip] for drawn in drawn_clips(num_clips, bootstrap, seed)),
             )
             for protocol in chosen
         },
@@ -149,15 +146,6 @@ def evaluate(
         frames_taken_out=int(np.isnan(true[:, 0]).sum()),
         boxes_without_area=int((true[:, :2] >= true[:, 2:]).any(axis=1).sum()),
     )
-
-
-def _draws(num_items: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """(R, I) arrays: how often each replicate has drawn each item."""
-    generator = np.random.default_rng(seed)
-    for first in range(0, replicates, _REPLICATES_AT_ONCE):
-        rows = min(_REPLICATES_AT_ONCE, replicates - first)
-        drawn = generator.integers(num_items, size=(rows, num_items)) + num_items * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * num_items).reshape(rows, num_items).astype(float)
 
 
 def _summarise(own: ViewSums, base: ViewSums | None, lambda_hq: float, draws: Iterator[np.ndarray]) -> ProtocolResult:
@@ -191,16 +179,7 @@ def _scalars(numbers: Numbers) -> dict[str, float]:
 
 
 def _intervals(parts: Sequence[Numbers]) -> dict[str, Interval]:
-    """Percentiles over all replicates in which a number is defined."""
-    if not parts:
-        return {}
-    intervals = {}
-    for name in parts[0]:
-        values = np.concatenate([part[name] for part in parts])
-        values = values[np.isfinite(values)]
-        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(values) else (math.nan, math.nan)
-        intervals[name] = float(low), float(high)
-    return intervals
+    return {name: interval(np.concatenate([part[name] for part in parts])) for name in (parts[0] if parts else ())}
 
 
 def _without_nan(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from stvg_nst.evaluation.bootstrap import clip_of
 from stvg_nst.evaluation.reading import boxes_array, is_coordinate, read_document
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth, Predictions, stack_tubes
 
@@ -91,12 +92,13 @@ def parse_ground_truth(content: Any, *, name: str = "ground truth") -> GroundTru
     if not entries:
         document.fail("tubes", "at least one tube, got none")
     places: dict[str, str] = {}
-    sentence_types, conditions, sampled_frames, spans, boxes = [], [], [], [], []
+    clips, sentence_types, conditions, sampled_frames, spans, boxes = [], [], [], [], [], []
     for entry in entries:
         item_id = entry.text("item_id")
         before = places.setdefault(item_id, entry.place)
         if before != entry.place:
             entry.fail(entry.at("item_id"), f"an id of its own, and '{item_id}' is that of {before} already")
+        clips.append(entry.text("clip", clip_of(item_id)))
         sentence_types.append(entry.sentence_type())
         conditions.append(entry.conditions())
         sampled_frames.append(entry.sampled_frames())
@@ -110,6 +112,7 @@ def parse_ground_truth(content: Any, *, name: str = "ground truth") -> GroundTru
         dataset,
         split,
         tuple(places),
+        tuple(clips),
         tuple(sentence_types),
         tuple(conditions),
         tuple(sampled_frames),
@@ -192,8 +195,8 @@ class _Object:
             self.fail("bad_boxes", f"one of {', '.join(BAD_BOXES)}, got {_shown(value)}")
         return str(value)
 
-    def text(self, field: str) -> str:
-        value = self.take(field)
+    def text(self, field: str, *default: str) -> str:
+        value = self.take(field, *default)
         if type(value) is not str or not value:
             self.fail(self.at(field), f"a text that is not empty, got {_shown(value)}")
         return value

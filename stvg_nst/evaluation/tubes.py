@@ -56,6 +56,7 @@ class GroundTruth:
     Args:
         dataset, split: for the reader of a result.
         item_ids: N, unique.
+        clips: N, what each item is about; items of one clip are not independent.
         sentence_types: N of ``SENTENCE_TYPES``, ``None`` where nothing is said.
         conditions: of each item, ``HQ``, ``LQ`` or ``kind:severity``; a prediction is expected for each.
         sampled_frames: of each item the native frames that protocol ``tubedetr`` counts, strictly increasing, or
@@ -66,6 +67,7 @@ class GroundTruth:
     dataset: str
     split: str
     item_ids: tuple[str, ...]
+    clips: tuple[str, ...]
     sentence_types: tuple[str | None, ...]
     conditions: tuple[tuple[str, ...], ...]
     sampled_frames: tuple[np.ndarray | None, ...]

@@ -12,14 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth
-
-THRESHOLDS = (0.3, 0.5)
-METRICS = ("m_tIoU", "m_vIoU", *(f"vIoU@{threshold:g}" for threshold in THRESHOLDS))
-
-MIXED = "MQ"
-MEAN_KIND, WORST_KIND, RELATIVE = "LQ-mean", "LQ-worst", "LQ-relative"
-SEVERITY = "severity-"
-# A hyphen keeps these apart from kinds of degradation, whose names have none.
+from stvg_nst.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, THRESHOLDS, WORST_KIND
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +63,13 @@ class ViewSums:
             counts += [np.bincount(row, minlength=samples.num_items)] * len(METRICS)
         self._sums = np.stack(columns, axis=1)  # (I, views x metrics)
         self._counts = np.stack(counts, axis=1).astype(float)
+
+    def column(self, key: str) -> np.ndarray:
+        """(2, I): of one number, each item's sum in percent points, and how many samples it is of; 0 without any."""
+        if key not in self._keys:
+            return np.zeros((2, self.num_items))
+        index = self._keys.index(key)
+        return np.stack([self._sums[:, index], self._counts[:, index]])
 
     def means(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every view's metrics, with items counted ``weights`` times, and what ``_summaries`` makes of them.
@@ -128,7 +128,7 @@ def _summaries(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         name, low = key.removeprefix("LQ/"), values[key]
         clean = values.get(f"{CLEAN}/{name}")
         if clean is not None:
-            summaries[f"{MIXED}/{name}"] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
+            summaries[f"MQ/{name}"] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
             undefined = np.full_like(low, np.nan)
             summaries[f"{RELATIVE}/{name}"] = 100 * np.divide(low, clean, where=clean > 0, out=undefined)
         by_kind = [values[f"{kind}/{name}"] for kind in kinds if f"{kind}/{name}" in values]

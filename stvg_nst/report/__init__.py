@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stvg_nst.report.folder import print_report, report_folder
+from stvg_nst.report.folder import print_report, report_folders
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results
-from stvg_nst.report.table import BaselineError, results_table, to_markdown
+from stvg_nst.report.runs import BaselineError, runs_section
 
 __all__ = [
     "BaselineError",
@@ -12,7 +12,6 @@ __all__ = [
     "RunResults",
     "load_results",
     "print_report",
-    "report_folder",
-    "results_table",
-    "to_markdown",
+    "report_folders",
+    "runs_section",
 ]

@@ -6,16 +6,14 @@ It is measured in ``stvg_nst/tuning/nst/certify.py``; nothing here needs torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from stvg_nst.report.sheet import Cell, Row, Section, Sheet
 
 SCHEMA = 1
-PIPE_WIDTH = 160
 
 Standing = Literal["guarantee", "bound", "observation"]
 """What a number is worth.
@@ -144,35 +142,44 @@ def to_json(certificate: Certificate) -> str:
     return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
 
 
+def load_certificate(path: Path) -> Certificate:
+    """The certificate that :func:`to_json` stored.
+
+    Raises:
+        ValueError: the file holds none, or one of another schema.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if content.pop("schema") != SCHEMA:
+            raise ValueError(f"its schema is not {SCHEMA}")
+        layers = tuple(LayerCertificate(**{**layer, "shape": tuple(layer["shape"])}) for layer in content["layers"])
+        changes = tuple(OutputChange(**change) for change in content["changes"])
+        return Certificate(**content | {"layers": layers, "changes": changes})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: is no certificate that can be shown ({error}); certify the run again") from error
+
+
 def add_to_results(text: str, certificate: Certificate) -> str:
     """The text of a run's ``results.json`` with the certificate beside the numbers, which stay as they are."""
     return json.dumps({**json.loads(text), "certificate": asdict(certificate)}, indent=1, allow_nan=False) + "\n"
 
 
-def to_markdown(certificate: Certificate) -> str:
-    """The same tables and notes as :func:`print_certificate`, as a Markdown section."""
-    parts = []
-    for title, header, rows in _tables(certificate):
-        lines = [f"### {title}", "", _markdown_row(header), "|" + "---|" * len(header), *map(_markdown_row, rows)]
-        parts.append("\n".join(lines))
-    parts.append("\n".join(f"- {note}" for note in _notes(certificate)))
-    return "\n\n".join(parts) + "\n"
-
-
-def print_certificate(certificate: Certificate) -> None:
-    """Prints the layers' table, the whole model's, and what the words in them mean."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
-        console.width = PIPE_WIDTH
-    for title, header, rows in _tables(certificate):
-        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for index, name in enumerate(header):
-            table.add_column(name, justify="right" if index else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*row, style="red" if _is_broken(row) else None)
-        console.print(table)
-    for note in _notes(certificate):
-        console.print(note, markup=False, soft_wrap=True)
+def certificate_sheet(certificate: Certificate) -> Sheet:
+    """Each layer's own leak, the whole model's answers, and what the words in these tables mean."""
+    layers = Section(
+        f"{certificate.run}: each layer's own null branch",
+        LAYER_HEADER,
+        tuple(_layer_row(layer) for layer in certificate.layers),
+        labels=1,
+    )
+    changes = Section(
+        f"{certificate.run}: answers that differ from the frozen model's, {certificate.dataset} {certificate.split}",
+        CHANGE_HEADER,
+        tuple(_change_row(change, certificate) for change in certificate.changes),
+        labels=1,
+    )
+    return Sheet("", (layers, changes), tuple(_notes(certificate)))
 
 
 LAYER_HEADER = (
@@ -203,18 +210,10 @@ CHANGE_HEADER = (
 )
 
 
-def _tables(certificate: Certificate) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Title, header and rows of each."""
-    data = f"{certificate.dataset} {certificate.split}"
-    yield f"{certificate.run}: each layer's own null branch", LAYER_HEADER, [*map(_layer_row, certificate.layers)]
-    rows = [_change_row(change, certificate) for change in certificate.changes]
-    yield f"{certificate.run}: answers that differ from the frozen model's, {data}", CHANGE_HEADER, rows
-
-
-def _layer_row(layer: LayerCertificate) -> tuple[str, ...]:
+def _layer_row(layer: LayerCertificate) -> Row:
     measured = (layer.worst, layer.size, *layer.literal.values(), layer.separate)
     missing = "-" if layer.size is None else "overflow"
-    return (
+    texts = (
         layer.name,
         "{} x {}".format(*layer.shape),
         str(layer.rank),
@@ -223,11 +222,12 @@ def _layer_row(layer: LayerCertificate) -> tuple[str, ...]:
         _number(layer.sigma_next),
         *(missing if value is None else _number(value) for value in measured),
     )
+    return tuple(map(Cell, texts))
 
 
-def _change_row(change: OutputChange, certificate: Certificate) -> tuple[str, ...]:
+def _change_row(change: OutputChange, certificate: Certificate) -> Row:
     broken = change in certificate.broken
-    return (
+    texts = (
         "closed" if change.gate == "closed" else f"its own, {certificate.gate}",
         "gate closed" if change.clips == "closed" else change.clips,
         str(change.count),
@@ -236,10 +236,7 @@ def _change_row(change: OutputChange, certificate: Certificate) -> tuple[str, ..
         str(change.spans),
         f"{change.standing} BROKEN" if broken else change.standing,
     )
-
-
-def _is_broken(row: Sequence[str]) -> bool:
-    return row[-1].endswith("BROKEN")
+    return tuple(Cell(text, warns=broken) for text in texts)
 
 
 def _number(value: float) -> str:
@@ -260,8 +257,3 @@ def _notes(certificate: Certificate) -> Iterator[str]:
             f"BROKEN: on {change.clips} clips under gate '{change.gate}' the answers must equal the frozen model's and "
             "do not; the code that ran has a bug: trust nothing of this run before it is found"
         )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    # The norms' bars would end a cell.
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""The report on a folder of runs: one table per benchmark, and what was left out of it and why."""
+"""The report on folders of runs: one table per benchmark, and what was left out of it and why."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from stvg_nst.conditions import USUAL, Conditions
 from stvg_nst.outputs import check_outputs
 from stvg_nst.report.results import ResultsFileError, RunResults, load_results, measurement_notes
-from stvg_nst.report.table import ZERO_SHOT, BaselineError, results_table, to_markdown
+from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
+from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.whole_files import write_whole
 
-PIPE_WIDTH = 100
 
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One benchmark's tables, and what their reader must know."""
-
-    tables: tuple[Table, ...]
-    markdown: str
-    notes: tuple[str, ...]
-
-
-def report_folder(folder: Path, markdown: Path | None = None, by_degradation: str | None = None) -> int:
-    """Reports every ``results.json`` below ``folder`` on the terminal, and as Markdown where asked to.
+def report_folders(
+    folders: Sequence[Path],
+    markdown: Path | None = None,
+    by_degradation: str | None = None,
+    html: Path | None = None,
+) -> int:
+    """Reports every ``results.json`` below some folders on the terminal, and as Markdown and HTML where asked to.
 
     Args:
-        folder: of the runs.
-        markdown: file to write, too.
+        folders: of runs; a run below two of them counts once.
+        markdown, html: files to write, too.
         by_degradation: a metric to show by kind and severity of degradation; ``None`` for none.
 
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
     """
-    console = report_console()
-    if not folder.is_dir():
-        console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
-        return 1
-    paths = sorted(folder.rglob("results.json"))
+    console = sheet_console()
+    for folder in folders:
+        if not folder.is_dir():
+            console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
+            return 1
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("results.json"))}
     if not paths:
-        console.print(f"no results.json below {folder}; evaluate a run first", markup=False, soft_wrap=True)
+        names = ", ".join(map(str, folders))
+        console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
         return 1
-    check_outputs({"--markdown": markdown}, inputs=paths)
-    parts, left_out = _read(paths, by_degradation)
-    left_out += _unfinished(folder)
+    check_outputs({"--markdown": markdown, "--html": html}, inputs=paths)
+    benchmarks, left_out = _read(paths.values())
+    left_out += [reason for folder in folders for reason in _unfinished(folder)]
+    sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
-        write_whole(markdown, _markdown(parts, left_out))
-    _print(console, parts, left_out)
-    return 0 if parts else 1
+        write_whole(markdown, _markdown(sheets, left_out))
+    if html is not None:
+        from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
+
+        shown = [(sheet, benchmark.runs) for sheet, benchmark in zip(sheets, benchmarks, strict=True)]
+        write_whole(html, report_page(folders, shown, left_out))
+    _print(sheets, left_out)
+    return 0 if sheets else 1
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
@@ -68,10 +68,12 @@ def _unfinished(folder: Path) -> Iterator[str]:
 
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
-    _print(report_console(), *_read(paths))
+    benchmarks, left_out = _read(paths)
+    _print([_sheet(benchmark) for benchmark in benchmarks], left_out)
 
 
-def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[list[_Part], list[str]]:
+def _read(paths: Iterable[Path]) -> tuple[list[_Benchmark], list[str]]:
+    """The benchmarks that runs were measured on, and what was left out."""
     benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)
     left_out = []
     for path in paths:
@@ -81,46 +83,47 @@ def _read(paths: Iterable[Path], by_degradation: str | None = None) -> tuple[lis
             left_out.append(str(error))
         else:
             benchmarks[run.conditions].append(run)
-    parts = []
-    for key in sorted(benchmarks):
-        groups = _measured_alike(benchmarks[key])
-        for way, runs in sorted(groups.items()):
-            parts.append(_part(runs, by_degradation, apart=sorted(groups.keys() - {way})))
-    return parts, left_out
+    return [part for key in sorted(benchmarks) for part in _measured_alike(benchmarks[key])], left_out
 
 
-def _measured_alike(runs: Sequence[RunResults]) -> dict[str, list[RunResults]]:
+@dataclass(frozen=True, slots=True)
+class _Benchmark:
+    """Runs that compare, the baseline first; ``apart`` are the other ways in which the same benchmark was measured."""
+
+    runs: Sequence[RunResults]
+    apart: Sequence[str]
+
+
+def _measured_alike(runs: Sequence[RunResults]) -> Iterator[_Benchmark]:
     """The runs of one benchmark by how they were measured; older files, which do not say, stand with the others."""
     said = {str(run.measurement) for run in runs if run.measurement is not None}
     assumed = said.pop() if len(said) == 1 else str(USUAL)
     groups: defaultdict[str, list[RunResults]] = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path)):
         groups[assumed if run.measurement is None else str(run.measurement)].append(run)
-    return groups
+    for way in sorted(groups):
+        yield _Benchmark(groups[way], sorted(groups.keys() - {way}))
 
 
-def _part(runs: Sequence[RunResults], by_degradation: str | None, *, apart: Sequence[str]) -> _Part:
-    """What is shown of runs that compare; ``apart`` are the other ways in which the same benchmark was measured."""
-    runs = sorted(runs, key=lambda run: (run.method != ZERO_SHOT, run.method, run.seed, run.path))
+def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
+    """One benchmark's tables, and what their reader must know."""
+    runs, apart = benchmark.runs, benchmark.apart
     kinds = (None, *_sentence_types(runs))
     notes = list(_notes(runs))
     if apart:
         notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")
-    baseline: str | None = ZERO_SHOT
     try:
-        tables = tuple(results_table(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
+        sections = [runs_section(runs, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     except BaselineError as error:
         notes.append(f"without differences and WAS: {error}")
-        baseline = None
-        tables = tuple(results_table(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
-    markdown = "\n".join(to_markdown(runs, baseline, sentence_type=kind, name_usual=bool(apart)) for kind in kinds)
+        sections = [runs_section(runs, None, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     if by_degradation is not None:
-        from stvg_nst.report.degradations import degradation_report  # here, because only this table needs numpy
+        from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
 
-        found = degradation_report(runs, by_degradation)
-        tables, markdown = (*tables, found.table()), f"{markdown}\n{found.markdown()}"
-        notes.append(found.note)
-    return _Part(tables, markdown, tuple(notes))
+        section, note = severity_section(runs, by_degradation)
+        sections.append(section)
+        notes.append(note)
+    return Sheet("", tuple(sections), tuple(notes))
 
 
 def _sentence_types(runs: Sequence[RunResults]) -> tuple[str, ...]:
@@ -143,32 +146,18 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     yield from measurement_notes(runs)
 
 
-def report_console() -> Console:
-    """The terminal, or a pipe as wide as a table needs."""
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a file has no width, and rich's guess of 80 would fold the numbers
-        console.width = PIPE_WIDTH
-    return console
-
-
-def _print(console: Console, parts: Sequence[_Part], left_out: Sequence[str]) -> None:
-    for part in parts:
-        for table in part.tables:
-            console.print(table)
-        for note in part.notes:
-            console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
+def _print(sheets: Sequence[Sheet], left_out: Sequence[str]) -> None:
+    console = sheet_console()
+    for sheet in sheets:
+        print_sheet(sheet, console)
     if left_out:
         console.print(f"left out {len(left_out)}:", style="yellow")
         for reason in left_out:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
-def _markdown(parts: Sequence[_Part], left_out: Sequence[str]) -> str:
-    sections = []
-    for part in parts:
-        sections.append(part.markdown)
-        if part.notes:
-            sections.append("".join(f"- note: {note}\n" for note in part.notes))
+def _markdown(sheets: Sequence[Sheet], left_out: Sequence[str]) -> str:
+    parts = [sheet_markdown(sheet) for sheet in sheets]
     if left_out:
-        sections.append("Left out:\n\n" + "".join(f"- {reason}\n" for reason in left_out))
-    return "\n".join(sections)
+        parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
+    return "\n".join(parts)

@@ -1,10 +1,10 @@
-"""`study`: runs what is missing of a grid, then reports what stands."""
+"""`study`: runs what is missing of a grid, then has it reported what stands."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,26 +16,23 @@ from rich.text import Text
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.outputs import check_folder_is_writable
-from stvg_nst.report.folder import report_console
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.figure import draw_if_possible, draw_study
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
-from stvg_nst.study.levels import levels_table, write_levels
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
-from stvg_nst.study.summary import StudySummary, failure_of, summarise
-from stvg_nst.study.tables import explanation, study_csv, study_markdown, study_table
-from stvg_nst.whole_files import write_whole
 
 INTERRUPTED = 130
+Report = Callable[[Study, Path, Path], None]
+"""Reports on a study, given the folders of all runs and of all reports."""
 
 
-def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ...] = PROGRAM) -> int:
-    """Runs a study's missing runs and prints its report.
+def study_command(arguments: Sequence[str], *, prog: str, report: Report, program: tuple[str, ...] = PROGRAM) -> int:
+    """Runs a study's missing runs, and reports on each of its grounders.
 
     Args:
         prog: how the command is called, for its help.
+        report: of one grounder; a StudyError keeps no other grounder from being reported.
         program: what takes the arguments of `fit` and `test`.
 
     Returns:
@@ -45,7 +42,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
     check_folder_is_writable(options.output or folder)
-    console = report_console()
+    console = Console(highlight=False)
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
         if not options.report_only:
@@ -56,7 +53,7 @@ def study_command(arguments: Sequence[str], *, prog: str, program: tuple[str, ..
                 _say(console, "stopped; what was reached stands, and the same command goes on from there")
                 return INTERRUPTED
         measured = [s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()]
-        _report_all(measured, folder, options.output or folder, console)
+        _report_all(measured, folder, options.output or folder, report)
     return status
 
 
@@ -158,7 +155,7 @@ def _run(
     return failures
 
 
-def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Console) -> None:
+def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Report) -> None:
     """Reports on each grounder, whose runs and report lie in a folder of their own where there are several.
 
     Raises:
@@ -167,28 +164,11 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, console: Con
     lacking = []
     for study in parts:
         try:
-            _report(summarise(study, study.folder_in(folder)), study.folder_in(output), console)
+            report(study, folder, output)
         except ConfigurationError as error:
             lacking.append(str(error))
     if lacking:
         raise StudyError("; ".join(lacking))
-
-
-def _report(summary: StudySummary, folder: Path, console: Console) -> None:
-    files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "svg")}
-    write_whole(files["md"], study_markdown(summary))
-    write_whole(files["csv"], study_csv(summary))
-    written = [files["md"], files["csv"]]
-    console.print(study_table(summary))
-    _say(console, explanation(summary))
-    for note in summary.notes:
-        console.print(f"note: {note}", markup=False, style="yellow", soft_wrap=True)
-    if summary.levels:
-        console.print(levels_table(summary))
-        written += write_levels(summary, folder)
-    else:
-        written += draw_if_possible(draw_study, summary, files["png"], files["svg"])
-    _say(console, f"written: {', '.join(map(str, written))}")
 
 
 def _announcement(study: Study, runs: Sequence[StudyRun], missing: int, jobs: int) -> str:
@@ -259,7 +239,7 @@ class _Board:
         else:
             how = "diverged" if outcome.run.diverged else "failed"
             self._console.print(
-                f"{how}: {outcome.run}: {failure_of(outcome.run)}", markup=False, style="red", soft_wrap=True
+                f"{how}: {outcome.run}: {outcome.run.why_failed}", markup=False, style="red", soft_wrap=True
             )
         self._progress.advance(self._task)
         self._update()

@@ -128,6 +128,16 @@ class Study:
         return runs if self.grounder is None else runs / folder_name(self.grounder)
 
 
+def scope_and_name(point: str) -> tuple[str, str]:
+    """The scope and the method of a point's name; the scope is empty where the name has none.
+
+    >>> scope_and_name("decoder / NST"), scope_and_name("rank 4")
+    (('decoder', 'NST'), ('', 'rank 4'))
+    """
+    scope, _, name = point.rpartition(" / ")
+    return scope, name
+
+
 def quick_folder(runs: Path) -> Path:
     """Where a study that is cut short keeps its runs, so that none of them is taken for a whole one."""
     return runs.with_name(f"{runs.name}-quick")

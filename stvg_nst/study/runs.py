@@ -168,6 +168,12 @@ class StudyRun:
         """Whether it diverged, or the last attempt failed, and nothing has finished it since, by hand for instance."""
         return self.diverged or (self.failure.exists() and not self.finished)
 
+    @property
+    def why_failed(self) -> str:
+        """Why the last attempt failed, and where to read more; only of a run that did."""
+        record = self.divergence if self.diverged else self.failure
+        return f"{record.read_text(encoding='utf-8').strip()} ({self.log})"
+
     def changes(self) -> list[str]:
         """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
 

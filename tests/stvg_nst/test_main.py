@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stvg_nst import __main__, evaluation
-from stvg_nst.report import ResultsFileError, folder
+from stvg_nst.report import ResultsFileError, folder, sheet
 from tests.stvg_nst.report.test_certificate import CERTIFICATE
 from tests.stvg_nst.report.test_folder import write_run
 
@@ -28,7 +28,7 @@ def test_an_evaluation_is_written_before_it_is_shown(tmp_path: Path, monkeypatch
     true = {**tube, "sentence_type": "declarative", "conditions": ["HQ"]}
     truth.write_text(evaluation.render_ground_truth("D", "test", [true]))
     answers.write_text(evaluation.render_predictions("M", [{**tube, "condition": "HQ"}]))
-    monkeypatch.setattr(evaluation, "print_evaluation", closed_pipe)
+    monkeypatch.setattr(sheet, "print_sheet", closed_pipe)
     numbers, table = tmp_path / "numbers.json", tmp_path / "table.md"
     with pytest.raises(BrokenPipeError):
         __main__._evaluate([str(answers), str(truth), "--json", str(numbers), "--markdown", str(table)])

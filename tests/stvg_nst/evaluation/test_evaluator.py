@@ -14,8 +14,8 @@ from stvg_nst.evaluation import (
     Evaluation,
     GroundTruth,
     Predictions,
+    bootstrap,
     evaluate,
-    evaluator,
     parse_ground_truth,
     parse_predictions,
     scoring,
@@ -116,7 +116,7 @@ def test_mixed_quality_is_one_to_one_however_many_degradations_there_are() -> No
 def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(answer(HITS), truth(sampled_frames=[0, 5]), bootstrap=10)
     monkeypatch.setattr(scoring, "_TUBES_AT_ONCE", 4)
-    monkeypatch.setattr(evaluator, "_REPLICATES_AT_ONCE", 3)
+    monkeypatch.setattr(bootstrap, "_REPLICATES_AT_ONCE", 3)
     assert evaluate(answer(HITS), truth(sampled_frames=[0, 5]), bootstrap=10) == whole
 
 

@@ -8,10 +8,10 @@ from stvg_nst.report.certificate import (
     Certificate,
     LayerCertificate,
     OutputChange,
-    print_certificate,
+    certificate_sheet,
     to_json,
-    to_markdown,
 )
+from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 
 NAME = "box_decoder.layers.0.sa_q_position_proj"
 CERTIFICATE = Certificate(
@@ -36,8 +36,12 @@ CERTIFICATE = Certificate(
 )
 
 
+def show(certificate: Certificate) -> None:
+    print_sheet(certificate_sheet(certificate), sheet_console())
+
+
 def test_the_table_shows_every_number_on_one_line(capsys):
-    print_certificate(CERTIFICATE)
+    show(CERTIFICATE)
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
     assert rows["head"] == "4 x 96 4 92 0.04 6.0e-16 2.0e-08 4.1e-01 4.6e-07 1.0e-02 overflow 0"
@@ -47,13 +51,13 @@ def test_the_table_shows_every_number_on_one_line(capsys):
 
 
 def test_notes_explain_the_standings_in_use_and_no_other(capsys):
-    print_certificate(CERTIFICATE)
+    show(CERTIFICATE)
     text = capsys.readouterr().out
     assert "differ from the frozen model's, MiniSTVG val" in text
-    assert "\nguarantee: zero by construction" in text and "\nobservation: what the gates" in text
+    assert "note: guarantee: zero by construction" in text and "note: observation: what the gates" in text
     assert "bound:" not in text and "literal" not in text and "BROKEN" not in text
     assert "12 samples of val were not looked at" in text
-    print_certificate(replace(CERTIFICATE, forward_mode="literal", left_out=0))
+    show(replace(CERTIFICATE, forward_mode="literal", left_out=0))
     text = capsys.readouterr().out
     assert "forward_mode is literal" in text and "not looked at" not in text
 
@@ -63,17 +67,17 @@ def test_a_guarantee_that_fails_is_called_broken(capsys):
     certificate = replace(CERTIFICATE, changes=(broken, CERTIFICATE.changes[1]))
     assert certificate.broken == (broken,)
     assert CERTIFICATE.broken == ()
-    print_certificate(certificate)
+    show(certificate)
     text = capsys.readouterr().out
     assert "guarantee BROKEN" in text and "BROKEN: on HQ clips under gate 'closed' the answers must equal" in text
 
 
 def test_markdown_has_whole_rows():
-    lines = to_markdown(CERTIFICATE).splitlines()
+    lines = sheet_markdown(certificate_sheet(CERTIFICATE)).splitlines()
     tables = [line for line in lines if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
     assert widths == [13] * 4 + [11] * 4
-    assert "- guarantee: zero by construction" in "\n".join(lines)
+    assert "* guarantee: zero by construction" in "\n".join(lines)
 
 
 def test_json_keeps_every_number():

@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from stvg_nst.report import RunResults
-from stvg_nst.study.summary import PointSummary, Spread, StudySummary
-
 # Obeys the configuration's `trainer.act`: die (before anything is learnt), diverge or hang (in the fit), vanish (after
 # it, without results).
 PROGRAM = """\
@@ -87,38 +84,6 @@ def content(tmp_path: Path) -> dict[str, Any]:
         "points": {"rank 4": {}, "rank 8": {"model.tuner.init_args.rank": 8}},
         "quick": {"seeds": [0], "minutes_per_run": 1, "set": {"trainer.max_epochs": 1}},
     }
-
-
-@pytest.fixture
-def summary() -> StudySummary:
-    """Three points: with two of two seeds, one of two, and none."""
-    names = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
-    baseline = RunResults(
-        path=Path("zero-shot/results.json"),
-        method="ZeroShot",
-        dataset="MiniSTVG",
-        split="val",
-        metrics={f"{view}/{name}": points for view, points in (("HQ", 50.0), ("LQ", 30.0)) for name in names},
-        samples=(),
-        seed=0,
-        benchmark_seed=3,
-        trainable_parameters=0,
-        total_parameters=9,
-        versions={},
-        git_commit=None,
-        config_hash="",
-        wall_seconds=1.0,
-        skipped=0,
-    )
-
-    def point(name: str, count: int, *, failed: bool = False) -> PointSummary:
-        gains, changes = (1.0, 2.0)[:count], (-0.5, -0.5)[:count]
-        values = {"LQ gain": gains, "HQ change": changes, "WAS": tuple(map(sum, zip(gains, changes, strict=True)))}
-        spreads = {(quantity, metric): Spread(values[quantity]) for quantity in values for metric in names}
-        return PointSummary(name, count, 2, 1500 if count else None, failed, False, spreads if count else {})
-
-    points = (point("full", 2), point("a|b", 1), point("broken", 0, failed=True))
-    return StudySummary("A study", (baseline,), points, ("not run yet, 1 of 6: a|b, seed 1",))
 
 
 @pytest.fixture

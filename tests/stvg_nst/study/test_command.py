@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from stvg_nst.conditions import Measurement
+from stvg_nst.report import study as reporting
 from stvg_nst.study import StudyError, command, launch
 from stvg_nst.study.launch import alone_in
 
@@ -32,12 +33,11 @@ ADAPTED = {"model.tuner.init_args.rank": 8}
 @pytest.fixture
 def study(tmp_path: Path, program: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(command, "draw_study", lambda summary, *paths: None)  # takes longer than all the rest
+    monkeypatch.setattr(reporting, "draw_study", lambda findings, *paths: None)  # takes longer than all the rest
 
     def run(path: Path, *options: str) -> int:
-        return command.study_command(
-            [str(path), "--runs", str(tmp_path / "runs"), *options], prog="study", program=program
-        )
+        arguments = [str(path), "--runs", str(tmp_path / "runs"), *options]
+        return command.study_command(arguments, prog="study", report=reporting.report_study, program=program)
 
     return run
 
@@ -67,7 +67,7 @@ def test_a_study_from_nothing_to_its_report(
     assert re.search(r"rank 8 +8\.00 k +2 of 2 +\+8\.50 ± 0\.71", text), text
     assert re.search(r"rank 8 +8\.00 k +2 of 2 +-0\.80 ± 0\.00", text)
     assert "(HQ 50.00 / 50.00 / 50.00 / 50.00, LQ 30.00" in text
-    assert "note" not in text
+    assert text.count("note:") == 1, "of what the numbers are, and of nothing else"
     assert "| WAS | rank 8 | 8.00 k | 2 of 2 | **+7.70 ± 0.71** |" in (runs / "study.md").read_text()
     rows = list(csv.DictReader((runs / "study.csv").open()))
     assert len(rows) == 2 * 4
@@ -211,7 +211,7 @@ def test_an_unfinished_study_is_shown_as_such(
     assert stages(tmp_path / "runs") == {"zero-shot": ["test"], "rank-8-seed1": ["fit", "test"]}
     text = capsys.readouterr().out
     assert re.search(r"rank 4 +- +0 of 2 +- ", text) and re.search(r"rank 8 +8\.00 k +1 of 2 +\+9\.00 ", text)
-    assert "note: not run yet, 3 of 4: rank 4, seed 0; rank 8, seed 0; rank 4, seed 1" in text
+    assert "note: INCOMPLETE: 3 of 5 runs are not finished, the first being rank 4, seed 0" in text
 
 
 def test_a_report_runs_nothing(study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,7 +516,7 @@ def test_a_report_stands_without_its_picture(
     def fail(*arguments: Any) -> None:
         raise OSError("matplotlib has no folder for its cache")
 
-    monkeypatch.setattr(command, "draw_study", fail)
+    monkeypatch.setattr(reporting, "draw_study", fail)
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / "study.svg").write_text("of other results")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, print_certificate
+from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, certificate_sheet
+from stvg_nst.report.sheet import print_sheet, sheet_console
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify, standing_of, worst_leak
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
@@ -198,7 +199,7 @@ def test_a_broken_guarantee_is_shown_as_broken(certified, monkeypatch, capsys):
         changes=tuple(changes.values()),
     )
     assert [(row.gate, row.clips) for row in certificate.broken] == [("closed", "HQ"), ("closed", "LQ")]
-    print_certificate(certificate)
+    print_sheet(certificate_sheet(certificate), sheet_console())
     assert "guarantee BROKEN" in capsys.readouterr().out
 
 

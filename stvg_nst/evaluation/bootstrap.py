@@ -1,0 +1,48 @@
+"""The one bootstrap: it draws clips with replacement, each with all of its sentences and conditions.
+
+Sentences about one clip are not independent. Drawn one by one they would make intervals that are too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+LEVEL = 0.95
+"""Of the percentile intervals."""
+
+Interval = tuple[float, float]
+_REPLICATES_AT_ONCE = 64
+
+
+def clip_of(item_id: str) -> str:
+    """The clip that a sentence is about, as the data sets of this suite name their items.
+
+    >>> clip_of("test-00012/declarative"), clip_of("57_uvLbyKmQfXk")
+    ('test-00012', '57_uvLbyKmQfXk')
+    """
+    return item_id.rpartition("/")[0] or item_id
+
+
+def clip_rows(clips: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The number of each one's clip, (N,) int64, and how many clips there are."""
+    numbers = {clip: number for number, clip in enumerate(sorted(set(clips)))}
+    return np.array([numbers[clip] for clip in clips], dtype=np.int64), len(numbers)
+
+
+def drawn_clips(num_clips: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """(R, C) arrays: how often each replicate has drawn each clip; R adds up to ``replicates``."""
+    generator = np.random.default_rng(seed)
+    for first in range(0, replicates, _REPLICATES_AT_ONCE):
+        rows = min(_REPLICATES_AT_ONCE, replicates - first)
+        drawn = generator.integers(num_clips, size=(rows, num_clips)) + num_clips * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * num_clips).reshape(rows, num_clips).astype(float)
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Percentiles over the replicates in which a number is defined; NaN where it is in none."""
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)

@@ -1,0 +1,140 @@
+"""An evaluation of tubes in files as a sheet: protocols, views, degradations and sentence types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from stvg_nst.evaluation.bootstrap import LEVEL, Interval
+from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult
+from stvg_nst.evaluation.tubes import SENTENCE_TYPES
+from stvg_nst.evaluation.views import kinds_of
+from stvg_nst.metric_names import MAIN, METRICS, SEVERITY, SUMMARIES, VIEWS, view_label
+from stvg_nst.report.numbers import signed
+from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+
+_COLUMNS = ("", *METRICS)
+
+
+def evaluation_sheet(evaluation: Evaluation) -> Sheet:
+    """Protocols side by side, then the first of them: every view, differences to the baseline, sentence types."""
+    return Sheet(_headline(evaluation), tuple(_sections(evaluation)), tuple(_notes(evaluation)))
+
+
+def _sections(evaluation: Evaluation) -> Iterator[Section]:
+    main, result = next(iter(evaluation.protocols.items()))
+    views = {view: view_label(view) for view in _views(result.metrics)}
+    yield _by_protocol(evaluation)
+    yield _values(f"every view, {main}", result, views)
+    if kinds_of(result.metrics):
+        yield _by_degradation(f"{MAIN} by kind and severity, {main}", result.metrics)
+    if evaluation.bootstrap and evaluation.baseline is not None:
+        rows = (
+            _row(label, view, result.differences, result.difference_intervals, {}, difference=True)
+            for view, label in views.items()
+            if view != "WAS"
+        )
+        title = f"differences to {evaluation.baseline}, paired over clips, {main}"
+        yield Section(title, _COLUMNS, tuple(rows), labels=1)
+    types = [kind for kind in SENTENCE_TYPES if any(key.split("/")[1] == kind for key in result.metrics)]
+    if len(types) > 1:
+        by_type = {f"{view}/{kind}": f"{view}, {kind}" for view in VIEWS if view in views for kind in types}
+        yield _values(f"by sentence type, {main}", result, by_type)
+
+
+def _notes(evaluation: Evaluation) -> Iterator[str]:
+    """What a reader must know to believe the numbers."""
+    for protocol, reason in evaluation.left_out.items():
+        yield f"without protocol {protocol}: {reason}"
+    if evaluation.frames_taken_out:
+        yield f"{evaluation.frames_taken_out} frames of the ground truth are taken out, and count nowhere"
+    if evaluation.boxes_without_area:
+        yield f"{evaluation.boxes_without_area} boxes of the ground truth have no area, so that nothing overlaps them"
+    for method, coverage in (
+        (evaluation.method, evaluation.coverage),
+        (evaluation.baseline, evaluation.baseline_coverage),
+    ):
+        if coverage is None:
+            continue
+        if coverage.missing:
+            yield f"{method}: {coverage.missing} of {coverage.samples} samples have no prediction and score 0"
+        if coverage.unknown:
+            yield f"{method}: {coverage.unknown} predictions are of samples that were not asked for, and were ignored"
+        if coverage.frames_without_box:
+            yield f"{method}: {coverage.frames_without_box} predicted frames have no box and overlap nothing"
+    if evaluation.bootstrap:
+        yield (
+            f"[low, high] are {100 * LEVEL:g} % percentile intervals of {evaluation.bootstrap} bootstrap replicates "
+            f"over {evaluation.num_clips} clips with all their sentences, seed {evaluation.seed}"
+        )
+    if evaluation.bootstrap and evaluation.num_clips == 1 < evaluation.num_items:
+        yield "all items are of one clip, so that intervals have no width; the ground truth may name the 'clip' of each"
+
+
+def _headline(evaluation: Evaluation) -> str:
+    against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
+    return (
+        f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
+        f"{evaluation.num_items} items{against}"
+    )
+
+
+def _by_protocol(evaluation: Evaluation) -> Section:
+    rows = (
+        _row(f"{protocol}, {view}", view, result.metrics, result.intervals, result.differences)
+        for protocol, result in evaluation.protocols.items()
+        for view in VIEWS
+        if f"{view}/{METRICS[0]}" in result.metrics
+    )
+    return Section("by protocol", _COLUMNS, tuple(rows), labels=1)
+
+
+def _values(title: str, result: ProtocolResult, labels: Mapping[str, str]) -> Section:
+    rows = (_row(label, view, result.metrics, result.intervals, result.differences) for view, label in labels.items())
+    return Section(title, _COLUMNS, tuple(rows), labels=1)
+
+
+def _by_degradation(title: str, metrics: Mapping[str, float]) -> Section:
+    views = dict.fromkeys(name.split("/")[0] for name in metrics)
+    severities = [view.removeprefix(SEVERITY) for view in views if view.startswith(SEVERITY)]
+
+    def row(label: str, views: Iterable[str]) -> Row:
+        values = [metrics.get(f"{view}/{MAIN}") for view in views]
+        return Cell(label), *(Cell("" if value is None else f"{value:.2f}") for value in values)
+
+    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(metrics)]
+    rows.append(row("all kinds", [*(f"{SEVERITY}{severity}" for severity in severities), "LQ"]))
+    return Section(title, ("severity", *severities, "all"), tuple(rows), labels=1)
+
+
+def _views(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Views over all sentences, but for the cells of one kind and one severity, which have a table of their own."""
+    found = dict.fromkeys(name.split("/")[0] for name in metrics)
+    severities = [view for view in found if view.startswith(SEVERITY)]
+    *qualities, score = VIEWS
+    return tuple(v for v in (*qualities, *kinds_of(metrics), *severities, *SUMMARIES, score) if v in found)
+
+
+def _row(
+    label: str,
+    view: str,
+    values: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    changes: Mapping[str, float],
+    *,
+    difference: bool = False,
+) -> Row:
+    """Cells like ``53.04 (-0.50)``, or ``53.04 [52.1, 54.0]`` with intervals; empty where there is nothing."""
+
+    def written(points: float, digits: int = 2) -> str:
+        return signed(points, digits) if difference or view.startswith("WAS") else f"{points:.{digits}f}"
+
+    def cell(key: str) -> Cell:
+        if key not in values or math.isnan(values[key]):
+            return Cell("-" if key in values else "")
+        if key in intervals:
+            low, high = (written(edge, 1) for edge in intervals[key])
+            return Cell(f"{written(values[key])} [{low}, {high}]")
+        return Cell(written(values[key]), change=f" ({signed(changes[key])})" if key in changes else "")
+
+    return Cell(label), *(cell(f"{view}/{metric}") for metric in METRICS)

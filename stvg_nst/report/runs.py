@@ -1,0 +1,142 @@
+"""Runs side by side: every quality, differences to the baseline, and the WAS, after Tables I and II of the paper."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stvg_nst.adaptation import adaptation_scores
+from stvg_nst.conditions import name_measurement
+from stvg_nst.metric_names import MAIN, VIEWS
+from stvg_nst.report.numbers import parameter_count, signed
+from stvg_nst.report.results import RunResults
+from stvg_nst.report.sheet import Cell, Section
+
+ZERO_SHOT = "ZeroShot"
+_RANDOM = "RANDOM WEIGHTS"
+
+
+class BaselineError(ValueError):
+    """Runs have no baseline to be compared with, or more than one, or one of another grounder or of fewer metrics."""
+
+
+def runs_section(
+    runs: Sequence[RunResults],
+    baseline: str | None = ZERO_SHOT,
+    *,
+    sentence_type: str | None = None,
+    name_usual: bool = False,
+) -> Section:
+    """One row per quality and run: each metric, its difference to the baseline, the best of each column marked.
+
+    The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
+
+    Args:
+        runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown; and measured
+            alike.
+        baseline: name of the method that the others are compared with; ``None`` leaves differences and WAS out.
+        sentence_type: ``declarative`` or ``interrogative``; ``None`` for all sentences together.
+        name_usual: say how the runs were measured even where it is the usual way.
+
+    Raises:
+        ValueError: the runs were evaluated on different data, or in different precisions.
+        BaselineError: no run is of the baseline method, or several are and differ, or it lacks a metric, or a run tuned
+            other weights than the baseline's.
+    """
+    title, names = _title(runs, sentence_type, name_usual), _metric_names(runs)
+    base = None if baseline is None else _baseline_run(runs, baseline)
+    labels, points = run_labels(runs), [_points(run, base) for run in runs]
+    rows = []
+    for view in VIEWS:
+        keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
+        for run, label, own in zip(runs, labels, points, strict=True):
+            reference = {} if base is None or run.method == base.method else base.metrics
+            if not own.keys().isdisjoint(keys):
+                trainable = Cell(parameter_count(run.trainable_parameters))
+                rows.append((Cell(view), Cell(label), trainable, *(_cell(key, own, reference) for key in keys)))
+    return Section(title, ("", "Method", "Trainable", *names), tuple(rows))
+
+
+def changes_of_runs(runs: Sequence[RunResults]) -> list[tuple[RunResults, float, float]]:
+    """Of every tuned run that has them, change on HQ and gain on LQ in the main metric; nothing without a baseline."""
+    high, low = f"HQ/{MAIN}", f"LQ/{MAIN}"
+    measured = [run for run in runs if {high, low} <= run.metrics.keys()]
+    try:
+        base = _baseline_run(measured, ZERO_SHOT).metrics
+    except BaselineError:
+        return []
+    tuned = [run for run in measured if run.method != ZERO_SHOT]
+    return [(run, run.metrics[high] - base[high], run.metrics[low] - base[low]) for run in tuned]
+
+
+def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
+    """The run's metrics, with the WAS relative to ``base``; the baseline itself has none."""
+    points = {key: value for key, value in run.metrics.items() if not key.startswith("WAS/")}
+    if base is None or run.method == base.method:
+        return points
+    if None not in (run.weights, base.weights) and run.weights != base.weights:
+        raise BaselineError(
+            f"{run.path} tuned the weights '{run.weights}', but the baseline {base.path} has '{base.weights}'; report "
+            "the runs of each grounder from a folder of its own"
+        )
+    try:
+        return points | adaptation_scores(points, base.metrics)
+    except ValueError as error:
+        raise BaselineError(f"{run.path} cannot be compared with {base.path}: {error}") from error
+
+
+def _cell(key: str, own: Mapping[str, float], reference: Mapping[str, float]) -> Cell:
+    if key not in own:
+        return Cell("-")
+    if key.startswith("WAS/"):  # a difference already; a baseline's own WAS is relative to something else
+        return Cell(signed(own[key]), own[key])
+    change = f" ({signed(own[key] - reference[key])})" if key in reference else ""
+    return Cell(f"{own[key]:.2f}", own[key], change)
+
+
+def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
+    candidates = [run for run in runs if run.method == baseline]
+    if not candidates:
+        methods = ", ".join(sorted({run.method for run in runs}))
+        raise BaselineError(f"no run of the baseline {baseline} among {methods}; evaluate one on the same data")
+    if any(run.metrics != candidates[0].metrics for run in candidates):
+        paths = ", ".join(str(run.path) for run in candidates)
+        raise BaselineError(f"{len(candidates)} runs of the baseline {baseline} differ: {paths}; keep one")
+    return candidates[0]
+
+
+def run_labels(runs: Sequence[RunResults]) -> list[str]:
+    """The method, the run's folder where a method has several runs (seeds, ablations), and whether it means a thing."""
+    count = Counter(run.method for run in runs)
+    folders = [run.path.parent for run in runs]
+    root = Path(os.path.commonpath(folders))
+    alike = len({folder.name for folder in folders}) < len(folders)
+    names = [str(folder.relative_to(root)) if alike else folder.name for folder in folders]
+    labels = [
+        run.method if count[run.method] == 1 else f"{run.method} ({n})" for run, n in zip(runs, names, strict=True)
+    ]
+    return [f"{label} {_RANDOM}" if run.random_weights else label for run, label in zip(runs, labels, strict=True)]
+
+
+def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
+    """Every metric's name without its view, in the order of first appearance."""
+    keys = (key for run in runs for key in run.metrics if key.startswith(tuple(f"{view}/" for view in VIEWS)))
+    return tuple(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys))
+
+
+def _title(runs: Sequence[RunResults], sentence_type: str | None, name_usual: bool) -> str:
+    conditions = {run.conditions for run in runs}
+    if len(conditions) != 1:
+        raise ValueError(
+            f"a table holds runs under the same conditions, got {'; '.join(map(str, sorted(conditions))) or 'no run'}; "
+            "make one table of each"
+        )
+    measured = [run.measurement for run in runs if run.measurement is not None]
+    if len({str(measurement) for measurement in measured}) > 1:
+        ways = ", ".join(sorted({str(measurement) for measurement in measured}))
+        raise ValueError(f"a table holds runs that were measured alike, got {ways}; make one table of each")
+    sentences = f", {sentence_type} sentences, " if sentence_type else ", "
+    random = f", {_RANDOM}" if any(run.random_weights for run in runs) else ""
+    return str(conditions.pop()).replace(", ", sentences, 1) + name_measurement(measured, usual=name_usual) + random
