@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
-from datamodules.clips import ClipDataset, collate, describe_sample, limit_threads
+from datamodules.clips import ClipDataset, collate, describe_sample, start_worker
 from datamodules.degradations import version_name
 from datamodules.degraded_files import DegradedFiles
 from datamodules.disk_room import check_room, room_words
@@ -28,6 +28,7 @@ from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, co
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.training_loader import TrainingLoader
 from datamodules.transforms import Resize
 from stvg_nst.conditions import MIXED, Conditions
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -306,7 +307,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             sampler=versions,
             num_workers=self.num_workers,
             collate_fn=collate,
-            worker_init_fn=limit_threads,
+            worker_init_fn=start_worker,
         )
         with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
             for batch in rich.progress.track(loader, description=f"encoding {split}"):
@@ -405,7 +406,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         sampler: Sampler[Draw]
         if split == "train":
             augmented = self.augmentation() is not None
-            sampler = TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
+            sampler = TrainingSampler(
+                self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented, dealt=self._training_draws_dealt
+            )
             if len(sampler) < batch_size:
                 raise ValueError(
                     f"expected at least one training batch of {batch_size} samples for each of {world_size} "
@@ -424,7 +427,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
-        return DataLoader(
+        loader = TrainingLoader if split == "train" else DataLoader
+        return loader(
             ClipDataset(
                 self.records[split],
                 self.frame_choice(split),
@@ -439,9 +443,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            worker_init_fn=limit_threads,
+            worker_init_fn=start_worker,
             drop_last=split == "train",
         )
+
+    def _training_draws_dealt(self) -> int:
+        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        return batches * self.batch_size
 
 
 def _require_room(split: Split, folder: Path, num_versions: int, bytes_of_first: int) -> None:

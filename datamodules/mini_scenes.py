@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.clips import limit_threads
+from datamodules.clips import start_worker
 from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
 from datamodules.sampling import sample_frames
@@ -63,7 +63,7 @@ class MiniScenes(lightning.LightningDataModule):
             drop_last=True,
             num_workers=self.num_workers,
             collate_fn=_collate,
-            worker_init_fn=limit_threads,
+            worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
         )
 
