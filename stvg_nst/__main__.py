@@ -128,6 +128,7 @@ def _encoders(arguments: Sequence[str]) -> int:
     from lightning.pytorch.cli import LightningCLI
 
     from datamodules import MiniScenes
+    from stvg_nst.cli import fit_encoders
     from stvg_nst.pretraining import DensePretraining
 
     cli = LightningCLI(
@@ -139,7 +140,7 @@ def _encoders(arguments: Sequence[str]) -> int:
         parser_kwargs={"prog": _program("encoders")},
         run=False,
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
+    fit_encoders(cli.trainer, cli.model, cli.datamodule)
     return 0
 
 
@@ -332,18 +333,21 @@ def _certify(arguments: Sequence[str]) -> int:
     from callbacks import ResultsWriter
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.report.certificate import add_to_results, print_certificate, refuse_existing, to_json, to_markdown
+    from stvg_nst.run_lock import alone_in_run
     from stvg_nst.whole_files import write_whole
 
     output = options.json or options.run / "certificate.json"
     refuse_existing(output, overwrite=options.overwrite)
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=finished_run(options.run))
-    certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_whole(output, to_json(certificate).encode())
-    if (results := options.run / ResultsWriter.NAME).is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
-    with SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", to_markdown(certificate))
+    configuration = finished_run(options.run)
+    with alone_in_run(options.run):
+        cli = CertifyCLI(**_built("certify"), args=configuration)
+        certificate = cli.certify(options.run, split=options.split, batches=options.batches)
+        write_whole(output, to_json(certificate).encode())
+        if (results := options.run / ResultsWriter.NAME).is_file():
+            write_whole(results, add_to_results(results.read_text(encoding="utf-8"), certificate).encode())
+        with SummaryWriter(options.run) as dashboard:
+            dashboard.add_text("certificate", to_markdown(certificate))
     print_certificate(certificate)
     return 1 if certificate.broken else 0
 
