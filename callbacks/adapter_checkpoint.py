@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lightning
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.run import go_first, grounding_module, leaves_files, refuse_finished, run_folder
+from stvg_nst.loop_position import is_finished
 from stvg_nst.tuning.adapter import save_adapter
 
 
@@ -39,8 +41,17 @@ class AdapterCheckpoint(lightning.Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer, pl_module, self.LAST)
 
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._save(trainer, pl_module, self.FINISHED)
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Behind every callback's ``on_fit_end``, in which an average may take the place of what was trained."""
+        if stage != "fit":
+            return
+        if is_finished(trainer):
+            self._save(trainer, pl_module, self.FINISHED)
+        else:
+            rank_zero_warn(
+                f"the fit ended after {trainer.global_step} steps, before all that were asked for: there is no "
+                f"{self.FINISHED}; go on from its last checkpoint with --ckpt_path last"
+            )
 
     def _save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> None:
         if leaves_files(trainer):

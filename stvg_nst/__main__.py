@@ -125,7 +125,7 @@ def _initialise(arguments: Sequence[str]) -> int:
 
 def _encoders(arguments: Sequence[str]) -> int:
     from datamodules import MiniScenes
-    from stvg_nst.cli import SeededCLI
+    from stvg_nst.cli import SeededCLI, fit_encoders
     from stvg_nst.overlay_parser import OverlayParser
     from stvg_nst.pretraining import DensePretraining
 
@@ -139,7 +139,7 @@ def _encoders(arguments: Sequence[str]) -> int:
         parser_kwargs={"prog": _program("encoders"), "allow_abbrev": False},
         run=False,
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
+    fit_encoders(cli.trainer, cli.model, cli.datamodule)
     return 0
 
 
@@ -351,6 +351,7 @@ def _certify(arguments: Sequence[str]) -> int:
     from stvg_nst.report import load_results
     from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.run_lock import alone_in_run
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)
@@ -361,15 +362,16 @@ def _certify(arguments: Sequence[str]) -> int:
     if results.is_file():
         load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=config)
-    certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_whole(output, to_json(certificate))
-    if results.is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
-    sheet = certificate_sheet(certificate)
-    print_sheet(sheet, sheet_console())
-    with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", sheet_markdown(sheet))
+    with alone_in_run(options.run):
+        cli = CertifyCLI(**_built("certify"), args=config)
+        certificate = cli.certify(options.run, split=options.split, batches=options.batches)
+        write_whole(output, to_json(certificate))
+        if results.is_file():
+            write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
+        sheet = certificate_sheet(certificate)
+        print_sheet(sheet, sheet_console())
+        with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
+            dashboard.add_text("certificate", sheet_markdown(sheet))
     return 1 if certificate.broken else 0
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.arguments import seed
+from stvg_nst.checkpoints import FOLDER, find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.configuration import read_yaml
+from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
@@ -24,6 +30,9 @@ from stvg_nst.nullspace import RankRule, check_rule
 from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
+from stvg_nst.resuming import Policy, Resumption
+from stvg_nst.run_lock import alone_in_run
+from stvg_nst.stopping import StoppedError
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify
@@ -40,7 +49,17 @@ ADAPTER = "adapter.safetensors"
 
 
 class RunConfig(SaveConfigCallback):
-    """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test."""
+    """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test.
+
+    That of a fit waits until nothing refuses it any more, for it replaces that of the fit that it resumes.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
@@ -234,8 +253,32 @@ _LOGGER = "callbacks.Dashboard"
 _TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
+@contextmanager
+def _stoppable(go_on: str = GO_ON) -> Iterator[None]:
+    """Says in one line why a command was stopped; of several processes the first one says it, and has the status."""
+    with stopped_by_signals(go_on):
+        try:
+            yield
+        except StoppedError as stopped:
+            if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+                raise SystemExit(0) from stopped
+            print(stopped.text, file=sys.stderr)
+            raise
+
+
 class RunCLI(ComponentsCLI):
-    """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results."""
+    """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results.
+
+    Raises:
+        StoppedError: the command ended before its work was done.
+        CheckpointError: nothing can go on from what ``--ckpt_path`` names.
+        BlockingIOError: another command works in the folder.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        with ExitStack() as self._held:
+            self._held.enter_context(_stoppable())
+            super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -244,6 +287,37 @@ class RunCLI(ComponentsCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--changed_settings",
+                type=Policy,
+                default="refuse",
+                help="what to do where the checkpoint to go on from was trained by other settings: refuse, or continue "
+                "by the new ones",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and takes what the command works on: its folder, and the checkpoint to go on from."""
+        super().parse_arguments(parser, args)
+        stage = self.config.subcommand
+        config = self.config[stage]
+        if isinstance(config.trainer.callbacks, Namespace):
+            config.trainer.callbacks = [config.trainer.callbacks]
+        run = Path(config.run)
+        self._held.enter_context(alone_in_run(run))
+        self._checkpoint = find_checkpoint(config.ckpt_path, run, _checkpoint_folders(run, config.trainer), stage)
+        if self._checkpoint is not None:
+            require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
+        if stage == "fit":
+            # A wish of this command, and no setting to be found in the run's config.yaml and used again.
+            self._policy, config.changed_settings = config.changed_settings, "refuse"
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would add a checkpoint's hyper-parameters to the configuration; ours have none."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -254,11 +328,44 @@ class RunCLI(ComponentsCLI):
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Trainer:
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**options)
         except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
             raise ValueError(f"--trainer: {error}") from error
+        write_whole_checkpoints(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first: list[Callback] = [callback for callback in callbacks if isinstance(callback, RunConfig)]
+        if self.subcommand == "fit":
+            settings = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
+            trusted = self.config.fit.weights_only is False
+            first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
+        others = [callback for callback in callbacks if callback not in first]
+        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
+        return trainer
+
+
+def fit_encoders(trainer: Trainer, module: LightningModule, data: Any) -> None:
+    """`encoders`: fits, or goes on where the same command was interrupted; its folder is that of its dashboard.
+
+    Raises:
+        StoppedError, CheckpointError, BlockingIOError: as :class:`RunCLI`.
+    """
+    run = Path(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir)  # type: ignore[arg-type]
+    go_on = "the same command goes on from"
+    with _stoppable(go_on), alone_in_run(run):
+        checkpoint = find_checkpoint("last", run, [run / FOLDER], "encoders")
+        if checkpoint is not None:
+            require_checkpoint(checkpoint, "encoders")
+        write_whole_checkpoints(trainer)
+        trainer.callbacks = [*trainer.callbacks, Interruption(go_on)]  # type: ignore[attr-defined]
+        trainer.fit(module, data, ckpt_path=checkpoint)
+
+
+def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
+    chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
+    return [run / FOLDER, *(Path(folder) for folder in chosen if folder)]
 
 
 def _refuse_name_without_text(run: str) -> None:
