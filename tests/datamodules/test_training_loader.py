@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from datamodules.clips import start_worker
-from datamodules.loaders import TrainingLoader
+from datamodules.loaders import TrainingLoader, load_batches
 from datamodules.quality import Draw, MixedQualityPlan
 from datamodules.samplers import TrainingSampler
 
