@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
 from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -67,6 +69,7 @@ class ComponentsCLI(SeededCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
+        # Both are Lightning's, which checks names such as those of accelerators itself.
         except (MisconfigurationException, ValueError) as error:
             raise ValueError(f"--trainer: {error}") from error
 
@@ -191,6 +194,7 @@ class CertifyCLI(ComponentsCLI):
         data.prepare_data()
         loader = data.evaluation_loader(split)
         module.check_backbones(data.cached_backbones)
+        module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
         layers, changes = certify(module.grounder, tuner, module.injection, moved)
         return Certificate(
@@ -249,16 +253,12 @@ class RunCLI(ComponentsCLI):
         config = self.config[self.subcommand]
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
+        _refuse_bare_trainer(config.trainer)
         _refuse_other_logger(config.trainer.logger)
+        _drop_unwanted_progress_bars(config.trainer)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
-            raise ValueError(f"--trainer: {error}") from error
 
 
 def _refuse_name_without_text(run: str) -> None:
@@ -285,6 +285,29 @@ def _refuse_other_logger(logger: Any) -> None:
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
             "for it has no other place; leave the option out"
         )
+
+
+def _refuse_bare_trainer(trainer: Namespace) -> None:
+    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if trainer.get("barebones"):
+        raise ValueError(
+            "--trainer.barebones true: such a trainer keeps no dashboard, no checkpoint and no results, and a run is "
+            "there for these; leave the option out"
+        )
+
+
+def _drop_unwanted_progress_bars(trainer: Namespace) -> None:
+    """Lets ``enable_progress_bar`` say no to a bar that an overlay lists: Lightning refuses the two together."""
+    if trainer.get("enable_progress_bar") is False:
+        trainer.callbacks = [
+            callback
+            for callback in trainer.get("callbacks") or ()
+            if not issubclass(resolve_name(callback.class_path), ProgressBar)
+        ]
 
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
