@@ -241,7 +241,11 @@ def _notes(runs: Sequence[StudyRun], results: Sequence[RunResults]) -> tuple[str
 
 def result_notes(results: Sequence[RunResults]) -> Iterator[str]:
     """What a reader of results must know: what does not count in them, and that not all are of one program."""
-    yield from (f"{r.path}: {r.skipped} samples were skipped and do not count" for r in results if r.skipped)
+    yield from (
+        f"{r.path}: {r.skipped} samples were left out, for bad videos or by a limit on batches"
+        for r in results
+        if r.skipped
+    )
     yield from (f"{r.path}: {words}" for r in results for words in r.touched)
     commits = sorted({str(r.git_commit)[:12] for r in results})
     if len(commits) > 1:
