@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -86,6 +88,7 @@ class ComponentsCLI(SeededCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
+        # Both are Lightning's, which checks names such as those of accelerators itself.
         except (MisconfigurationException, ValueError) as error:
             raise ValueError(f"--trainer: {error}") from error
 
@@ -210,6 +213,7 @@ class CertifyCLI(ComponentsCLI):
         data.prepare_data()
         loader = data.evaluation_loader(split)
         module.check_backbones(data.cached_backbones)
+        module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
         layers, changes = certify(module.grounder, tuner, module.injection, moved)
         return Certificate(
@@ -323,16 +327,15 @@ class RunCLI(ComponentsCLI):
         config = self.config[self.subcommand]
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
+        _refuse_bare_trainer(config.trainer)
         _refuse_other_logger(config.trainer.logger)
+        _drop_unwanted_progress_bars(config.trainer)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        try:
-            trainer = super().instantiate_trainer(**options)
-        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
-            raise ValueError(f"--trainer: {error}") from error
+        trainer = super().instantiate_trainer(**options)
         write_whole_checkpoints(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         first: list[Callback] = [callback for callback in callbacks if isinstance(callback, RunConfig)]
@@ -392,6 +395,29 @@ def _refuse_other_logger(logger: Any) -> None:
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
             "for it has no other place; leave the option out"
         )
+
+
+def _refuse_bare_trainer(trainer: Namespace) -> None:
+    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if trainer.get("barebones"):
+        raise ValueError(
+            "--trainer.barebones true: such a trainer keeps no dashboard, no checkpoint and no results, and a run is "
+            "there for these; leave the option out"
+        )
+
+
+def _drop_unwanted_progress_bars(trainer: Namespace) -> None:
+    """Lets ``enable_progress_bar`` say no to a bar that an overlay lists: Lightning refuses the two together."""
+    if trainer.get("enable_progress_bar") is False:
+        trainer.callbacks = [
+            callback
+            for callback in trainer.get("callbacks") or ()
+            if not issubclass(resolve_name(callback.class_path), ProgressBar)
+        ]
 
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
