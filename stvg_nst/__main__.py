@@ -205,8 +205,8 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from stvg_nst.metric_names import METRICS
     from stvg_nst.report import report_folders
+    from stvg_nst.results.metric_names import METRICS
 
     parser = CommandParser(prog=_program("report"), description="Compare all results below some folders.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run, or a folder that holds runs")
@@ -348,9 +348,9 @@ def _certify(arguments: Sequence[str]) -> int:
     from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
-    from stvg_nst.report import load_results
     from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.results.results_file import load_results
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)

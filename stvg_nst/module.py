@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stvg_nst.accumulation import SampleMeanModule
-from stvg_nst.conditions import Conditions
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
@@ -29,7 +28,8 @@ from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.report.results import RunResults, load_results
+from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.adapter import (

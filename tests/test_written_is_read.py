@@ -26,7 +26,7 @@ from datamodules.degraded_files import write_manifest as write_degraded
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
 from stvg_nst.nullspace.store import DualSpaceStore
-from stvg_nst.report.results import load_results
+from stvg_nst.results.results_file import load_results
 from stvg_nst.study.overlays import differences, read_yaml
 from stvg_nst.whole_files import write_whole
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stvg_nst.adaptation import adaptation_scores
 from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_clips, interval
 from stvg_nst.evaluation.protocols import Protocol
 from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions
 from stvg_nst.evaluation.views import Samples, ViewSums
+from stvg_nst.results.was import adaptation_scores
 
 _SCHEMA = 1
 

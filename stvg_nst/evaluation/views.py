@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth
-from stvg_nst.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, THRESHOLDS, WORST_KIND
+from stvg_nst.results.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, THRESHOLDS, WORST_KIND
 
 
 @dataclass(frozen=True, slots=True)

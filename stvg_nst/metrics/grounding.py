@@ -15,8 +15,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from stvg_nst.adaptation import adaptation_scores, require_metrics
 from stvg_nst.metrics.functional import tube_iou
+from stvg_nst.results.was import adaptation_scores, require_metrics
 from stvg_nst.types import SENTENCE_TYPES, ClipInfo, Quality, Tube
 
 DUPLICATE_TOLERANCE = 1e-6

@@ -9,9 +9,9 @@ from stvg_nst.evaluation.bootstrap import LEVEL, Interval
 from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult
 from stvg_nst.evaluation.tubes import SENTENCE_TYPES
 from stvg_nst.evaluation.views import kinds_of
-from stvg_nst.metric_names import MAIN, METRICS, SEVERITY, SUMMARIES, VIEWS, view_label
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+from stvg_nst.results.metric_names import MAIN, METRICS, SEVERITY, SUMMARIES, VIEWS, view_label
 
 _COLUMNS = ("", *METRICS)
 

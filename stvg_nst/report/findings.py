@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from stvg_nst.conditions import name_draws, name_measurement
-from stvg_nst.metric_names import MAIN
-from stvg_nst.report.results import RunResults
+from stvg_nst.results.conditions import name_draws, name_measurement
+from stvg_nst.results.metric_names import MAIN
+from stvg_nst.results.results_file import RunResults
 from stvg_nst.study import Study, StudyRun
 from stvg_nst.study.definition import scope_and_name
 

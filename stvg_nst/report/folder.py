@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.conditions import USUAL, Conditions
 from stvg_nst.outputs import check_outputs
-from stvg_nst.report.results import ResultsFileError, RunResults, load_results, measurement_notes
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
+from stvg_nst.results.conditions import USUAL, Conditions
+from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results, measurement_notes
 from stvg_nst.whole_files import write_whole
 
 

@@ -14,13 +14,13 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from stvg_nst.metric_names import MAIN
 from stvg_nst.report.certificate import certificate_sheet, load_certificate
 from stvg_nst.report.numbers import parameter_count
-from stvg_nst.report.results import RunResults
 from stvg_nst.report.runs import changes_of_runs, run_labels
 from stvg_nst.report.sheet import Row, Section, Sheet
 from stvg_nst.report.style import FAINT, MUTED, STYLE, draw_equal_scores, draw_origin, method_looks
+from stvg_nst.results.metric_names import MAIN
+from stvg_nst.results.results_file import RunResults
 
 Benchmark = tuple[Sheet, Sequence[RunResults]]
 """The tables of runs under the same conditions, and these runs."""

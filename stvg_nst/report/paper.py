@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import fmean
 
 from stvg_nst.evaluation.bootstrap import LEVEL
-from stvg_nst.metric_names import MAIN, METRICS
 from stvg_nst.report.findings import DROP, GAIN, REFERENCE, SCORE, Findings, Method, Quantity, over_runs
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.paired import Difference, PairedBootstrap
@@ -21,6 +20,7 @@ from stvg_nst.report.rows import (
     spread_cell,
 )
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+from stvg_nst.results.metric_names import MAIN, METRICS
 
 Record = dict[str, object]
 _SPREAD = (

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.metric_names import METRICS
 from stvg_nst.report.findings import Findings, Method, Replicate
-from stvg_nst.report.results import RunResults, load_results, measurement_notes
+from stvg_nst.results.metric_names import METRICS
+from stvg_nst.results.results_file import RunResults, load_results, measurement_notes
+from stvg_nst.results.was import adaptation_scores
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
 

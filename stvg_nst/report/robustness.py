@@ -7,7 +7,6 @@ from itertools import chain
 from statistics import fmean
 
 from stvg_nst.evaluation.views import kinds_of
-from stvg_nst.metric_names import MAIN, SEVERITY, SUMMARIES, view_label
 from stvg_nst.report.findings import Findings, Number, Replicate, over_runs
 from stvg_nst.report.numbers import level
 from stvg_nst.report.rows import (
@@ -22,6 +21,7 @@ from stvg_nst.report.rows import (
 )
 from stvg_nst.report.severities import view_points
 from stvg_nst.report.sheet import Cell, Section, Sheet
+from stvg_nst.results.metric_names import MAIN, SEVERITY, SUMMARIES, view_label
 
 Views = Mapping[str, float]
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.conditions import name_measurement
-from stvg_nst.metric_names import MAIN, VIEWS
 from stvg_nst.report.numbers import parameter_count, signed
-from stvg_nst.report.results import RunResults
 from stvg_nst.report.sheet import Cell, Section
+from stvg_nst.results.conditions import name_measurement
+from stvg_nst.results.metric_names import MAIN, VIEWS
+from stvg_nst.results.results_file import RunResults
+from stvg_nst.results.was import adaptation_scores
 
 ZERO_SHOT = "ZeroShot"
 _RANDOM = "RANDOM WEIGHTS"

@@ -10,11 +10,11 @@ import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN
 from stvg_nst.evaluation.views import Samples, ViewSums, kinds_of
-from stvg_nst.metric_names import METRICS, SEVERITY, SUMMARIES
 from stvg_nst.report.numbers import level
-from stvg_nst.report.results import ResultsFileError, RunResults
 from stvg_nst.report.runs import run_labels
 from stvg_nst.report.sheet import Cell, Section
+from stvg_nst.results.metric_names import METRICS, SEVERITY, SUMMARIES
+from stvg_nst.results.results_file import ResultsFileError, RunResults
 
 
 def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stvg_nst.conditions import Conditions
-from stvg_nst.metric_names import METRICS
 from stvg_nst.report.findings import QUANTITIES, Findings, over_seeds
 from stvg_nst.report.levels import write_levels
 from stvg_nst.report.numbers import parameter_count
@@ -14,6 +12,8 @@ from stvg_nst.report.rows import numbers, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console, write_sheet
 from stvg_nst.report.study_figure import draw_study
 from stvg_nst.report.style import draw_if_possible
+from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.metric_names import METRICS
 from stvg_nst.study import Study, StudyError, planned_runs
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from callbacks import ResultsWriter
-from stvg_nst.conditions import Measurement
-from stvg_nst.report.results import load_results
+from stvg_nst.results.conditions import Measurement
+from stvg_nst.results.results_file import load_results
 
 
 def test_results_are_complete_and_readable_by_the_report(run: Any) -> None:

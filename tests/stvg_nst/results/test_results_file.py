@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from stvg_nst.conditions import Measurement
-from stvg_nst.report import ResultsFileError, load_results
+from stvg_nst.results.conditions import Measurement
+from stvg_nst.results.results_file import ResultsFileError, load_results
 from tests.mutilation import mutilated
 
 COMPLETE: dict[str, Any] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.conditions import MIXED, Conditions, Measurement
+from stvg_nst.results.conditions import MIXED, Conditions, Measurement
 
 SCHEMA = 1
 

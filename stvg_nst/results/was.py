@@ -1,7 +1,4 @@
-"""The Weighted Adaptation Score, eq. (8): what tuning restores on LQ clips less what it costs on HQ clips.
-
-Free of torch, so that the metric and the report share one formula.
-"""
+"""The Weighted Adaptation Score, eq. (8): what tuning restores on LQ clips less what it costs on HQ clips."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stvg_nst.adaptation import adaptation_scores, weighted_adaptation_score
+from stvg_nst.results.was import adaptation_scores, weighted_adaptation_score
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The names of metrics and of the views that they are computed on. Never imports torch or numpy.
+"""The names of metrics and of the views that they are computed on.
 
 A number is called ``<view>/<metric>`` or ``<view>/<sentence type>/<metric>``, such as ``LQ/declarative/vIoU@0.5``.
 """
