@@ -342,15 +342,17 @@ def _certify(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
 
+    from dataclasses import asdict
+
     from torch.utils.tensorboard import SummaryWriter
 
     from callbacks import ResultsWriter
     from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
-    from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
+    from stvg_nst.report.certificate import certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
-    from stvg_nst.results.results_file import load_results
+    from stvg_nst.results.results_file import add_certificate, load_results
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)
@@ -365,7 +367,7 @@ def _certify(arguments: Sequence[str]) -> int:
     certificate = cli.certify(options.run, split=options.split, batches=options.batches)
     write_whole(output, to_json(certificate))
     if results.is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
+        write_whole(results, add_certificate(results.read_text(encoding="utf-8-sig"), asdict(certificate)))
     sheet = certificate_sheet(certificate)
     print_sheet(sheet, sheet_console())
     with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:

@@ -8,8 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from stvg_nst.report.findings import Findings, Method, Replicate
+from stvg_nst.report.runs import measurement_notes
 from stvg_nst.results.metric_names import METRICS
-from stvg_nst.results.results_file import RunResults, load_results, measurement_notes
+from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.results.was import adaptation_scores
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stvg_nst.report.numbers import parameter_count, signed
@@ -105,6 +105,20 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
         paths = ", ".join(str(run.path) for run in candidates)
         raise BaselineError(f"{len(candidates)} runs of the baseline {baseline} differ: {paths}; keep one")
     return candidates[0]
+
+
+def measurement_notes(results: Sequence[RunResults]) -> Iterator[str]:
+    """What a reader must know of how results that are shown together were measured."""
+    said = [run.measurement for run in results if run.measurement is not None]
+    silent = [run for run in results if run.measurement is None]
+    if said and silent:
+        yield (
+            f"{', '.join(str(run.path) for run in silent)}: older than the record of precision, and shown with what "
+            f"was measured in {said[0]}"
+        )
+    devices = sorted({measurement.last_digits for measurement in said})
+    if len(devices) > 1:
+        yield f"measured on {' and on '.join(devices)}: for that alone the last digits may differ"
 
 
 def run_labels(runs: Sequence[RunResults]) -> list[str]:
