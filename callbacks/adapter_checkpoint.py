@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning
 
 from callbacks.run import go_first, grounding_module, leaves_files, refuse_finished, run_folder
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.tuning.adapter import save_adapter
 
 
@@ -16,8 +17,6 @@ class AdapterCheckpoint(lightning.Callback):
         overwrite: replace the adapter of an earlier finished run.
     """
 
-    FINISHED = "adapter.safetensors"
-    LAST = "adapter_last.safetensors"
     TURN = 0  # see callbacks.run.go_first
 
     def __init__(self, *, overwrite: bool = False) -> None:
@@ -33,14 +32,14 @@ class AdapterCheckpoint(lightning.Callback):
             return
         go_first(trainer)
         if not self.overwrite:
-            refuse_finished(trainer, run_folder(trainer) / self.FINISHED, callback=type(self).__name__)
+            refuse_finished(trainer, run_folder(trainer) / RunFile.ADAPTER, callback=type(self).__name__)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer, pl_module, self.LAST)
+            self._save(trainer, pl_module, RunFile.ADAPTER_LAST)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._save(trainer, pl_module, self.FINISHED)
+        self._save(trainer, pl_module, RunFile.ADAPTER)
 
     def _save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> None:
         if leaves_files(trainer):

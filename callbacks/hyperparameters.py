@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.run import run_folder, tensorboard_writers
 from stvg_nst.best_effort import BestEffort
+from stvg_nst.results.run_folder import RunFile
 
 FIELDS = (
     "seed_everything",
@@ -69,12 +70,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     Raises:
         FileNotFoundError: the folder holds neither.
     """
-    for name in ("config.yaml", "test.yaml"):
+    for name in (RunFile.CONFIG, RunFile.TEST_CONFIG):
         if (folder / name).exists():
             return yaml.safe_load((folder / name).read_text())
     raise FileNotFoundError(
-        f"expected config.yaml or test.yaml in '{folder}', as the command line saves them; start the run with "
-        "`python -m stvg_nst`, or leave the callback HyperparameterSummary out"
+        f"expected {RunFile.CONFIG} or {RunFile.TEST_CONFIG} in '{folder}', as the command line saves "
+        "them; start the run with `python -m stvg_nst`, or leave the callback HyperparameterSummary out"
     )
 
 

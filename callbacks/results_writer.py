@@ -16,6 +16,7 @@ from callbacks.record_writer import RecordWriter, num_own_samples
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.measuring import measurement_of
 from stvg_nst.results.results_file import RunResults, render_results
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch
 from stvg_nst.whole_files import write_whole
 
@@ -30,8 +31,7 @@ class ResultsWriter(RecordWriter):
         overwrite: replace the results of an earlier test.
     """
 
-    NAME = "results.json"
-    NAMES = (NAME,)
+    FILES = (RunFile.RESULTS,)
     TURN = 1
     BYTES_PER_SAMPLE = 1_000
 
@@ -89,7 +89,7 @@ def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
     conditions = data.conditions("test")
     commit, dirty = git_state(Path(stvg_nst.__file__))
     origin = RunResults(
-        path=run_folder(trainer) / ResultsWriter.NAME,
+        path=run_folder(trainer) / RunFile.RESULTS,
         method=type(module.tuner).__name__,
         dataset=conditions.dataset,
         split=conditions.split,

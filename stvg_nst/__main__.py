@@ -59,10 +59,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _print_results(folder: Path, baseline: Any) -> None:
     """The table of a test that has left its results, beside the baseline's where one was given."""
-    from callbacks import ResultsWriter
     from stvg_nst.report import print_report
+    from stvg_nst.results.run_folder import RunFile
 
-    results = folder / ResultsWriter.NAME
+    results = folder / RunFile.RESULTS
     if results.is_file():
         print_report([results] if baseline is None else [baseline.path, results])
 
@@ -346,20 +346,20 @@ def _certify(arguments: Sequence[str]) -> int:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from callbacks import ResultsWriter
     from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
     from stvg_nst.report.certificate import certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
     from stvg_nst.results.results_file import add_certificate, load_results
+    from stvg_nst.results.run_folder import RunFile
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)
-    output = options.json or options.run / "certificate.json"
-    read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
+    output = options.json or options.run / RunFile.CERTIFICATE
+    read = [path for path in options.run.glob("*") if path.name != RunFile.CERTIFICATE]
     check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
-    results = options.run / ResultsWriter.NAME
+    results = options.run / RunFile.RESULTS
     if results.is_file():
         load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read

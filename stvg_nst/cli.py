@@ -24,6 +24,7 @@ from stvg_nst.nullspace import RankRule, check_rule
 from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify
@@ -35,9 +36,6 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Split = Literal["train", "val", "test"]
 
-# What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
-ADAPTER = "adapter.safetensors"
-
 
 class RunConfig(SaveConfigCallback):
     """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test."""
@@ -45,7 +43,7 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        names = {"fit": "config.yaml", "validate": "validate.yaml", "test": "test.yaml"}
+        names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
         self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
@@ -195,7 +193,7 @@ class CertifyCLI(ComponentsCLI):
         layers, changes = certify(module.grounder, tuner, module.injection, moved)
         return Certificate(
             run=str(folder),
-            adapter=hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest(),
+            adapter=hashlib.sha256((folder / RunFile.ADAPTER).read_bytes()).hexdigest(),
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
@@ -217,12 +215,12 @@ def finished_run(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder does not hold a finished fit.
     """
-    config, adapter = folder / "config.yaml", folder / ADAPTER
+    config, adapter = folder / RunFile.CONFIG, folder / RunFile.ADAPTER
     for path in (config, adapter):
         if not path.is_file():
             raise FileNotFoundError(
-                f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
-                "fit first (a zero-shot run leaves neither)"
+                f"expected the folder of a finished fit, with {RunFile.CONFIG} and {RunFile.ADAPTER}, but there "
+                f"is no '{path}'; fit first (a zero-shot run leaves neither)"
             )
     content = read_yaml(config)
     kept = {name: content[name] for name in ("seed_everything", "data", "model")}

@@ -12,6 +12,7 @@ from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, ru
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.conditions import USUAL, Conditions
 from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.whole_files import write_whole
 
 
@@ -36,7 +37,7 @@ def report_folders(
         if not folder.is_dir():
             console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
             return 1
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("results.json"))}
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(RunFile.RESULTS))}
     if not paths:
         names = ", ".join(map(str, folders))
         console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
@@ -58,10 +59,10 @@ def report_folders(
 
 def _unfinished(folder: Path) -> Iterator[str]:
     """Runs below a folder that left a configuration and no results, with what they failed of where that is known."""
-    configured = {path.parent for name in ("config.yaml", "point.yaml") for path in folder.rglob(name)}
+    configured = {path.parent for name in (RunFile.CONFIG, RunFile.POINT) for path in folder.rglob(name)}
     for run in sorted(configured):
-        if not any(run.rglob("results.json")):
-            records = [path for name in ("diverged.txt", "failure.txt") if (path := run / name).exists()]
+        if not any(run.rglob(RunFile.RESULTS)):
+            records = [path for name in (RunFile.DIVERGENCE, RunFile.FAILURE) if (path := run / name).exists()]
             why = records[0].read_text(encoding="utf-8").strip() if records else "it is not finished"
             yield f"{run}: has no results.json: {why}"
 

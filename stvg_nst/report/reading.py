@@ -11,6 +11,7 @@ from stvg_nst.report.findings import Findings, Method, Replicate
 from stvg_nst.report.runs import measurement_notes
 from stvg_nst.results.metric_names import METRICS
 from stvg_nst.results.results_file import RunResults, load_results
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.results.was import adaptation_scores
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
@@ -116,7 +117,7 @@ def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[s
     if missing:
         yield f"INCOMPLETE: {len(missing)} of {len(runs)} runs are not finished, the first being {missing[0]}"
     known = {test.folder for run in runs for test in run.tests}
-    strangers = sorted(path.parent for path in folder.rglob("results.json") if path.parent not in known)
+    strangers = sorted(path.parent for path in folder.rglob(RunFile.RESULTS) if path.parent not in known)
     if strangers:
         yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
 
