@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.run import run_folder, tensorboard_writers
 from stvg_nst.best_effort import BestEffort
+from stvg_nst.results.metric_names import MAIN, VIEWS, MetricName
 from stvg_nst.results.run_folder import RunFile
 
 FIELDS = (
@@ -25,7 +26,7 @@ FIELDS = (
     "data",
     "data.batch_size",
 )
-METRICS = tuple(f"{stage}/{view}/m_vIoU" for stage in ("val", "test") for view in ("HQ", "LQ", "MQ", "WAS"))
+METRICS = tuple(f"{stage}/{MetricName(view, MAIN)}" for stage in ("val", "test") for view in VIEWS)
 
 
 class HyperparameterSummary(lightning.Callback):

@@ -281,6 +281,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst.outputs import check_outputs
     from stvg_nst.report.evaluation import evaluation_sheet
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.results.was import LAMBDA_HQ
     from stvg_nst.whole_files import write_whole
 
     parser = CommandParser(
@@ -296,7 +297,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
         choices=evaluation.PROTOCOLS,
         help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
     )
-    parser.add_argument("--lambda-hq", type=weight, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
+    parser.add_argument(
+        "--lambda-hq", type=weight, default=LAMBDA_HQ, help="weight of the drop on HQ in the WAS, eq. (8)"
+    )
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
     parser.add_argument(

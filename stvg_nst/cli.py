@@ -223,9 +223,11 @@ def finished_run(folder: Path) -> dict[str, Any]:
                 f"is no '{path}'; fit first (a zero-shot run leaves neither)"
             )
     content = read_yaml(config)
-    kept = {name: content[name] for name in ("seed_everything", "data", "model")}
+    # Older fits wrote a weight of the WAS down, which is no option of the model.
+    model = {name: value for name, value in content["model"].items() if name != "lambda_hq"}
     # The baseline is another run's and may be gone; nothing here is compared with it.
-    return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
+    model |= {"adapter": str(adapter), "baseline": None}
+    return {"seed_everything": content["seed_everything"], "data": content["data"], "model": model}
 
 
 _LOGGER = "callbacks.Dashboard"

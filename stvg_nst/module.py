@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -58,7 +57,6 @@ class GroundingModule(SampleMeanModule):
             all others have the optimiser's.
         schedule: of the learning rates; by default they rise linearly, then fall as a cosine to zero.
         warmup_steps: of the default schedule, over which the rates rise.
-        lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
         baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
             measured on the split that this run measures, in the same precision.
         inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
@@ -86,7 +84,6 @@ class GroundingModule(SampleMeanModule):
         learning_rates: dict[str, float] | None = None,
         schedule: Schedule | None = None,
         warmup_steps: int = 0,
-        lambda_hq: float = 1.0,
         baseline: Path | None = None,
         inference: InferenceProtocol = "single_pass",
         encodings: Path | None = None,
@@ -123,13 +120,9 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
-        if not 0 <= lambda_hq < math.inf:
-            raise ValueError(f"--model.lambda_hq must be finite and at least 0, got {lambda_hq}")
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
-        self.metrics = GroundingMetrics(
-            baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
-        )
+        self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)
         self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
 

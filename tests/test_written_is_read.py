@@ -26,6 +26,7 @@ from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
 from stvg_nst.nullspace.store import DualSpaceStore
 from stvg_nst.results.conditions import Measurement
+from stvg_nst.results.metric_names import MetricName
 from stvg_nst.results.results_file import RunResults, load_results, render_results
 from stvg_nst.study.overlays import differences
 from stvg_nst.whole_files import write_whole
@@ -35,6 +36,8 @@ NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8) 
     os.fsdecode, st.binary(min_size=1, max_size=8)
 )
 UNICODE = st.text(min_size=1, max_size=8)
+WORDS = st.text(st.characters(exclude_characters="/"), min_size=1, max_size=8)
+METRICS = st.builds(MetricName, WORDS, WORDS, st.none() | WORDS).map(str)
 COUNTS = st.integers(0, 2**31 - 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 CORNERS = st.floats(-1e140, 1e140) | st.sampled_from([-0.0, 5e-324, -5e-324])
@@ -164,7 +167,7 @@ def test_the_settings_of_a_study(tmp_path: Path, config: dict[str, Any]) -> None
 
 
 @settings(max_examples=30)
-@given(UNICODE, st.dictionaries(UNICODE, NUMBERS, min_size=1, max_size=2), st.none() | UNICODE)
+@given(UNICODE, st.dictionaries(METRICS, NUMBERS, min_size=1, max_size=2), st.none() | UNICODE)
 def test_results(tmp_path: Path, name: str, metrics: dict[str, float], absent: str | None) -> None:
     written = RunResults(
         **{"path": tmp_path / "results.json", "method": name, "dataset": name, "split": name},

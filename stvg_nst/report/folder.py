@@ -11,6 +11,7 @@ from stvg_nst.outputs import check_outputs
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.conditions import USUAL, Conditions
+from stvg_nst.results.metric_names import sentence_types_of
 from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.whole_files import write_whole
@@ -129,7 +130,7 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
 
 def _sentence_types(runs: Sequence[RunResults]) -> tuple[str, ...]:
     """The sentence types of the runs; none where there is one, whose table would repeat the table of all sentences."""
-    found = sorted({key.split("/")[1] for run in runs for key in run.metrics if key.count("/") == 2})
+    found = sorted(sentence_types_of(key for run in runs for key in run.metrics))
     return tuple(found) if len(found) > 1 else ()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stvg_nst.results.conditions import MIXED, Conditions, Measurement
+from stvg_nst.results.metric_names import MetricName
 
 SCHEMA = 1
 
@@ -207,6 +208,10 @@ def _check_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
         raise ResultsFileError(f"{path}: field 'metrics' is empty; was anything evaluated?")
     for name, value in metrics.items():
         _check(path, f"metrics.{name}", value, (float, int))
+        try:
+            MetricName.parse(name)
+        except ValueError as error:
+            raise ResultsFileError(f"{path}: field 'metrics.{name}': {error}") from error
         if not math.isfinite(value):
             raise ResultsFileError(f"{path}: field 'metrics.{name}' must be finite, got {value}")
 

@@ -105,6 +105,7 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
         ({"injection": [1]}, r"'injection\[0\]' must be dict, got 1"),
         ({"git_commit": 1}, "'git_commit' must be str or null, got 1"),
         ({"metrics": {}}, "'metrics' is empty"),
+        ({"metrics": {"HQ/": 1}}, "'metrics.HQ/': expected <view>/<metric> or .* got 'HQ/'"),
         ({"metrics": {"HQ/m_tIoU": None}}, "'metrics.HQ/m_tIoU' must be float or int, got None"),
         ({"metrics": {"HQ/m_tIoU": float("nan")}}, "'metrics.HQ/m_tIoU' must be finite, got nan"),
         ({"samples": [{"item_id": "a", "quality": "HQ"}, 7]}, r"'samples\[1\]' must be dict, got 7"),
