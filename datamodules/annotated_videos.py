@@ -19,7 +19,7 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
 from datamodules.transforms import Resize
-from stvg_nst.conditions import Conditions
+from stvg_nst.results.conditions import Conditions
 from stvg_nst.types import Kernels, Tube
 
 BadVideoPolicy = Literal["refuse", "skip"]

@@ -31,7 +31,7 @@ from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
-from stvg_nst.conditions import MIXED, Conditions
+from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]

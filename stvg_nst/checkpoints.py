@@ -15,9 +15,9 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.whole_files import whole_file
 
-FOLDER = "checkpoints"
 """Where Lightning's ModelCheckpoint puts them within a run, unless it is told otherwise."""
 
 Stage = Literal["fit", "encoders", "validate", "test"]
@@ -85,7 +85,7 @@ def find_checkpoint(named: str | None, run: Path, folders: Sequence[Path], stage
     if not path.exists():
         raise CheckpointError(f"--ckpt_path: there is no '{path}'; {_others(kept)}")
     if path.is_dir():
-        inside = [*path.glob("*.ckpt"), *path.glob(f"{FOLDER}/*.ckpt")]
+        inside = [*path.glob("*.ckpt"), *path.glob(f"{RunFile.CHECKPOINTS}/*.ckpt")]
         raise CheckpointError(f"--ckpt_path: '{path}' is a folder; {_others(inside)}")
     return path
 

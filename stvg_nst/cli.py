@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.arguments import seed
-from stvg_nst.checkpoints import FOLDER, find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.configuration import read_yaml
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.models.cgstvg import CGSTVG
@@ -32,6 +32,7 @@ from stvg_nst.nullspace import RankRule, check_rule
 from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.stopping import StoppedError
@@ -45,9 +46,6 @@ from stvg_nst.types import BackboneFeatures, Batch
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Split = Literal["train", "val", "test"]
-
-# What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
-ADAPTER = "adapter.safetensors"
 
 
 class RunConfig(SaveConfigCallback):
@@ -66,7 +64,7 @@ class RunConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        names = {"fit": "config.yaml", "validate": "validate.yaml", "test": "test.yaml"}
+        names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
         self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
@@ -218,7 +216,7 @@ class CertifyCLI(ComponentsCLI):
         layers, changes = certify(module.grounder, tuner, module.injection, moved)
         return Certificate(
             run=str(folder),
-            adapter=hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest(),
+            adapter=hashlib.sha256((folder / RunFile.ADAPTER).read_bytes()).hexdigest(),
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
@@ -240,17 +238,19 @@ def finished_run(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder does not hold a finished fit.
     """
-    config, adapter = folder / "config.yaml", folder / ADAPTER
+    config, adapter = folder / RunFile.CONFIG, folder / RunFile.ADAPTER
     for path in (config, adapter):
         if not path.is_file():
             raise FileNotFoundError(
-                f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
-                "fit first (a zero-shot run leaves neither)"
+                f"expected the folder of a finished fit, with {RunFile.CONFIG} and {RunFile.ADAPTER}, but there "
+                f"is no '{path}'; fit first (a zero-shot run leaves neither)"
             )
     content = read_yaml(config)
-    kept = {name: content[name] for name in ("seed_everything", "data", "model")}
+    # Older fits wrote a weight of the WAS down, which is no option of the model.
+    model = {name: value for name, value in content["model"].items() if name != "lambda_hq"}
     # The baseline is another run's and may be gone; nothing here is compared with it.
-    return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
+    model |= {"adapter": str(adapter), "baseline": None}
+    return {"seed_everything": content["seed_everything"], "data": content["data"], "model": model}
 
 
 _LOGGER = "callbacks.Dashboard"
@@ -358,7 +358,7 @@ def fit_encoders(trainer: Trainer, module: LightningModule, data: Any) -> None:
     run = Path(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir)  # type: ignore[arg-type]
     go_on = "the same command goes on from"
     with _stoppable(go_on), alone_in_run(run):
-        checkpoint = find_checkpoint("last", run, [run / FOLDER], "encoders")
+        checkpoint = find_checkpoint("last", run, [run / RunFile.CHECKPOINTS], "encoders")
         if checkpoint is not None:
             require_checkpoint(checkpoint, "encoders")
         write_whole_checkpoints(trainer)
@@ -368,7 +368,7 @@ def fit_encoders(trainer: Trainer, module: LightningModule, data: Any) -> None:
 
 def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
     chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
-    return [run / FOLDER, *(Path(folder) for folder in chosen if folder)]
+    return [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
 
 
 def _refuse_name_without_text(run: str) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Timer
 
 from stvg_nst.checkpoints import read_checkpoint
 from stvg_nst.loop_position import is_finished, recount_batches
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.overlays import differences
 from stvg_nst.training_settings import clips_of_a_batch, training_settings
 
@@ -141,6 +142,6 @@ def _shape(group: Mapping[str, Any]) -> tuple[int, set[str]]:
 
 def _keep_former_config(run: Path, step: int) -> None:
     """The configuration that the run had until now; ``config.yaml`` becomes the new one."""
-    config, former = run / "config.yaml", run / f"config-until-step-{step}.yaml"
+    config, former = run / RunFile.CONFIG, run / f"config-until-step-{step}.yaml"
     if config.is_file() and not former.exists():
         shutil.copyfile(config, former)

@@ -26,7 +26,7 @@ from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
-from stvg_nst.report import load_results
+from stvg_nst.results.results_file import load_results
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.stopping import TERMINATED
 

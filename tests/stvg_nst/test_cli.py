@@ -18,6 +18,7 @@ from stvg_nst.tuning import NullSpaceTuning, ZeroShot
 def run(tmp_path: Path) -> Path:
     """The folder of a finished fit, with what the command line stores of one."""
     model = {"weights": "random", "tuner": {"class_path": "stvg_nst.tuning.NullSpaceTuning"}, "baseline": "gone.json"}
+    model["lambda_hq"] = 1.0  # as older fits stored it
     config = {
         "seed_everything": 3,
         "trainer": {"max_epochs": 2},
@@ -38,6 +39,7 @@ def test_of_a_finished_run_only_what_it_is_made_of_is_read(run: Path) -> None:
     assert config["model"]["adapter"] == str(run / "adapter.safetensors")
     assert config["model"]["weights"] == "random"
     assert config["model"]["baseline"] is None
+    assert "lambda_hq" not in config["model"]
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "adapter.safetensors"])

@@ -57,7 +57,7 @@ MERGED: Mapping[str, tuple[Sequence[str], str, Mapping[str, Any]]] = {
         "optimizer",
         {"class_path": "SGD", "lr": None, "momentum": 0.5},
     ),
-    "a number": (["model: {lambda_hq: 1e-3}"], "", {"lambda_hq": 1e-3}),
+    "a number": (["model: {twin: 1e-3}"], "", {"twin": 1e-3}),
     "a dotted name": ([NST, "model.tuner.rank: 3"], "tuner", {"rank": 3, "gate": "hard"}),
 }
 

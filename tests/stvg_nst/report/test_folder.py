@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.conditions import Measurement
 from stvg_nst.report import print_report, report_folders
+from stvg_nst.results.conditions import Measurement
 
 
 def write_run(folder: Path, method: str, points: float, **changes: object) -> Path:

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stvg_nst.conditions import Measurement
 from stvg_nst.report import study as reporting
+from stvg_nst.results.conditions import Measurement
 from stvg_nst.study import StudyError, command, launch
 from stvg_nst.study.launch import alone_in
 
