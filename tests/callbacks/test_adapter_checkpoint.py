@@ -38,7 +38,7 @@ def test_interrupted_fit_leaves_only_the_last_validated_adapter(run: Any) -> Non
 def test_a_fit_that_a_time_limit_has_cut_is_not_finished(run: Any) -> None:
     with pytest.warns(UserWarning, match=r"ended after 0 steps, before all .*; go on from its last checkpoint"):
         run.fit(AdapterCheckpoint(), max_time={"seconds": 0})
-    assert not (run.folder / AdapterCheckpoint.FINISHED).exists()
+    assert not (run.folder / RunFile.ADAPTER).exists()
 
 
 def test_sanity_check_and_test_write_nothing(run: Any) -> None:
