@@ -2,126 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotated import HCSTVGSource
-from datamodules.annotated.policies import Policy
-from datamodules.annotated_videos import AnnotatedVideos, BadVideoPolicy
-from datamodules.augmentation import Augmentation
+from datamodules.annotated import AnnotatedSource, HCSTVGSource
+from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.base import Split
-from datamodules.quality import EvaluationConditions
 from datamodules.sampling import FrameChoice, FramesAtRate
-from datamodules.transforms import Resize
-from stvg_nst.types import Kernels
 
 
+@dataclass(eq=False)
 class HCSTVG(AnnotatedVideos):
     """People in films: clips of 20 seconds, one declarative sentence each.
 
     ``val`` is held out of the published training set; ``test`` is the published test set of version 1, and the
     published validation set of version 2.
-
-    Args:
-        root: folder of ``annos/`` and of the videos; docs/data.md shows it.
-        version: ``v1`` or ``v2``.
-        held_out: share of the training set's films that ``val`` gets.
-        on_bad_video: ``refuse`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them.
-        on_bad_box: of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them
-            to the frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target.
-        on_short_clip: of clips that have fewer frames than their annotation speaks of, which are shown as far as they
-            go: ``refuse`` takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip,
-            ``as_published`` keeps it as it stands.
-        manifest: what ``data verify`` wrote; ``null`` for the place where it writes.
-        expect_official_counts: refuse annotation files with another number of sentences than published.
-        frame_rate: frames sampled a second, in training.
-        eval_frame_rate: and in validation and test.
-        resolution: height of the frames that the network sees, in pixels; ``null`` for the native one.
-        antialias: average over the pixels that fall away at that; the default is how the published models were trained.
-        batch_size: clips of a training batch on each device.
-        eval_batch_size: clips of a validation or test batch on each device.
-        num_workers: loader processes; 0 loads in the main process.
-        benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
-        seed: of the run: order, qualities and degradations of training.
-        mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only.
-        variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
-        features: folder of a cache of frozen backbone features, or ``null``.
-        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
-        degraded: folder of degraded videos (``data degrade``) that the evaluation shows as LQ clips; ``null`` to
-            degrade on the fly.
-        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
-        training_items: train on the first so many records only; ``null`` for all.
-        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
-        evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
-        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
-            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
-        augmentation: cuts and mirrors of training clips, by chance; ``null`` for none.
     """
 
-    def __init__(
-        self,
-        root: Path = Path("data/hc-stvg"),
-        *,
-        version: Literal["v1", "v2"] = "v1",
-        held_out: float = 0.1,
-        on_bad_video: BadVideoPolicy = "refuse",
-        on_bad_box: Policy = "refuse",
-        on_short_clip: Policy = "refuse",
-        manifest: Path | None = None,
-        expect_official_counts: bool = True,
-        frame_rate: float = 3.2,
-        eval_frame_rate: float = 3.2,
-        resolution: int | None = 420,
-        antialias: bool = True,
-        batch_size: int = 2,
-        eval_batch_size: int = 1,
-        num_workers: int = 2,
-        benchmark_seed: int = 0,
-        seed: int = 0,
-        mixed: bool = True,
-        variants: int | None = None,
-        features: Path | None = None,
-        frames: Path | None = None,
-        degraded: Path | None = None,
-        kernels: Kernels = "relative",
-        training_items: int | None = None,
-        twins: bool = False,
-        evaluation_split: Literal["val", "test"] = "test",
-        evaluation_conditions: EvaluationConditions = "mixed",
-        augmentation: Augmentation | None = None,
-    ) -> None:
-        if not 0 < held_out < 1:
-            raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {held_out}")
-        super().__init__(
-            HCSTVGSource(root, version),
-            held_out=held_out,
-            on_bad_video=on_bad_video,
-            on_bad_box=on_bad_box,
-            on_short_clip=on_short_clip,
-            manifest=manifest,
-            expect_official_counts=expect_official_counts,
-            resize=None if resolution is None else Resize(resolution, antialias),
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            benchmark_seed=benchmark_seed,
-            seed=seed,
-            mixed=mixed,
-            variants=variants,
-            features=features,
-            frames=frames,
-            degraded=degraded,
-            kernels=kernels,
-            training_items=training_items,
-            twins=twins,
-            evaluation_split=evaluation_split,
-            evaluation_conditions=evaluation_conditions,
-            augmentation=augmentation,
-        )
-        self.frame_rates = {"train": frame_rate, "val": eval_frame_rate, "test": eval_frame_rate}
+    root: Path = Path("data/hc-stvg")
+    """folder of ``annos/`` and of the videos; docs/data.md shows it."""
+
+    _: KW_ONLY
+
+    version: Literal["v1", "v2"] = "v1"
+    """``v1`` or ``v2``."""
+
+    frame_rate: float = 3.2
+    """frames sampled a second, in training."""
+
+    eval_frame_rate: float = 3.2
+    """and in validation and test."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {self.held_out}")
+        super().__post_init__()
+        self.frame_rates = {"train": self.frame_rate, "val": self.eval_frame_rate, "test": self.eval_frame_rate}
+
+    def annotated_source(self) -> AnnotatedSource:
+        return HCSTVGSource(self.root, self.version)
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return FramesAtRate(self.frame_rates[split])
 
     def provenance(self) -> dict[str, Any]:
-        return {**super().provenance(), "num_frames": None, "frame_rates": dict(self.frame_rates)}
+        return {**super().provenance(), "frame_rates": dict(self.frame_rates)}
