@@ -18,7 +18,7 @@ from datamodules.annotated.source import OfficialSplit
 from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
-from datamodules.degraded_files import DegradedFiles
+from datamodules.degradation.files import DegradedFiles
 from datamodules.quality import conditions_name
 from datamodules.records import Record
 from datamodules.transforms import Resize

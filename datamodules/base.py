@@ -16,14 +16,14 @@ import rich
 import rich.progress
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
+from datamodules.caches.array_store import CacheError
+from datamodules.caches.disk_room import check_room, room_words
+from datamodules.caches.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
+from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
-from datamodules.degradations import version_name
-from datamodules.degraded_files import DegradedFiles
-from datamodules.disk_room import check_room, room_words
-from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
-from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.degradation.files import DegradedFiles
+from datamodules.degradation.severities import version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
@@ -384,7 +384,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def build_frames(
         self, split: Split, clips: Sequence[FramesOfClip], *, workers: int, progress: Callable[[int], None]
     ) -> None:
-        """Decodes clips of a split into its cache, as :func:`datamodules.frames.write_frames` says."""
+        """Decodes clips of a split into its cache, as :func:`datamodules.caches.frames.write_frames` says."""
         folder, provenance = self.frames_folder(split), self.frames_provenance(split)
         write_frames(folder, provenance, clips, workers=workers, progress=progress)
 

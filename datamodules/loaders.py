@@ -15,8 +15,8 @@ from rich.filesize import decimal
 from torch.utils.data import DataLoader, Dataset, _utils, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
+from datamodules.caches.disk_room import free_bytes
 from datamodules.clips import limit_threads
-from datamodules.disk_room import free_bytes
 
 TIME_LIMIT = 900.0
 """Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second.

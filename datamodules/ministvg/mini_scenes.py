@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from datamodules.loaders import load_batches
-from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
+from datamodules.ministvg.data_module import TRAINING_CLIPS
 from datamodules.sampling import sample_frames
 from datamodules.transforms import normalise
 from datamodules.video import read_frames

@@ -6,10 +6,11 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotated import AnnotatedSource, VidSTGSource
+from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.base import Split
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.vidstg.source import VidSTGSource
 
 
 @dataclass(eq=False)

@@ -6,9 +6,10 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotated import AnnotatedSource, HCSTVGSource
+from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.base import Split
+from datamodules.hcstvg.source import HCSTVGSource
 from datamodules.sampling import FrameChoice, FramesAtRate
 
 
