@@ -103,7 +103,7 @@ class AnnotatedVideos(STVGDataModule):
                 "evaluation_conditions mixed"
             )
         self.source = self.annotated_source()
-        self.manifest_file = self.manifest or manifest_file(self.root, self.source.name)
+        self.manifest_file = self.manifest or manifest_file(self.source.root, self.source.name)
         self._touched: dict[str, dict[Split, Touched]] = {option: {} for option in self._policies}
 
     @abstractmethod

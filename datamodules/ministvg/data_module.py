@@ -67,6 +67,7 @@ class MiniSTVG(STVGDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_at_least("num_frames", 1)
+        self.root = Path(self.root)
         if unknown := sorted(set(self.training_without) - set(TARGET_WORDS)):
             raise ValueError(
                 f"training_without knows {', '.join(TARGET_WORDS)}, got {', '.join(unknown)}; "
