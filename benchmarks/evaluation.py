@@ -26,6 +26,7 @@ from stvg_nst.evaluation import (
     render_ground_truth,
     render_predictions,
 )
+from stvg_nst.results.run_folder import RunFile
 
 NUM_TUBES = 10_303
 MEDIAN_LENGTH, LOG_SPREAD, LONGEST = 110, 1.36, 5_400  # a log-normal of mean 276
@@ -65,7 +66,7 @@ def timed(label: str, work: Callable[[], Any]) -> Any:
 
 def write_files(folder: Path, num_tubes: int, decimals: int) -> tuple[Path, Path]:
     """Writes predictions and ground truth, half of the tubes in low quality."""
-    paths = folder / "predictions.json", folder / "ground_truth.json"
+    paths = folder / RunFile.PREDICTIONS, folder / RunFile.GROUND_TRUTH
     paths[0].write_text(render_predictions("Shifted", synthetic_tubes(num_tubes, decimals, predicted=True)))
     paths[1].write_text(render_ground_truth("Synthetic", "test", synthetic_tubes(num_tubes, decimals, predicted=False)))
     return paths

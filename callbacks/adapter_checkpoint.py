@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import lightning
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.run import go_first, grounding_module, leaves_files, refuse_finished, run_folder
+from stvg_nst.loop_position import is_finished
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.tuning.adapter import save_adapter
 
 
@@ -16,8 +19,6 @@ class AdapterCheckpoint(lightning.Callback):
         overwrite: replace the adapter of an earlier finished run.
     """
 
-    FINISHED = "adapter.safetensors"
-    LAST = "adapter_last.safetensors"
     TURN = 0  # see callbacks.run.go_first
 
     def __init__(self, *, overwrite: bool = False) -> None:
@@ -33,14 +34,23 @@ class AdapterCheckpoint(lightning.Callback):
             return
         go_first(trainer)
         if not self.overwrite:
-            refuse_finished(trainer, run_folder(trainer) / self.FINISHED, callback=type(self).__name__)
+            refuse_finished(trainer, run_folder(trainer) / RunFile.ADAPTER, callback=type(self).__name__)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer, pl_module, self.LAST)
+            self._save(trainer, pl_module, RunFile.ADAPTER_LAST)
 
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._save(trainer, pl_module, self.FINISHED)
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Behind every callback's ``on_fit_end``, in which an average may take the place of what was trained."""
+        if stage != "fit":
+            return
+        if is_finished(trainer):
+            self._save(trainer, pl_module, RunFile.ADAPTER)
+        else:
+            rank_zero_warn(
+                f"the fit ended after {trainer.global_step} steps, before all that were asked for: there is no "
+                f"{RunFile.ADAPTER}; go on from its last checkpoint with --ckpt_path last"
+            )
 
     def _save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> None:
         if leaves_files(trainer):

@@ -12,6 +12,8 @@ from torch.utils.tensorboard.summary import hparams
 
 from callbacks.run import run_folder, tensorboard_writers
 from stvg_nst.best_effort import BestEffort
+from stvg_nst.results.metric_names import MAIN, VIEWS, MetricName
+from stvg_nst.results.run_folder import RunFile
 
 FIELDS = (
     "seed_everything",
@@ -24,7 +26,7 @@ FIELDS = (
     "data",
     "data.batch_size",
 )
-METRICS = tuple(f"{stage}/{view}/m_vIoU" for stage in ("val", "test") for view in ("HQ", "LQ", "MQ", "WAS"))
+METRICS = tuple(f"{stage}/{MetricName(view, MAIN)}" for stage in ("val", "test") for view in VIEWS)
 
 
 class HyperparameterSummary(lightning.Callback):
@@ -69,12 +71,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     Raises:
         FileNotFoundError: the folder holds neither.
     """
-    for name in ("config.yaml", "test.yaml"):
+    for name in (RunFile.CONFIG, RunFile.TEST_CONFIG):
         if (folder / name).exists():
             return yaml.safe_load((folder / name).read_text())
     raise FileNotFoundError(
-        f"expected config.yaml or test.yaml in '{folder}', as the command line saves them; start the run with "
-        "`python -m stvg_nst`, or leave the callback HyperparameterSummary out"
+        f"expected {RunFile.CONFIG} or {RunFile.TEST_CONFIG} in '{folder}', as the command line saves "
+        "them; start the run with `python -m stvg_nst`, or leave the callback HyperparameterSummary out"
     )
 
 

@@ -66,7 +66,17 @@ class MovingAverage(lightning.Callback):
             _fill(pl_module, self._trained)
             self._trained = {}
 
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint within a validation goes on from the trained values, not from the average in their place."""
+        checkpoint["state_dict"] |= self._trained
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        _fill(pl_module, self._averages)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Again, for a fit that is resumed behind its last step is spared ``on_train_end``."""
         _fill(pl_module, self._averages)
 
     def state_dict(self) -> dict[str, Any]:

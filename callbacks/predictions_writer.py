@@ -12,6 +12,7 @@ import torch
 from callbacks.record_writer import RecordWriter
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Tube
 from stvg_nst.whole_files import write_whole
 
@@ -29,9 +30,7 @@ class PredictionsWriter(RecordWriter):
         overwrite: replace the files of an earlier test.
     """
 
-    PREDICTIONS = "predictions.json"
-    GROUND_TRUTH = "ground_truth.json"
-    NAMES = (PREDICTIONS, GROUND_TRUTH)
+    FILES = (RunFile.PREDICTIONS, RunFile.GROUND_TRUTH)
     TURN = 0  # before anything is counted, so that the tubes stand even where the count fails
     BYTES_PER_SAMPLE = 64_000  # two tubes of 20 s at 20 frames a second
 
@@ -73,8 +72,8 @@ class PredictionsWriter(RecordWriter):
         truth = render_ground_truth(measured.dataset, measured.split, _true(answers), bad_boxes=bad_boxes)
         predictions = render_predictions(method, _predicted(answers))
         folder = run_folder(trainer)
-        write_whole(folder / self.PREDICTIONS, predictions.encode())
-        write_whole(folder / self.GROUND_TRUTH, truth.encode())
+        write_whole(folder / RunFile.PREDICTIONS, predictions.encode())
+        write_whole(folder / RunFile.GROUND_TRUTH, truth.encode())
 
 
 def _condition(clip: ClipInfo) -> str:

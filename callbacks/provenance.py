@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from stvg_nst.results.run_folder import RunFile
+
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
@@ -82,7 +84,7 @@ def git_state(file: Path) -> tuple[str | None, bool | None]:
 
 def config_hash(folder: Path) -> str | None:
     """SHA-256 of the configurations of the fit and of the test, ``None`` where the run was not configured by files."""
-    files = [folder / name for name in ("config.yaml", "test.yaml") if (folder / name).exists()]
+    files = [folder / name for name in (RunFile.CONFIG, RunFile.TEST_CONFIG) if (folder / name).exists()]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest() if files else None
 
 

@@ -19,8 +19,8 @@ class RecordWriter(lightning.Callback):
         overwrite: replace the files of an earlier test.
     """
 
-    NAMES: ClassVar[tuple[str, ...]]
-    """Of the files."""
+    FILES: ClassVar[tuple[str, ...]]
+    """That it writes."""
 
     TURN: ClassVar[int]
     """Its place among the callbacks that go first."""
@@ -41,7 +41,7 @@ class RecordWriter(lightning.Callback):
             return
         go_first(trainer)
         if not self.overwrite:
-            for name in self.NAMES:
+            for name in self.FILES:
                 refuse_finished(trainer, run_folder(trainer) / name, callback=type(self).__name__)
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

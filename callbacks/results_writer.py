@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from callbacks.provenance import config_hash, git_state, machine, software_versi
 from callbacks.record_writer import RecordWriter, num_own_samples
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.measuring import measurement_of
+from stvg_nst.results.results_file import RunResults, render_results
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch
 from stvg_nst.whole_files import write_whole
-
-SCHEMA = 1
 
 
 class ResultsWriter(RecordWriter):
@@ -32,14 +31,13 @@ class ResultsWriter(RecordWriter):
         overwrite: replace the results of an earlier test.
     """
 
-    NAME = "results.json"
-    NAMES = (NAME,)
+    FILES = (RunFile.RESULTS,)
     TURN = 1
     BYTES_PER_SAMPLE = 1_000
 
     def __init__(self, *, overwrite: bool = False) -> None:
         super().__init__(overwrite=overwrite)
-        self._origin: dict[str, Any] = {}
+        self._origin: RunResults | None = None
         self._evaluated = 0
         self._start = 0.0
 
@@ -47,8 +45,7 @@ class ResultsWriter(RecordWriter):
         super().on_test_start(trainer, pl_module)
         self._evaluated = 0
         self._start = time.perf_counter()
-        if leaves_files(trainer):
-            self._origin = _origin(trainer, pl_module)
+        self._origin = _origin(trainer, pl_module) if leaves_files(trainer) else None
 
     def on_test_batch_end(
         self,
@@ -68,20 +65,20 @@ class ResultsWriter(RecordWriter):
         samples = metrics.samples()
         left_out = torch.tensor(num_own_samples(trainer) - self._evaluated, device=pl_module.device)
         skipped = int(trainer.strategy.reduce(left_out, reduce_op="sum"))
-        if not leaves_files(trainer):
+        if self._origin is None:  # of a process that leaves no files
             return
-        results = self._origin | {
-            "metrics": scores,
-            "wall_seconds": time.perf_counter() - self._start,
-            "skipped": skipped + grounding_data(trainer).skipped(self._origin["split"]),
-            "policies": grounding_data(trainer).policies(),
-            "samples": samples,
-        }
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_whole(run_folder(trainer) / self.NAME, text.encode())
+        results = replace(
+            self._origin,
+            metrics=scores,
+            wall_seconds=time.perf_counter() - self._start,
+            skipped=skipped + grounding_data(trainer).skipped(self._origin.split),
+            policies=grounding_data(trainer).policies(),
+            samples=tuple(samples),
+        )
+        write_whole(results.path, render_results(results).encode())
 
 
-def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
+def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> RunResults:
     """All of the file but what the test itself finds.
 
     Raises:
@@ -91,27 +88,30 @@ def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
     provenance = data.provenance()
     conditions = data.conditions("test")
     commit, dirty = git_state(Path(stvg_nst.__file__))
-    origin = {
-        "schema": SCHEMA,
-        "method": type(module.tuner).__name__,
-        "dataset": conditions.dataset,
-        "split": conditions.split,
-        "evaluation_conditions": conditions.shown,
-        "measurement": asdict(measurement_of(trainer, pl_module, module.inference)),
-        "metrics": {},  # here, so that they stand at the top of the file
-        "seed": data.seed,
-        "benchmark_seed": conditions.benchmark_seed,
-        "data": provenance,
-        "degradations": data.degradations(),
-        "trainable_parameters": module.injection.trainable,
-        "total_parameters": module.injection.total,
-        "weights": module.weights,
-        "injection": [asdict(layer) for layer in module.injection.layers],
-        "versions": {**software_versions(), "degradations": provenance["degradations"]},
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "config_hash": config_hash(run_folder(trainer)),
-        "machine": machine(pl_module.device, trainer.world_size),
-    }
-    json.dumps(origin, allow_nan=False)
+    origin = RunResults(
+        path=run_folder(trainer) / RunFile.RESULTS,
+        method=type(module.tuner).__name__,
+        dataset=conditions.dataset,
+        split=conditions.split,
+        evaluation_conditions=conditions.shown,
+        measurement=measurement_of(trainer, pl_module, module.inference),
+        metrics={},
+        seed=data.seed,
+        benchmark_seed=conditions.benchmark_seed,
+        data=provenance,
+        degradations=data.degradations(),
+        trainable_parameters=module.injection.trainable,
+        total_parameters=module.injection.total,
+        weights=module.weights,
+        injection=tuple(asdict(layer) for layer in module.injection.layers),
+        versions={**software_versions(), "degradations": provenance["degradations"]},
+        git_commit=commit,
+        git_dirty=dirty,
+        config_hash=config_hash(run_folder(trainer)),
+        machine=machine(pl_module.device, trainer.world_size),
+        wall_seconds=0.0,
+        skipped=0,
+        samples=(),
+    )
+    render_results(origin)  # so that what is nothing for JSON comes to light before the first batch
     return origin

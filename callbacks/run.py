@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from stvg_nst.conditions import Conditions
+from stvg_nst.results.conditions import Conditions
 from stvg_nst.types import ClipInfo
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_
 from callbacks.strip import draw_strip
 from stvg_nst.best_effort import BestEffort
 from stvg_nst.drawing import stack_strips
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Quality, Tube
 from stvg_nst.whole_files import write_whole
 
@@ -34,8 +35,6 @@ class TubeVisualizer(lightning.Callback):
         num_clips: items to draw.
         num_shown: frames to show of each, spread evenly.
     """
-
-    NAME = "tubes.png"
 
     def __init__(self, *, num_clips: int = 4, num_shown: int = 8) -> None:
         if num_clips < 1 or num_shown < 1:
@@ -86,7 +85,7 @@ class TubeVisualizer(lightning.Callback):
             self._log(trainer, strips, "tubes_test")
         if leaves_files(trainer):
             with self._best_effort:
-                self._save(run_folder(trainer) / self.NAME, strips)
+                self._save(run_folder(trainer) / RunFile.TUBES, strips)
 
     def _save(self, path: Path, strips: list[Strips]) -> None:
         path.unlink(missing_ok=True)  # an earlier test's, which does not show these tubes

@@ -22,7 +22,7 @@ from datamodules.degradation.files import DegradedFiles
 from datamodules.quality import conditions_name
 from datamodules.records import Record
 from datamodules.transforms import Resize
-from stvg_nst.conditions import Conditions
+from stvg_nst.results.conditions import Conditions
 from stvg_nst.types import Tube
 
 BadVideoPolicy = Literal["refuse", "skip"]

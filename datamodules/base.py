@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
 from datamodules.transforms import Resize
-from stvg_nst.conditions import MIXED, Conditions
+from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
@@ -433,7 +434,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         sampler: Sampler[Draw]
         if split == "train":
             augmented = self.training_augmentation() is not None
-            sampler = TrainingSampler(self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented)
+            sampler = TrainingSampler(
+                self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented, dealt=self._training_draws_dealt
+            )
             if len(sampler) < batch_size:
                 raise ValueError(
                     f"expected at least one training batch of {batch_size} samples for each of {world_size} "
@@ -472,6 +475,21 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             persistent=True,
             drop_last=split == "train",
         )
+
+    def _training_draws_dealt(self) -> int:
+        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+        return batches * self.batch_size
+
+    def training_fingerprint(self) -> str:
+        """SHA-256 of what is trained on, wherever it lies: every clip, sentence and tube of the training set."""
+        digest = hashlib.sha256()
+        for record in self.records["train"]:
+            target, shown = record.target, (record.segment, record.num_frames, record.fps, record.size)
+            said = (record.item_id, record.clip_id, record.query, shown, target.start, target.stop)
+            digest.update(repr(said).encode())
+            digest.update(target.boxes.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def _require_room(split: Split, folder: Path, num_versions: int, bytes_of_first: int) -> None:

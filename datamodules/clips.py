@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -164,3 +167,20 @@ def limit_threads(worker: int) -> None:
     """Loader processes are parallel already; threads within them only contend."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+
+
+def start_worker(worker: int) -> None:
+    """What a loader process does first: it works with one thread, and outlives what ends the training.
+
+    `timeout`, SLURM and others send SIGTERM to every process of a command. The training goes on to the end of its step
+    then, and needs its batches; it ends its loader processes itself.
+    """
+    limit_threads(worker)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, _utils, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from datamodules.caches.disk_room import free_bytes
-from datamodules.clips import limit_threads
+from datamodules.clips import start_worker
+from datamodules.samplers import TrainingSampler
 
 TIME_LIMIT = 900.0
 """Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second.
@@ -76,7 +77,8 @@ def load_batches(
     room = _Room(batch_bytes, processes * (num_workers * _READY + 1), option)  # one more is being worked on
     if num_workers and SHARED_MEMORY.is_dir() and room.num_bytes > free_bytes(SHARED_MEMORY):
         raise LoaderError(room.words())
-    return _BatchLoader(
+    kind: type[BatchLoader[Sample]] = TrainingLoader if isinstance(sampler, TrainingSampler) else BatchLoader
+    return kind(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -84,7 +86,7 @@ def load_batches(
         collate_fn=_Sharing(collate, room),
         pin_memory=torch.cuda.is_available(),
         timeout=TIME_LIMIT if num_workers else 0,
-        worker_init_fn=limit_threads,
+        worker_init_fn=start_worker,
         prefetch_factor=_READY if num_workers else None,
         persistent_workers=persistent and num_workers > 0,
         drop_last=drop_last,
@@ -143,17 +145,37 @@ class _Sharing(Generic[Sample]):
             return _Lost.BATCH
 
 
-class _BatchLoader(DataLoader[Sample]):
+class BatchLoader(DataLoader[Sample]):
     """Has PyTorch's own arguments, so that Lightning can make it anew with another sampler."""
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
         return super()._get_iterator() if self.num_workers == 0 else _BatchIterator(self)
 
 
+class TrainingLoader(BatchLoader[Sample]):
+    """Goes on within an epoch where a fit is resumed there.
+
+    It deals nothing before the first batch is asked for: by then Lightning knows the epoch, and what it has had of it.
+    Lightning makes the iterator ahead of that, and workers would load what the first epoch begins with.
+    """
+
+    sampler: TrainingSampler
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.sampler.go_on()
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Empty, for the sampler asks Lightning for its place; Lightning takes a loader with a state for resumable."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class _BatchIterator(_MultiProcessingDataLoaderIter):
     """Says in our words why no batch comes."""
 
-    def __init__(self, loader: _BatchLoader[Any]) -> None:
+    def __init__(self, loader: BatchLoader[Any]) -> None:
         self._room: _Room = loader.collate_fn.room  # type: ignore[union-attr]
         super().__init__(loader)
 

@@ -15,7 +15,7 @@ from datamodules.degradation.severities import (
     fixed_degradation,
     sample_degradation,
 )
-from stvg_nst.conditions import MIXED
+from stvg_nst.results.conditions import MIXED
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import Degradation, Kernels, Quality
 

@@ -5,8 +5,9 @@ Samplers are PyTorch's distributed ones by type: Lightning would deal each proce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from torch.utils.data import DistributedSampler
 
@@ -15,7 +16,11 @@ from stvg_nst.seeding import derive_seed
 
 
 class TrainingSampler(DistributedSampler[Draw]):
-    """Deals each process pairs of one HQ and one LQ draw, the same number to each."""
+    """Deals each process pairs of one HQ and one LQ draw, the same number to each.
+
+    Args:
+        dealt: tells how many draws the process has had of the epoch already.
+    """
 
     def __init__(
         self,
@@ -26,14 +31,23 @@ class TrainingSampler(DistributedSampler[Draw]):
         world_size: int,
         *,
         augmented: bool = False,
+        dealt: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__(clip_ids, num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         self._plan, self._clip_ids, self._augmented = plan, clip_ids, augmented
+        self._dealt, self._start = dealt, 0
+
+    def go_on(self) -> None:
+        """Deals, from now on, what is left of the epoch."""
+        self._start = self._dealt()
 
     def __len__(self) -> int:
         return len(self._clip_ids) // (2 * self.num_replicas) * 2
 
     def __iter__(self) -> Iterator[Draw]:
+        yield from islice(self._draws(), self._start, None)
+
+    def _draws(self) -> Iterator[Draw]:
         draws = self._plan.training(self._clip_ids, seed=self.seed, epoch=self.epoch)
         for first in range(0, len(self), 2):
             start = first * self.num_replicas + 2 * self.rank

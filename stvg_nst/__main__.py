@@ -59,10 +59,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _print_results(folder: Path, baseline: Any) -> None:
     """The table of a test that has left its results, beside the baseline's where one was given."""
-    from callbacks import ResultsWriter
     from stvg_nst.report import print_report
+    from stvg_nst.results.run_folder import RunFile
 
-    results = folder / ResultsWriter.NAME
+    results = folder / RunFile.RESULTS
     if results.is_file():
         print_report([results] if baseline is None else [baseline.path, results])
 
@@ -125,7 +125,7 @@ def _initialise(arguments: Sequence[str]) -> int:
 
 def _encoders(arguments: Sequence[str]) -> int:
     from datamodules import MiniScenes
-    from stvg_nst.cli import SeededCLI
+    from stvg_nst.cli import SeededCLI, fit_encoders
     from stvg_nst.overlay_parser import OverlayParser
     from stvg_nst.pretraining import DensePretraining
 
@@ -139,7 +139,7 @@ def _encoders(arguments: Sequence[str]) -> int:
         parser_kwargs={"prog": _program("encoders"), "allow_abbrev": False},
         run=False,
     )
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path="last")
+    fit_encoders(cli.trainer, cli.model, cli.datamodule)
     return 0
 
 
@@ -205,8 +205,8 @@ def _degrade(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    from stvg_nst.metric_names import METRICS
     from stvg_nst.report import report_folders
+    from stvg_nst.results.metric_names import METRICS
 
     parser = CommandParser(prog=_program("report"), description="Compare all results below some folders.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run, or a folder that holds runs")
@@ -281,6 +281,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from stvg_nst.outputs import check_outputs
     from stvg_nst.report.evaluation import evaluation_sheet
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.results.was import LAMBDA_HQ
     from stvg_nst.whole_files import write_whole
 
     parser = CommandParser(
@@ -296,7 +297,9 @@ def _evaluate(arguments: Sequence[str]) -> int:
         choices=evaluation.PROTOCOLS,
         help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
     )
-    parser.add_argument("--lambda-hq", type=weight, default=1.0, help="weight of the drop on HQ in the WAS, eq. (8)")
+    parser.add_argument(
+        "--lambda-hq", type=weight, default=LAMBDA_HQ, help="weight of the drop on HQ in the WAS, eq. (8)"
+    )
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
     parser.add_argument(
@@ -342,34 +345,38 @@ def _certify(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)
 
+    from dataclasses import asdict
+
     from torch.utils.tensorboard import SummaryWriter
 
-    from callbacks import ResultsWriter
     from stvg_nst.best_effort import BestEffort
     from stvg_nst.cli import CertifyCLI, finished_run
     from stvg_nst.outputs import check_outputs
-    from stvg_nst.report import load_results
-    from stvg_nst.report.certificate import add_to_results, certificate_sheet, to_json
+    from stvg_nst.report.certificate import certificate_sheet, to_json
     from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
+    from stvg_nst.results.results_file import add_certificate, load_results
+    from stvg_nst.results.run_folder import RunFile
+    from stvg_nst.run_lock import alone_in_run
     from stvg_nst.whole_files import write_whole
 
     config = finished_run(options.run)
-    output = options.json or options.run / "certificate.json"
-    read = [path for path in options.run.glob("*") if path.name != "certificate.json"]
+    output = options.json or options.run / RunFile.CERTIFICATE
+    read = [path for path in options.run.glob("*") if path.name != RunFile.CERTIFICATE]
     check_outputs({"--json": output}, inputs=read, replace=options.overwrite)
-    results = options.run / ResultsWriter.NAME
+    results = options.run / RunFile.RESULTS
     if results.is_file():
         load_results(results)  # which gets the certificate too: one that is damaged must not come to light after it
     sys.argv = sys.argv[:1]  # the configuration is the run's; LightningCLI warns of arguments that it is not to read
-    cli = CertifyCLI(**_built("certify"), args=config)
-    certificate = cli.certify(options.run, split=options.split, batches=options.batches)
-    write_whole(output, to_json(certificate))
-    if results.is_file():
-        write_whole(results, add_to_results(results.read_text(encoding="utf-8-sig"), certificate))
-    sheet = certificate_sheet(certificate)
-    print_sheet(sheet, sheet_console())
-    with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
-        dashboard.add_text("certificate", sheet_markdown(sheet))
+    with alone_in_run(options.run):
+        cli = CertifyCLI(**_built("certify"), args=config)
+        certificate = cli.certify(options.run, split=options.split, batches=options.batches)
+        write_whole(output, to_json(certificate))
+        if results.is_file():
+            write_whole(results, add_certificate(results.read_text(encoding="utf-8-sig"), asdict(certificate)))
+        sheet = certificate_sheet(certificate)
+        print_sheet(sheet, sheet_console())
+        with BestEffort(f"the certificate in TensorBoard, '{options.run}'"), SummaryWriter(options.run) as dashboard:
+            dashboard.add_text("certificate", sheet_markdown(sheet))
     return 1 if certificate.broken else 0
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
+import yaml
 from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.arguments import seed
+from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.configuration import read_yaml
+from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
@@ -24,6 +32,10 @@ from stvg_nst.nullspace import RankRule, check_rule
 from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.report.certificate import Certificate
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.resuming import Policy, Resumption
+from stvg_nst.run_lock import alone_in_run
+from stvg_nst.stopping import StoppedError
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify
@@ -35,17 +47,24 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Split = Literal["train", "val", "test"]
 
-# What a finished fit leaves of its tuner; callbacks.AdapterCheckpoint writes it.
-ADAPTER = "adapter.safetensors"
-
 
 class RunConfig(SaveConfigCallback):
-    """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test."""
+    """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test.
+
+    That of a fit waits until nothing refuses it any more, for it replaces that of the fit that it resumes.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        names = {"fit": "config.yaml", "validate": "validate.yaml", "test": "test.yaml"}
+        names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
         self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
 
 
@@ -67,6 +86,7 @@ class ComponentsCLI(SeededCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
+        # Both are Lightning's, which checks names such as those of accelerators itself.
         except (MisconfigurationException, ValueError) as error:
             raise ValueError(f"--trainer: {error}") from error
 
@@ -191,11 +211,12 @@ class CertifyCLI(ComponentsCLI):
         data.prepare_data()
         loader = data.evaluation_loader(split)
         module.check_backbones(data.cached_backbones)
+        module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
         layers, changes = certify(module.grounder, tuner, module.injection, moved)
         return Certificate(
             run=str(folder),
-            adapter=hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest(),
+            adapter=hashlib.sha256((folder / RunFile.ADAPTER).read_bytes()).hexdigest(),
             gate=tuner.gate,
             forward_mode=tuner.forward_mode,
             basis=tuner.basis,
@@ -217,25 +238,51 @@ def finished_run(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder does not hold a finished fit.
     """
-    config, adapter = folder / "config.yaml", folder / ADAPTER
+    config, adapter = folder / RunFile.CONFIG, folder / RunFile.ADAPTER
     for path in (config, adapter):
         if not path.is_file():
             raise FileNotFoundError(
-                f"expected the folder of a finished fit, with config.yaml and {ADAPTER}, but there is no '{path}'; "
-                "fit first (a zero-shot run leaves neither)"
+                f"expected the folder of a finished fit, with {RunFile.CONFIG} and {RunFile.ADAPTER}, but there "
+                f"is no '{path}'; fit first (a zero-shot run leaves neither)"
             )
     content = read_yaml(config)
-    kept = {name: content[name] for name in ("seed_everything", "data", "model")}
+    # Older fits wrote a weight of the WAS down, which is no option of the model.
+    model = {name: value for name, value in content["model"].items() if name != "lambda_hq"}
     # The baseline is another run's and may be gone; nothing here is compared with it.
-    return {**kept, "model": {**kept["model"], "adapter": str(adapter), "baseline": None}}
+    model |= {"adapter": str(adapter), "baseline": None}
+    return {"seed_everything": content["seed_everything"], "data": content["data"], "model": model}
 
 
 _LOGGER = "callbacks.Dashboard"
 _TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
+@contextmanager
+def _stoppable(go_on: str = GO_ON) -> Iterator[None]:
+    """Says in one line why a command was stopped; of several processes the first one says it, and has the status."""
+    with stopped_by_signals(go_on):
+        try:
+            yield
+        except StoppedError as stopped:
+            if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+                raise SystemExit(0) from stopped
+            print(stopped.text, file=sys.stderr)
+            raise
+
+
 class RunCLI(ComponentsCLI):
-    """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results."""
+    """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results.
+
+    Raises:
+        StoppedError: the command ended before its work was done.
+        CheckpointError: nothing can go on from what ``--ckpt_path`` names.
+        BlockingIOError: another command works in the folder.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        with ExitStack() as self._held:
+            self._held.enter_context(_stoppable())
+            super().__init__(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -245,20 +292,83 @@ class RunCLI(ComponentsCLI):
     def subcommands() -> dict[str, set[str]]:
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--changed_settings",
+                type=Policy,
+                default="refuse",
+                help="what to do where the checkpoint to go on from was trained by other settings: refuse, or continue "
+                "by the new ones",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and takes what the command works on: its folder, and the checkpoint to go on from."""
+        super().parse_arguments(parser, args)
+        stage = self.config.subcommand
+        config = self.config[stage]
+        if isinstance(config.trainer.callbacks, Namespace):
+            config.trainer.callbacks = [config.trainer.callbacks]
+        run = Path(config.run)
+        self._held.enter_context(alone_in_run(run))
+        self._checkpoint = find_checkpoint(config.ckpt_path, run, _checkpoint_folders(run, config.trainer), stage)
+        if self._checkpoint is not None:
+            require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
+        if stage == "fit":
+            # A wish of this command, and no setting to be found in the run's config.yaml and used again.
+            self._policy, config.changed_settings = config.changed_settings, "refuse"
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would add a checkpoint's hyper-parameters to the configuration; ours have none."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
+        _refuse_bare_trainer(config.trainer)
         _refuse_other_logger(config.trainer.logger)
+        _drop_unwanted_progress_bars(config.trainer)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
-            raise ValueError(f"--trainer: {error}") from error
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**options)
+        write_whole_checkpoints(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first: list[Callback] = [callback for callback in callbacks if isinstance(callback, RunConfig)]
+        if self.subcommand == "fit":
+            settings = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
+            trusted = self.config.fit.weights_only is False
+            first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
+        others = [callback for callback in callbacks if callback not in first]
+        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
+        return trainer
+
+
+def fit_encoders(trainer: Trainer, module: LightningModule, data: Any) -> None:
+    """`encoders`: fits, or goes on where the same command was interrupted; its folder is that of its dashboard.
+
+    Raises:
+        StoppedError, CheckpointError, BlockingIOError: as :class:`RunCLI`.
+    """
+    run = Path(trainer.logger.log_dir if trainer.logger else trainer.default_root_dir)  # type: ignore[arg-type]
+    go_on = "the same command goes on from"
+    with _stoppable(go_on), alone_in_run(run):
+        checkpoint = find_checkpoint("last", run, [run / RunFile.CHECKPOINTS], "encoders")
+        if checkpoint is not None:
+            require_checkpoint(checkpoint, "encoders")
+        write_whole_checkpoints(trainer)
+        trainer.callbacks = [*trainer.callbacks, Interruption(go_on)]  # type: ignore[attr-defined]
+        trainer.fit(module, data, ckpt_path=checkpoint)
+
+
+def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
+    chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
+    return [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
 
 
 def _refuse_name_without_text(run: str) -> None:
@@ -285,6 +395,29 @@ def _refuse_other_logger(logger: Any) -> None:
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
             "for it has no other place; leave the option out"
         )
+
+
+def _refuse_bare_trainer(trainer: Namespace) -> None:
+    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if trainer.get("barebones"):
+        raise ValueError(
+            "--trainer.barebones true: such a trainer keeps no dashboard, no checkpoint and no results, and a run is "
+            "there for these; leave the option out"
+        )
+
+
+def _drop_unwanted_progress_bars(trainer: Namespace) -> None:
+    """Lets ``enable_progress_bar`` say no to a bar that an overlay lists: Lightning refuses the two together."""
+    if trainer.get("enable_progress_bar") is False:
+        trainer.callbacks = [
+            callback
+            for callback in trainer.get("callbacks") or ()
+            if not issubclass(resolve_name(callback.class_path), ProgressBar)
+        ]
 
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _log = logging.getLogger(__name__)
+
+_held: list[TextIO] = []
+
+
+def _let_go() -> None:
+    """In a forked process, such as a loader's worker: it must not hold a folder longer than who forked it."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
     """Holds a folder, which is made, for one process; yields the lock's descriptor.
 
-    Processes that inherit the descriptor hold the lock too, until the last of them ends. Where a file system has no
-    locks, as that of some clusters, it warns and goes on without.
+    Processes that are started with the descriptor (``pass_fds``) hold the lock too, until the last of them ends;
+    forked ones do not. Where a file system has no locks, as that of some clusters, it warns and goes on without.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -34,4 +47,8 @@ def locked(folder: Path) -> Iterator[int]:
                 folder,
                 error.strerror,
             )
-        yield lock.fileno()
+        _held.append(lock)
+        try:
+            yield lock.fileno()
+        finally:
+            _held.remove(lock)

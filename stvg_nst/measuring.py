@@ -8,8 +8,8 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 
-from stvg_nst.conditions import Measurement
 from stvg_nst.inference import InferenceProtocol
+from stvg_nst.results.conditions import Measurement
 
 
 def measurement_of(trainer: Trainer, module: LightningModule, inference: InferenceProtocol) -> Measurement:

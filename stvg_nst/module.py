@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -20,7 +19,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stvg_nst.accumulation import SampleMeanModule
-from stvg_nst.conditions import Conditions
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
@@ -29,7 +27,8 @@ from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.report.results import RunResults, load_results
+from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.adapter import (
@@ -58,7 +57,6 @@ class GroundingModule(SampleMeanModule):
             all others have the optimiser's.
         schedule: of the learning rates; by default they rise linearly, then fall as a cosine to zero.
         warmup_steps: of the default schedule, over which the rates rise.
-        lambda_hq: weight of what is lost on HQ in the adaptation score, eq. (8).
         baseline: ``results.json`` of the zero-shot run, against which the adaptation score is logged; it must have been
             measured on the split that this run measures, in the same precision.
         inference: how a clip is shown to the network in validation and test: at once, or in the two interleaved
@@ -86,7 +84,6 @@ class GroundingModule(SampleMeanModule):
         learning_rates: dict[str, float] | None = None,
         schedule: Schedule | None = None,
         warmup_steps: int = 0,
-        lambda_hq: float = 1.0,
         baseline: Path | None = None,
         inference: InferenceProtocol = "single_pass",
         encodings: Path | None = None,
@@ -123,13 +120,9 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
-        if not 0 <= lambda_hq < math.inf:
-            raise ValueError(f"--model.lambda_hq must be finite and at least 0, got {lambda_hq}")
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
-        self.metrics = GroundingMetrics(
-            baseline=None if self.baseline is None else self.baseline.metrics, lambda_hq=lambda_hq
-        )
+        self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)
         self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
 

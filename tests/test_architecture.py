@@ -18,7 +18,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.seeding",
     "stvg_nst.boxes",
     "stvg_nst.arguments",
-    "stvg_nst.conditions",
+    "stvg_nst.results.conditions",
     "stvg_nst.cores",
     "stvg_nst.folder_lock",
     "stvg_nst.outputs",
@@ -28,7 +28,8 @@ NOUNS_OF_DATAMODULES = (
 )
 DATA_ONLY = ("av", "albumentations")
 MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.failures", "stvg_nst.report")
-WITHOUT_TORCH = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
+READERS_OF_RESULTS = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
+WITHOUT_TORCH = ("stvg_nst.results", *READERS_OF_RESULTS)
 MAY_WRITE_IN_PLACE = (
     "stvg_nst.whole_files",
     "stvg_nst.folder_lock",  # a lock, which has no content
@@ -95,6 +96,8 @@ def wrong_arrows(modules: dict[str, Module]) -> Iterator[str]:
                 yield f"{where}; callbacks never imports datamodules"
             elif module.inside("stvg_nst.study", "stvg_nst.evaluation") and within(target, "stvg_nst.report"):
                 yield f"{where}; what is measured does not know how it is shown"
+            elif module.inside("stvg_nst.results") and within(target, *READERS_OF_RESULTS):
+                yield f"{where}; what a run leaves does not know what is made of it"
             elif within(target, *DATA_ONLY) and not module.inside("datamodules"):
                 yield f"{where}; pixels are decoded and degraded only in datamodules"
 
@@ -198,6 +201,9 @@ def test_all_three_packages_are_read() -> None:
         ("callbacks/a.py", "from albumentations import Blur", "pixels are decoded and degraded only in datamodules"),
         ("stvg_nst/a.py", "import av", "pixels are decoded and degraded only in datamodules"),
         ("stvg_nst/study/a.py", "from stvg_nst.report import X", "what is measured does not know how it is shown"),
+        ("stvg_nst/results/a.py", "from stvg_nst.study import X", "what a run leaves does not know what is made of it"),
+        ("stvg_nst/results/a.py", "import torch", "stvg_nst.results.a: loads torch (stvg_nst.results.a:1)"),
+        ("datamodules/a.py", "from stvg_nst.results.was import f", "datamodules.a:1: imports stvg_nst.results.was.f"),
         ("stvg_nst/report/t.py", "import torch.nn as nn", "stvg_nst.report.t: loads torch.nn (stvg_nst.report.t:1)"),
         ("stvg_nst/study/t.py", "import lightning", "stvg_nst.study.t: loads lightning (stvg_nst.study.t:1)"),
         (
@@ -228,9 +234,10 @@ def test_what_is_allowed_passes(tmp_path: Path) -> None:
         tmp_path,
         {
             "stvg_nst/__main__.py": "import callbacks, datamodules\nprint('usage')",
-            "stvg_nst/report/table.py": "import json\nfrom stvg_nst.adaptation import score\nprint(1)",
-            "stvg_nst/adaptation.py": "import math",
+            "stvg_nst/report/table.py": "import json\nfrom stvg_nst.results.was import score\nprint(1)",
+            "stvg_nst/results/was.py": "import math",
             "datamodules/video.py": "import av\nfrom stvg_nst import types\nfrom stvg_nst.boxes import f",
+            "datamodules/quality.py": "from stvg_nst.results.conditions import MIXED",
             "datamodules/base.py": "from .video import read\nfrom . import video",
             "callbacks/a.py": "from stvg_nst.tubes import decode\ntry:\n    pass\nexcept OSError:\n    pass",
         },

@@ -18,7 +18,7 @@ from datamodules.video import probe, write_video
 from datamodules.vidstg.format import clean_sentence
 from stvg_nst import __main__ as root_module
 from stvg_nst.evaluation import load_ground_truth
-from stvg_nst.report import load_results
+from stvg_nst.results.results_file import load_results
 
 Command = Callable[..., int]
 MODEL = ("base", "model/mini", "model/mini_weights", "tuner/zero_shot")

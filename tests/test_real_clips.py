@@ -26,7 +26,7 @@ from stvg_nst import __main__ as root
 from stvg_nst.cli import FULL_SIZE, weights_parser
 from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.module import GroundingModule
-from stvg_nst.report import load_results
+from stvg_nst.results.results_file import load_results
 from stvg_nst.tuning import NullSpaceTuning
 
 pytestmark = pytest.mark.slow

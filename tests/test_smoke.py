@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
-from stvg_nst.report import load_results
+from stvg_nst.results.results_file import load_results
+from stvg_nst.run_lock import alone_in_run
+from stvg_nst.stopping import TERMINATED
 
 MINI = ("base", "data/mini", "model/mini")
 TINY = (
@@ -141,6 +144,9 @@ def test_from_clips_to_the_table(
     with pytest.raises(SystemExit, match="2"):
         certify(nst, "--overwrite", "--batches", "0")
     assert "--batches: expected at least 1, got 0" in capsys.readouterr().err
+    with alone_in_run(nst):
+        assert certify(nst, "--overwrite") == 1
+    assert "is in use by another command" in capsys.readouterr().err
     assert certify(zero_shot) == 1
     assert "there is no" in capsys.readouterr().err
 
@@ -221,17 +227,52 @@ def power_failure_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterat
             yield
 
 
+@contextmanager
+def termination_within_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    prepare = GroundingModule.on_train_batch_start
+
+    def terminate(module: GroundingModule, batch: Any, number: int) -> None:
+        prepare(module, batch, number)
+        if (module.current_epoch, number) == (1, 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroundingModule, "on_train_batch_start", terminate)
+        with pytest.raises(SystemExit) as ended:
+            yield
+    assert ended.value.code == TERMINATED
+
+
 def test_an_interrupted_fit_resumes_to_the_same_adapter(
-    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stvg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert stvg("fit", "nst", f"--run={whole}", "--trainer.max_epochs=2") == 0
 
     with power_failure_in_the_second_epoch(monkeypatch):
         stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2")
+    resume = (f"--run={halved}", "--trainer.max_epochs=2", "--ckpt_path=last")
+    with termination_within_the_second_epoch(monkeypatch):
+        stvg("fit", "nst", *resume)
+    assert "terminated after 3 steps; the same command with --ckpt_path last goes on" in capsys.readouterr().err
     assert not (halved / "adapter.safetensors").exists()
 
-    assert stvg("fit", "nst", f"--run={halved}", "--trainer.max_epochs=2", "--ckpt_path=last") == 0
+    # What would mix runs, or lose one, is refused and leaves all as it is.
+    config, last = halved / "config.yaml", halved / "checkpoints" / "last.ckpt"
+    before = config.read_bytes(), last.read_bytes()
+    assert stvg("fit", "nst", *resume, "--model.optimizer.init_args.lr=5e-5", "--seed_everything=7") == 1
+    said = capsys.readouterr().err
+    assert "model.optimizer.init_args.lr: 0.002 before, 5e-05 now; seed_everything: 0 before, 7 now; give" in said
+    with alone_in_run(halved):
+        assert stvg("fit", "nst", *resume) == 1
+    assert f"'{halved}' is in use by another command" in capsys.readouterr().err
+    last.write_bytes(before[1][:1000])
+    assert stvg("fit", "nst", *resume) == 1
+    assert "checkpoints/epoch=0-step=2.ckpt\n" in capsys.readouterr().err
+    last.write_bytes(before[1])
+    assert config.read_bytes() == before[0]
+
+    assert stvg("fit", "nst", *resume) == 0
     a, b = (load_file(run / "adapter.safetensors") for run in (whole, halved))
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import asdict
@@ -17,17 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from callbacks.results_writer import SCHEMA
 from datamodules.annotated.manifest import VideoEntry, read_manifest, write_manifest
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheKind
 from datamodules.degradation.files import DegradedClip, DegradedManifest
 from datamodules.degradation.files import read_manifest as read_degraded
 from datamodules.degradation.files import write_manifest as write_degraded
+from stvg_nst.configuration import read_yaml
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
 from stvg_nst.nullspace.store import DualSpaceStore
-from stvg_nst.report.results import load_results
-from stvg_nst.study.overlays import differences, read_yaml
+from stvg_nst.results.conditions import Measurement
+from stvg_nst.results.metric_names import MetricName
+from stvg_nst.results.results_file import RunResults, load_results, render_results
+from stvg_nst.study.overlays import differences
 from stvg_nst.whole_files import write_whole
 
 # Halves of surrogate pairs too, as Python has bytes that are no UTF-8 in the names of files.
@@ -35,6 +36,8 @@ NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8) 
     os.fsdecode, st.binary(min_size=1, max_size=8)
 )
 UNICODE = st.text(min_size=1, max_size=8)
+WORDS = st.text(st.characters(exclude_characters="/"), min_size=1, max_size=8)
+METRICS = st.builds(MetricName, WORDS, WORDS, st.none() | WORDS).map(str)
 COUNTS = st.integers(0, 2**31 - 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 CORNERS = st.floats(-1e140, 1e140) | st.sampled_from([-0.0, 5e-324, -5e-324])
@@ -164,19 +167,18 @@ def test_the_settings_of_a_study(tmp_path: Path, config: dict[str, Any]) -> None
 
 
 @settings(max_examples=30)
-@given(UNICODE, st.dictionaries(UNICODE, NUMBERS, min_size=1, max_size=2), st.none() | UNICODE)
+@given(UNICODE, st.dictionaries(METRICS, NUMBERS, min_size=1, max_size=2), st.none() | UNICODE)
 def test_results(tmp_path: Path, name: str, metrics: dict[str, float], absent: str | None) -> None:
-    content = {
-        **{"schema": SCHEMA, "method": name, "dataset": name, "split": name, "evaluation_conditions": name},
+    written = RunResults(
+        **{"path": tmp_path / "results.json", "method": name, "dataset": name, "split": name},
         **{"metrics": metrics, "seed": -1, "benchmark_seed": 2**70, "trainable_parameters": 0, "total_parameters": 1},
         **{"weights": absent, "versions": {}, "git_commit": absent, "config_hash": absent, "wall_seconds": 0.0},
-        **{"skipped": 0, "samples": [{"item_id": name, "quality": "HQ", "degradation": None, "tIoU": 5e-324}]},
-    }
-    write_whole(tmp_path / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    read = load_results(tmp_path / "results.json")
-    assert {field: getattr(read, field) for field in content if hasattr(read, field)} == {
-        field: tuple(value) if field == "samples" else value for field, value in content.items() if field != "schema"
-    }
+        **{"git_dirty": None if absent is None else True, "data": {name: absent}, "injection": ({"name": name},)},
+        **{"skipped": 0, "samples": ({"item_id": name, "quality": "HQ", "degradation": None, "tIoU": 5e-324},)},
+        **{"measurement": None if absent is None else Measurement(absent), "evaluation_conditions": name},
+    )
+    write_whole(written.path, render_results(written))
+    assert load_results(written.path) == written
 
 
 def test_a_byte_order_mark_is_no_part_of_any_file(tmp_path: Path) -> None:

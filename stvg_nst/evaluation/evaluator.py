@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stvg_nst.adaptation import adaptation_scores
 from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_clips, interval
 from stvg_nst.evaluation.protocols import Protocol
 from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions
 from stvg_nst.evaluation.views import Samples, ViewSums
+from stvg_nst.results.was import LAMBDA_HQ, with_adaptation_scores
 
 _SCHEMA = 1
 
@@ -83,7 +83,7 @@ def evaluate(
     *,
     baseline: Predictions | None = None,
     protocols: Sequence[Protocol] | None = None,
-    lambda_hq: float = 1.0,
+    lambda_hq: float = LAMBDA_HQ,
     missing: Missing = "error",
     unknown: Unknown = "error",
     bootstrap: int = 0,
@@ -171,7 +171,7 @@ def _numbers(own: ViewSums, base: ViewSums | None, lambda_hq: float, weights: np
         return metrics, {}, {}
     baseline = base.means(weights)
     differences = {name: metrics[name] - baseline[name] for name in metrics}
-    return {**metrics, **adaptation_scores(metrics, baseline, lambda_hq)}, baseline, differences
+    return with_adaptation_scores(metrics, baseline, lambda_hq), baseline, differences
 
 
 def _scalars(numbers: Numbers) -> dict[str, float]:

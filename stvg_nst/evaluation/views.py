@@ -6,13 +6,22 @@ lines compute a score and its interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth
-from stvg_nst.metric_names import MEAN_KIND, METRICS, RELATIVE, SEVERITY, THRESHOLDS, WORST_KIND
+from stvg_nst.results.metric_names import (
+    MEAN_KIND,
+    METRICS,
+    RELATIVE,
+    SEVERITY,
+    THRESHOLDS,
+    WORST_KIND,
+    MetricName,
+    views_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +62,11 @@ class ViewSums:
 
     def __init__(self, samples: Samples, t_iou: np.ndarray, v_iou: np.ndarray) -> None:
         points = [100 * t_iou, 100 * v_iou, *(100.0 * (v_iou > threshold) for threshold in THRESHOLDS)]
-        masks = dict(_view_masks(samples))
+        masks = list(_view_masks(samples))
         self.num_items = samples.num_items
-        self._keys = tuple(f"{view}/{metric}" for view in masks for metric in METRICS)
+        self._keys = tuple(str(MetricName(view, metric, kind)) for view, kind, _ in masks for metric in METRICS)
         columns, counts = [], []
-        for mask in masks.values():
+        for _, _, mask in masks:
             row = samples.row[mask]
             columns += [np.bincount(row, column[mask], minlength=samples.num_items) for column in points]
             counts += [np.bincount(row, minlength=samples.num_items)] * len(METRICS)
@@ -87,21 +96,20 @@ class ViewSums:
         return {**values, **_summaries(values)}
 
 
-def kinds_of(names: Mapping[str, object]) -> tuple[str, ...]:
-    """The kinds of degradation that have a view among metrics of these names, in their order."""
-    views = dict.fromkeys(name.split("/")[0] for name in names)
+def kinds_of(views: Iterable[str]) -> tuple[str, ...]:
+    """The kinds of degradation that have a view among these, in their order."""
     return tuple(view for view in views if view.islower() and ":" not in view and not view.startswith(SEVERITY))
 
 
-def _view_masks(samples: Samples) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and (S,) bool of every view that has a sample: of all sentences, then of each type."""
+def _view_masks(samples: Samples) -> Iterator[tuple[str, str | None, np.ndarray]]:
+    """View, sentence type and (S,) bool of every view that has a sample: of all sentences, then of each type."""
     kinds = np.array(samples.sentence_types, dtype=object)
     for view, mask in _quality_masks(np.array(samples.conditions)):
-        yield view, mask
+        yield view, None, mask
         for sentence_type in SENTENCE_TYPES:
             members = mask & (kinds == sentence_type)
             if members.any():
-                yield f"{view}/{sentence_type}", members
+                yield view, sentence_type, members
 
 
 def _quality_masks(conditions: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -123,16 +131,15 @@ def _quality_masks(conditions: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def _summaries(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """MQ, mean and worst over the kinds of degradation, and LQ relative to HQ, each where its views are there."""
     summaries = {}
-    kinds = kinds_of(values)
-    for key in (key for key in values if key.startswith("LQ/")):
-        name, low = key.removeprefix("LQ/"), values[key]
-        clean = values.get(f"{CLEAN}/{name}")
+    kinds = kinds_of(views_of(values))
+    for name in (name for name in map(MetricName.parse, values) if name.view == "LQ"):
+        low, clean = values[name.on("LQ")], values.get(name.on(CLEAN))
         if clean is not None:
-            summaries[f"MQ/{name}"] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
+            summaries[name.on("MQ")] = (clean + low) / 2  # 1 : 1, however many degradations a clip is shown in
             undefined = np.full_like(low, np.nan)
-            summaries[f"{RELATIVE}/{name}"] = 100 * np.divide(low, clean, where=clean > 0, out=undefined)
-        by_kind = [values[f"{kind}/{name}"] for kind in kinds if f"{kind}/{name}" in values]
+            summaries[name.on(RELATIVE)] = 100 * np.divide(low, clean, where=clean > 0, out=undefined)
+        by_kind = [values[name.on(kind)] for kind in kinds if name.on(kind) in values]
         if by_kind:
-            summaries[f"{MEAN_KIND}/{name}"] = np.mean(by_kind, axis=0)
-            summaries[f"{WORST_KIND}/{name}"] = np.min(by_kind, axis=0)
+            summaries[name.on(MEAN_KIND)] = np.mean(by_kind, axis=0)
+            summaries[name.on(WORST_KIND)] = np.min(by_kind, axis=0)
     return summaries

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stvg_nst.metrics.functional import tube_iou, weighted_adaptation_score
+from stvg_nst.metrics.functional import tube_iou
 from stvg_nst.metrics.grounding import GroundingMetrics
 from stvg_nst.metrics.quality_means import QualityMeans
 
-__all__ = ["GroundingMetrics", "QualityMeans", "tube_iou", "weighted_adaptation_score"]
+__all__ = ["GroundingMetrics", "QualityMeans", "tube_iou"]

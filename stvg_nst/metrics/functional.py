@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from stvg_nst.adaptation import weighted_adaptation_score
 from stvg_nst.boxes import paired_iou
 from stvg_nst.types import Tube
-
-__all__ = ["tube_iou", "weighted_adaptation_score"]
 
 
 def tube_iou(pred: Tube, target: Tube) -> tuple[float, float]:

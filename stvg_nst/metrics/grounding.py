@@ -15,8 +15,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from stvg_nst.adaptation import adaptation_scores, require_metrics
 from stvg_nst.metrics.functional import tube_iou
+from stvg_nst.results.metric_names import MetricName
+from stvg_nst.results.was import require_metrics, with_adaptation_scores
 from stvg_nst.types import SENTENCE_TYPES, ClipInfo, Quality, Tube
 
 DUPLICATE_TOLERANCE = 1e-6
@@ -50,7 +51,6 @@ class GroundingMetrics(Metric):
     Args:
         thresholds: the R of vIoU@R, the share of samples whose vIoU exceeds R.
         baseline: the zero-shot model's ``compute()``, as numbers; adds the ``WAS/`` metrics.
-        lambda_hq: weight of the drop on HQ in the WAS, eq. (8).
 
     Raises:
         ValueError: a threshold outside [0, 1), or a baseline without the HQ and LQ metrics of these thresholds.
@@ -67,7 +67,6 @@ class GroundingMetrics(Metric):
         *,
         thresholds: Sequence[float] = (0.3, 0.5),
         baseline: Mapping[str, float] | None = None,
-        lambda_hq: float = 1.0,
     ) -> None:
         super().__init__(dist_sync_fn=_gather_bytes)
         outside = [threshold for threshold in thresholds if not 0 <= threshold < 1]
@@ -75,10 +74,9 @@ class GroundingMetrics(Metric):
             raise ValueError(f"the thresholds of vIoU@R must lie in [0, 1), got {outside}")
         self.thresholds = {f"vIoU@{threshold:g}": threshold for threshold in thresholds}
         self.baseline = baseline
-        self.lambda_hq = lambda_hq
         if baseline is not None:  # fail before an evaluation of hours, not after it
             names = ("m_tIoU", "m_vIoU", *self.thresholds)
-            require_metrics(baseline, (f"{quality.name}/{name}" for quality in Quality for name in names))
+            require_metrics(baseline, (str(MetricName(quality.name, name)) for quality in Quality for name in names))
         # torchmetrics synchronises tensors alone, and item ids are strings: the state is the ASCII text of the results,
         # a line of JSON each, in which float64 survives exactly.
         self.add_state("records", default=[], dist_reduce_fx="cat")
@@ -117,12 +115,10 @@ class GroundingMetrics(Metric):
         for view, qualities in (("HQ", {"HQ"}), ("LQ", {"LQ"}), ("MQ", {"HQ", "LQ"})):
             members = [result for result in results if result.quality in qualities]
             metrics |= self._view(view, members)
-            for sentence_type in SENTENCE_TYPES:
-                metrics |= self._view(
-                    f"{view}/{sentence_type}", [m for m in members if m.sentence_type == sentence_type]
-                )
+            for kind in SENTENCE_TYPES:
+                metrics |= self._view(view, [member for member in members if member.sentence_type == kind], kind)
         if self.baseline is not None:
-            metrics |= adaptation_scores(metrics, self.baseline, self.lambda_hq)
+            metrics = with_adaptation_scores(metrics, self.baseline)
         return {name: torch.tensor(value, device=self.device) for name, value in metrics.items()}
 
     def samples(self) -> list[dict[str, Any]]:
@@ -138,7 +134,7 @@ class GroundingMetrics(Metric):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return [asdict(result) for result in self._unique_results()]
 
-    def _view(self, view: str, results: Sequence[SampleResult]) -> dict[str, float]:
+    def _view(self, view: str, results: Sequence[SampleResult], sentence_type: str | None = None) -> dict[str, float]:
         if not results:
             return {}
         points = 100 / len(results)
@@ -150,12 +146,12 @@ class GroundingMetrics(Metric):
             return points * math.fsum(weight * score for weight, score in zip(weights, scores, strict=True))
 
         metrics = {
-            f"{view}/m_tIoU": mean(result.tIoU for result in results),
-            f"{view}/m_vIoU": mean(result.vIoU for result in results),
+            "m_tIoU": mean(result.tIoU for result in results),
+            "m_vIoU": mean(result.vIoU for result in results),
         }
         for name, threshold in self.thresholds.items():
-            metrics[f"{view}/{name}"] = mean(float(result.vIoU > threshold) for result in results)
-        return metrics
+            metrics[name] = mean(float(result.vIoU > threshold) for result in results)
+        return {str(MetricName(view, name, sentence_type)): value for name, value in metrics.items()}
 
     def _unique_results(self) -> list[SampleResult]:
         # An empty list is what torchmetrics leaves where no rank was updated.

@@ -1,17 +1,8 @@
-"""Tables out of ``results.json`` files. Never imports torch, so that a report takes no time to start."""
+"""Tables and figures out of what runs left. Never imports torch, so that a report takes no time to start."""
 
 from __future__ import annotations
 
 from stvg_nst.report.folder import print_report, report_folders
-from stvg_nst.report.results import ResultsFileError, RunResults, load_results
 from stvg_nst.report.runs import BaselineError, runs_section
 
-__all__ = [
-    "BaselineError",
-    "ResultsFileError",
-    "RunResults",
-    "load_results",
-    "print_report",
-    "report_folders",
-    "runs_section",
-]
+__all__ = ["BaselineError", "print_report", "report_folders", "runs_section"]

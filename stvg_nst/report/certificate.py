@@ -160,11 +160,6 @@ def load_certificate(path: Path) -> Certificate:
         raise ValueError(f"{path}: is no certificate that can be shown ({error}); certify the run again") from error
 
 
-def add_to_results(text: str, certificate: Certificate) -> str:
-    """The text of a run's ``results.json`` with the certificate beside the numbers, which stay as they are."""
-    return json.dumps({**json.loads(text), "certificate": asdict(certificate)}, indent=1, allow_nan=False) + "\n"
-
-
 def certificate_sheet(certificate: Certificate) -> Sheet:
     """Each layer's own leak, the whole model's answers, and what the words in these tables mean."""
     layers = Section(

@@ -34,6 +34,7 @@ from stvg_nst.drawing import (
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
 from stvg_nst.report.findings import BASELINE, PEER, REFERENCE, Findings, Replicate
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.overlays import StudyError, override
 from stvg_nst.whole_files import whole_file
 
@@ -168,13 +169,13 @@ def _shown_runs(findings: Findings, scope: str | None) -> dict[str, Replicate]:
 
 
 def _trace(name: str, run: Replicate, item_id: str, condition: str) -> Trace:
-    predictions = load_predictions(run.folder / "predictions.json")
+    predictions = load_predictions(run.folder / RunFile.PREDICTIONS)
     index = [*zip(predictions.item_ids, predictions.conditions, strict=True)].index((item_id, condition))
     return _of(predictions.tubes, index, name, COLOURS[name], dash=0)
 
 
 def _true_trace(run: Replicate, item_id: str) -> Trace:
-    truth = load_ground_truth(run.folder / "ground_truth.json")
+    truth = load_ground_truth(run.folder / RunFile.GROUND_TRUTH)
     return _of(truth.tubes, truth.item_ids.index(item_id), "true", TRUE, dash=6)
 
 

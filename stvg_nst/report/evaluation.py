@@ -9,9 +9,19 @@ from stvg_nst.evaluation.bootstrap import LEVEL, Interval
 from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult
 from stvg_nst.evaluation.tubes import SENTENCE_TYPES
 from stvg_nst.evaluation.views import kinds_of
-from stvg_nst.metric_names import MAIN, METRICS, SEVERITY, SUMMARIES, VIEWS, view_label
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+from stvg_nst.results.metric_names import (
+    MAIN,
+    METRICS,
+    SEVERITY,
+    SUMMARIES,
+    VIEWS,
+    MetricName,
+    sentence_types_of,
+    view_label,
+    views_of,
+)
 
 _COLUMNS = ("", *METRICS)
 
@@ -23,22 +33,23 @@ def evaluation_sheet(evaluation: Evaluation) -> Sheet:
 
 def _sections(evaluation: Evaluation) -> Iterator[Section]:
     main, result = next(iter(evaluation.protocols.items()))
-    views = {view: view_label(view) for view in _views(result.metrics)}
+    views = _views(result.metrics)
     yield _by_protocol(evaluation)
-    yield _values(f"every view, {main}", result, views)
-    if kinds_of(result.metrics):
+    yield _values(f"every view, {main}", result, [(view_label(view), view, None) for view in views])
+    if kinds_of(views):
         yield _by_degradation(f"{MAIN} by kind and severity, {main}", result.metrics)
     if evaluation.bootstrap and evaluation.baseline is not None:
         rows = (
-            _row(label, view, result.differences, result.difference_intervals, {}, difference=True)
-            for view, label in views.items()
+            _row(view_label(view), view, None, result.differences, result.difference_intervals, {}, difference=True)
+            for view in views
             if view != "WAS"
         )
         title = f"differences to {evaluation.baseline}, paired over clips, {main}"
         yield Section(title, _COLUMNS, tuple(rows), labels=1)
-    types = [kind for kind in SENTENCE_TYPES if any(key.split("/")[1] == kind for key in result.metrics)]
+    found = sentence_types_of(result.metrics)
+    types = [kind for kind in SENTENCE_TYPES if kind in found]
     if len(types) > 1:
-        by_type = {f"{view}/{kind}": f"{view}, {kind}" for view in VIEWS if view in views for kind in types}
+        by_type = [(f"{view}, {kind}", view, kind) for view in VIEWS if view in views for kind in types]
         yield _values(f"by sentence type, {main}", result, by_type)
 
 
@@ -81,43 +92,45 @@ def _headline(evaluation: Evaluation) -> str:
 
 def _by_protocol(evaluation: Evaluation) -> Section:
     rows = (
-        _row(f"{protocol}, {view}", view, result.metrics, result.intervals, result.differences)
+        _row(f"{protocol}, {view}", view, None, result.metrics, result.intervals, result.differences)
         for protocol, result in evaluation.protocols.items()
         for view in VIEWS
-        if f"{view}/{METRICS[0]}" in result.metrics
+        if str(MetricName(view, METRICS[0])) in result.metrics
     )
     return Section("by protocol", _COLUMNS, tuple(rows), labels=1)
 
 
-def _values(title: str, result: ProtocolResult, labels: Mapping[str, str]) -> Section:
-    rows = (_row(label, view, result.metrics, result.intervals, result.differences) for view, label in labels.items())
+def _values(title: str, result: ProtocolResult, shown: Iterable[tuple[str, str, str | None]]) -> Section:
+    """Of every label, view and sentence type a row."""
+    rows = (_row(*each, result.metrics, result.intervals, result.differences) for each in shown)
     return Section(title, _COLUMNS, tuple(rows), labels=1)
 
 
 def _by_degradation(title: str, metrics: Mapping[str, float]) -> Section:
-    views = dict.fromkeys(name.split("/")[0] for name in metrics)
-    severities = [view.removeprefix(SEVERITY) for view in views if view.startswith(SEVERITY)]
+    found = views_of(metrics)
+    severities = [view.removeprefix(SEVERITY) for view in found if view.startswith(SEVERITY)]
 
     def row(label: str, views: Iterable[str]) -> Row:
-        values = [metrics.get(f"{view}/{MAIN}") for view in views]
+        values = [metrics.get(str(MetricName(view, MAIN))) for view in views]
         return Cell(label), *(Cell("" if value is None else f"{value:.2f}") for value in values)
 
-    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(metrics)]
+    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(found)]
     rows.append(row("all kinds", [*(f"{SEVERITY}{severity}" for severity in severities), "LQ"]))
     return Section(title, ("severity", *severities, "all"), tuple(rows), labels=1)
 
 
 def _views(metrics: Mapping[str, float]) -> tuple[str, ...]:
     """Views over all sentences, but for the cells of one kind and one severity, which have a table of their own."""
-    found = dict.fromkeys(name.split("/")[0] for name in metrics)
+    found = views_of(metrics)
     severities = [view for view in found if view.startswith(SEVERITY)]
     *qualities, score = VIEWS
-    return tuple(v for v in (*qualities, *kinds_of(metrics), *severities, *SUMMARIES, score) if v in found)
+    return tuple(v for v in (*qualities, *kinds_of(found), *severities, *SUMMARIES, score) if v in found)
 
 
 def _row(
     label: str,
     view: str,
+    sentence_type: str | None,
     values: Mapping[str, float],
     intervals: Mapping[str, Interval],
     changes: Mapping[str, float],
@@ -127,7 +140,7 @@ def _row(
     """Cells like ``53.04 (-0.50)``, or ``53.04 [52.1, 54.0]`` with intervals; empty where there is nothing."""
 
     def written(points: float, digits: int = 2) -> str:
-        return signed(points, digits) if difference or view.startswith("WAS") else f"{points:.{digits}f}"
+        return signed(points, digits) if difference or view == "WAS" else f"{points:.{digits}f}"
 
     def cell(key: str) -> Cell:
         if key not in values or math.isnan(values[key]):
@@ -137,4 +150,4 @@ def _row(
             return Cell(f"{written(values[key])} [{low}, {high}]")
         return Cell(written(values[key]), change=f" ({signed(changes[key])})" if key in changes else "")
 
-    return Cell(label), *(cell(f"{view}/{metric}") for metric in METRICS)
+    return Cell(label), *(cell(str(MetricName(view, metric, sentence_type))) for metric in METRICS)

@@ -10,10 +10,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stvg_nst.metric_names import MAIN
 from stvg_nst.report.findings import BASELINE, DROP, GAIN, PEER, REFERENCE, Findings, Method, over_runs
 from stvg_nst.report.robustness import severity_changes, severity_levels
 from stvg_nst.report.style import STYLE, Looks, draw_equal_scores, draw_origin, entitle, method_looks, save
+from stvg_nst.results.metric_names import MAIN
 
 
 def draw_figure2(findings: Findings, paths: Iterable[Path]) -> None:

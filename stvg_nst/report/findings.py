@@ -13,9 +13,9 @@ from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
-from stvg_nst.conditions import name_draws, name_measurement
-from stvg_nst.metric_names import MAIN
-from stvg_nst.report.results import RunResults
+from stvg_nst.results.conditions import name_draws, name_measurement
+from stvg_nst.results.metric_names import MAIN, MetricName
+from stvg_nst.results.results_file import RunResults
 from stvg_nst.study import Study, StudyRun
 from stvg_nst.study.definition import scope_and_name
 
@@ -197,7 +197,7 @@ class Quantity:
     sign: int = 1
 
     def number(self, metric: str = MAIN, sentence_type: str | None = None) -> Number:
-        key = f"{self.view}/{sentence_type}/{metric}" if sentence_type else f"{self.view}/{metric}"
+        key = str(MetricName(self.view, metric, sentence_type))
 
         def difference(own: Replicate, baseline: Replicate) -> float:
             before = 0.0 if self.view == "WAS" else baseline.points[key]
@@ -209,7 +209,7 @@ class Quantity:
 GAIN, CHANGE, DROP = Quantity("LQ gain", "LQ"), Quantity("HQ change", "HQ"), Quantity("HQ drop", "HQ", -1)
 SCORE = Quantity("WAS", "WAS")
 QUANTITIES = (GAIN, CHANGE, SCORE)
-"""The WAS, eq. (8) with lambda_hq = 1, is the sum of the other two."""
+"""The WAS, eq. (8), is the sum of the other two."""
 
 
 def over_seeds(method: Method, number: Number) -> Spread | None:

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.conditions import USUAL, Conditions
 from stvg_nst.outputs import check_outputs
-from stvg_nst.report.results import ResultsFileError, RunResults, load_results, measurement_notes
-from stvg_nst.report.runs import ZERO_SHOT, BaselineError, runs_section
+from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
+from stvg_nst.results.conditions import USUAL, Conditions
+from stvg_nst.results.metric_names import sentence_types_of
+from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.whole_files import write_whole
 
 
@@ -36,7 +38,7 @@ def report_folders(
         if not folder.is_dir():
             console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
             return 1
-    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob("results.json"))}
+    paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(RunFile.RESULTS))}
     if not paths:
         names = ", ".join(map(str, folders))
         console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
@@ -58,10 +60,10 @@ def report_folders(
 
 def _unfinished(folder: Path) -> Iterator[str]:
     """Runs below a folder that left a configuration and no results, with what they failed of where that is known."""
-    configured = {path.parent for name in ("config.yaml", "point.yaml") for path in folder.rglob(name)}
+    configured = {path.parent for name in (RunFile.CONFIG, RunFile.POINT) for path in folder.rglob(name)}
     for run in sorted(configured):
-        if not any(run.rglob("results.json")):
-            records = [path for name in ("diverged.txt", "failure.txt") if (path := run / name).exists()]
+        if not any(run.rglob(RunFile.RESULTS)):
+            records = [path for name in (RunFile.DIVERGENCE, RunFile.FAILURE) if (path := run / name).exists()]
             why = records[0].read_text(encoding="utf-8").strip() if records else "it is not finished"
             yield f"{run}: has no results.json: {why}"
 
@@ -128,7 +130,7 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
 
 def _sentence_types(runs: Sequence[RunResults]) -> tuple[str, ...]:
     """The sentence types of the runs; none where there is one, whose table would repeat the table of all sentences."""
-    found = sorted({key.split("/")[1] for run in runs for key in run.metrics if key.count("/") == 2})
+    found = sorted(sentence_types_of(key for run in runs for key in run.metrics))
     return tuple(found) if len(found) > 1 else ()
 
 
@@ -136,7 +138,7 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     reference = runs[0]
     for run in runs:
         if run.skipped:
-            yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+            yield f"{run.path}: {run.skipped} samples were left out, for bad videos or by a limit on batches"
         yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, ScalarFormatter
 from rich.console import Console
 
-from stvg_nst.metric_names import MAIN, METRICS
 from stvg_nst.report.findings import QUANTITIES, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.rows import spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, write_sheet
 from stvg_nst.report.style import MUTED, STYLE, draw_if_possible, entitle, row_looks, save
+from stvg_nst.results.metric_names import MAIN, METRICS
 
 LINEAR_UP_TO = 20.0
 """Points; where something lies beyond, it is drawn on a logarithmic scale, so that a run that diverged does not flatten

@@ -14,13 +14,14 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from stvg_nst.metric_names import MAIN
 from stvg_nst.report.certificate import certificate_sheet, load_certificate
 from stvg_nst.report.numbers import parameter_count
-from stvg_nst.report.results import RunResults
 from stvg_nst.report.runs import changes_of_runs, run_labels
 from stvg_nst.report.sheet import Row, Section, Sheet
 from stvg_nst.report.style import FAINT, MUTED, STYLE, draw_equal_scores, draw_origin, method_looks
+from stvg_nst.results.metric_names import MAIN
+from stvg_nst.results.results_file import RunResults
+from stvg_nst.results.run_folder import RunFile
 
 Benchmark = tuple[Sheet, Sequence[RunResults]]
 """The tables of runs under the same conditions, and these runs."""
@@ -151,11 +152,11 @@ def _run(run: RunResults, label: str) -> str:
 
 def _details(folder: Path) -> str:
     shown = ""
-    certificate = folder / "certificate.json"
+    certificate = folder / RunFile.CERTIFICATE
     if certificate.is_file():
         sheet = certificate_sheet(load_certificate(certificate))
         shown += f"<details><summary>certificate</summary>{sheet_html(sheet)}</details>"
-    for config in (folder / "config.yaml", folder.parent / "point.yaml", folder / "point.yaml"):
+    for config in (folder / RunFile.CONFIG, folder.parent / RunFile.POINT, folder / RunFile.POINT):
         if config.is_file():
             text = escape(config.read_text(encoding="utf-8"))
             shown += f"<details><summary>{escape(str(config))}</summary><pre>{text}</pre></details>"

@@ -11,6 +11,8 @@ from stvg_nst.evaluation.bootstrap import clip_of, clip_rows, drawn_clips, inter
 from stvg_nst.evaluation.views import ViewSums
 from stvg_nst.report.findings import Method, Replicate
 from stvg_nst.report.severities import view_sums
+from stvg_nst.results.metric_names import MetricName
+from stvg_nst.results.was import weighted_adaptation_score
 
 QUALITIES = ("HQ", "LQ")
 
@@ -60,16 +62,19 @@ class PairedBootstrap:
         pairs = [(own, theirs[own.place]) for own, _ in method.replicates if own.place in theirs]
         if not pairs:
             return None
-        name = f"{sentence_type}/{metric}" if sentence_type else metric
+        keys = [str(MetricName(quality, metric, sentence_type)) for quality in QUALITIES]
         # (R, qualities, 2, C) of each side: of every clip the metric's sum and the number of its samples.
         own, other = (
-            np.stack([[self._of(pair[side]).column(f"{quality}/{name}") for quality in QUALITIES] for pair in pairs])
-            for side in (0, 1)
+            np.stack([[self._of(pair[side]).column(key) for key in keys] for pair in pairs]) for side in (0, 1)
         )
 
         def over(weights: np.ndarray) -> np.ndarray:
-            high, low = (_mean(own[:, q], weights) - _mean(other[:, q], weights) for q in range(len(QUALITIES)))
-            return {"HQ": high, "LQ": low, "MQ": (high + low) / 2, "WAS": high + low}[view]
+            (high, low), (high_other, low_other) = (
+                [_mean(side[:, q], weights) for q in range(len(QUALITIES))] for side in (own, other)
+            )
+            on_hq, on_lq = high - high_other, low - low_other
+            score = weighted_adaptation_score(low, low_other, high, high_other)
+            return {"HQ": on_hq, "LQ": on_lq, "MQ": (on_hq + on_lq) / 2, "WAS": score}[view]
 
         (mean,) = over(np.ones((1, self._weights.shape[1])))
         return Difference(float(mean), *interval(over(self._weights)), len(pairs))

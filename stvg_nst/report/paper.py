@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import fmean
 
 from stvg_nst.evaluation.bootstrap import LEVEL
-from stvg_nst.metric_names import MAIN, METRICS
 from stvg_nst.report.findings import DROP, GAIN, REFERENCE, SCORE, Findings, Method, Quantity, over_runs
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.paired import Difference, PairedBootstrap
@@ -21,6 +20,7 @@ from stvg_nst.report.rows import (
     spread_cell,
 )
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+from stvg_nst.results.metric_names import MAIN, METRICS, MetricName, sentence_types_of
 
 Record = dict[str, object]
 _SPREAD = (
@@ -110,13 +110,12 @@ def _by_sentence_type(
 
 def sentence_types(findings: Findings) -> tuple[str | None, ...]:
     """Those of the data; ``None``, all of them, where there is but one."""
-    keys = (key for key in findings.baselines[0].results.metrics if key.count("/") == 2)
-    found = tuple(dict.fromkeys(key.split("/")[1] for key in keys))
+    found = sentence_types_of(findings.baselines[0].results.metrics)
     return found if len(found) > 1 else (None,)
 
 
 def _baseline(findings: Findings, view: str, kind: str | None) -> tuple[Row, Record]:
-    means = {metric: findings.baseline_mean(_key(view, kind, metric)) for metric in METRICS}
+    means = {metric: findings.baseline_mean(str(MetricName(view, metric, kind))) for metric in METRICS}
     record = {**baseline_identity(findings), "sentence_type": kind or "all"}
     for metric, mean in means.items():
         record |= {metric: mean, **numbers(f"{metric} change", None)}
@@ -134,7 +133,7 @@ def _method(
             cells.append(spread_cell(method, change))
             record |= numbers(metric, change)
             continue
-        key = _key(quantity.view, kind, metric)
+        key = str(MetricName(quantity.view, metric, kind))
         level = fmean(own.points[key] for own, _ in method.replicates) if method.replicates else None
         shown = change and f"{level:.2f} ({signed(change.mean)}{deviation(change)})"
         cells.append(Cell(shown, change.mean) if change and shown else spread_cell(method, None))
@@ -143,10 +142,6 @@ def _method(
     cells.append(_difference_cell(findings, method, difference))
     record |= _interval(f"{MAIN} to {REFERENCE}", difference)
     return tuple(cells), record | _reference_identity(findings, method, difference)
-
-
-def _key(view: str, kind: str | None, metric: str) -> str:
-    return f"{view}/{kind}/{metric}" if kind else f"{view}/{metric}"
 
 
 def _to_reference(

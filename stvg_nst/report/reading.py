@@ -7,10 +7,12 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.metric_names import METRICS
 from stvg_nst.report.findings import Findings, Method, Replicate
-from stvg_nst.report.results import RunResults, load_results, measurement_notes
+from stvg_nst.report.runs import measurement_notes
+from stvg_nst.results.metric_names import METRICS, MetricName
+from stvg_nst.results.results_file import RunResults, load_results
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.results.was import with_adaptation_scores
 from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
 
@@ -95,8 +97,7 @@ def _paired(
         if baseline is not None and test.results.exists():
             results = load_results(test.results)
             _refuse_incomparable(run, results, baseline.results)
-            own = {key: value for key, value in results.metrics.items() if not key.startswith("WAS/")}
-            yield _replicate(run, test, results, own | adaptation_scores(own, baseline.points)), baseline
+            yield _replicate(run, test, results, with_adaptation_scores(results.metrics, baseline.points)), baseline
 
 
 def _replicate(run: StudyRun, test: RunTest, results: RunResults, points: Mapping[str, float]) -> Replicate:
@@ -115,7 +116,7 @@ def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[s
     if missing:
         yield f"INCOMPLETE: {len(missing)} of {len(runs)} runs are not finished, the first being {missing[0]}"
     known = {test.folder for run in runs for test in run.tests}
-    strangers = sorted(path.parent for path in folder.rglob("results.json") if path.parent not in known)
+    strangers = sorted(path.parent for path in folder.rglob(RunFile.RESULTS) if path.parent not in known)
     if strangers:
         yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
 
@@ -132,7 +133,11 @@ def _remarks(
     words = replace(study, unchosen=tuple(name for name in study.unchosen if name in begun)).unchosen_words
     yield from filter(None, [words])
     results = [own.results for own in (*baselines, *(own for method in methods for own, _ in method.replicates))]
-    yield from (f"{own.path}: {own.skipped} samples were skipped and do not count" for own in results if own.skipped)
+    yield from (
+        f"{own.path}: {own.skipped} samples were left out, for bad videos or by a limit on batches"
+        for own in results
+        if own.skipped
+    )
     yield from (f"{own.path}: {words}" for own in results for words in own.touched)
     commits = sorted({str(own.git_commit)[:12] for own in results})
     if len(commits) > 1:
@@ -185,7 +190,7 @@ def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResult
         StudyError: other metrics, conditions, samples, or another seed than the run's.
     """
     for file in (baseline, results):
-        missing = [f"{view}/{metric}" for view in ("HQ", "LQ") for metric in METRICS]
+        missing = [str(MetricName(view, metric)) for view in ("HQ", "LQ") for metric in METRICS]
         missing = [name for name in missing if name not in file.metrics]
         if missing:
             raise StudyError(f"{file.path} lacks {', '.join(missing)}; delete it, and measure HQ and LQ again")

@@ -7,7 +7,6 @@ from itertools import chain
 from statistics import fmean
 
 from stvg_nst.evaluation.views import kinds_of
-from stvg_nst.metric_names import MAIN, SEVERITY, SUMMARIES, view_label
 from stvg_nst.report.findings import Findings, Number, Replicate, over_runs
 from stvg_nst.report.numbers import level
 from stvg_nst.report.rows import (
@@ -22,6 +21,7 @@ from stvg_nst.report.rows import (
 )
 from stvg_nst.report.severities import view_points
 from stvg_nst.report.sheet import Cell, Section, Sheet
+from stvg_nst.results.metric_names import MAIN, SEVERITY, SUMMARIES, MetricName, view_label
 
 Views = Mapping[str, float]
 
@@ -35,7 +35,7 @@ def robustness(findings: Findings) -> Sheet:
     pairs = [pair for method in findings.methods for pair in method.replicates]
     found = {id(r): _views(r) for r in (*findings.baselines, *chain(*pairs))}
     every = [*dict.fromkeys(view for own in found.values() for view in own)]
-    shown = [*kinds_of(dict.fromkeys(every)), *(v for v in every if v.startswith(SEVERITY)), *SUMMARIES]
+    shown = [*kinds_of(every), *(v for v in every if v.startswith(SEVERITY)), *SUMMARIES]
     levels = {view: _level([found[id(r)] for r in findings.baselines], view) for view in every}
     rows = [(*baseline_labels(findings), *(Cell(level(levels.get(view))) for view in shown))]
     records: list[dict[str, object]] = [
@@ -78,8 +78,8 @@ def _means(found: Sequence[dict[tuple[str, str], float]]) -> dict[tuple[str, str
 
 def _views(replicate: Replicate) -> Views:
     """m_vIoU on every view of the benchmark; see ``stvg_nst.evaluation.views``."""
-    points = view_points(replicate.results)
-    return {key.split("/")[0]: value for key, value in points.items() if key.split("/")[1:] == [MAIN]}
+    points = ((MetricName.parse(key), value) for key, value in view_points(replicate.results).items())
+    return {name.view: value for name, value in points if name == MetricName(name.view, MAIN)}
 
 
 def _cells(replicate: Replicate) -> dict[tuple[str, str], float]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stvg_nst.adaptation import adaptation_scores
-from stvg_nst.conditions import name_measurement
-from stvg_nst.metric_names import MAIN, VIEWS
 from stvg_nst.report.numbers import parameter_count, signed
-from stvg_nst.report.results import RunResults
 from stvg_nst.report.sheet import Cell, Section
+from stvg_nst.results.conditions import name_measurement
+from stvg_nst.results.metric_names import MAIN, VIEWS, MetricName
+from stvg_nst.results.results_file import RunResults
+from stvg_nst.results.was import with_adaptation_scores
 
 ZERO_SHOT = "ZeroShot"
 _RANDOM = "RANDOM WEIGHTS"
@@ -31,7 +31,7 @@ def runs_section(
 ) -> Section:
     """One row per quality and run: each metric, its difference to the baseline, the best of each column marked.
 
-    The WAS is computed here, from the baseline run, with lambda_hq = 1; a run's own ``WAS/`` metrics are not used.
+    The WAS is computed here, from the baseline run; a run's own may be relative to another one.
 
     Args:
         runs: evaluated under the same conditions: data set, split, benchmark seed, and degradations shown; and measured
@@ -50,7 +50,7 @@ def runs_section(
     labels, points = run_labels(runs), [_points(run, base) for run in runs]
     rows = []
     for view in VIEWS:
-        keys = [f"{view}/{sentence_type}/{name}" if sentence_type else f"{view}/{name}" for name in names]
+        keys = [str(MetricName(view, name, sentence_type)) for name in names]
         for run, label, own in zip(runs, labels, points, strict=True):
             reference = {} if base is None or run.method == base.method else base.metrics
             if not own.keys().isdisjoint(keys):
@@ -61,7 +61,7 @@ def runs_section(
 
 def changes_of_runs(runs: Sequence[RunResults]) -> list[tuple[RunResults, float, float]]:
     """Of every tuned run that has them, change on HQ and gain on LQ in the main metric; nothing without a baseline."""
-    high, low = f"HQ/{MAIN}", f"LQ/{MAIN}"
+    high, low = str(MetricName("HQ", MAIN)), str(MetricName("LQ", MAIN))
     measured = [run for run in runs if {high, low} <= run.metrics.keys()]
     try:
         base = _baseline_run(measured, ZERO_SHOT).metrics
@@ -73,16 +73,15 @@ def changes_of_runs(runs: Sequence[RunResults]) -> list[tuple[RunResults, float,
 
 def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
     """The run's metrics, with the WAS relative to ``base``; the baseline itself has none."""
-    points = {key: value for key, value in run.metrics.items() if not key.startswith("WAS/")}
     if base is None or run.method == base.method:
-        return points
+        return {key: value for key, value in run.metrics.items() if MetricName.parse(key).view != "WAS"}
     if None not in (run.weights, base.weights) and run.weights != base.weights:
         raise BaselineError(
             f"{run.path} tuned the weights '{run.weights}', but the baseline {base.path} has '{base.weights}'; report "
             "the runs of each grounder from a folder of its own"
         )
     try:
-        return points | adaptation_scores(points, base.metrics)
+        return with_adaptation_scores(run.metrics, base.metrics)
     except ValueError as error:
         raise BaselineError(f"{run.path} cannot be compared with {base.path}: {error}") from error
 
@@ -90,7 +89,7 @@ def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
 def _cell(key: str, own: Mapping[str, float], reference: Mapping[str, float]) -> Cell:
     if key not in own:
         return Cell("-")
-    if key.startswith("WAS/"):  # a difference already; a baseline's own WAS is relative to something else
+    if MetricName.parse(key).view == "WAS":  # a difference already; a baseline's own WAS is relative to something else
         return Cell(signed(own[key]), own[key])
     change = f" ({signed(own[key] - reference[key])})" if key in reference else ""
     return Cell(f"{own[key]:.2f}", own[key], change)
@@ -105,6 +104,20 @@ def _baseline_run(runs: Sequence[RunResults], baseline: str) -> RunResults:
         paths = ", ".join(str(run.path) for run in candidates)
         raise BaselineError(f"{len(candidates)} runs of the baseline {baseline} differ: {paths}; keep one")
     return candidates[0]
+
+
+def measurement_notes(results: Sequence[RunResults]) -> Iterator[str]:
+    """What a reader must know of how results that are shown together were measured."""
+    said = [run.measurement for run in results if run.measurement is not None]
+    silent = [run for run in results if run.measurement is None]
+    if said and silent:
+        yield (
+            f"{', '.join(str(run.path) for run in silent)}: older than the record of precision, and shown with what "
+            f"was measured in {said[0]}"
+        )
+    devices = sorted({measurement.last_digits for measurement in said})
+    if len(devices) > 1:
+        yield f"measured on {' and on '.join(devices)}: for that alone the last digits may differ"
 
 
 def run_labels(runs: Sequence[RunResults]) -> list[str]:
@@ -122,8 +135,8 @@ def run_labels(runs: Sequence[RunResults]) -> list[str]:
 
 def _metric_names(runs: Sequence[RunResults]) -> tuple[str, ...]:
     """Every metric's name without its view, in the order of first appearance."""
-    keys = (key for run in runs for key in run.metrics if key.startswith(tuple(f"{view}/" for view in VIEWS)))
-    return tuple(dict.fromkeys(key.rsplit("/", 1)[1] for key in keys))
+    found = (MetricName.parse(key) for run in runs for key in run.metrics)
+    return tuple(dict.fromkeys(name.metric for name in found if name.view in VIEWS))
 
 
 def _title(runs: Sequence[RunResults], sentence_type: str | None, name_usual: bool) -> str:

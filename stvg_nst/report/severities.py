@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from stvg_nst.evaluation.tubes import CLEAN
 from stvg_nst.evaluation.views import Samples, ViewSums, kinds_of
-from stvg_nst.metric_names import METRICS, SEVERITY, SUMMARIES
 from stvg_nst.report.numbers import level
-from stvg_nst.report.results import ResultsFileError, RunResults
 from stvg_nst.report.runs import run_labels
 from stvg_nst.report.sheet import Cell, Section
+from stvg_nst.results.metric_names import METRICS, SEVERITY, SUMMARIES, MetricName, views_of
+from stvg_nst.results.results_file import ResultsFileError, RunResults
 
 
 def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, str]:
@@ -31,15 +31,17 @@ def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, 
     if metric not in METRICS:
         raise ValueError(f"the metric must be one of {', '.join(METRICS)}, got '{metric}'")
     points = [view_points(run) for run in runs]
-    names = dict.fromkeys(name for own in points for name in own)
-    severities = sorted(int(name.removeprefix(SEVERITY).split("/")[0]) for name in _named(names, metric, SEVERITY))
+    views = views_of(name for own in points for name in own)
+    severities = sorted(int(view.removeprefix(SEVERITY)) for view in views if view.startswith(SEVERITY))
     columns = [f":{severity}" for severity in severities] + [""]
-    kinds = {kind: kind for kind in kinds_of(names)}
+    kinds = {kind: kind for kind in kinds_of(views)}
     rows = []
     for view, label in (kinds | {CLEAN: CLEAN, "LQ": "LQ, all samples"} | SUMMARIES).items():
         for run, own in zip(run_labels(runs), points, strict=True):
             # Of a summary there is one number, not one for each severity.
-            keys = [f"{view}{column}/{metric}" if view in kinds or not column else "" for column in columns]
+            keys = [
+                str(MetricName(f"{view}{column}", metric)) if view in kinds or not column else "" for column in columns
+            ]
             rows.append((Cell(label), Cell(run), *(_cell(own, key) for key in keys)))
     title = f"{runs[0].conditions}, {metric} by degradation"
     return Section(title, ("severity", "Method", *map(str, severities), "all"), tuple(rows)), _note(runs)
@@ -79,10 +81,6 @@ def view_sums(run: RunResults, rows: np.ndarray, num_rows: int) -> ViewSums:
         num_items=num_rows,
     )
     return ViewSums(samples, *(np.array([sample[name] for sample in run.samples]) for name in ("tIoU", "vIoU")))
-
-
-def _named(names: Mapping[str, object], metric: str, prefix: str) -> Iterator[str]:
-    return (name for name in names if name.startswith(prefix) and name.count("/") == 1 and name.endswith(f"/{metric}"))
 
 
 def _cell(points: Mapping[str, float], key: str) -> Cell:

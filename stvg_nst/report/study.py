@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stvg_nst.conditions import Conditions
-from stvg_nst.metric_names import METRICS
 from stvg_nst.report.findings import QUANTITIES, Findings, over_seeds
 from stvg_nst.report.levels import write_levels
 from stvg_nst.report.numbers import parameter_count
@@ -14,6 +12,8 @@ from stvg_nst.report.rows import numbers, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console, write_sheet
 from stvg_nst.report.study_figure import draw_study
 from stvg_nst.report.style import draw_if_possible
+from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.metric_names import METRICS, MetricName
 from stvg_nst.study import Study, StudyError, planned_runs
 
 
@@ -102,7 +102,7 @@ def _records(findings: Findings) -> list[dict[str, object]]:
 def _explanation(findings: Findings) -> str:
     """What the numbers are, and what the differences are relative to."""
     views = (
-        f"{view} " + " / ".join(f"{findings.baseline_mean(f'{view}/{name}'):.2f}" for name in METRICS)
+        f"{view} " + " / ".join(f"{findings.baseline_mean(str(MetricName(view, name))):.2f}" for name in METRICS)
         for view in ("HQ", "LQ")
     )
     tests = ", of each seed's mean over the tests" if len(findings.baselines) > 1 else ""

@@ -12,13 +12,13 @@ from pathlib import Path
 import yaml
 
 from stvg_nst.configuration import Config, merge, read_yaml
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import StudyError, differences
 from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
-_TUBES = ("predictions.json", "ground_truth.json")
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
 """Settings that a test must share with its baseline's, and what they are where no overlay has them."""
 _PRECISIONS = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # Lightning's older names
@@ -61,11 +61,11 @@ class RunTest:
 
     @property
     def results(self) -> Path:
-        return self.folder / "results.json"
+        return self.folder / RunFile.RESULTS
 
     @property
     def settings_file(self) -> Path:
-        return self.folder / "settings.yaml"
+        return self.folder / RunFile.SETTINGS
 
     def measured_by(self, config: Config) -> dict[str, str]:
         """In which precision and how the test of a run of this configuration measures."""
@@ -89,7 +89,8 @@ class RunTest:
             trained = ("--model.adapter", str(adapter), "--model.baseline", str(self.baseline))
         settings = (f"--{name}={json.dumps(value)}" for name, value in self.settings.items())
         command = ("test", *arguments, "--run", str(self.folder), *settings, *trained)
-        return Stage(command, self.results, tuple(self.folder / name for name in _TUBES))
+        tubes = self.folder / RunFile.PREDICTIONS, self.folder / RunFile.GROUND_TRUTH
+        return Stage(command, self.results, clears=tubes)
 
 
 _RECIPE = ("model.optimizer", "model.warmup_steps", "trainer.max_epochs", "trainer.gradient_clip_val")
@@ -133,30 +134,30 @@ class StudyRun:
 
     @property
     def config_file(self) -> Path:
-        return self.folder / "point.yaml"
+        return self.folder / RunFile.POINT
 
     @property
     def weights_file(self) -> Path:
         """Sum of the pretrained weights, as `sha256sum` writes and checks it; empty for random ones."""
-        return self.folder / "weights.sha256"
+        return self.folder / RunFile.WEIGHTS_SUM
 
     @property
     def adapter(self) -> Path:
-        return self.folder / "adapter.safetensors"
+        return self.folder / RunFile.ADAPTER
 
     @property
     def log(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / RunFile.LOG
 
     @property
     def failure(self) -> Path:
         """Why the last attempt failed, in one line; absent after any other."""
-        return self.folder / "failure.txt"
+        return self.folder / RunFile.FAILURE
 
     @property
     def divergence(self) -> Path:
         """How the training diverged, in one line; absent where it has not."""
-        return self.folder / "diverged.txt"
+        return self.folder / RunFile.DIVERGENCE
 
     @property
     def diverged(self) -> bool:
@@ -180,7 +181,12 @@ class StudyRun:
         Raises:
             ConfigurationError: the folder holds what no study made, or its ``point.yaml`` is damaged.
         """
-        kept = (*(test.results for test in self.tests), self.adapter, self.divergence, self.folder / "checkpoints")
+        kept = (
+            *(test.results for test in self.tests),
+            self.adapter,
+            self.divergence,
+            self.folder / RunFile.CHECKPOINTS,
+        )
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():
@@ -264,7 +270,7 @@ def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tu
         parts = {test: Path(folder_name(test)) if test else Path() for test in study.tests}
         before = None if name == BASELINE_FOLDER else folder / BASELINE_FOLDER
         return tuple(
-            RunTest(test, folder / name / part, study.tests[test], before and before / part / "results.json")
+            RunTest(test, folder / name / part, study.tests[test], before and before / part / RunFile.RESULTS)
             for test, part in parts.items()
         )
 

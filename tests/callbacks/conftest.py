@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stvg_nst.conditions import Conditions
 from stvg_nst.metrics import GroundingMetrics
+from stvg_nst.results.conditions import Conditions
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
 from stvg_nst.types import Batch, ClipInfo, Degradation, Quality, Tube
 

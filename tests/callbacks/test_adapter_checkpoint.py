@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from callbacks import AdapterCheckpoint
+from stvg_nst.results.run_folder import RunFile
 
 
 class Crash(lightning.Callback):
@@ -20,7 +21,7 @@ class Crash(lightning.Callback):
 
 def test_finished_fit_leaves_the_trained_adapter(run: Any) -> None:
     run.fit(AdapterCheckpoint())
-    saved = load_file(run.folder / AdapterCheckpoint.FINISHED)
+    saved = load_file(run.folder / RunFile.ADAPTER)
     trained = {name: value for name, value in run.module.grounder.named_parameters() if value.requires_grad}
     assert saved.keys() == trained.keys()
     for name, value in trained.items():
@@ -30,14 +31,20 @@ def test_finished_fit_leaves_the_trained_adapter(run: Any) -> None:
 def test_interrupted_fit_leaves_only_the_last_validated_adapter(run: Any) -> None:
     with pytest.raises(OSError, match="no space left"):
         run.fit(AdapterCheckpoint(), Crash())
-    assert (run.folder / AdapterCheckpoint.LAST).exists()
+    assert (run.folder / RunFile.ADAPTER_LAST).exists()
+    assert not (run.folder / RunFile.ADAPTER).exists()
+
+
+def test_a_fit_that_a_time_limit_has_cut_is_not_finished(run: Any) -> None:
+    with pytest.warns(UserWarning, match=r"ended after 0 steps, before all .*; go on from its last checkpoint"):
+        run.fit(AdapterCheckpoint(), max_time={"seconds": 0})
     assert not (run.folder / AdapterCheckpoint.FINISHED).exists()
 
 
 def test_sanity_check_and_test_write_nothing(run: Any) -> None:
     run.fit(AdapterCheckpoint(), max_steps=0)
-    assert not (run.folder / AdapterCheckpoint.LAST).exists()
-    (run.folder / AdapterCheckpoint.FINISHED).unlink()
+    assert not (run.folder / RunFile.ADAPTER_LAST).exists()
+    (run.folder / RunFile.ADAPTER).unlink()
     run.test(AdapterCheckpoint())
     assert not list(run.folder.glob("*.safetensors"))
 
@@ -49,7 +56,7 @@ def test_rehearsal_writes_nothing(run: Any) -> None:
 
 def test_finished_run_is_not_fitted_again(run: Any) -> None:
     run.fit(AdapterCheckpoint())
-    path = run.folder / AdapterCheckpoint.FINISHED
+    path = run.folder / RunFile.ADAPTER
     before = path.read_bytes()
     with pytest.raises(FileExistsError, match=re.escape(f"'{path}' is there from a finished run; choose another")):
         run.fit(AdapterCheckpoint())

@@ -8,6 +8,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks import Dashboard, HyperparameterSummary, NullSpaceMonitor, PredictionsWriter, ResultsWriter
+from stvg_nst.results.run_folder import RunFile
 
 
 def full_disk(*arguments: Any, **options: Any) -> Any:
@@ -26,7 +27,7 @@ def test_no_run_ends_for_its_dashboard(
         assert all("does without: [Errno 28] No space left on device" in message for message in warnings)
         assert warnings
     run.test(ResultsWriter(), PredictionsWriter(), logger=Dashboard(str(run.folder)))
-    assert (run.folder / ResultsWriter.NAME).is_file()
+    assert (run.folder / RunFile.RESULTS).is_file()
 
 
 def test_hyperparameters_are_left_out_where_they_cannot_be_written(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,17 @@ class Counter(lightning.LightningModule):
         return torch.optim.SGD([self.weight], lr=1.0)
 
 
-def fit(folder: Path, callback: MovingAverage, epochs: int, **options: Any) -> Counter:
+class LeaveValidation(lightning.Callback):
+    """Writes a checkpoint within the first validation, and ends the fit by a failure."""
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "last.ckpt")
+        raise RuntimeError("left")
+
+
+def fit(
+    folder: Path, callback: MovingAverage, epochs: int, *, others: Sequence[lightning.Callback] = (), **options: Any
+) -> Counter:
     module, loader = Counter(), DataLoader(torch.zeros(2, 1))
     trainer = lightning.Trainer(
         default_root_dir=folder,
@@ -43,7 +54,7 @@ def fit(folder: Path, callback: MovingAverage, epochs: int, **options: Any) -> C
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback, lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True)],
+        callbacks=[callback, *others, lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True)],
         **options,
     )
     trainer.fit(module, loader, loader, ckpt_path="last" if (folder / "last.ckpt").exists() else None)
@@ -99,3 +110,15 @@ def test_the_average_is_the_original_s_but_for_shared_heads(shared: Path) -> Non
         value = callback.state_dict()["averages"]["weight"].item()
         assert value == pytest.approx(ordinary, rel=1e-4)
         assert 1 - (1 - value) ** 2 == pytest.approx(shared_head, rel=1e-3)
+
+
+def test_a_checkpoint_within_a_validation_holds_what_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="left"):
+        fit(tmp_path, MovingAverage(0.5), 1, limit_train_batches=2, others=[LeaveValidation()])
+    assert torch.load(tmp_path / "last.ckpt")["state_dict"]["weight"].item() == 2.0, "and not its average, 1.25"
+
+
+def test_a_fit_that_resumes_behind_its_last_step_ends_with_the_average(tmp_path: Path) -> None:
+    ended = fit(tmp_path, MovingAverage(0.5), 3)
+    again = fit(tmp_path, MovingAverage(0.5), 3)
+    assert again.seen == [] and again.weight.item() == ended.weight.item() != 3.0

@@ -11,13 +11,14 @@ import torch
 
 from callbacks import PredictionsWriter, ResultsWriter
 from stvg_nst.evaluation import Evaluation, evaluate, load_ground_truth, load_predictions
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, Tube
 
 
 def evaluation_of(folder: Path) -> Evaluation:
     return evaluate(
-        load_predictions(folder / PredictionsWriter.PREDICTIONS),
-        load_ground_truth(folder / PredictionsWriter.GROUND_TRUTH),
+        load_predictions(folder / RunFile.PREDICTIONS),
+        load_ground_truth(folder / RunFile.GROUND_TRUTH),
     )
 
 

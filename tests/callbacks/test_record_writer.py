@@ -20,6 +20,7 @@ from PIL import Image
 
 from callbacks import AdapterCheckpoint, MovingAverage, PredictionsWriter, ResultsWriter, TubeVisualizer
 from callbacks.run import go_first
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import ClipInfo
 
 FILES = {"results.json", "predictions.json", "ground_truth.json"}
@@ -103,22 +104,22 @@ def test_a_fit_and_a_test_go_on_without_pictures(run: Any, error: Exception, cap
     trainer = run.trainer(TubeVisualizer(), ResultsWriter(), PredictionsWriter())
     trainer.test(run.module, datamodule=data_without_videos(run, error), verbose=False)
     assert written(run.folder) == FILES
-    assert not (run.folder / TubeVisualizer.NAME).exists()
+    assert not (run.folder / RunFile.TUBES).exists()
 
 
 def test_only_the_item_whose_video_is_gone_is_not_shown(run: Any) -> None:
     data = data_without_videos(run, FileNotFoundError("no such video"), "item-1")
     run.trainer(TubeVisualizer()).test(run.module, datamodule=data, verbose=False)
-    height = Image.open(run.folder / TubeVisualizer.NAME).height
+    height = Image.open(run.folder / RunFile.TUBES).height
     run.test(TubeVisualizer())
-    assert Image.open(run.folder / TubeVisualizer.NAME).height * 2 == height * 3, "two items of three"
+    assert Image.open(run.folder / RunFile.TUBES).height * 2 == height * 3, "two items of three"
 
 
 def test_a_picture_of_an_earlier_test_does_not_stay(run: Any) -> None:
     run.test(TubeVisualizer())
     data = data_without_videos(run, FileNotFoundError("no such video"))
     run.trainer(TubeVisualizer()).test(run.module, datamodule=data, verbose=False)
-    assert not (run.folder / TubeVisualizer.NAME).exists()
+    assert not (run.folder / RunFile.TUBES).exists()
 
 
 def test_what_json_cannot_hold_is_refused_before_any_work(run: Any) -> None:

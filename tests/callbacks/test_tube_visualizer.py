@@ -9,6 +9,7 @@ from PIL import Image
 
 from callbacks import TubeVisualizer
 from callbacks.strip import draw_strip
+from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Quality
 
 
@@ -33,7 +34,7 @@ def test_number_of_items_is_kept(run: Any, clip: Any, colours: Any) -> None:
     info = clip(0, Quality.HQ)
     pixels = np.zeros((len(info.frame_ids), *info.native_size, 3), np.uint8)
     strip = draw_strip(pixels, info, info.target)
-    saved = np.asarray(Image.open(run.folder / TubeVisualizer.NAME))
+    saved = np.asarray(Image.open(run.folder / RunFile.TUBES))
     assert saved.shape == (4 * strip.shape[0], strip.shape[1], 3)
     bright = [(part == colours[Quality.HQ]).all(-1).any() for part in np.split(saved, 4)]
     assert bright == [True, False, True, False], "HQ above LQ, item by item"
@@ -46,7 +47,7 @@ def test_test_has_tags_of_its_own(run: Any) -> None:
 
 def test_rehearsal_draws_but_saves_nothing(run: Any) -> None:
     run.test(TubeVisualizer(), fast_dev_run=True)
-    assert not (run.folder / TubeVisualizer.NAME).exists()
+    assert not (run.folder / RunFile.TUBES).exists()
 
 
 def test_numbers_must_be_positive() -> None:

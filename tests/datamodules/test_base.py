@@ -47,6 +47,16 @@ def test_training_batches_hold_as_many_high_as_low_quality_clips(root: Path) -> 
         assert [info.degradation is None for info in batch.clips] == [True, False]
 
 
+def test_what_is_trained_on_is_known_by_its_content_and_not_by_its_place(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").symlink_to(root)
+    prints = []
+    for data in (mini(root), mini(tmp_path / "moved", num_workers=2, seed=5), mini(root, training_clips=2)):
+        data.prepare_data()
+        data.setup("fit")
+        prints.append(data.training_fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
     data = mini(root)
     data.prepare_data()

@@ -66,7 +66,6 @@ BASE = [f"--config=experiments/{name}.yaml" for name in ("base", "data/mini", "m
         (["layers", "--rule=energy"], "rule 'energy' needs a threshold"),
         (["layers", "--output=layers.txt"], "written as .json or .csv"),
         (["cache", "--data.init_args.batch_size=0"], "--data.init_args.batch_size must be at least 1, got 0"),
-        (["cache", "--model.lambda_hq=-1"], "--model.lambda_hq must be finite and at least 0, got -1"),
         (["cache", "--trainer.max_epochs=-3"], "--trainer: `max_epochs` must be a non-negative integer or -1"),
     ],
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,21 @@ def test_one_at_a_time(tmp_path: Path) -> None:
             pass
     with locked(folder):
         pass
+
+
+def test_a_forked_process_does_not_hold_it_longer(tmp_path: Path) -> None:
+    """A loader's worker outlives for seconds a training that is killed."""
+    forks = multiprocessing.get_context("fork")
+    up = forks.Event()
+    worker = forks.Process(target=lambda: (up.set(), time.sleep(60)), daemon=True)
+    with locked(tmp_path):
+        worker.start()
+        assert up.wait(30)
+    try:
+        with locked(tmp_path):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
 
 
 def test_a_file_system_without_locks_is_told(

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from stvg_nst import __main__, evaluation
-from stvg_nst.report import ResultsFileError, folder, sheet
+from stvg_nst.report import folder, sheet
+from stvg_nst.results.results_file import ResultsFileError
 from tests.stvg_nst.report.test_certificate import CERTIFICATE
 from tests.stvg_nst.report.test_folder import write_run
 

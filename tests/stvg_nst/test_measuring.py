@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from stvg_nst.conditions import USUAL, Measurement
 from stvg_nst.measuring import measurement_of
+from stvg_nst.results.conditions import USUAL, Measurement
 
 
 class Module(lightning.LightningModule):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from stvg_nst.conditions import Conditions, Measurement
 from stvg_nst.module import GroundingModule
-from stvg_nst.report import ResultsFileError
+from stvg_nst.results.conditions import Conditions, Measurement
+from stvg_nst.results.results_file import ResultsFileError
 from stvg_nst.tuning import ZeroShot
 
 NAMES = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")

@@ -108,14 +108,14 @@ def test_a_view_without_samples_is_left_out() -> None:
 
 
 def test_was_by_hand() -> None:
-    metrics = numbers(feed(GroundingMetrics(baseline=ZERO_SHOT, lambda_hq=0.5), [SEVEN[0]]))
+    metrics = numbers(feed(GroundingMetrics(baseline=ZERO_SHOT), [SEVEN[0]]))
     assert not any(name.startswith("WAS/") for name in metrics)  # nothing was evaluated on LQ
     baseline = ZERO_SHOT | {
         f"{q}/declarative/{name[3:]}": v + 10 for name, v in ZERO_SHOT.items() for q in ("HQ", "LQ")
     }
-    metrics = numbers(feed(GroundingMetrics(baseline=baseline, lambda_hq=0.5), SEVEN[:2]))
-    assert metrics["WAS/m_tIoU"] == pytest.approx((30 - 40) + 0.5 * (100 - 40))
-    assert metrics["WAS/declarative/m_tIoU"] == pytest.approx((30 - 50) + 0.5 * (100 - 50))
+    metrics = numbers(feed(GroundingMetrics(baseline=baseline), SEVEN[:2]))
+    assert metrics["WAS/m_tIoU"] == pytest.approx((30 - 40) + (100 - 40))
+    assert metrics["WAS/declarative/m_tIoU"] == pytest.approx((30 - 50) + (100 - 50))
 
 
 def test_an_incomplete_baseline_is_refused_before_the_evaluation() -> None:

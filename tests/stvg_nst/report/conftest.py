@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from stvg_nst.evaluation import render_ground_truth, render_predictions
-from stvg_nst.report import RunResults
 from stvg_nst.report.findings import Findings, Method, Replicate
+from stvg_nst.results.results_file import RunResults
 from stvg_nst.study import Study, StudyRun, planned_runs, read_studies
 from stvg_nst.study.runs import RunTest
 from tests.stvg_nst.study.conftest import content, program, write  # noqa: F401

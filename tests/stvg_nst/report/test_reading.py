@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.conditions import Measurement
 from stvg_nst.report.reading import read_findings
+from stvg_nst.results.conditions import Measurement
 from stvg_nst.study import Study, StudyError, planned_runs
 
 Finish = Callable[..., Path]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stvg_nst.report import BaselineError, RunResults, runs_section
+from stvg_nst.report import BaselineError, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_markdown
+from stvg_nst.results.results_file import RunResults
 
 
 def run(method: str, *, trainable: int = 1_234_567, **metrics: float) -> RunResults:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.report import ResultsFileError, load_results, report_folders
+from stvg_nst.report import report_folders
 from stvg_nst.report.severities import severity_section
+from stvg_nst.results.results_file import ResultsFileError, load_results
 from tests.stvg_nst.report.test_folder import write_run
 
 

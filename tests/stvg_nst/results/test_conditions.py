@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stvg_nst.conditions import Measurement
+from stvg_nst.results.conditions import Measurement
 
 
 @pytest.mark.parametrize(

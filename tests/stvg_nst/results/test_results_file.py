@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from stvg_nst.conditions import Measurement
-from stvg_nst.report import ResultsFileError, load_results
+from stvg_nst.results.conditions import Measurement
+from stvg_nst.results.results_file import (
+    ResultsFileError,
+    RunResults,
+    add_certificate,
+    load_results,
+    render_results,
+)
 from tests.mutilation import mutilated
 
 COMPLETE: dict[str, Any] = {
@@ -95,8 +101,11 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
         ({"seed": "0"}, "'seed' must be int, got '0'"),
         ({"seed": True}, "'seed' must be int, got True"),
         ({"weights": 1}, "'weights' must be str or null, got 1"),
+        ({"git_dirty": 1}, "'git_dirty' must be bool or null, got 1"),
+        ({"injection": [1]}, r"'injection\[0\]' must be dict, got 1"),
         ({"git_commit": 1}, "'git_commit' must be str or null, got 1"),
         ({"metrics": {}}, "'metrics' is empty"),
+        ({"metrics": {"HQ/": 1}}, "'metrics.HQ/': expected <view>/<metric> or .* got 'HQ/'"),
         ({"metrics": {"HQ/m_tIoU": None}}, "'metrics.HQ/m_tIoU' must be float or int, got None"),
         ({"metrics": {"HQ/m_tIoU": float("nan")}}, "'metrics.HQ/m_tIoU' must be finite, got nan"),
         ({"samples": [{"item_id": "a", "quality": "HQ"}, 7]}, r"'samples\[1\]' must be dict, got 7"),
@@ -157,3 +166,20 @@ def test_how_it_was_measured_is_read(tmp_path: Path) -> None:
 def test_a_damaged_record_of_it_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ResultsFileError, match=message):
         load_results(written(tmp_path, COMPLETE | {"measurement": asdict(Measurement()) | change}))
+
+
+def test_every_field_is_written_and_nothing_that_is_not_json(tmp_path: Path) -> None:
+    run = load_results(written(tmp_path, COMPLETE))
+    again = json.loads(render_results(run))
+    assert again.keys() == {"schema"} | {own.name for own in fields(RunResults)} - {"path"}
+    assert {name: again[name] for name in COMPLETE} == COMPLETE
+    for data, error in (({"folder": tmp_path}, TypeError), ({"rate": float("nan")}, ValueError)):
+        with pytest.raises(error):
+            render_results(replace(run, data=data))
+
+
+def test_a_certificate_joins_the_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path, COMPLETE | {"a later field": 1})
+    path.write_text(add_certificate(path.read_text(), {"gate": "soft"}))
+    assert json.loads(path.read_text()) == COMPLETE | {"a later field": 1, "certificate": {"gate": "soft"}}
+    assert load_results(path).metrics == COMPLETE["metrics"]

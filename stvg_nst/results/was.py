@@ -1,29 +1,31 @@
-"""The Weighted Adaptation Score, eq. (8): what tuning restores on LQ clips less what it costs on HQ clips.
-
-Free of torch, so that the metric and the report share one formula.
-"""
+"""The Weighted Adaptation Score, eq. (8): what tuning restores on LQ clips less what it costs on HQ clips."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+from stvg_nst.results.metric_names import MetricName
+
 if TYPE_CHECKING:
     import numpy as np
+
+LAMBDA_HQ = 1.0
+"""Weight of the drop on HQ, in every table. The paper lost its value; its text is consistent with 0.93 to 1.00."""
 
 Points = TypeVar("Points", float, "np.ndarray")
 """Percent points: one number, or one for each replicate of a bootstrap."""
 
 
 def weighted_adaptation_score(
-    lq: Points, lq_base: Points, hq: Points, hq_base: Points, lambda_hq: float = 1.0
+    lq: Points, lq_base: Points, hq: Points, hq_base: Points, lambda_hq: float = LAMBDA_HQ
 ) -> Points:
     """Gain on LQ minus ``lambda_hq`` times the drop on HQ, both relative to the zero-shot baseline.
 
     Args:
         lq, hq: a metric of the tuned model, in percent points.
         lq_base, hq_base: the same metric of the baseline.
-        lambda_hq: weight of the drop. The paper lost its value; its text is consistent with 0.93 to 1.00.
+        lambda_hq: weight of the drop.
 
     Returns:
         Percent points; 0 for the baseline itself, positive where tuning restores more than it costs.
@@ -33,26 +35,28 @@ def weighted_adaptation_score(
     return (lq - lq_base) - lambda_hq * (hq_base - hq)  # Eq. (8)
 
 
-def adaptation_scores(
-    metrics: Mapping[str, Points], baseline: Mapping[str, Points], lambda_hq: float = 1.0
+def with_adaptation_scores(
+    metrics: Mapping[str, Points], baseline: Mapping[str, Points], lambda_hq: float = LAMBDA_HQ
 ) -> dict[str, Points]:
-    """``WAS/<name>`` for every ``<name>`` that ``metrics`` has under both ``LQ/`` and ``HQ/``.
+    """Metrics, and the WAS of each that they have on both LQ and HQ, in place of any WAS to another baseline.
 
     Args:
         metrics, baseline: percent points, keyed like ``HQ/m_vIoU`` or ``LQ/declarative/vIoU@0.5``.
+        lambda_hq: see :func:`weighted_adaptation_score`.
 
     Raises:
-        ValueError: the baseline lacks a metric that is needed.
+        ValueError: the baseline lacks a metric that is needed, or a key is no name of a metric.
     """
-    names = [key.removeprefix("LQ/") for key in metrics if key.startswith("LQ/")]
-    names = [name for name in names if f"HQ/{name}" in metrics]
-    require_metrics(baseline, (f"{quality}/{name}" for name in names for quality in ("LQ", "HQ")))
-    return {
-        f"WAS/{name}": weighted_adaptation_score(
-            metrics[f"LQ/{name}"], baseline[f"LQ/{name}"], metrics[f"HQ/{name}"], baseline[f"HQ/{name}"], lambda_hq
+    names = [MetricName.parse(key) for key in metrics]
+    scored = [name for name in names if name.view == "LQ" and name.on("HQ") in metrics]
+    require_metrics(baseline, (name.on(view) for name in scored for view in ("LQ", "HQ")))
+    scores = {}
+    for name in scored:
+        low, high = name.on("LQ"), name.on("HQ")
+        scores[name.on("WAS")] = weighted_adaptation_score(
+            metrics[low], baseline[low], metrics[high], baseline[high], lambda_hq
         )
-        for name in names
-    }
+    return {**{str(name): metrics[str(name)] for name in names if name.view != "WAS"}, **scores}
 
 
 def require_metrics(baseline: Mapping[str, object], names: Iterable[str]) -> None:

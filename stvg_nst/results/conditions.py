@@ -1,4 +1,4 @@
-"""What numbers were measured under: those of different conditions do not compare. Never imports torch."""
+"""What numbers were measured under: those of different conditions do not compare."""
 
 from __future__ import annotations
 

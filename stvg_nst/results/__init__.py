@@ -1,0 +1,1 @@
+"""What a run leaves behind, and the names and the arithmetic of its numbers. Never imports torch."""

@@ -1,0 +1,78 @@
+"""Which settings of a fit decide what is trained, as one mapping that can be compared with that of another fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+# Where a fit runs, what it shows and what it measures. All else counts, so that a new option is not forgotten.
+_WITHOUT_EFFECT = {
+    "": {"run", "config", "ckpt_path", "weights_only", "changed_settings"},
+    "model": {"adapter", "baseline", "encodings", "inference", "lambda_hq"},
+    "model.tuner.init_args": {"spaces"},
+    "data.init_args": {"root", "manifest", "num_workers", "val_clips", "test_clips"},
+    "trainer": {
+        *("accelerator", "strategy", "devices", "num_nodes", "plugins", "fast_dev_run", "max_time"),
+        *("deterministic", "benchmark", "inference_mode", "detect_anomaly", "profiler", "barebones"),
+        *("default_root_dir", "logger", "log_every_n_steps", "enable_autolog_hparams", "model_registry"),
+        *("callbacks", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+        *("limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+        *("num_sanity_val_steps", "val_check_interval", "check_val_every_n_epoch"),
+    },
+}
+# Folders of what is computed ahead: that there is one counts, where it is does not.
+_PLACES = ("features", "frames", "degraded")
+# Callbacks that train nothing.
+_WATCHING = {
+    *("AdapterCheckpoint", "HyperparameterSummary", "NullSpaceMonitor", "PredictionsWriter", "ResultsWriter"),
+    *("TubeVisualizer", "ModelCheckpoint", "LearningRateMonitor", "RichProgressBar", "TQDMProgressBar"),
+    *("ModelSummary", "RichModelSummary", "DeviceStatsMonitor", "ThroughputMonitor", "Timer"),
+}
+_BATCH = "data.init_args.batch_size x processes x trainer.accumulate_grad_batches"
+
+
+def training_settings(config: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """What decides what is trained, of a trainer that is set up.
+
+    Args:
+        config: of the fit, all defaults included; plain values.
+    """
+    settings = _with_effect(config, "")
+    data: dict[str, Any] = settings["data"]["init_args"]
+    data |= {name: "a folder" for name in _PLACES if data.get(name) is not None}
+    data.pop("batch_size", None)
+    settings["model"]["weights"] = _content(config["model"]["weights"])
+    settings["trainer"]["precision"] = trainer.precision
+    settings["trainer"].pop("accumulate_grad_batches")
+    for callback in config["trainer"]["callbacks"] or ():
+        if callback["class_path"].rpartition(".")[2] not in _WATCHING:
+            settings["trainer"][callback["class_path"]] = callback.get("init_args", {})
+    settings[_BATCH] = clips_of_a_batch(config, trainer) * config["trainer"]["accumulate_grad_batches"]
+    settings["training clips"] = trainer.datamodule.training_fingerprint()  # type: ignore[attr-defined]
+    return settings
+
+
+def clips_of_a_batch(config: Mapping[str, Any], trainer: Trainer) -> int:
+    """In all processes together."""
+    return int(config["data"]["init_args"]["batch_size"]) * trainer.world_size
+
+
+def _with_effect(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    kept = {}
+    for key, value in config.items():
+        if key in _WITHOUT_EFFECT.get(name, ()) or (name == "data.init_args" and key.startswith("eval")):
+            continue
+        kept[key] = _with_effect(value, f"{name}.{key}".lstrip(".")) if isinstance(value, Mapping) else value
+    return kept
+
+
+def _content(weights: str) -> str:
+    """The sum of pretrained weights: a file that has moved is the same, one that has changed is not."""
+    if weights == "random":
+        return weights
+    with Path(weights).open("rb") as file:
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.data import Dataset
+
+from datamodules.clips import start_worker
+from datamodules.loaders import TrainingLoader, load_batches
+from datamodules.quality import Draw, MixedQualityPlan
+from datamodules.samplers import TrainingSampler
+
+CLIPS = [f"clip-{index}" for index in range(12)]
+
+
+class Indices(Dataset[int]):
+    def __getitem__(self, draw: Draw) -> int:
+        return draw.index
+
+
+class Shown(list[int]):
+    def share_memory_(self) -> Shown:
+        return self
+
+
+def make_loader(workers: int, dealt: list[int]) -> tuple[TrainingLoader, TrainingSampler]:
+    plan = MixedQualityPlan(0, mixed=True, variants=None, kernels="relative")
+    sampler = TrainingSampler(plan, CLIPS, seed=3, rank=0, world_size=1, dealt=lambda: dealt[0])
+    loader = load_batches(
+        Indices(), Shown, batch_size=3, sampler=sampler, num_workers=workers, batch_bytes=0, persistent=True
+    )
+    assert isinstance(loader, TrainingLoader)
+    return loader, sampler
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_left_of_an_epoch_is_what_would_have_followed(workers: int) -> None:
+    whole, sampler = make_loader(0, [0])
+    sampler.set_epoch(2)
+    batches = list(whole)
+    assert len(batches) == 4
+
+    dealt = [0]
+    loader, sampler = make_loader(workers, dealt)
+    iterator = iter(loader)  # Lightning does so before it knows where the fit stands
+    sampler.set_epoch(2)
+    dealt[0] = 6
+    assert list(iterator) == batches[2:]
+    dealt[0] = 0
+    assert list(loader) == batches, "the next epoch is whole"
+    assert len(loader) == 4
+
+
+def _work(path: Path) -> None:
+    start_worker(0)
+    path.touch()
+    time.sleep(60)
+
+
+def test_a_worker_outlives_the_signal_of_others_and_not_that_of_its_parent(tmp_path: Path) -> None:
+    worker = multiprocessing.get_context("fork").Process(target=_work, args=(tmp_path / "up",), daemon=True)
+    worker.start()
+    while not (tmp_path / "up").exists():
+        time.sleep(0.01)
+    subprocess.run([sys.executable, "-S", "-c", f"import os; os.kill({worker.pid}, {int(signal.SIGTERM)})"], check=True)
+    worker.join(0.2)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
