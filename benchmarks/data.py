@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, limit_threads
-from datamodules.degradations import DEGRADATIONS, SEVERITIES, degrade
-from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.degradation.severities import DEGRADATIONS, SEVERITIES, degrade
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, MixedQualityPlan
 from datamodules.records import Record

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import measure, table_of
-from datamodules.annotated import VidSTGSource
+from datamodules.caches.features import FeatureCache, FeatureWriter
+from datamodules.caches.frames import FramesOfClip
 from datamodules.clips import limit_threads
-from datamodules.degradation_pixels import PixelOrigin
-from datamodules.features import FeatureCache, FeatureWriter
-from datamodules.frames import FramesOfClip
+from datamodules.degradation.golden_pixels import PixelOrigin
+from datamodules.vidstg.source import VidSTGSource
 
 NUM_FRAMES, NUM_OBJECTS, SIZE, FPS = 600, 6, (360, 640), 30.0
 RELATIONS, TUBE = 20, 150  # of a film, and frames of each; a relation has a caption and a question

@@ -1,9 +1,9 @@
 """Where pixels come from: decoding, degradation, data sets as Lightning data modules."""
 
 from datamodules.base import STVGDataModule
-from datamodules.hcstvg import HCSTVG
-from datamodules.mini import MiniSTVG
-from datamodules.mini_scenes import MiniScenes
-from datamodules.vidstg import VidSTG
+from datamodules.hcstvg.data_module import HCSTVG
+from datamodules.ministvg.data_module import MiniSTVG
+from datamodules.ministvg.mini_scenes import MiniScenes
+from datamodules.vidstg.data_module import VidSTG
 
 __all__ = ["HCSTVG", "MiniSTVG", "MiniScenes", "STVGDataModule", "VidSTG"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,115 +18,103 @@ from datamodules.annotated.source import OfficialSplit
 from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
-from datamodules.quality import EvaluationConditions
+from datamodules.degradation.files import DegradedFiles
+from datamodules.quality import conditions_name
 from datamodules.records import Record
 from datamodules.transforms import Resize
 from stvg_nst.results.conditions import Conditions
-from stvg_nst.types import Kernels, Tube
+from stvg_nst.types import Tube
 
 BadVideoPolicy = Literal["refuse", "skip"]
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class AnnotatedVideos(STVGDataModule):
     """Records of a data set that lies on disk as its authors publish it.
 
     Anything is chosen on ``val``, a part of the published training set that is held out of ``train``: all clips of a
     film are in the one or in the other, by a hash of the film's name, so that no seed, order or subset moves them.
     ``test`` is opened by a test only.
-
-    Args:
-        source: the files.
-        held_out: share of the training set's films that ``val`` gets; 0 where ``val`` is an official split.
-        on_bad_video: ``refuse`` refuses a split in which ``data verify`` has found a bad video or in which an
-            annotation is faulty; ``skip`` leaves those items out, counts them, and needs the manifest of
-            ``data verify``.
-        on_bad_box: whether a box that has no area or leaves the frame is a fault, or what is done with it instead; see
-            :mod:`datamodules.annotated.policies`.
-        on_short_clip: the same for a clip that has fewer frames than its annotation speaks of; all but ``refuse`` need
-            the manifest.
-        manifest: that manifest; ``None`` for the place where ``data verify`` writes it.
-        expect_official_counts: refuse annotation files with another number of sentences than published.
-        resize: how frames are brought to the network's size.
-        augmentation: of training clips.
     """
 
-    def __init__(
-        self,
-        source: AnnotatedSource,
-        *,
-        held_out: float,
-        on_bad_video: BadVideoPolicy,
-        on_bad_box: Policy,
-        on_short_clip: Policy,
-        manifest: Path | None,
-        expect_official_counts: bool,
-        resize: Resize | None,
-        num_frames: int = 64,
-        batch_size: int,
-        eval_batch_size: int,
-        num_workers: int,
-        benchmark_seed: int,
-        seed: int,
-        mixed: bool,
-        variants: int | None,
-        features: Path | None,
-        frames: Path | None,
-        degraded: Path | None,
-        kernels: Kernels,
-        training_items: int | None,
-        twins: bool,
-        evaluation_split: Literal["val", "test"],
-        evaluation_conditions: EvaluationConditions,
-        augmentation: Augmentation | None,
-    ) -> None:
-        if features is not None and augmentation is not None:
+    root: Path
+    """folder of the annotations and of the videos; docs/data.md shows it."""
+
+    _: KW_ONLY
+
+    held_out: float = 0.1
+    """share of the training set's films that ``val`` gets."""
+
+    on_bad_video: BadVideoPolicy = "refuse"
+    """``refuse`` refuses bad videos and faulty annotations, ``skip`` leaves them out and counts them; it needs the
+    manifest."""
+
+    on_bad_box: Policy = "refuse"
+    """of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them to the
+    frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target."""
+
+    on_short_clip: Policy = "refuse"
+    """of clips that have fewer frames than their annotation speaks of, which are shown as far as they go: ``refuse``
+    takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip, ``as_published`` keeps it as it
+    stands. All but ``refuse`` need the manifest."""
+
+    manifest: Path | None = None
+    """what ``data verify`` wrote; ``null`` for the place where it writes."""
+
+    expect_official_counts: bool = True
+    """refuse annotation files with another number of sentences than published."""
+
+    resolution: int | None = 420
+    """height of the frames that the network sees, in pixels; ``null`` for the native one."""
+
+    antialias: bool = True
+    """average over the pixels that fall away at that; the default is how the published models were trained."""
+
+    batch_size: int = 2
+    eval_batch_size: int = 1
+
+    degraded: Path | None = None
+    """folder of degraded videos (``data degrade``), whose files the evaluation shows as LQ clips; ``null`` to degrade
+    on the fly."""
+
+    augmentation: Augmentation | None = None
+    """cuts and mirrors of training clips, by chance; ``null`` for none."""
+
+    def __post_init__(self) -> None:
+        if self.features is not None and self.augmentation is not None:
             raise ValueError(
                 "a cache of features holds whole clips as they are: set --data.init_args.features null to augment "
                 "them, or --data.init_args.augmentation null"
             )
-        if frames is not None and augmentation is not None and augmentation.resamples:
+        if self.frames is not None and self.augmentation is not None and self.augmentation.resamples:
             raise ValueError(
                 "a cache holds the sampled frames, and this augmentation samples others of every cut: set its crop to "
                 "0, or --data.init_args.frames null"
             )
-        super().__init__(
-            num_frames=num_frames,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            benchmark_seed=benchmark_seed,
-            seed=seed,
-            mixed=mixed,
-            variants=variants,
-            features=features,
-            frames=frames,
-            degraded=degraded,
-            kernels=kernels,
-            training_items=training_items,
-            twins=twins,
-            evaluation_split=evaluation_split,
-            evaluation_conditions=evaluation_conditions,
-        )
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out is a share of the training set and must lie in [0, 1), got {held_out}")
-        self.source = source
-        self.held_out = held_out
-        self.on_bad_video = on_bad_video
-        self.on_bad_box = on_bad_box
-        self.on_short_clip = on_short_clip
-        self.manifest = manifest or manifest_file(source.root, source.name)
-        self.expect_official_counts = expect_official_counts
-        self._resize = resize
-        self._augmentation = augmentation
+        super().__post_init__()
+        self.degraded_files = None if self.degraded is None else DegradedFiles(self.degraded)
+        shown = self.shown_conditions(self.evaluation_split)
+        if self.degraded is not None and any(":" in condition for condition in shown):
+            raise ValueError(
+                f"the files in '{self.degraded}' are the LQ versions that the benchmark draws, but this run shows "
+                f"{conditions_name(shown)}; set --data.init_args.degraded null to degrade on the fly, or "
+                "evaluation_conditions mixed"
+            )
+        self.source = self.annotated_source()
+        self.manifest_file = self.manifest or manifest_file(self.source.root, self.source.name)
         self._touched: dict[str, dict[Split, Touched]] = {option: {} for option in self._policies}
 
-    def resize(self) -> Resize | None:
-        return self._resize
+    @abstractmethod
+    def annotated_source(self) -> AnnotatedSource:
+        """The files below the root."""
 
-    def augmentation(self) -> Augmentation | None:
-        return self._augmentation
+    def resize(self) -> Resize | None:
+        return None if self.resolution is None else Resize(self.resolution, self.antialias)
+
+    def training_augmentation(self) -> Augmentation | None:
+        return self.augmentation
 
     @property
     def _policies(self) -> dict[str, BadVideoPolicy | Policy]:
@@ -193,9 +183,9 @@ class AnnotatedVideos(STVGDataModule):
         return tuple(self._record(annotation) for annotation in annotations)
 
     def provenance(self) -> dict[str, Any]:
-        resize = self._resize
+        resize = self.resize()
         return {
-            **self.shared_provenance(),
+            **self.shared_provenance(num_frames=None),
             "dataset": self.source.name,
             "held_out": self.held_out,
             "resolution": None if resize is None else resize.height,
@@ -232,9 +222,9 @@ class AnnotatedVideos(STVGDataModule):
             video, verdict = next(iter(bad.items()))
             shown = f"; to show what there is of short ones, {advice('on_short_clip')}" * entries[video].is_short
             raise ValueError(
-                f"{len(bad)} videos of the {split} split of {self.source.name} are bad by '{self.manifest}', the first "
-                f"'{video}' ({verdict}); get them anew and run `python -m stvg_nst data verify` again, or leave them "
-                f"out with --data.init_args.on_bad_video skip{shown}"
+                f"{len(bad)} videos of the {split} split of {self.source.name} are bad by '{self.manifest_file}', the "
+                f"first '{video}' ({verdict}); get them anew and run `python -m stvg_nst data verify` again, or leave "
+                f"them out with --data.init_args.on_bad_video skip{shown}"
             )
         return [annotation for annotation in annotations if annotation.video not in bad]
 
@@ -243,14 +233,14 @@ class AnnotatedVideos(STVGDataModule):
         return self.on_bad_video == "skip" or self.on_short_clip != "refuse"
 
     def _manifest_entries(self) -> Mapping[str, VideoEntry]:
-        if not self._must_know_videos and not self.manifest.is_file():
+        if not self._must_know_videos and not self.manifest_file.is_file():
             return {}
         try:
-            return read_manifest(self.manifest, self.source.name)
+            return read_manifest(self.manifest_file, self.source.name)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"to skip bad videos, or to show what there is of short ones, they must be known, but there is no "
-                f"'{self.manifest}': run `python -m stvg_nst data verify {self.source.name} {self.source.root}`"
+                f"'{self.manifest_file}': run `python -m stvg_nst data verify {self.source.name} {self.source.root}`"
             ) from error
 
     def _verdict(self, video: str, entries: Mapping[str, VideoEntry]) -> str:
@@ -259,7 +249,7 @@ class AnnotatedVideos(STVGDataModule):
         again = f"run `python -m stvg_nst data verify {self.source.name} {self.source.root}` again"
         if entry is None:
             if self._must_know_videos:
-                raise ValueError(f"'{self.manifest}' does not know the video '{video}'; {again}")
+                raise ValueError(f"'{self.manifest_file}' does not know the video '{video}'; {again}")
             return SOUND
         if entry.verdict != SOUND and not entry.is_of(self.source.video_file(video)):
             raise ValueError(f"'{entry.path}' has changed since it was found '{entry.verdict}'; {again}")

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,20 +17,20 @@ import rich
 import rich.progress
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.array_store import CacheError
 from datamodules.augmentation import Augmentation
+from datamodules.caches.array_store import CacheError
+from datamodules.caches.disk_room import check_room, room_words
+from datamodules.caches.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
+from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
-from datamodules.degradations import version_name
-from datamodules.degraded_files import DegradedFiles
-from datamodules.disk_room import check_room, room_words
-from datamodules.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
-from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.degradation.files import DegradedFiles
+from datamodules.degradation.severities import version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
-from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.sampling import FrameChoice
 from datamodules.transforms import Resize
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -44,105 +45,110 @@ _READ_AT_ONCE_BYTES = 4 * 2**20
 _log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)  # a data module equals itself alone, and can be a key
 class STVGDataModule(lightning.LightningDataModule, ABC):
     """Mixes HQ clips with clips degraded on the fly (training), and shows each clip in both qualities (evaluation).
 
-    Args:
-        num_frames: frames sampled of each clip.
-        batch_size: clips of a training batch on each device.
-        eval_batch_size: clips of a validation or test batch on each device.
-        num_workers: loader processes; 0 loads in the main process, as are small cached features whatever it says.
-        benchmark_seed: fixes the degradations of the evaluation; part of the benchmark, not of a run.
-        seed: of the run: order, qualities and degradations of training.
-        mixed: train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained.
-        variants: ``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache).
-        features: folder of a cache of frozen backbone features, or ``null`` to decode and encode every time.
-        frames: folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time.
-        degraded: folder of degraded videos (``data degrade``), whose files the evaluation shows as LQ clips; ``null``
-            to degrade on the fly.
-        kernels: ``relative`` scales the degradations with the short side of the frames; ``absolute`` does not.
-        training_items: train on the first so many records only; ``null`` for all.
-        twins: hand over each degraded training clip in high quality too, for ``--model.twin``.
-        evaluation_split: what the command ``test`` measures on; ``val`` where something is chosen by the numbers.
-        evaluation_conditions: how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix``
-            in HQ and in every kind at every severity, or a list such as ``[HQ, defocus, low_light:3]``.
+    A data set is a child, and a dataclass too: its fields are its own options, and those of the options below whose
+    default differs.
     """
 
     renders_videos: ClassVar[bool] = False
     """Whether the version in the provenance stands for the videos, because they are rendered by it."""
 
-    def __init__(
-        self,
-        *,
-        num_frames: int = 64,
-        batch_size: int = 8,
-        eval_batch_size: int = 16,
-        num_workers: int = 2,
-        benchmark_seed: int = 0,
-        seed: int = 0,
-        mixed: bool = True,
-        variants: int | None = None,
-        features: Path | None = None,
-        frames: Path | None = None,
-        degraded: Path | None = None,
-        kernels: Kernels = "relative",
-        training_items: int | None = None,
-        twins: bool = False,
-        evaluation_split: Literal["val", "test"] = "test",
-        evaluation_conditions: EvaluationConditions = "mixed",
-    ) -> None:
+    _: KW_ONLY
+
+    batch_size: int = 8
+    """clips of a training batch on each device."""
+
+    eval_batch_size: int = 16
+    """clips of a validation or test batch on each device."""
+
+    num_workers: int = 2
+    """loader processes; 0 loads in the main process, as are small cached features whatever it says."""
+
+    benchmark_seed: int = 0
+    """fixes the degradations of the evaluation; part of the benchmark, not of a run."""
+
+    seed: int = 0
+    """of the run: order, qualities and degradations of training."""
+
+    mixed: bool = True
+    """train on HQ and LQ clips 1 : 1; ``false`` trains on HQ clips only, as a grounder is pretrained."""
+
+    variants: int | None = None
+    """``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache)."""
+
+    features: Path | None = None
+    """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
+
+    frames: Path | None = None
+    """folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time."""
+
+    kernels: Kernels = "relative"
+    """``relative`` scales the degradations with the short side of the frames; ``absolute`` does not."""
+
+    training_items: int | None = None
+    """train on the first so many records only; ``null`` for all."""
+
+    twins: bool = False
+    """hand over each degraded training clip in high quality too, for ``--model.twin``."""
+
+    evaluation_split: Literal["val", "test"] = "test"
+    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+
+    evaluation_conditions: EvaluationConditions = "mixed"
+    """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
+    at every severity, or a list such as ``[HQ, defocus, low_light:3]``."""
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if features is not None and mixed and variants is None:
+        if self.features is not None and self.mixed and self.variants is None:
             raise ValueError(
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
-        for name, number, least in (
-            ("num_frames", num_frames, 1),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("benchmark_seed", benchmark_seed, 0),
-        ):
-            if number < least:
-                raise ValueError(f"--data.init_args.{name} must be at least {least}, got {number}")
-        self.num_frames = num_frames
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.plan = MixedQualityPlan(benchmark_seed, mixed=mixed, variants=variants, kernels=kernels)
-        self.features = features
-        self.frames = frames
-        self.degraded = None if degraded is None else DegradedFiles(degraded)
-        self.training_items = training_items
-        self.twins = twins
-        self.evaluation_split: Literal["val", "test"] = evaluation_split
-        self.evaluation_conditions = expand_conditions(evaluation_conditions)
-        if degraded is not None and any(":" in condition for condition in self.evaluation_conditions):
-            raise ValueError(
-                f"the files in '{degraded}' are the LQ versions that the benchmark draws, but this run shows "
-                f"{conditions_name(self.evaluation_conditions)}; set --data.init_args.degraded null to degrade on the "
-                "fly, or evaluation_conditions mixed"
-            )
+        self.require_at_least("batch_size", 1)
+        self.require_at_least("eval_batch_size", 1)
+        self.require_at_least("num_workers", 0)
+        self.require_at_least("benchmark_seed", 0)
+        self.plan = MixedQualityPlan(
+            self.benchmark_seed, mixed=self.mixed, variants=self.variants, kernels=self.kernels
+        )
+        self.degraded_files: DegradedFiles | None = None
+        self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
         self.records: dict[Split, tuple[Record, ...]] = {}
         self.caches: dict[Split, FeatureCache | None] = {}
         self.sources: dict[Split, PixelSource] = {}
+
+    def require_at_least(self, option: str, least: int) -> None:
+        if (number := getattr(self, option)) < least:
+            raise ValueError(f"--data.init_args.{option} must be at least {least}, got {number}")
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
         """All records of a split, in a fixed order."""
 
     @abstractmethod
+    def frame_choice(self, split: Split) -> FrameChoice:
+        """Which frames of a record are shown."""
+
+    @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """What the pixels depend on, for results and caches: data set, version, seeds."""
 
-    def shared_provenance(self) -> dict[str, Any]:
-        lossy = {} if self.degraded is None or self.degraded.lossless else {"degraded": self.degraded.manifest.encoding}
+    def shared_provenance(self, *, num_frames: int | None) -> dict[str, Any]:
+        """The part of the provenance that all data sets share.
+
+        Args:
+            num_frames: sampled of each clip; ``None`` where it takes more than one number to say.
+        """
+        files = self.degraded_files
+        lossy = {} if files is None or files.lossless else {"degraded": files.manifest.encoding}
         return {
             "degradations": version_name(self.plan.kernels),
             "benchmark_seed": self.plan.benchmark_seed,
-            "num_frames": self.num_frames,
+            "num_frames": num_frames,
             **lossy,
         }
 
@@ -153,7 +159,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         ``None``.
         """
         if self.features is None:
-            origin = PixelSource(degraded=self.degraded).origin()
+            origin = PixelSource(degraded=self.degraded_files).origin()
         else:
             cache = self.caches[self.evaluation_split]
             assert cache is not None
@@ -185,17 +191,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
-        return self.evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
-
-    def frame_choice(self, split: Split) -> FrameChoice:
-        """Which frames of a record are shown."""
-        return EvenFrames(self.num_frames)
+        return self._evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> Augmentation | None:
         """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 
@@ -240,7 +242,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if frames is not None:
             frames.require(self.frames_of_clips(split))
         # Training draws its degradations anew, so that no files have them.
-        degraded = None if split == "train" else self.degraded
+        degraded = None if split == "train" else self.degraded_files
         if degraded is not None:
             videos = {record.clip_id: record.video for record in self.records[split]}
             degraded.check(self.provenance()["dataset"], self.plan.benchmark_seed, self.plan.kernels, videos)
@@ -383,7 +385,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def build_frames(
         self, split: Split, clips: Sequence[FramesOfClip], *, workers: int, progress: Callable[[int], None]
     ) -> None:
-        """Decodes clips of a split into its cache, as :func:`datamodules.frames.write_frames` says."""
+        """Decodes clips of a split into its cache, as :func:`datamodules.caches.frames.write_frames` says."""
         folder, provenance = self.frames_folder(split), self.frames_provenance(split)
         write_frames(folder, provenance, clips, workers=workers, progress=progress)
 
@@ -431,7 +433,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
-            augmented = self.augmentation() is not None
+            augmented = self.training_augmentation() is not None
             sampler = TrainingSampler(
                 self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented, dealt=self._training_draws_dealt
             )
@@ -459,7 +461,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             self.resize(),
             self._source(split),
             cache,
-            self.augmentation(),
+            self.training_augmentation(),
             twins=self.twins and split == "train",
         )
         return load_batches(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import Augmentation
-from datamodules.features import FeatureCache, feature_key
+from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.annotated import DATA_SETS
+from datamodules.data_sets import DATA_SETS
 
 
 def add_data_set(parser: argparse.ArgumentParser) -> None:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.annotated import open_source
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated.statistics import SplitStatistics, plot_statistics, split_statistics
 from datamodules.annotated.verify import Fault, Verification, verify
 from datamodules.command_arguments import add_data_set, check_folder, progress_bar
+from datamodules.data_sets import open_source
 from datamodules.pixel_commands import add_degrade, cache_command
 from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.cores import granted_cores

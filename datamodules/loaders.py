@@ -15,8 +15,8 @@ from rich.filesize import decimal
 from torch.utils.data import DataLoader, Dataset, _utils, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
+from datamodules.caches.disk_room import free_bytes
 from datamodules.clips import start_worker
-from datamodules.disk_room import free_bytes
 from datamodules.samplers import TrainingSampler
 
 TIME_LIMIT = 900.0

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.annotated import open_source
 from datamodules.base import Split, STVGDataModule
+from datamodules.caches.disk_room import check_room, room_words
 from datamodules.command_arguments import add_data_set, check_folder, progress_bar
-from datamodules.degrade_dataset import DegradedCopy
-from datamodules.disk_room import check_room, room_words
+from datamodules.data_sets import open_source
+from datamodules.degradation.dataset import DegradedCopy
 from stvg_nst.arguments import positive, positive_int, seed
 from stvg_nst.cores import granted_cores
 from stvg_nst.outputs import check_folder_is_writable

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.degradation_pixels import PixelOrigin, pixel_hashes
-from datamodules.degradations import degrade
-from datamodules.degraded_files import DegradedFiles
-from datamodules.frames import FrameCache
+from datamodules.caches.frames import FrameCache
+from datamodules.degradation.files import DegradedFiles
+from datamodules.degradation.golden_pixels import PixelOrigin, pixel_hashes
+from datamodules.degradation.severities import degrade
 from datamodules.records import Record
 from datamodules.video import read_frames
 from stvg_nst.types import Degradation

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.degradations import (
+from datamodules.degradation.severities import (
     DEGRADATIONS,
     SEVERITIES,
     check_degradation,

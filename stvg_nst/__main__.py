@@ -180,8 +180,8 @@ def _data(arguments: Sequence[str]) -> int:
 
 
 def _degrade(arguments: Sequence[str]) -> int:
-    from datamodules.degradations import DEGRADATIONS
-    from datamodules.degrade_video import degrade_video
+    from datamodules.degradation.severities import DEGRADATIONS
+    from datamodules.degradation.video import degrade_video
 
     parser = CommandParser(prog=_program("degrade"), description="Degrade a video as the benchmark does.")
     parser.add_argument("source", type=Path, help="the video to read")

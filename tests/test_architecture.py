@@ -33,7 +33,7 @@ WITHOUT_TORCH = ("stvg_nst.results", *READERS_OF_RESULTS)
 MAY_WRITE_IN_PLACE = (
     "stvg_nst.whole_files",
     "stvg_nst.folder_lock",  # a lock, which has no content
-    "datamodules.array_store",  # a folder that takes its name when it is whole
+    "datamodules.caches",  # a folder that takes its name when it is whole
     "datamodules.ministvg",  # likewise
 )
 HOMELESS = {"utils", "util", "misc", "helpers", "common"}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from datamodules.mini import TARGET_WORDS
+from datamodules.ministvg.data_module import TARGET_WORDS
 from stvg_nst import __main__ as root
 from stvg_nst.configuration import merge
 from stvg_nst.models.base import Grounder

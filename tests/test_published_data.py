@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from datamodules.annotated.vidstg_format import clean_sentence
 from datamodules.video import probe, write_video
+from datamodules.vidstg.format import clean_sentence
 from stvg_nst import __main__ as root_module
 from stvg_nst.evaluation import load_ground_truth
 from stvg_nst.results.results_file import load_results

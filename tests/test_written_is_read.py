@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from datamodules.annotated.manifest import VideoEntry, read_manifest, write_manifest
-from datamodules.array_store import ArrayStore, ArrayWriter, CacheKind
-from datamodules.degraded_files import DegradedClip, DegradedManifest
-from datamodules.degraded_files import read_manifest as read_degraded
-from datamodules.degraded_files import write_manifest as write_degraded
+from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheKind
+from datamodules.degradation.files import DegradedClip, DegradedManifest
+from datamodules.degradation.files import read_manifest as read_degraded
+from datamodules.degradation.files import write_manifest as write_degraded
 from stvg_nst.configuration import read_yaml
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions

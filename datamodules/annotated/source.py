@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from datamodules.annotated.annotation import Annotation, Reading
-from datamodules.annotated.fields import AnnotationError, read_json
-from datamodules.annotated.hcstvg_format import read_hcstvg
-from datamodules.annotated.vidstg_format import Trajectories, read_merged, read_sentences, with_trajectory
+from datamodules.annotated.fields import AnnotationError
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
-DataSet = Literal["hcstvg_v1", "hcstvg_v2", "vidstg"]
-DATA_SETS: tuple[DataSet, ...] = get_args(DataSet)
 OfficialSplit = Literal["train", "val", "test"]
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
-_YOUTUBE = re.compile(r"\d+_.*?([\w-]{11})")
 
 
 class AnnotatedSource(ABC):
@@ -37,7 +31,7 @@ class AnnotatedSource(ABC):
         official_counts: declarative and interrogative sentences of each split, as published.
     """
 
-    name: DataSet
+    name: str
     official_counts: Mapping[OfficialSplit, tuple[int, int]]
 
     def __init__(self, root: Path) -> None:
@@ -83,7 +77,7 @@ class AnnotatedSource(ABC):
     def video_file(self, name: str) -> Path:
         """The file of a video, wherever it lies below the video folders; where there is none, where it should be."""
         if self._videos is None:
-            videos = (path for folder in self._video_folders() for path in _files_below(folder))
+            videos = (path for folder in self._video_folders() for path in files_below(folder))
             self._videos = NamedFiles((self._video_key(p), p) for p in videos if p.suffix.lower() in _VIDEO_SUFFIXES)
         return self._videos.get(name) or self.video_folder / self._video_name(name)
 
@@ -140,125 +134,6 @@ class NamedFiles:
         return self._exact.get(name) or self._composed.get(unicodedata.normalize("NFC", name))
 
 
-class HCSTVGSource(AnnotatedSource):
-    """HC-STVG.
-
-    Version 2 is tested on its official validation set, as in the literature: the answers of its test set are not
-    published.
-
-    Args:
-        root: holds ``v1_video`` (``v2_video``, or ``video``) and ``annos/hcstvg_v1`` (``v2``) with ``train.json`` and
-            ``test.json``, in version 2 also under the original names ``trainv2.json`` and ``valv2.json``.
-        version: ``v1`` or ``v2``.
-    """
-
-    def __init__(self, root: Path, version: Literal["v1", "v2"]) -> None:
-        super().__init__(root)
-        self.version = version
-        self.name = "hcstvg_v1" if version == "v1" else "hcstvg_v2"
-        self.official_counts = {"train": (4500, 0), "test": (1160, 0)}
-        if version == "v2":
-            self.official_counts = {"train": (10131, 0), "test": (2000, 0)}
-
-    def film(self, video: str) -> str:
-        """The eleven characters that name a film on YouTube, from ``NUMBER_NAME.mp4``; else the video's name."""
-        match = _YOUTUBE.fullmatch(Path(video).stem)
-        return match[1] if match else video
-
-    def _annotation_files(self, split: OfficialSplit) -> Sequence[Path]:
-        names = [f"{split}.json"]
-        if self.version == "v2":
-            names.append({"train": "trainv2.json", "test": "valv2.json"}[split])
-        return [self.root / "annos" / f"hcstvg_{self.version}" / name for name in names]
-
-    def _read(self, file: Path) -> Reading:
-        return read_hcstvg(file)
-
-    def _video_folders(self) -> Sequence[Path]:
-        return self.root / f"{self.version}_video", self.root / "video"
-
-
-class VidSTGSource(AnnotatedSource):
-    """VidSTG.
-
-    Args:
-        root: holds ``videos`` (or ``video``) with VidOR's files, and either ``sent_annos`` (the official sentences)
-            with ``bbox_annos`` (VidOR's annotation of each video), or ``vstg_annos`` (both merged). The former is
-            preferred where both are there.
-    """
-
-    name: DataSet = "vidstg"
-    official_counts: Mapping[OfficialSplit, tuple[int, int]] = {
-        "train": (36202, 44482),
-        "val": (3996, 4960),
-        "test": (4610, 5693),
-    }
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._trajectories: NamedFiles | None = None
-
-    def with_boxes(self, annotations: Sequence[Annotation]) -> tuple[list[Annotation], list[AnnotationError]]:
-        """Adds the boxes of the official sentences' targets from VidOR, opening the file of each video once."""
-        by_video: dict[str, list[int]] = {}
-        for index, annotation in enumerate(annotations):
-            by_video.setdefault(annotation.video, []).append(index)
-        found: dict[int, Annotation] = {}
-        errors = []
-        for video, indices in by_video.items():
-            trajectories: Trajectories | AnnotationError | None = None
-            for index in indices:
-                annotation = annotations[index]
-                try:
-                    if annotation.boxes is None:
-                        trajectories = trajectories or self._read_trajectories(video)
-                        if isinstance(trajectories, AnnotationError):
-                            raise trajectories
-                        annotation = with_trajectory(annotation, trajectories)
-                    found[index] = annotation
-                except AnnotationError as error:
-                    errors.append(error)
-        return [found[index] for index in sorted(found)], errors
-
-    def trajectory_file(self, video: str) -> Path:
-        """VidOR's annotation of a video, wherever it lies below ``bbox_annos``."""
-        if self._trajectories is None:
-            files = _files_below(self.root / "bbox_annos")
-            self._trajectories = NamedFiles((path.stem, path) for path in files if path.suffix == ".json")
-        return self._trajectories.get(video) or self.root / "bbox_annos" / f"{video}.json"
-
-    def _read_trajectories(self, video: str) -> Trajectories | AnnotationError:
-        file = self.trajectory_file(video)
-        try:
-            return Trajectories(file, read_json(file).value)
-        except FileNotFoundError:
-            return AnnotationError(file, "", "", f"VidOR's annotation of video {video}", "no such file")
-        except AnnotationError as error:
-            return error
-
-    def _annotation_files(self, split: OfficialSplit) -> Sequence[Path]:
-        return self.root / "sent_annos" / f"{split}_annotations.json", self.root / "vstg_annos" / f"{split}.json"
-
-    def _read(self, file: Path) -> Reading:
-        return read_merged(file) if file.parent.name == "vstg_annos" else read_sentences(file)
-
-    def _video_folders(self) -> Sequence[Path]:
-        return self.root / "videos", self.root / "video"
-
-    def _video_key(self, path: Path) -> str:
-        return path.stem
-
-    def _video_name(self, name: str) -> str:
-        return f"{name}.mp4"
-
-
-def open_source(name: DataSet, root: Path) -> AnnotatedSource:
-    """The files of the data set called ``name`` below ``root``."""
-    if name == "vidstg":
-        return VidSTGSource(root)
-    return HCSTVGSource(root, "v1" if name == "hcstvg_v1" else "v2")
-
-
 def sentence_counts(annotations: Sequence[Annotation]) -> tuple[int, int]:
     """Declarative and interrogative sentences."""
     counts: Counter[SentenceType] = Counter(annotation.sentence_type for annotation in annotations)
@@ -266,7 +141,7 @@ def sentence_counts(annotations: Sequence[Annotation]) -> tuple[int, int]:
     return declarative, interrogative
 
 
-def _files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """The files at any depth below a folder, sorted; linked folders are entered, but no folder twice.
 
     Neither ``Path.rglob``, which enters no link, nor a walk that follows one back to a folder above it would do.

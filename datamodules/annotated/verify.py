@@ -10,7 +10,6 @@ from pathlib import Path
 
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.fields import AnnotationError
-from datamodules.annotated.isolation import Failure, IsolatedCalls
 from datamodules.annotated.manifest import (
     SOUND,
     TOO_SHORT,
@@ -21,6 +20,7 @@ from datamodules.annotated.manifest import (
 )
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.annotated.touched import Survey, fit_annotations
+from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import DamagedFrameError, VideoDecodeError, check_video
 
 _SECONDS_BETWEEN_SAVES = 10.0

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from datamodules import MiniSTVG, base, disk_room, pixels
-from datamodules.array_store import CacheError
+from datamodules import MiniSTVG, base, pixels
+from datamodules.caches import disk_room
+from datamodules.caches.array_store import CacheError
+from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.clips import collate
-from datamodules.degradation_pixels import GOLDEN_HASHES
-from datamodules.degradations import DEGRADATIONS
-from datamodules.features import FeatureCache, feature_key
-from datamodules.mini import target_words
+from datamodules.degradation.golden_pixels import GOLDEN_HASHES
+from datamodules.degradation.severities import DEGRADATIONS
 from datamodules.ministvg import COLOURS, load_annotations
+from datamodules.ministvg.data_module import target_words
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
 
 

@@ -7,8 +7,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from datamodules import degradations
-from datamodules.degradations import DEGRADATION_VERSION, DEGRADATIONS
+from datamodules.degradation import severities
+from datamodules.degradation.severities import DEGRADATION_VERSION, DEGRADATIONS
 from datamodules.quality import MixedQualityPlan, expand_conditions
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text()
@@ -35,11 +35,11 @@ def test_the_severities_are_those_of_the_code() -> None:
         return ["-".join(f"{x:g}" for x in value) if isinstance(value, tuple) else f"{value}" for value in values]
 
     tables = (
-        degradations.MOTION_LENGTH,
-        degradations.DEFOCUS_SIGMA,
-        degradations.BRIGHTNESS,
-        degradations.GAMMA,
-        degradations.REMAINING_ROWS,
+        severities.MOTION_LENGTH,
+        severities.DEFOCUS_SIGMA,
+        severities.BRIGHTNESS,
+        severities.GAMMA,
+        severities.REMAINING_ROWS,
     )
     assert [row[2:] for row in found] == [written(table) for table in tables]
     assert f"## {DEGRADATION_VERSION}, the degradation" in MANUAL

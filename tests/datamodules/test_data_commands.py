@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules import disk_room
+from datamodules.caches import disk_room
 from stvg_nst import __main__ as root_module
 from tests.datamodules.published import hcstvg_item
 

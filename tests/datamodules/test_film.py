@@ -15,9 +15,9 @@ import pytest
 from av.stream import Disposition
 
 from datamodules.annotated.verify import VideoTask, check_file
-from datamodules.degrade_dataset import ClipToDegrade, degrade_clip
-from datamodules.degrade_video import degrade_video
-from datamodules.degraded_files import DegradedClip
+from datamodules.degradation.dataset import ClipToDegrade, degrade_clip
+from datamodules.degradation.files import DegradedClip
+from datamodules.degradation.video import degrade_video
 from datamodules.film import DamagedFrameError, VideoDecodeError
 from datamodules.video import iter_frames, probe, read_frames
 from stvg_nst.types import Degradation

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules import disk_room, loaders
+from datamodules import loaders
+from datamodules.caches import disk_room
 from datamodules.loaders import LoaderError, load_batches
 from stvg_nst.types import Tube
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.annotated import VidSTGSource
-from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.augmentation import Augmentation
 from datamodules.clips import ClipDataset
+from datamodules.hcstvg.format import read_hcstvg
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FramesAtRate, sample_at_rate, sample_frames
+from datamodules.vidstg.source import VidSTGSource
 from stvg_nst.types import BackboneFeatures, Tube
 from tests.datamodules.published import write_json
 

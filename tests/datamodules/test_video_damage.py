@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from datamodules.annotated import open_source
 from datamodules.annotated.verify import verify
+from datamodules.data_sets import open_source
 from datamodules.video import VideoDecodeError, check_video, iter_frames, probe, read_frames
 from tests.datamodules.damage import damaged
 from tests.datamodules.own_process import SECONDS, OwnProcess

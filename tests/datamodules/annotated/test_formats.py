@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from datamodules.annotated import Annotation, AnnotationError, Reading
 from datamodules.annotated.fields import Fields, read_json
-from datamodules.annotated.hcstvg_format import read_hcstvg
 from datamodules.annotated.policies import fit_to_clip, fit_to_frame
-from datamodules.annotated.source import HCSTVGSource, VidSTGSource, sentence_counts
-from datamodules.annotated.vidstg_format import clean_sentence, read_merged, read_sentences
+from datamodules.annotated.source import sentence_counts
+from datamodules.hcstvg.format import read_hcstvg
+from datamodules.hcstvg.source import HCSTVGSource
+from datamodules.vidstg.format import clean_sentence, read_merged, read_sentences
+from datamodules.vidstg.source import VidSTGSource
 from tests.datamodules.published import hcstvg_item, merged_item, vidor_file, vidstg_item, write_json
 from tests.mutilation import mutilated
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.annotated import Annotation, AnnotationError, open_source
-from datamodules.annotated.hcstvg_format import read_hcstvg
+from datamodules.annotated import Annotation, AnnotationError
 from datamodules.annotated.policies import POLICIES, bad_boxes, fit_to_clip, fit_to_frame, lacking_frames
 from datamodules.annotated.touched import Survey, Touched, fit_annotations
-from datamodules.annotated.vidstg_format import read_sentences
+from datamodules.data_sets import open_source
+from datamodules.hcstvg.format import read_hcstvg
+from datamodules.vidstg.format import read_sentences
 from tests.datamodules.published import hcstvg_item, merged_item, vidor_file, vidstg_item, write_json
 
 GOOD = [4.0, 6.0, 20.0, 30.0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.annotated.source import HCSTVGSource, VidSTGSource
+from datamodules.hcstvg.source import HCSTVGSource
+from datamodules.vidstg.source import VidSTGSource
 
 
 def touch(path: Path) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from datamodules.annotated import open_source
 from datamodules.annotated.statistics import plot_statistics, split_statistics
+from datamodules.data_sets import open_source
 from tests.datamodules.published import hcstvg_item, vidstg_item, write_json
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from datamodules.annotated import AnnotationError, open_source
+from datamodules.annotated import AnnotationError
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
 from datamodules.annotated.verify import Verification, verify
+from datamodules.data_sets import open_source
 from datamodules.video import probe
 from tests.datamodules.published import (
     NUM_FRAMES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import lightning
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from datamodules.loaders import load_batches
-from datamodules.mini import TRAINING_CLIPS
 from datamodules.ministvg import COLOURS, SHAPES, SIZES, SceneAnnotation, ensure_split, load_annotations
+from datamodules.ministvg.data_module import TRAINING_CLIPS
 from datamodules.sampling import sample_frames
 from datamodules.transforms import normalise
 from datamodules.video import read_frames
@@ -23,32 +24,29 @@ from stvg_nst.types import SceneBatch
 Scene = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@dataclass(eq=False)
 class MiniScenes(lightning.LightningDataModule):
-    """HQ clips of the pretraining split, with the looks, boxes and actions of all actors.
+    """HQ clips of the pretraining split, with the looks, boxes and actions of all actors."""
 
-    Args:
-        root: folder that holds, or will hold, the rendered clips.
-        num_clips: the first so many clips of the split.
-        num_frames: frames sampled of each clip.
-        batch_size: clips of a batch.
-        num_workers: loader processes.
-    """
+    root: Path = Path("data")
+    """folder that holds, or will hold, the rendered clips."""
 
-    def __init__(
-        self,
-        root: Path = Path("data"),
-        *,
-        num_clips: int = TRAINING_CLIPS["pretrain"],
-        num_frames: int = 16,
-        batch_size: int = 16,
-        num_workers: int = 1,
-    ) -> None:
+    _: KW_ONLY
+
+    num_clips: int = TRAINING_CLIPS["pretrain"]
+    """the first so many clips of the split."""
+
+    num_frames: int = 16
+    """frames sampled of each clip."""
+
+    batch_size: int = 16
+    """clips of a batch."""
+
+    num_workers: int = 1
+    """loader processes."""
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.root = root
-        self.num_clips = num_clips
-        self.num_frames = num_frames
-        self.batch_size = batch_size
-        self.num_workers = num_workers
 
     def setup(self, stage: str) -> None:
         self.scenes = load_annotations(

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.degradations import degrade
-from datamodules.degrade_video import degrade_video
+from datamodules.degradation.severities import degrade
+from datamodules.degradation.video import degrade_video
 from datamodules.video import VideoDecodeError, check_video, read_frames, write_video
 from stvg_nst.types import Degradation
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotated.isolation import Failure, IsolatedCalls
-from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
 from stvg_nst.folder_lock import locked
 

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from datamodules.annotated.annotation import Annotation
-from datamodules.annotated.isolation import Failure, IsolatedCalls
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
-from datamodules.array_store import CacheError
-from datamodules.degradation_pixels import pixel_hashes
-from datamodules.degradations import degrade, version_name
-from datamodules.degraded_files import LOSSLESS, DegradedClip, DegradedManifest, read_manifest, write_manifest
+from datamodules.caches.array_store import CacheError
+from datamodules.degradation.files import LOSSLESS, DegradedClip, DegradedManifest, read_manifest, write_manifest
+from datamodules.degradation.golden_pixels import pixel_hashes
+from datamodules.degradation.severities import degrade, version_name
+from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
 from stvg_nst.types import Degradation, Kernels

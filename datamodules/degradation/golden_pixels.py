@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.degradations import DEGRADATIONS, SEVERITIES, degrade
+from datamodules.degradation.severities import DEGRADATIONS, SEVERITIES, degrade
 from stvg_nst.types import Degradation
 
 # SHA-256 of the probe under all severities of each kind, as D-1.0 has made it since its first day. Processors without

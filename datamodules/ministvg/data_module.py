@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,85 +22,62 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
-from datamodules.quality import EvaluationConditions
 from datamodules.records import Record
+from datamodules.sampling import EvenFrames, FrameChoice
 from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import ClipInfo, Kernels, SentenceType
+from stvg_nst.types import ClipInfo, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
 
 
+@dataclass(eq=False)
 class MiniSTVG(STVGDataModule):
-    """Rendered clips with a declarative and an interrogative sentence each.
-
-    Args:
-        root: folder that holds, or will hold, the rendered clips.
-        training_split: ``tune`` to adapt the shipped grounder, ``pretrain`` to train one.
-        training_without: words for looks or actions, such as ``red``; clips whose target has one of them are not
-            trained on, and ``training_items`` counts what is left.
-        training_clips, val_clips, test_clips: the first so many clips of each split; the benchmark's own numbers unless
-            given. A smaller number makes a quick run, whose results compare with no other.
-    """
+    """Rendered clips with a declarative and an interrogative sentence each."""
 
     renders_videos = True
 
-    def __init__(
-        self,
-        root: Path = Path("data"),
-        *,
-        training_split: Literal["tune", "pretrain"] = "tune",
-        training_without: Sequence[str] = (),
-        training_clips: int | None = None,
-        val_clips: int = 100,
-        test_clips: int = 400,
-        num_frames: int = 16,
-        batch_size: int = 16,
-        eval_batch_size: int = 32,
-        num_workers: int = 2,
-        benchmark_seed: int = 0,
-        seed: int = 0,
-        mixed: bool = True,
-        variants: int | None = None,
-        features: Path | None = None,
-        frames: Path | None = None,
-        kernels: Kernels = "relative",
-        training_items: int | None = None,
-        twins: bool = False,
-        evaluation_split: Literal["val", "test"] = "test",
-        evaluation_conditions: EvaluationConditions = "mixed",
-    ) -> None:
-        super().__init__(
-            num_frames=num_frames,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            benchmark_seed=benchmark_seed,
-            seed=seed,
-            mixed=mixed,
-            variants=variants,
-            features=features,
-            frames=frames,
-            kernels=kernels,
-            training_items=training_items,
-            twins=twins,
-            evaluation_split=evaluation_split,
-            evaluation_conditions=evaluation_conditions,
-        )
-        self.root = Path(root)
-        self.training_split = training_split
-        self.training_without = frozenset(training_without)
-        if unknown := sorted(self.training_without - set(TARGET_WORDS)):
+    root: Path = Path("data")
+    """folder that holds, or will hold, the rendered clips."""
+
+    _: KW_ONLY
+
+    training_split: Literal["tune", "pretrain"] = "tune"
+    """``tune`` to adapt the shipped grounder, ``pretrain`` to train one."""
+
+    training_without: Sequence[str] = ()
+    """words for looks or actions, such as ``red``; clips whose target has one of them are not trained on, and
+    ``training_items`` counts what is left."""
+
+    training_clips: int | None = None
+    """train on the first so many clips; all of the split unless given."""
+
+    val_clips: int = 100
+    """validate on the first so many clips."""
+
+    test_clips: int = 400
+    """test on the first so many clips. A smaller number makes a quick run, whose results compare with no other."""
+
+    num_frames: int = 16
+    """frames sampled of each clip."""
+
+    batch_size: int = 16
+    eval_batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_at_least("num_frames", 1)
+        self.root = Path(self.root)
+        if unknown := sorted(set(self.training_without) - set(TARGET_WORDS)):
             raise ValueError(
                 f"training_without knows {', '.join(TARGET_WORDS)}, got {', '.join(unknown)}; "
                 "correct --data.init_args.training_without"
             )
         self._scenes: dict[Split, dict[str, SceneAnnotation]] = {}
-
         self.num_clips: dict[Split, int] = {
-            "train": training_clips or TRAINING_CLIPS[training_split],
-            "val": val_clips,
-            "test": test_clips,
+            "train": self.training_clips or TRAINING_CLIPS[self.training_split],
+            "val": self.val_clips,
+            "test": self.test_clips,
         }
 
     def prepare_data(self) -> None:
@@ -114,7 +92,7 @@ class MiniSTVG(STVGDataModule):
         records = []
         self._scenes[split] = {}
         for scene in load_annotations(self._ensure(split), num_clips=self.num_clips[split]):
-            if split == "train" and self.training_without & target_words(scene):
+            if split == "train" and not target_words(scene).isdisjoint(self.training_without):
                 continue
             self._scenes[split][scene.clip_id] = scene
             queries: dict[SentenceType, str] = {
@@ -137,6 +115,9 @@ class MiniSTVG(STVGDataModule):
                     )
                 )
         return tuple(records)
+
+    def frame_choice(self, split: Split) -> FrameChoice:
+        return EvenFrames(self.num_frames)
 
     def matches(self, clips: Sequence[ClipInfo]) -> tuple[Tensor, Tensor]:
         """How far every actor of training clips is what the sentence says; only pretraining may know.
@@ -166,7 +147,7 @@ class MiniSTVG(STVGDataModule):
         return pad(boxes, batch_first=True), pad(agreements, batch_first=True)
 
     def provenance(self) -> dict[str, Any]:
-        return {**self.shared_provenance(), "dataset": "MiniSTVG", "version": VERSION}
+        return {**self.shared_provenance(num_frames=self.num_frames), "dataset": "MiniSTVG", "version": VERSION}
 
 
 def target_words(scene: SceneAnnotation) -> frozenset[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import frames as frames_module
-from datamodules.annotated.isolation import Failure
-from datamodules.array_store import ArrayWriter, CacheError
-from datamodules.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.caches import frames as frames_module
+from datamodules.caches.array_store import ArrayWriter, CacheError
+from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
+from datamodules.isolation import Failure
 from datamodules.video import VideoDecodeError, read_frames
 from tests.datamodules.published import SIZE, write_clip
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from datamodules import HCSTVG, VidSTG
-from datamodules.annotated import HCSTVGSource, VidSTGSource
-from datamodules.array_store import CacheError
 from datamodules.base import STVGDataModule
-from datamodules.degrade_dataset import DegradedCopy
-from datamodules.degraded_files import DegradedFiles
+from datamodules.caches.array_store import CacheError
+from datamodules.degradation.dataset import DegradedCopy
+from datamodules.degradation.files import DegradedFiles
+from datamodules.hcstvg.source import HCSTVGSource
 from datamodules.video import check_video
+from datamodules.vidstg.source import VidSTGSource
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item, write_clip
 

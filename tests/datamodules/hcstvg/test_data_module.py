@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from datamodules import HCSTVG
-from datamodules.annotated import AnnotationError, HCSTVGSource
+from datamodules.annotated import AnnotationError
 from datamodules.annotated.verify import verify
-from datamodules.array_store import CacheError
+from datamodules.caches.array_store import CacheError
+from datamodules.hcstvg.source import HCSTVGSource
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, write_clip
 

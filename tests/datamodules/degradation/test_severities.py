@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.degradations import (
+from datamodules.degradation.severities import (
     ABSOLUTE_SHORT_SIDE,
     DEGRADATION_VERSION,
     DEGRADATIONS,

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules import degradation_pixels
-from datamodules.degradation_pixels import GOLDEN_HASHES, pixel_hashes
-from datamodules.degradations import DEGRADATION_VERSION, DEGRADATIONS
+from datamodules.degradation import golden_pixels
+from datamodules.degradation.golden_pixels import GOLDEN_HASHES, pixel_hashes
+from datamodules.degradation.severities import DEGRADATION_VERSION, DEGRADATIONS
 from stvg_nst.types import Degradation
 
 
@@ -18,7 +18,7 @@ def test_the_pixels_are_the_golden_ones_of_this_version() -> None:
 
 
 def test_one_grey_level_in_one_pixel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    true = degradation_pixels.degrade
+    true = golden_pixels.degrade
 
     def altered(frames: np.ndarray, degradation: Degradation) -> np.ndarray:
         degraded = true(frames, degradation)
@@ -26,5 +26,5 @@ def test_one_grey_level_in_one_pixel_is_noticed(monkeypatch: pytest.MonkeyPatch)
         return degraded
 
     before = pixel_hashes()
-    monkeypatch.setattr(degradation_pixels, "degrade", altered)
+    monkeypatch.setattr(golden_pixels, "degrade", altered)
     assert {kind for kind in DEGRADATIONS if pixel_hashes()[kind] != before[kind]} == {"defocus"}

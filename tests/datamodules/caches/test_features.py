@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import array_store
-from datamodules.array_store import CacheError
-from datamodules.degradation_pixels import PixelOrigin
-from datamodules.features import FeatureCache, FeatureWriter, feature_key
-from datamodules.frames import FramesOfClip
+from datamodules.caches import array_store
+from datamodules.caches.array_store import CacheError
+from datamodules.caches.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.caches.frames import FramesOfClip
+from datamodules.degradation.golden_pixels import PixelOrigin
 from stvg_nst.types import Degradation
 
 PROVENANCE = {"dataset": "toy", "clips": 2, "sizes": (1, 2)}

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
-from datamodules.degradation_pixels import PixelOrigin
-from datamodules.frames import FramesOfClip
+from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.caches.frames import FramesOfClip
+from datamodules.degradation.golden_pixels import PixelOrigin
 from datamodules.video import video_sizes
 from stvg_nst.types import BackboneFeatures, Degradation
 

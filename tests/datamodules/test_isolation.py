@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.annotated.isolation import Failure, IsolatedCalls
+from datamodules.isolation import Failure, IsolatedCalls
 
 
 def outcomes(function: Callable[..., Any], tasks: list[Any], *, workers: int = 2, time_limit: float = 60) -> list[Any]:

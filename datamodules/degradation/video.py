@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import rich.progress
 
-from datamodules.degradations import DegradationKind, check_degradation, degrade
+from datamodules.degradation.severities import DegradationKind, check_degradation, degrade
 from datamodules.video import iter_frames, probe, write_video
 from stvg_nst.outputs import check_outputs
 from stvg_nst.types import Degradation, Kernels

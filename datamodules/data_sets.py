@@ -1,0 +1,22 @@
+"""The data sets that lie on disk as published, by the names that the `data` commands have for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from datamodules.annotated import AnnotatedSource
+from datamodules.hcstvg.source import HCSTVGSource
+from datamodules.vidstg.source import VidSTGSource
+
+DATA_SETS: Mapping[str, Callable[[Path], AnnotatedSource]] = {
+    "hcstvg_v1": partial(HCSTVGSource, version="v1"),
+    "hcstvg_v2": partial(HCSTVGSource, version="v2"),
+    "vidstg": VidSTGSource,
+}
+
+
+def open_source(name: str, root: Path) -> AnnotatedSource:
+    """The files of the data set called ``name`` below ``root``."""
+    return DATA_SETS[name](root)
