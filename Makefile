@@ -91,12 +91,13 @@ ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 15 min)
 ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 12 min)
 
 # What the tuners' settings were chosen by, on the validation split.
-SEARCHES := placement
+SEARCHES := placement recipe
 .PHONY: $(SEARCHES:%=search-%) search-lr
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
 search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
+search-recipe:  ## leads to a recipe that is worth choosing: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml

@@ -205,4 +205,8 @@ def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]
             except StopIteration:
                 return
     if frame_ids is not None:
-        raise VideoDecodeError(f"it has only {num_frames} frames", path, frame_ids)
+        cause = (
+            f"it has only {num_frames} frames; `python -m stvg_nst data verify` lists all such films of a data set, "
+            "and --data.init_args.on_short_clip says what to do with them"
+        )
+        raise VideoDecodeError(cause, path, frame_ids)

@@ -36,7 +36,12 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last; takes 1e-3 for a number and 2024-01-31 for text.
 
     A key of a mapping and the same key in what `<<` merges into it are not twice the same: the mapping's own holds.
+    What contains itself, by an alias, is refused too.
     """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # PyYAML fills a list or a mapping later otherwise, and takes one that holds itself
+        return super().construct_document(node)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -75,6 +80,10 @@ def load_yaml(text: str, source: str) -> Any:
         problem = str(error.problem or error.context)
         if "'\\t'" in problem:
             problem = "a tab where YAML wants spaces; indent with spaces"
+        if problem == "found unconstructable recursive node":
+            problem = "it contains itself; leave out the alias that leads back to it"
+        if problem == "but found another document":
+            problem = "a second document begins here; give each a file of its own"
         kind = RepeatedKeyError if isinstance(error, _RepeatedKey) else ConfigurationError
         raise kind(f"{source}{'' if mark is None else f', line {mark.line + 1}'}: {problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # a character that YAML does not know; 2024-13-01 tagged as a date

@@ -111,7 +111,7 @@ class Failures:
         if _is_broken(sys.stdout):
             _discard(sys.stdout)
         if failure.line:
-            print(f"error: {failure.line}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
+            print(f"error: {failure.line} ({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
         return True
 
 

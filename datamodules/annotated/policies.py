@@ -24,6 +24,7 @@ from datamodules.annotated.fields import AnnotationError, shown
 
 Policy = Literal["refuse", "clip", "as_published", "skip_frame"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+_LEAVE_OUT = "leave out such sentences with --data.init_args.on_bad_video skip"
 
 
 def advice(option: str) -> str:
@@ -67,7 +68,7 @@ def fit_to_clip(annotation: Annotation, policy: Policy, frames_in_file: int | No
     start, stop = max(annotation.start, segment[0]), min(annotation.stop, may_stop)
     if start >= min(stop, segment[1]):
         expected = f"a tube of which something is in frames {_span(segment)}"
-        raise AnnotationError(place.file, place.item, place.field, expected, said)
+        raise AnnotationError(place.file, place.item, place.field, expected, said, _LEAVE_OUT)
     if policy == "as_published":
         return replace(annotation, segment=segment)
     boxes, boxes_at = annotation.boxes, annotation.boxes_at
@@ -95,7 +96,9 @@ def fit_to_frame(annotation: Annotation, policy: Policy) -> Annotation:
         raise AnnotationError(place.file, place.item, place.of_box(row), expected, got, advice("on_bad_box"))
     if policy == "skip_frame":
         if bad.all():
-            raise AnnotationError(place.file, place.item, place.field, "a box that can be used", "none to keep")
+            expected = "at least one box with an area within the frame, for skip_frame to keep"
+            way_out = f"choose --data.init_args.on_bad_box clip|as_published, or {_LEAVE_OUT}"
+            raise AnnotationError(place.file, place.item, place.field, expected, "none", way_out)
         return replace(annotation, boxes=np.where(bad[:, None], np.float32(np.nan), annotation.boxes))
     x1, x2 = annotation.boxes[:, 0::2].clip(0, width).T
     y1, y2 = annotation.boxes[:, 1::2].clip(0, height).T

@@ -81,6 +81,7 @@ class CertifyCLI(BuiltCLI):
         data.prepare_data()
         loader = data.evaluation_loader(split)
         module.check_backbones(data.cached_backbones)
+        module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
         layers, changes = measure(module.grounder, tuner, module.injection, moved)
         return Certificate(

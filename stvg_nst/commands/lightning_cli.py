@@ -38,6 +38,7 @@ class ComponentsCLI(SeededCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             return super().instantiate_trainer(**kwargs)
+        # Both are Lightning's, which checks names such as those of accelerators itself.
         except (MisconfigurationException, ValueError) as error:
             raise ValueError(f"--trainer: {error}") from error
 

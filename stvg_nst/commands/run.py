@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -118,21 +120,20 @@ class RunCLI(ComponentsCLI):
         config = self.config[self.subcommand]
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
+        _refuse_bare_trainer(config.trainer)
         _refuse_other_logger(config.trainer.logger)
+        _drop_unwanted_progress_bars(config.trainer)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        try:
-            trainer = super().instantiate_trainer(**options)
-        except ValueError as error:  # of Lightning, which checks names such as those of accelerators itself
-            raise ValueError(f"--trainer: {error}") from error
+        trainer = super().instantiate_trainer(**options)
         write_whole_checkpoints(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         first: list[Callback] = [callback for callback in callbacks if isinstance(callback, RunConfig)]
         if self.subcommand == "fit":
-            settings = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_none=False))
+            settings = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))
             trusted = self.config.fit.weights_only is False
             first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
         others = [callback for callback in callbacks if callback not in first]
@@ -203,3 +204,26 @@ def _refuse_other_logger(logger: Any) -> None:
             f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
             "for it has no other place; leave the option out"
         )
+
+
+def _refuse_bare_trainer(trainer: Namespace) -> None:
+    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if trainer.get("barebones"):
+        raise ValueError(
+            "--trainer.barebones true: such a trainer keeps no dashboard, no checkpoint and no results, and a run is "
+            "there for these; leave the option out"
+        )
+
+
+def _drop_unwanted_progress_bars(trainer: Namespace) -> None:
+    """Lets ``enable_progress_bar`` say no to a bar that an overlay lists: Lightning refuses the two together."""
+    if trainer.get("enable_progress_bar") is False:
+        trainer.callbacks = [
+            callback
+            for callback in trainer.get("callbacks") or ()
+            if not issubclass(resolve_name(callback.class_path), ProgressBar)
+        ]

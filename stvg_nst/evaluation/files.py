@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from stvg_nst.evaluation.bootstrap import clip_of
-from stvg_nst.evaluation.reading import boxes_array, is_coordinate, read_document
+from stvg_nst.evaluation.reading import RepeatedFieldError, boxes_array, is_coordinate, read_document
 from stvg_nst.evaluation.tubes import CLEAN, SENTENCE_TYPES, GroundTruth, Predictions, stack_tubes
 
 VERSION = 1
@@ -147,6 +147,8 @@ def _read(path: Path | str) -> Any:
         raise TubeFileError(f"{path}: is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise TubeFileError(f"{path}: is not JSON ({error}); was it cut off?") from error
+    except RepeatedFieldError as error:
+        raise TubeFileError(f"{path}: {error}") from error
     except RecursionError as error:
         raise TubeFileError(f"{path}: expected JSON of a few levels, got hundreds of them") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ _OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _BOXES = msgspec.json.Decoder(list[tuple[float, float, float, float] | None])
 
 
+class RepeatedFieldError(ValueError):
+    """An object of the file gives a field twice, of which JSON readers keep the last without a word."""
+
+
 class _Doubtful(ValueError):
     """Something for the careful reader."""
 
@@ -29,13 +34,14 @@ def read_document(path: Path | str) -> Any:
     Raises:
         OSError: the file cannot be read.
         UnicodeDecodeError, json.JSONDecodeError, RecursionError: it is no JSON.
+        RepeatedFieldError: an object gives a field twice.
     """
     text = Path(path).read_bytes()
     try:
         return _quickly(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         # For twice the time, this keeps whatever is wrong as it was written, for the error that names it.
-        return json.loads(text, object_hook=_compact)
+        return json.loads(text, object_pairs_hook=_compact)
 
 
 def is_coordinate(value: Any) -> bool:
@@ -77,6 +83,10 @@ def _quickly(text: bytes) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, value in _OBJECT.decode(text).items():
         document[name] = [_tube(entry) for entry in _OBJECTS.decode(value)] if name == "tubes" else _plain(value)
+    fields = Counter(chain(document, *document.get("tubes", ())))
+    # More than there are fields: one is given twice, or some value is a field's name.
+    if any(text.count(f'"{name}"'.encode()) > number for name, number in fields.items()):
+        raise _Doubtful
     return document
 
 
@@ -88,11 +98,15 @@ def _plain(raw: msgspec.Raw) -> Any:
     return msgspec.json.decode(raw)
 
 
-def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Puts an array in the place of a tube's boxes as soon as these are read.
+def _compact(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, with an array in the place of a tube's boxes as soon as these are read.
 
     Millions of lists at once would take eight times the memory, and Python's collector would walk them over and over.
     """
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RepeatedFieldError(f"an object gives the field '{name}' twice; leave one of them out")
     boxes = entry.get("boxes")
     if type(boxes) is list and (array := boxes_array(boxes)) is not None:
         entry["boxes"] = array

@@ -23,6 +23,8 @@ from stvg_nst.study import Study, StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
 from stvg_nst.whole_files import write_whole
 
+_WRITTEN = "# What `python -m stvg_nst choose"
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -70,6 +72,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     if standing := [path for path in files if path.exists() and not options.overwrite]:
         raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
     check_outputs({"--output": files[0], "the .csv beside --output": files[1]}, inputs=[options.study])
+    _refuse_other_settings(files[0])
     (study, *others) = read_studies(options.study, quick=options.quick)
     if others:
         raise StudyError(f"{study.path}: settings are chosen on one grounder, but the study has {1 + len(others)}")
@@ -145,6 +148,18 @@ def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(row for row in rows if patterns is None or any(fnmatchcase(row, pattern) for pattern in patterns))
 
 
+def _refuse_other_settings(path: Path) -> None:
+    """Keeps ``--overwrite`` from an overlay, perhaps one that the study itself is made of.
+
+    Raises:
+        StudyError: the file was not written by this command.
+    """
+    if path.exists() and not path.read_text(encoding="utf-8-sig", errors="replace").startswith(_WRITTEN):
+        raise StudyError(
+            f"'{path}' is no file of choices: it does not begin with '{_WRITTEN}'; write to another file, or delete it"
+        )
+
+
 def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[dict[str, Config], list[list[str]]]:
     """What was chosen before for the study's other points: their settings, and their rows of the CSV."""
     settings, table = files
@@ -157,7 +172,7 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
 def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config]) -> str:
     """The settings of all points in the study's order; ``kept`` are those of points that were chosen for before."""
     header = (
-        f"# What `python -m stvg_nst choose {study.path}` chose on the validation split, by the highest mean WAS of\n"
+        f"{_WRITTEN} {study.path}` chose on the validation split, by the highest mean WAS of\n"
         f"# m_vIoU. The .csv beside this holds all that were tried.\n"
         f"# Among {len(study.levels)}, by seeds {', '.join(map(str, study.seeds))}: "
         f"{'; '.join(choice.row for choice in choices)}.\n"

@@ -136,7 +136,7 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     reference = runs[0]
     for run in runs:
         if run.skipped:
-            yield f"{run.path}: {run.skipped} samples were skipped and do not count"
+            yield f"{run.path}: {run.skipped} samples were left out, for bad videos or by a limit on batches"
         yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (

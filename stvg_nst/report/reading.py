@@ -132,7 +132,11 @@ def _remarks(
     words = replace(study, unchosen=tuple(name for name in study.unchosen if name in begun)).unchosen_words
     yield from filter(None, [words])
     results = [own.results for own in (*baselines, *(own for method in methods for own, _ in method.replicates))]
-    yield from (f"{own.path}: {own.skipped} samples were skipped and do not count" for own in results if own.skipped)
+    yield from (
+        f"{own.path}: {own.skipped} samples were left out, for bad videos or by a limit on batches"
+        for own in results
+        if own.skipped
+    )
     yield from (f"{own.path}: {words}" for own in results for words in own.touched)
     commits = sorted({str(own.git_commit)[:12] for own in results})
     if len(commits) > 1:

@@ -81,7 +81,8 @@ UNREADABLE: Mapping[str, tuple[bytes, str]] = {
     "UTF-16": ("model: {warmup_steps: 1}".encode("utf-16"), "is no text in UTF-8"),
     "open": (b"model: [1", "line 1: "),
     "an empty section": (b"trainer:\nmodel: {warmup_steps: 1}\n", "'trainer' is empty"),
-    "two documents": (b"model: {warmup_steps: 1}\n---\nmodel: {}\n", "line 2: "),
+    "two documents": (b"model: {warmup_steps: 1}\n---\nmodel: {}\n", "line 2: a second document begins here"),
+    "what contains itself": (b"model:\n  tuner: &t {a: [*t]}\n", "line 2: it contains itself"),
     "a key that is a list": (b"[a]: 1", "line 1: a key must be text"),
 }
 

@@ -20,7 +20,7 @@ from stvg_nst.evaluation import TubeFileError, load_predictions
 from stvg_nst.failures import Failures, failure_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TRACEBACK_OFFER = "\n(STVG_TRACEBACK=1 shows where it was raised)\n"
+TRACEBACK_OFFER = " (STVG_TRACEBACK=1 shows where it was raised)\n"
 
 
 @pytest.fixture(autouse=True)

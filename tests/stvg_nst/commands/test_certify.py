@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
 
 from stvg_nst.commands.certify import CertifyCLI, certify, finished_run
 from stvg_nst.report import ResultsFileError
-from stvg_nst.tuning import ZeroShot
+from stvg_nst.tuning import NullSpaceTuning, ZeroShot
 from tests.stvg_nst.report.test_certificate import CERTIFICATE
 from tests.stvg_nst.report.test_folder import write_run
 
@@ -55,6 +56,20 @@ def test_a_run_of_another_tuner_has_nothing_to_certify() -> None:
     cli = SimpleNamespace(model=SimpleNamespace(tuner=ZeroShot()), datamodule=None)
     with pytest.raises(ValueError, match="a run of NullSpaceTuning in 'runs/other', got one of ZeroShot"):
         CertifyCLI.certify(cli, Path("runs/other"), split="test", batches=None)
+
+
+def test_sentences_are_checked_before_a_certificate_is_measured() -> None:
+    checked: list[Any] = []
+
+    def check_queries(split: str, queries: Any) -> None:
+        checked.append((split, queries))
+        raise ValueError("too long")
+
+    module = MagicMock(tuner=NullSpaceTuning(targets=["*.linear2"]), check_queries=check_queries)
+    data = MagicMock(records={"val": [SimpleNamespace(item_id="a", query="a man")]})
+    with pytest.raises(ValueError, match="too long"):
+        CertifyCLI.certify(SimpleNamespace(model=module, datamodule=data), Path("run"), split="val", batches=1)
+    assert checked == [("val", {"a": "a man"})]
 
 
 def closed_pipe(*arguments: Any, **options: Any) -> Any:

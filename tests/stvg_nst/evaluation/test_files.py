@@ -238,6 +238,20 @@ def test_any_ground_truth_is_read_as_carefully_from_a_file(tmp_path: Path, value
     check_quick_reading(tmp_path, value, load_ground_truth, parse_ground_truth)
 
 
+@pytest.mark.parametrize("field", ["method", "item_id", "start", "boxes"])
+def test_a_field_that_is_given_twice_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "predictions.json"
+    text = json.dumps(predictions())
+    path.write_text(text.replace(f'"{field}":', f'"{field}": null, "{field}":', 1))
+    with pytest.raises(TubeFileError, match=rf"predictions\.json: an object gives the field '{field}' twice"):
+        load_predictions(path)
+
+
+def test_a_value_may_be_called_as_a_field(tmp_path: Path) -> None:
+    (tmp_path / "predictions.json").write_text(json.dumps(predictions() | {"method": "boxes"}))
+    assert load_predictions(tmp_path / "predictions.json").method == "boxes"
+
+
 def test_bad_boxes_are_taken_as_the_header_says(tmp_path: Path) -> None:
     tube = {"item_id": "a", "start": 3, "stop": 5}
     bad = {"as_published": [[0, 0, 3, 4], [-40, 0, -67, -47]], "skip_frame": [[0, 0, 3, 4], None]}

@@ -53,6 +53,14 @@ def test_the_best_level_by_was_is_written_with_all_that_was_tried(
     assert choose(path, tmp_path, "--overwrite") == 0
 
 
+def test_an_overlay_is_never_replaced_by_choices(search: Any, tmp_path: Path) -> None:
+    path = search()
+    (tmp_path / "chosen.yaml").write_text("trainer: {max_epochs: 3}\n")
+    with pytest.raises(StudyError, match=r"chosen\.yaml' is no file of choices"):
+        choose(path, tmp_path, "--overwrite")
+    assert (tmp_path / "chosen.yaml").read_text() == "trainer: {max_epochs: 3}\n"
+
+
 def test_a_choice_at_the_edge_is_called_so(search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = search(levels={name: LEVELS[name] for name in ("low", "high")})
     choose(path, tmp_path)
@@ -86,7 +94,9 @@ def test_what_was_chosen_before_is_kept_of_the_other_points(
     search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = search("--only", "a, *", points=POINTS)
-    (tmp_path / "chosen.yaml").write_text("b:\n  model.tuner.init_args.rank: 2\nstranger:\n  trainer.lr: 1\n")
+    (tmp_path / "chosen.yaml").write_text(
+        "# What `python -m stvg_nst choose` chose\nb:\n  model.tuner.init_args.rank: 2\nstranger:\n  trainer.lr: 1\n"
+    )
     (tmp_path / "chosen.csv").write_text("point,level\nb,low\nstranger,low\n")
     with pytest.raises(StudyError, match=r"runs are missing of b, low; b, high; b, mid; .* others with --only"):
         choose(path, tmp_path, "--overwrite")
