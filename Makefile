@@ -67,7 +67,7 @@ train: $(RUNS)/zero-shot/results.json $(RUNS)/nst/results.json  ## tune on the e
 	$(STVG) report $(RUNS)
 
 $(FEATURES)/test/index.json: | $(STAMP)
-	$(STVG) cache $(MINI) --config experiments/tuner/zero_shot.yaml
+	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
 
 $(RUNS)/zero-shot/results.json: | $(FEATURES)/test/index.json
 	$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D)
@@ -121,13 +121,13 @@ TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs
   $(TO_OUTPUT) $(if $(QUICK),--quick)
 
 $(SECOND_FEATURES)/test/index.json: | $(STAMP)
-	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml
+	$(STVG) cache features $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml
 
 $(FEATURES)/test-benchmark1/index.json: | $(STAMP)
-	$(STVG) cache $(MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --splits '[test]'
+	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --split test
 
 $(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
-	$(STVG) cache $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --splits '[test]'
+	$(STVG) cache features $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --split test
 
 .PHONY: budget compare table1 table2 fig2 fig3 robustness cost tables bench-peers curve-tuning-size curve-narrow
 budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s)
@@ -183,7 +183,7 @@ $(PRETRAIN)/encoders/encoders.safetensors: | $(STAMP)
 	  --seed_everything $(SEED) --data.root $(DATA) --model.output $@ --trainer.logger.init_args.save_dir $(@D)
 
 $(PRETRAIN_FEATURES)/val/index.json: $(PRETRAIN)/encoders/encoders.safetensors
-	$(STVG) cache $(GROUNDING) --splits '[train, val]'
+	$(STVG) cache features $(GROUNDING) --split train val
 
 $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
 	$(STVG) grounding $(GROUNDING) --run $(@D) --ckpt_path last

@@ -384,7 +384,7 @@ class GroundingModule(SampleMeanModule):
         if cached is not None and cached != (own := self.backbone_fingerprint()):
             raise ValueError(
                 f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
-                "build the cache again with `python -m stvg_nst cache`, or set --data.init_args.features null"
+                "build the cache again with `python -m stvg_nst cache features`, or set --data.init_args.features null"
             )
 
     def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:

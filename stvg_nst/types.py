@@ -225,7 +225,7 @@ class Clip:
         if self.features is not None and (held := self.features.appearance.shape[1]) != length:
             raise ValueError(
                 f"clip '{name}' has {length} sampled frames, but its cached features are of {held}: its annotation has "
-                "changed since; delete the cache, and build it again with `python -m stvg_nst cache`"
+                "changed since; delete the cache, and build it again with `python -m stvg_nst cache features`"
             )
 
 

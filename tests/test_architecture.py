@@ -12,22 +12,20 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("stvg_nst", "datamodules", "callbacks")
-COMPOSITION_ROOT = "stvg_nst.__main__"
+COMPOSITION_ROOT = ("stvg_nst.__main__", "stvg_nst.commands")
 NOUNS_OF_DATAMODULES = (
     "stvg_nst.types",
     "stvg_nst.seeding",
     "stvg_nst.boxes",
-    "stvg_nst.arguments",
     "stvg_nst.results.conditions",
     "stvg_nst.cores",
     "stvg_nst.folder_lock",
     "stvg_nst.outputs",
-    "stvg_nst.overlay_parser",
     "stvg_nst.queries",
     "stvg_nst.whole_files",
 )
 DATA_ONLY = ("av", "albumentations")
-MAY_PRINT = ("stvg_nst.__main__", "stvg_nst.cli", "stvg_nst.failures", "stvg_nst.report")
+MAY_PRINT = (*COMPOSITION_ROOT, "stvg_nst.failures", "stvg_nst.report")
 READERS_OF_RESULTS = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
 WITHOUT_TORCH = ("stvg_nst.results", *READERS_OF_RESULTS)
 MAY_WRITE_IN_PLACE = (
@@ -84,9 +82,11 @@ def wrong_arrows(modules: dict[str, Module]) -> Iterator[str]:
     for module in modules.values():
         for line, target in module.imports:
             where = f"{module.name}:{line}: imports {target}"
-            if module.inside("stvg_nst") and within(target, "datamodules", "callbacks"):
-                if module.name != COMPOSITION_ROOT:
-                    yield f"{where}; only {COMPOSITION_ROOT} may reach outside stvg_nst"
+            if within(target, *COMPOSITION_ROOT) and not module.inside(*COMPOSITION_ROOT):
+                yield f"{where}; nothing knows the commands but the commands"
+            elif module.inside("stvg_nst") and within(target, "datamodules", "callbacks"):
+                if not module.inside(*COMPOSITION_ROOT):
+                    yield f"{where}; only {' and '.join(COMPOSITION_ROOT)} may reach outside stvg_nst"
             elif module.inside("datamodules") and within(target, "callbacks"):
                 yield f"{where}; datamodules never imports callbacks"
             elif module.inside("datamodules") and within(target, "stvg_nst"):
@@ -192,6 +192,8 @@ def test_all_three_packages_are_read() -> None:
     [
         ("stvg_nst/module.py", "import datamodules", "stvg_nst.module:1: imports datamodules; only stvg_nst.__main__"),
         ("stvg_nst/cli.py", "from callbacks import X", "stvg_nst.cli:1: imports callbacks.X"),
+        ("stvg_nst/a.py", "from stvg_nst.commands.run import fit", "nothing knows the commands but the commands"),
+        ("callbacks/a.py", "from stvg_nst.commands import run", "nothing knows the commands but the commands"),
         ("stvg_nst/a.py", "def f():\n    from datamodules.video import g", "stvg_nst.a:2: imports datamodules.video.g"),
         ("datamodules/a.py", "import stvg_nst", "datamodules.a:1: imports stvg_nst; datamodules takes only"),
         ("datamodules/a.py", "from stvg_nst import tubes", "datamodules.a:1: imports stvg_nst.tubes"),
@@ -233,7 +235,9 @@ def test_what_is_allowed_passes(tmp_path: Path) -> None:
     plant(
         tmp_path,
         {
-            "stvg_nst/__main__.py": "import callbacks, datamodules\nprint('usage')",
+            "stvg_nst/__main__.py": "from stvg_nst.commands import run\nprint('usage')",
+            "stvg_nst/commands/run.py": "import callbacks, datamodules\nprint('done')",
+            "stvg_nst/commands/__init__.py": "",
             "stvg_nst/report/table.py": "import json\nfrom stvg_nst.results.was import score\nprint(1)",
             "stvg_nst/results/was.py": "import math",
             "datamodules/video.py": "import av\nfrom stvg_nst import types\nfrom stvg_nst.boxes import f",

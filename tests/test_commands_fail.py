@@ -34,17 +34,17 @@ READERS = {
     "budget": ("budget", "INPUT"),
     "choose": ("choose", "INPUT", "--runs", "runs", "--output", "chosen.yaml"),
     "tables": ("tables", "INPUT", "--runs", "runs"),
-    "degrade": ("degrade", "INPUT", "new.mp4", "--kind", "defocus", "--severity", "1"),
+    "degrade video": ("degrade", "video", "INPUT", "new.mp4", "--kind", "defocus", "--severity", "1"),
     "data stats": ("data", "stats", "hcstvg_v1", "INPUT", "--split", "test"),
     "data verify": ("data", "verify", "hcstvg_v1", "INPUT", "--workers", "1"),
-    "data degrade": ("data", "degrade", "hcstvg_v1", "INPUT", "new", "--split", "test"),
-    "data cache": ("data", "cache", "--config", "INPUT"),
+    "degrade dataset": ("degrade", "dataset", "hcstvg_v1", "INPUT", "new", "--split", "test"),
+    "cache frames": ("cache", "frames", "--config", "INPUT"),
     "certify": ("certify", "INPUT"),
     "convert": ("convert", "INPUT", "new.safetensors", *SMALL),
     "initialise": ("initialise", "new.safetensors", "--mdetr", "INPUT", *SMALL),
     "layers": ("layers", "--config", "INPUT"),
     "export": ("export", "--config", "INPUT"),
-    "cache": ("cache", "--config", "INPUT"),
+    "cache features": ("cache", "features", "--config", "INPUT"),
     "fit": ("fit", "--config", "INPUT", "--run", "run"),
     "test": ("test", "--config", "INPUT", "--run", "run"),
     "validate": ("validate", "--config", "INPUT", "--run", "run"),
@@ -62,9 +62,9 @@ FOLDER_WRITERS = {
     "study": ("study", STUDY, "--runs", "a file"),
     "study --output": ("study", STUDY, "--runs", "runs", "--report-only", "--output", "a file"),
     "vocabulary": ("vocabulary", "a file"),
-    "data degrade": ("data", "degrade", "hcstvg_v1", "folder", "a file", "--split", "test"),
+    "degrade dataset": ("degrade", "dataset", "hcstvg_v1", "folder", "a file", "--split", "test"),
     "choose": ("choose", STUDY, "--runs", "runs", "--output", "a file/below.yaml"),
-    "degrade": ("degrade", "predictions", "a file/below.mp4", "--kind", "defocus", "--severity", "1"),
+    "degrade video": ("degrade", "video", "predictions", "a file/below.mp4", "--kind", "defocus", "--severity", "1"),
 }
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_the_old_file(things: Path, monkeypatch: pytest.Monke
         (OSError(24, "Too many open files", "/x"), 1, "ulimit -n"),
     ],
 )
-@pytest.mark.parametrize("command", sorted(root._COMMANDS))
+@pytest.mark.parametrize("command", sorted(root.COMMANDS))
 def test_what_a_machine_runs_out_of_ends_every_command_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -192,12 +192,12 @@ def test_what_a_machine_runs_out_of_ends_every_command_in_one_line(
     status: int,
     words: str,
 ) -> None:
-    def run_out(arguments: object) -> int:
+    def run_out(arguments: object, program: object) -> int:
         raise error
 
     monkeypatch.delenv(TRACEBACK, raising=False)
-    monkeypatch.setitem(root._COMMANDS, command, run_out)
-    monkeypatch.setattr(sys, "argv", ["stvg_nst", command])
+    monkeypatch.setattr(root, "_load", lambda place: run_out)
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", *command.split()])
     assert root.main() == status
     said = capsys.readouterr().err
     assert said.startswith("error: ") and words in said and len(said.splitlines()) == 2

@@ -201,7 +201,7 @@ def test_the_real_clips_through_every_command(
     assert "a kind at one severity is 2 samples" in shown
 
     # The benchmark's own LQ clips, from files as well as on the fly.
-    assert stvg("data", "degrade", *look[:2], tmp_path / "lq", "--split", "test", "--workers", "1") == 0
+    assert stvg("degrade", "dataset", *look[:2], tmp_path / "lq", "--split", "test", "--workers", "1") == 0
     for name, options in (("fly", ()), ("files", (f"--data.init_args.degraded={tmp_path / 'lq'}",))):
         counted_twice(stvg, "hcstvg_v1", real_clips, tmp_path / name, *options)
     fly, files = ((tmp_path / name / "predictions.json").read_bytes() for name in ("fly", "files"))

@@ -23,7 +23,8 @@ from datamodules.clips import collate
 from datamodules.degradation.severities import DEGRADATIONS, SEVERITIES, fixed_degradation
 from datamodules.quality import Draw
 from stvg_nst import __main__ as root
-from stvg_nst.cli import FULL_SIZE, weights_parser
+from stvg_nst.commands.pretrain import vocabulary
+from stvg_nst.commands.weights import FULL_SIZE, weights_parser
 from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.module import GroundingModule
 from stvg_nst.results.results_file import load_results
@@ -60,7 +61,7 @@ def clips(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("roberta")
-    assert root._vocabulary([str(folder), "--roberta-base"]) == 0
+    assert vocabulary([str(folder), "--roberta-base"], "vocabulary") == 0
     return folder
 
 

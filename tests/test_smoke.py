@@ -159,7 +159,8 @@ def test_from_clips_to_the_table(
     assert "results.json" in capsys.readouterr().err
     assert before == ((nst / "adapter.safetensors").read_bytes(), (zero_shot / "results.json").read_bytes())
 
-    assert root._report([str(tmp_path)]) == 0
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", "report", str(tmp_path)])
+    assert root.main() == 0
     assert "NullSpaceTuning" in capsys.readouterr().out
 
 

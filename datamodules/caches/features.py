@@ -18,7 +18,7 @@ from datamodules.video import video_sizes
 from stvg_nst.types import BackboneFeatures, Degradation
 
 # Half precision: half the bytes, and a relative error of at most 5e-4.
-_FEATURES = CacheKind("feature cache", "features.bin", "<f2", "python -m stvg_nst cache", "features")
+_FEATURES = CacheKind("feature cache", "features.bin", "<f2", "python -m stvg_nst cache features", "features")
 
 
 def feature_bytes(appearance: Tensor, motion: Tensor) -> int:

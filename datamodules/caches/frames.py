@@ -22,7 +22,7 @@ from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
 from stvg_nst.folder_lock import locked
 
-_FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst data cache", "frames")
+_FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst cache frames", "frames")
 # Large enough that a data set makes hundreds of files and not thousands, small enough to be written again after a kill.
 _SHARD_BYTES = 2**29
 # For one clip; a video that hangs its decoder must not hang the others.

@@ -73,7 +73,9 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
     """
     file = folder / _MANIFEST
     if not file.is_file():
-        raise CacheError(f"there is no '{file}': `python -m stvg_nst data degrade` writes it beside the degraded clips")
+        raise CacheError(
+            f"there is no '{file}': `python -m stvg_nst degrade dataset` writes it beside the degraded clips"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
         if content["schema"] != _SCHEMA:
@@ -94,7 +96,7 @@ def write_manifest(folder: Path, manifest: DegradedManifest, clips: Mapping[str,
 
 
 class DegradedFiles:
-    """Degraded clips in a folder that ``data degrade`` wrote.
+    """Degraded clips in a folder that ``degrade dataset`` wrote.
 
     Args:
         folder: the folder.
@@ -136,7 +138,7 @@ class DegradedFiles:
         if missing:
             raise CacheError(
                 f"{len(missing):,} clips are not in '{self._folder}', the first '{missing[0]}': go on with `python -m "
-                f"stvg_nst data degrade {dataset} ROOT {self._folder}`"
+                f"stvg_nst degrade dataset {dataset} ROOT {self._folder}`"
             )
         sizes = video_sizes(videos.values())
         for clip_id, video in videos.items():
@@ -144,7 +146,7 @@ class DegradedFiles:
             if sizes[video] not in (None, expected_bytes):
                 raise CacheError(
                     f"'{clip_id}' in '{self._folder}' was made from a video of {expected_bytes:,} bytes, but "
-                    f"'{video}' has {sizes[video]:,}: run `python -m stvg_nst data degrade {dataset} ROOT "
+                    f"'{video}' has {sizes[video]:,}: run `python -m stvg_nst degrade dataset {dataset} ROOT "
                     f"{self._folder}` again, which replaces what has changed"
                 )
 

@@ -9,7 +9,7 @@ import lightning
 import pytest
 from jsonargparse import ArgumentParser
 
-import stvg_nst.cli  # noqa: F401  # lets jsonargparse read the docstrings of fields
+import stvg_nst.commands.lightning_cli  # noqa: F401  # lets jsonargparse read the docstrings of fields
 from datamodules import HCSTVG, MiniScenes, MiniSTVG, VidSTG
 
 DATA_MODULES = (HCSTVG, VidSTG, MiniSTVG, MiniScenes)

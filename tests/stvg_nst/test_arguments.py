@@ -27,17 +27,20 @@ REFUSED = {
     "tables s.yaml --runs r --bootstrap 0": "--bootstrap: expected at least 1, got 0",
     "report . --by-degradation WAS": "--by-degradation: invalid choice: 'WAS' (choose from",
     "budget s.yaml --run r": "unrecognized arguments: --run r",
-    "degrade a b --kind defocus --severity 2 --seed=-1": "--seed: expected a seed",
-    "degrade a b --kind defocus --severity 0": "--severity: invalid choice: 0",
+    "degrade video a b --kind defocus --severity 2 --seed=-1": "--seed: expected a seed",
+    "degrade video a b --kind defocus --severity 0": "--severity: invalid choice: 0",
     "data verify hcstvg_v1 x --workers 0": "--workers: expected at least 1, got 0",
     "data verify hcstvg_v1 x --time-limit nan": "--time-limit: expected a positive, finite number, got nan",
-    "data degrade hcstvg_v1 x y --split val --benchmark-seed=-1": "--benchmark-seed: expected a seed",
-    "data cache --workers=0": "--workers: expected at least 1, got 0",
-    "data cache --confg x": "unrecognized arguments: --confg x (did you mean '--config'?)",
+    "degrade dataset hcstvg_v1 x y --split val --benchmark-seed=-1": "--benchmark-seed: expected a seed",
+    "cache frames --workers=0": "--workers: expected at least 1, got 0",
+    "cache frames --confg x": "unrecognized arguments: --confg x (did you mean '--config'?)",
     "convert a b --overwrit": "unrecognized arguments: --overwrit (did you mean '--overwrite'?)",
     "initialise a --seed=-1": "--seed: expected a seed",
     "encoders --seed_everything true": "--seed_everything: expected a whole number, got 'true'",
     "vocabulary": "the following arguments are required: folder",
+    "degrade dataset hcstvg_v1 x y --split test vall": "--split: invalid choice: 'vall'",
+    "cache frames --split tests": "--split: invalid choice: 'tests'",
+    "data verfy": "unknown command 'data verfy' (did you mean 'data verify'?)",
     "fti": "unknown command 'fti' (did you mean 'fit'?)",
 }
 
@@ -65,15 +68,15 @@ BASE = [f"--config=experiments/{name}.yaml" for name in ("base", "data/mini", "m
         (["layers", "--share=2", "--strategy=random"], r"share of the candidates must lie in \(0, 1\], got 2.0"),
         (["layers", "--rule=energy"], "rule 'energy' needs a threshold"),
         (["layers", "--output=layers.txt"], "written as .json or .csv"),
-        (["cache", "--data.init_args.batch_size=0"], "--data.init_args.batch_size must be at least 1, got 0"),
-        (["cache", "--trainer.max_epochs=-3"], "--trainer: `max_epochs` must be a non-negative integer or -1"),
+        (["cache features", "--data.init_args.batch_size=0"], "--data.init_args.batch_size must be at least 1, got 0"),
+        (["cache features", "--trainer.max_epochs=-3"], "--trainer: `max_epochs` must be a non-negative integer or -1"),
     ],
 )
 def test_what_is_built_is_checked_before_the_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     command, *options = arguments
-    monkeypatch.setattr(sys, "argv", ["stvg_nst", command, *BASE, "--model.weights=random", *options])
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", *command.split(), *BASE, "--model.weights=random", *options])
     assert root.main() == 1
     error = capsys.readouterr().err.split("error: ")[1]
     assert re.search(message, error.splitlines()[0])

@@ -1,79 +1,116 @@
-"""What a command has computed stands before it is shown, so that what fails in showing it loses nothing."""
+"""The table of commands, and the names by which they are called."""
 
 from __future__ import annotations
 
-import errno
-import json
+import inspect
+import re
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from stvg_nst import __main__, evaluation
-from stvg_nst.report import folder, sheet
-from stvg_nst.results.results_file import ResultsFileError
-from tests.stvg_nst.report.test_certificate import CERTIFICATE
-from tests.stvg_nst.report.test_folder import write_run
+from stvg_nst import __main__ as root
 
-
-def closed_pipe(*arguments: Any, **options: Any) -> Any:
-    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-
-def test_an_evaluation_is_written_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tube = {"item_id": "a", "start": 0, "stop": 1, "boxes": [[0, 0, 8, 8]]}
-    truth, answers = tmp_path / "ground_truth.json", tmp_path / "predictions.json"
-    true = {**tube, "sentence_type": "declarative", "conditions": ["HQ"]}
-    truth.write_text(evaluation.render_ground_truth("D", "test", [true]))
-    answers.write_text(evaluation.render_predictions("M", [{**tube, "condition": "HQ"}]))
-    monkeypatch.setattr(sheet, "print_sheet", closed_pipe)
-    numbers, table = tmp_path / "numbers.json", tmp_path / "table.md"
-    with pytest.raises(BrokenPipeError):
-        __main__._evaluate([str(answers), str(truth), "--json", str(numbers), "--markdown", str(table)])
-    assert json.loads(numbers.read_text()) and table.read_text()
-
-
-def test_a_report_is_written_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(tmp_path / "a", "ZeroShot", 40)
-    monkeypatch.setattr(folder, "_print", closed_pipe)
-    with pytest.raises(BrokenPipeError):
-        __main__._report([str(tmp_path), "--markdown", str(tmp_path / "table.md")])
-    assert "ZeroShot" in (tmp_path / "table.md").read_text()
+REPOSITORY = Path(__file__).resolve().parents[2]
+Called = list[tuple[str, list[str], str]]
 
 
 @pytest.fixture
-def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """`certify` without a model; the runs that it was asked to measure."""
-    measured: list[Path] = []
+def called(monkeypatch: pytest.MonkeyPatch) -> Called:
+    """The place, arguments and program of every command that is called; none is run."""
+    calls: Called = []
 
-    def certify(run: Path, **options: Any) -> Any:
-        measured.append(run)
-        return replace(CERTIFICATE, run=str(run))
+    def load(place: str) -> Callable[[Sequence[str], str], int]:
+        return lambda arguments, program: calls.append((place, [*arguments], program)) or 0  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr("stvg_nst.cli.finished_run", lambda run: {})
-    monkeypatch.setattr("stvg_nst.cli.CertifyCLI", lambda **options: SimpleNamespace(certify=certify))
-    monkeypatch.setattr(sys, "argv", ["stvg_nst"])
-    return measured
+    monkeypatch.setattr(root, "_load", load)
+    return calls
 
 
-def test_a_certificate_needs_no_dashboard(
-    tmp_path: Path, certified: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", *words])
+    return root.main()
+
+
+@pytest.mark.parametrize("name", root.COMMANDS)
+def test_every_command_of_the_table_is_there(name: str) -> None:
+    assert [*inspect.signature(root._load(root.COMMANDS[name])).parameters] == ["arguments", "program"]
+
+
+@pytest.mark.parametrize("name", root.COMMANDS)
+def test_a_command_is_called_by_its_name(name: str, called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, *name.split(), "a", "--option=b") == 0
+    assert called == [(root.COMMANDS[name], ["a", "--option=b"], f"python -m stvg_nst {name}")]
+
+
+def test_the_usage_names_every_command_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", closed_pipe)
-    run = write_run(tmp_path / "run", "NullSpaceTuning", 40).parent
-    assert __main__._certify([str(run)]) == 0
-    assert caplog.messages == [
-        f"left out the certificate in TensorBoard, '{run}', which the run does without: [Errno 32] Broken pipe"
-    ]
-    assert json.loads((run / "certificate.json").read_text())["gate"] == "soft"
-    assert json.loads((run / "results.json").read_text())["certificate"]["gate"] == "soft"
+    assert run(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"(?m)^  (\w+(?: \w+)?)  ", shown) == [*root.COMMANDS]
+    assert max(map(len, shown.splitlines())) <= 120
 
 
-def test_damaged_results_are_told_before_a_certificate_is_measured(tmp_path: Path, certified: list[Path]) -> None:
-    (tmp_path / "results.json").write_text('{"schema": 1,')
-    with pytest.raises(ResultsFileError, match="is not JSON"):
-        __main__._certify([str(tmp_path)])
-    assert certified == []
+@pytest.mark.parametrize("words", [(), ("data",), ("cache",), ("degrade",)])
+def test_without_a_command_the_choices_are_shown(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for asked, status in (((), 2), (("--help",), 0), (("-h",), 0)):
+        assert run(monkeypatch, *words, *asked) == status
+        shown = re.findall(r"(?m)^  (\w+(?: \w+)?)  ", capsys.readouterr().out)
+        assert shown == [name for name in root.COMMANDS if not words or name.split()[0] == words[0]]
+
+
+OLD = {
+    "cache --config x --splits [test]": ("cache features", ["--config", "x", "--split", "test"]),
+    "cache --splits=[train,val] --config=x": ("cache features", ["--split", "train", "val", "--config=x"]),
+    "data cache --config x --workers 2": ("cache frames", ["--config", "x", "--workers", "2"]),
+    "data cache --help": ("cache frames", ["--help"]),
+    "degrade in.mp4 out.mp4 --kind defocus": ("degrade video", ["in.mp4", "out.mp4", "--kind", "defocus"]),
+    "degrade --kind defocus in.mp4 out.mp4": ("degrade video", ["--kind", "defocus", "in.mp4", "out.mp4"]),
+    "data degrade vidstg a b --split val": ("degrade dataset", ["vidstg", "a", "b", "--split", "val"]),
+    "certify run --json a.json": ("certify", ["run", "--output", "a.json"]),
+    "initialise a --video_swin=b": ("initialise", ["a", "--video-swin", "b"]),
+}
+
+
+@pytest.mark.parametrize("line", OLD)
+def test_old_words_do_what_they_did_and_name_the_present_ones(
+    line: str, called: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, arguments = OLD[line]
+    assert run(monkeypatch, *line.split()) == 0
+    assert called == [(root.COMMANDS[name], arguments, f"python -m stvg_nst {name}")]
+    said = capsys.readouterr()
+    assert "is the old name of" in said.err and said.out == ""
+
+
+def test_a_list_in_brackets_may_hold_blanks(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "cache", "--splits", "[train, 'val']")
+    assert called[0][1] == ["--split", "train", "val"]
+
+
+@pytest.mark.parametrize(
+    "line", ["evaluate a b --json c", "cache features --split test", "degrade video a b", "layers -h"]
+)
+def test_of_present_words_nothing_is_said(
+    line: str, called: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *line.split()) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_words_of_the_process_stay_for_the_others_of_ddp(called: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning starts the other processes with them: those of `grounding` must not become processes of `fit`."""
+    for name in ("fit", "validate", "test", "encoders", "grounding", "boxes"):
+        run(monkeypatch, name, "--config", "x")
+        assert sys.argv == ["stvg_nst", name, "--config", "x"]
+
+
+def test_pages_name_commands_that_exist() -> None:
+    pages = [REPOSITORY / "README.md", REPOSITORY / "Makefile", *(REPOSITORY / "docs").glob("*.md")]
+    for page in pages:
+        for first, second in re.findall(r"(?:-m stvg_nst|\$\(STVG\)) (\w+)(?: (\w+))?", page.read_text()):
+            assert {first, f"{first} {second}"} & root.COMMANDS.keys(), f"{page.name}: {first} {second}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from stvg_nst.cli import weights_parser
+from stvg_nst.commands.weights import weights_parser
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.tuning import FullFineTuning, GatedAdapter, LoRA, NullSpaceTuning, Tuner

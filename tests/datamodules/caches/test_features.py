@@ -87,7 +87,7 @@ def test_another_provenance_is_refused_by_name(cache: Path) -> None:
 def test_an_absent_key_and_an_absent_cache_say_what_to_do(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(CacheError, match=r"'clip-9\|HQ' is not in the feature cache"):
         FeatureCache(cache, PROVENANCE).read("clip-9|HQ")
-    with pytest.raises(CacheError, match=r"build it with `python -m stvg_nst cache`"):
+    with pytest.raises(CacheError, match=r"build it with `python -m stvg_nst cache features`"):
         FeatureCache(tmp_path / "nothing", PROVENANCE)
 
 
@@ -195,5 +195,7 @@ def test_features_of_other_frames_or_another_video_are_refused(tmp_path: Path) -
     with pytest.raises(CacheError, match="has other frames of 'clip'; delete"):
         cache.require({"clip|HQ": replace(shown, frame_ids=(0, 4, 9))}, need_notes=True)
     shown.video.write_bytes(b"6bytes")
-    with pytest.raises(CacheError, match=r"has the frames of another '.*a\.mp4' of 'clip'; delete .* stvg_nst cache`"):
+    with pytest.raises(
+        CacheError, match=r"has the frames of another '.*a\.mp4' of 'clip'; delete .* stvg_nst cache features`"
+    ):
         cache.require({"clip|HQ": shown}, need_notes=True)

@@ -91,7 +91,9 @@ def test_writing_goes_on_behind_what_is_there(write: Callable[..., Path], clips:
 
 def test_an_unfinished_cache_is_refused(write: Callable[..., Path], clips: list[FramesOfClip]) -> None:
     cache = FrameCache(write(clips[:1]), PROVENANCE)
-    with pytest.raises(CacheError, match=r"2 clips are not in .* the first 'clip 1': .*python -m stvg_nst data cache"):
+    with pytest.raises(
+        CacheError, match=r"2 clips are not in .* the first 'clip 1': .*python -m stvg_nst cache frames"
+    ):
         cache.require(clips)
     with pytest.raises(CacheError, match="'clip 1' is not in the frame cache"):
         cache.read("clip 1", (0,))
@@ -134,7 +136,9 @@ def test_one_process_writes_at_a_time(write: Callable[..., Path], clips: list[Fr
     working.mkdir(parents=True)
     with (tmp_path / "cache" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(CacheError, match=r"another `python -m stvg_nst data cache` is writing to '.*cache'; wait"):
+        with pytest.raises(
+            CacheError, match=r"another `python -m stvg_nst cache frames` is writing to '.*cache'; wait"
+        ):
             write(clips)
         assert working.is_dir() and not (tmp_path / "cache" / "00000").exists()
     FrameCache(write(clips), PROVENANCE).require(clips)

@@ -157,5 +157,5 @@ def test_files_of_another_benchmark_or_changed_ones_are_refused(hcstvg: Callable
     (folder / "degraded.json").write_text('{"schema": 1}')
     with pytest.raises(CacheError, match=r"degraded\.json' is damaged \(KeyError"):
         DegradedFiles(folder)
-    with pytest.raises(CacheError, match="data degrade` writes it"):
+    with pytest.raises(CacheError, match="degrade dataset` writes it"):
         DegradedFiles(tmp_path / "nowhere")

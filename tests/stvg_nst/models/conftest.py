@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from stvg_nst.cli import FULL_SIZE, weights_parser
+from stvg_nst.commands.weights import FULL_SIZE, weights_parser
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg.vocabulary import write_stand_in
 

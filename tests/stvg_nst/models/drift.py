@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stvg_nst.cli import FULL_SIZE, weights_parser
+from stvg_nst.commands.weights import FULL_SIZE, weights_parser
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.cgstvg.vocabulary import write_stand_in

@@ -360,4 +360,4 @@ def test_initialise_takes_roberta_from_a_folder(
     others = {name: value for name, value in small.state_dict().items() if not name.startswith("text.body.")}
     assert all(torch.equal(written[name], value) for name, value in others.items()), "what the seed 0 gives"
     assert stvg(monkeypatch, "initialise", str(target.with_name("x")), f"--config={small_config}") == 1
-    assert "give at least one of --roberta, --video_swin and --mdetr" in capsys.readouterr().err
+    assert "give at least one of --roberta, --video-swin and --mdetr" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +11,12 @@ from unittest.mock import MagicMock
 
 import pytest
 import yaml
-from jsonargparse import Namespace
 
-from stvg_nst.cli import CertifyCLI, RunCLI, finished_run
+from stvg_nst.commands.certify import CertifyCLI, certify, finished_run
+from stvg_nst.report import ResultsFileError
 from stvg_nst.tuning import NullSpaceTuning, ZeroShot
+from tests.stvg_nst.report.test_certificate import CERTIFICATE
+from tests.stvg_nst.report.test_folder import write_run
 
 
 @pytest.fixture
@@ -49,44 +54,6 @@ def test_an_unfinished_run_is_refused(run: Path, missing: str) -> None:
         finished_run(run)
 
 
-@pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CSVLogger")])
-def test_another_dashboard_is_refused_and_not_ignored(logger: Any) -> None:
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
-    with pytest.raises(ValueError, match=r"--trainer\.logger (False|.*CSVLogger): a run's dashboard is TensorBoard's"):
-        RunCLI.before_instantiate_classes(cli)
-
-
-@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")])
-def test_the_dashboard_lies_in_the_folder_of_the_run(logger: Any) -> None:
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
-    RunCLI.before_instantiate_classes(cli)
-    assert cli.config.fit.trainer.logger.init_args.save_dir == "runs/a"
-
-
-def test_a_trainer_without_dashboard_and_checkpoints_is_refused() -> None:
-    trainer = Namespace(logger=None, barebones=True)
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=trainer)))
-    with pytest.raises(ValueError, match=r"--trainer\.barebones true: such a trainer keeps no dashboard"):
-        RunCLI.before_instantiate_classes(cli)
-
-
-@pytest.mark.parametrize("wanted", [None, True, False])
-def test_no_progress_bar_is_one_that_the_overlay_lists(wanted: bool | None) -> None:
-    names = ("lightning.pytorch.callbacks.RichProgressBar", "callbacks.ResultsWriter")
-    callbacks = [Namespace(class_path=name) for name in names]
-    trainer = Namespace(logger=None, enable_progress_bar=wanted, callbacks=callbacks)
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=trainer)))
-    RunCLI.before_instantiate_classes(cli)
-    kept = [callback.class_path for callback in trainer.callbacks]
-    assert kept == list(names[1:] if wanted is False else names)
-
-
-def test_the_name_of_a_run_is_utf_8() -> None:
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/caf\udce9", trainer=Namespace())))
-    with pytest.raises(ValueError, match="the name of a run's folder must be UTF-8"):
-        RunCLI.before_instantiate_classes(cli)
-
-
 def test_a_run_of_another_tuner_has_nothing_to_certify() -> None:
     cli = SimpleNamespace(model=SimpleNamespace(tuner=ZeroShot()), datamodule=None)
     with pytest.raises(ValueError, match="a run of NullSpaceTuning in 'runs/other', got one of ZeroShot"):
@@ -105,3 +72,41 @@ def test_sentences_are_checked_before_a_certificate_is_measured() -> None:
     with pytest.raises(ValueError, match="too long"):
         CertifyCLI.certify(SimpleNamespace(model=module, datamodule=data), Path("run"), split="val", batches=1)
     assert checked == [("val", {"a": "a man"})]
+
+
+def closed_pipe(*arguments: Any, **options: Any) -> Any:
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+@pytest.fixture
+def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """`certify` without a model; the runs that it was asked to measure."""
+    measured: list[Path] = []
+
+    def measure(run: Path, **options: Any) -> Any:
+        measured.append(run)
+        return replace(CERTIFICATE, run=str(run))
+
+    monkeypatch.setattr("stvg_nst.commands.certify.finished_run", lambda run: {})
+    monkeypatch.setattr("stvg_nst.commands.certify.CertifyCLI", lambda *given: SimpleNamespace(certify=measure))
+    return measured
+
+
+def test_a_certificate_needs_no_dashboard(
+    tmp_path: Path, certified: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("stvg_nst.commands.certify.SummaryWriter", closed_pipe)
+    run = write_run(tmp_path / "run", "NullSpaceTuning", 40).parent
+    assert certify([str(run)], "certify") == 0
+    assert caplog.messages == [
+        f"left out the certificate in TensorBoard, '{run}', which the run does without: [Errno 32] Broken pipe"
+    ]
+    assert json.loads((run / "certificate.json").read_text())["gate"] == "soft"
+    assert json.loads((run / "results.json").read_text())["certificate"]["gate"] == "soft"
+
+
+def test_damaged_results_are_told_before_a_certificate_is_measured(tmp_path: Path, certified: list[Path]) -> None:
+    (tmp_path / "results.json").write_text('{"schema": 1,')
+    with pytest.raises(ResultsFileError, match="is not JSON"):
+        certify([str(tmp_path)], "certify")
+    assert certified == []

@@ -1,0 +1,46 @@
+"""What the commands on data have in common: a data set and its folder, splits, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datamodules.base import Split
+from datamodules.data_sets import DATA_SETS
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+def add_data_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", choices=DATA_SETS)
+    parser.add_argument("root", type=Path, help="its folder; docs/data.md shows what lies where")
+
+
+def add_splits(parser: Any, **options: Any) -> None:
+    """``--split train val``, or once for each; the parser is of argparse or of jsonargparse."""
+    parser.add_argument("--split", nargs="+", action="extend", choices=SPLITS, **options)
+
+
+def chosen_splits(options: argparse.Namespace | Namespace) -> tuple[Split, ...]:
+    """Each that was named, once; all if none was."""
+    return tuple(dict.fromkeys(options.split or SPLITS))
+
+
+def check_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder '{root}'; docs/data.md says how to lay the data set out")
+
+
+def progress_bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is, however long."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,229 @@
+"""`fit`, `validate` and `test`: every run is YAML overlays plus overrides, and lives in one folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.commands.lightning_cli import ComponentsCLI, components
+from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
+from stvg_nst.module import GroundingModule
+from stvg_nst.report import print_report
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.resuming import Policy, Resumption
+from stvg_nst.run_lock import alone_in_run
+from stvg_nst.stopping import StoppedError
+
+_LOGGER = "callbacks.Dashboard"
+_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
+
+
+def fit(arguments: Sequence[str], program: str) -> int:
+    RunCLI("fit", arguments)
+    return 0
+
+
+def validate(arguments: Sequence[str], program: str) -> int:
+    RunCLI("validate", arguments)
+    return 0
+
+
+def test(arguments: Sequence[str], program: str) -> int:
+    """Tests, and prints the table of what it has left, beside the baseline's where one was given."""
+    cli = RunCLI("test", arguments)
+    results = Path(cli.trainer.default_root_dir) / RunFile.RESULTS
+    if cli.trainer.is_global_zero and results.is_file():
+        baseline: Any = cli.model.baseline
+        print_report([results] if baseline is None else [baseline.path, results])
+    return 0
+
+
+class RunCLI(ComponentsCLI):
+    """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results.
+
+    Raises:
+        StoppedError: the command ended before its work was done.
+        CheckpointError: nothing can go on from what ``--ckpt_path`` names.
+        BlockingIOError: another command works in the folder.
+    """
+
+    def __init__(
+        self, stage: str, arguments: Sequence[str], model_class: type[LightningModule] = GroundingModule
+    ) -> None:
+        with ExitStack() as self._held:
+            self._held.enter_context(stoppable())
+            super().__init__(
+                **{**components(), "model_class": model_class},
+                save_config_callback=RunConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                # A shortened option would be taken for the full one, and a misspelt one with it.
+                parser_kwargs={
+                    "prog": "python -m stvg_nst",
+                    "allow_abbrev": False,
+                    **{stage: {"allow_abbrev": False} for stage in ("fit", "validate", "test")},
+                },
+                args=[stage, *arguments],
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--run", type=str, required=True, help="folder of this run, e.g. runs/my-experiment")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--changed_settings",
+                type=Policy,
+                default="refuse",
+                help="what to do where the checkpoint to go on from was trained by other settings: refuse, or continue "
+                "by the new ones",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and takes what the command works on: its folder, and the checkpoint to go on from."""
+        super().parse_arguments(parser, args)
+        stage = self.config.subcommand
+        config = self.config[stage]
+        if isinstance(config.trainer.callbacks, Namespace):
+            config.trainer.callbacks = [config.trainer.callbacks]
+        run = Path(config.run)
+        self._held.enter_context(alone_in_run(run))
+        self._checkpoint = find_checkpoint(config.ckpt_path, run, _checkpoint_folders(run, config.trainer), stage)
+        if self._checkpoint is not None:
+            require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
+        if stage == "fit":
+            # A wish of this command, and no setting to be found in the run's config.yaml and used again.
+            self._policy, config.changed_settings = config.changed_settings, "refuse"
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would add a checkpoint's hyper-parameters to the configuration; ours have none."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        _refuse_name_without_text(config.run)
+        config.trainer.default_root_dir = config.run
+        _refuse_bare_trainer(config.trainer)
+        _refuse_other_logger(config.trainer.logger)
+        _drop_unwanted_progress_bars(config.trainer)
+        config.trainer.logger = Namespace(
+            class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
+        )
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**options)
+        write_whole_checkpoints(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        first: list[Callback] = [callback for callback in callbacks if isinstance(callback, RunConfig)]
+        if self.subcommand == "fit":
+            settings = yaml.safe_load(self._parser("fit").dump(self.config.fit, skip_unset=False))
+            trusted = self.config.fit.weights_only is False
+            first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
+        others = [callback for callback in callbacks if callback not in first]
+        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
+        return trainer
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the configuration beside what came of it: `config.yaml` of a fit, `test.yaml` of a test.
+
+    That of a fit waits until nothing refuses it any more, for it replaces that of the fit that it resumes.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
+        self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
+
+
+@contextmanager
+def stoppable(go_on: str = GO_ON) -> Iterator[None]:
+    """Says in one line why a command was stopped; of several processes the first one says it, and has the status."""
+    with stopped_by_signals(go_on):
+        try:
+            yield
+        except StoppedError as stopped:
+            if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+                raise SystemExit(0) from stopped
+            print(stopped.text, file=sys.stderr)
+            raise
+
+
+def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
+    chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
+    return [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
+
+
+def _refuse_name_without_text(run: str) -> None:
+    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+
+    Raises:
+        ValueError: the folder's name is no UTF-8.
+    """
+    try:
+        run.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
+
+
+def _refuse_other_logger(logger: Any) -> None:
+    """Whoever asks for another dashboard must not be given this one without a word.
+
+    Raises:
+        ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
+    """
+    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
+        wanted = getattr(logger, "class_path", logger)
+        raise ValueError(
+            f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
+            "for it has no other place; leave the option out"
+        )
+
+
+def _refuse_bare_trainer(trainer: Namespace) -> None:
+    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+
+    Raises:
+        ValueError: it is asked for.
+    """
+    if trainer.get("barebones"):
+        raise ValueError(
+            "--trainer.barebones true: such a trainer keeps no dashboard, no checkpoint and no results, and a run is "
+            "there for these; leave the option out"
+        )
+
+
+def _drop_unwanted_progress_bars(trainer: Namespace) -> None:
+    """Lets ``enable_progress_bar`` say no to a bar that an overlay lists: Lightning refuses the two together."""
+    if trainer.get("enable_progress_bar") is False:
+        trainer.callbacks = [
+            callback
+            for callback in trainer.get("callbacks") or ()
+            if not issubclass(resolve_name(callback.class_path), ProgressBar)
+        ]

@@ -1,0 +1,129 @@
+"""`convert`, `initialise` and `export`: commands that write the weights of a grounder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ActionConfigFile, Namespace
+from lightning import seed_everything
+from lightning.pytorch.cli import LightningArgumentParser
+
+from stvg_nst.arguments import seed
+from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.models.cgstvg import CGSTVG
+from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
+from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
+from stvg_nst.models.weights import save_weights
+from stvg_nst.outputs import check_outputs
+from stvg_nst.overlay_parser import OverlayParser
+from stvg_nst.tuning.full import FullFineTuning
+
+FULL_SIZE = Path("experiments/model/cgstvg.yaml")
+_TARGET = "the .safetensors file to write; it must not exist"
+
+
+def convert(arguments: Sequence[str], program: str) -> int:
+    """Writes an official checkpoint as weights of ours, and says what was read from where.
+
+    Raises:
+        WeightsMismatchError: the checkpoint does not fit the model.
+        FileExistsError: the target exists, and ``--overwrite`` was not given.
+        OSError: a release is neither in the hub's cache nor to be had.
+    """
+    parser = weights_parser(program, "Write an official CG-STVG checkpoint as weights of this suite.")
+    parser.add_argument(
+        "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
+    )
+    parser.add_argument("target", type=Path, help=_TARGET)
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [] if options.source in RELEASES else [options.source])
+    model = parser.instantiate(options).model.grounder
+    path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
+    report = load_official(path, model)
+    save_weights(options.target, model)
+    print(f"{report}\nwritten to '{options.target}'")
+    return 0
+
+
+def initialise(arguments: Sequence[str], program: str) -> int:
+    """Writes the weights that CG-STVG's training starts from, and says what was read from where.
+
+    Raises:
+        ValueError: nothing is given to start from.
+        WeightsMismatchError: one of the checkpoints does not fit the model.
+        FileExistsError: the target exists, and ``--overwrite`` was not given.
+    """
+    parser = weights_parser(program, "Write the weights that the training of CG-STVG starts from.")
+    parser.add_argument("target", type=Path, help=_TARGET)
+    parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
+    parser.add_argument("--video-swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
+    parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
+    parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
+    options = parser.parse_args(_with_full_size(arguments))
+    _check_target(options, [options.video_swin, options.mdetr])
+    # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
+    loaders: list[tuple[Any, Any]] = [
+        (load_roberta, options.roberta),
+        (load_video_swin, options.video_swin),
+        (load_mdetr, options.mdetr),
+    ]
+    chosen = [(load, source) for load, source in loaders if source is not None]
+    if not chosen:
+        raise ValueError("there is nothing to start from; give at least one of --roberta, --video-swin and --mdetr")
+    seed_everything(options.seed, verbose=False)
+    model = parser.instantiate(options).model.grounder
+    reports = [load(source, model) for load, source in chosen]
+    save_weights(options.target, model)
+    print(*reports, f"written to '{options.target}'", sep="\n")
+    return 0
+
+
+def weights_parser(program: str, description: str) -> OverlayParser:
+    """Options of a command that builds CG-STVG, by default at full size, to write its weights."""
+    parser = OverlayParser(prog=program, description=description, allow_abbrev=False)
+    parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
+    parser.add_subclass_arguments(CGSTVG, "model.grounder", required=True)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    return parser
+
+
+def _with_full_size(arguments: Sequence[str]) -> list[str]:
+    given = any(argument.startswith("--config") for argument in arguments)
+    return [*arguments] if given else [f"--config={FULL_SIZE}", *arguments]
+
+
+def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> None:
+    read = [*sources, *(config for config in options.config or ())]
+    check_outputs({"the target": options.target}, inputs=read, replace=options.overwrite)
+
+
+def export(arguments: Sequence[str], program: str) -> int:
+    """Writes a fully fine-tuned grounder as weights of its own, and says where."""
+    print(ExportCLI(arguments, program).export())
+    return 0
+
+
+class ExportCLI(BuiltCLI):
+    """`export`: writes a fully fine-tuned grounder as weights of its own."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--output", type=Path, required=True, help="the .safetensors file to write")
+        parser.add_argument(
+            "--precision",
+            type=Literal["half", "single"],
+            default="half",
+            help="of the numbers; single to go on training from them, and to keep fitting a cache of features",
+        )
+
+    def export(self) -> Path:
+        module: Any = self.model
+        if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
+            raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        check_outputs({"--output": self.config.output}, inputs=self.read_files())
+        dtype = torch.float16 if self.config.precision == "half" else torch.float32
+        save_weights(self.config.output, module.grounder, dtype=dtype)
+        return self.config.output

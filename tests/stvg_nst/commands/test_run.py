@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonargparse import Namespace
+
+from stvg_nst.commands.run import RunCLI
+
+
+@pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CSVLogger")])
+def test_another_dashboard_is_refused_and_not_ignored(logger: Any) -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
+    with pytest.raises(ValueError, match=r"--trainer\.logger (False|.*CSVLogger): a run's dashboard is TensorBoard's"):
+        RunCLI.before_instantiate_classes(cli)
+
+
+@pytest.mark.parametrize("logger", [None, True, Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")])
+def test_the_dashboard_lies_in_the_folder_of_the_run(logger: Any) -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
+    RunCLI.before_instantiate_classes(cli)
+    assert cli.config.fit.trainer.logger.init_args.save_dir == "runs/a"
+
+
+def test_a_trainer_without_dashboard_and_checkpoints_is_refused() -> None:
+    trainer = Namespace(logger=None, barebones=True)
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=trainer)))
+    with pytest.raises(ValueError, match=r"--trainer\.barebones true: such a trainer keeps no dashboard"):
+        RunCLI.before_instantiate_classes(cli)
+
+
+@pytest.mark.parametrize("wanted", [None, True, False])
+def test_no_progress_bar_is_one_that_the_overlay_lists(wanted: bool | None) -> None:
+    names = ("lightning.pytorch.callbacks.RichProgressBar", "callbacks.ResultsWriter")
+    callbacks = [Namespace(class_path=name) for name in names]
+    trainer = Namespace(logger=None, enable_progress_bar=wanted, callbacks=callbacks)
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=trainer)))
+    RunCLI.before_instantiate_classes(cli)
+    kept = [callback.class_path for callback in trainer.callbacks]
+    assert kept == list(names[1:] if wanted is False else names)
+
+
+def test_the_name_of_a_run_is_utf_8() -> None:
+    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/caf\udce9", trainer=Namespace())))
+    with pytest.raises(ValueError, match="the name of a run's folder must be UTF-8"):
+        RunCLI.before_instantiate_classes(cli)
