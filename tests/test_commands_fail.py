@@ -124,7 +124,7 @@ def test_an_output_that_cannot_be_written_is_told(
     assert run(monkeypatch, WRITERS[command], things, OUTPUT=thing) == 1
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and thing.rpartition("/")[2] in said.err
-    assert (said.out == "") == (thing != "/dev/full"), "all that can be known is checked before the work"
+    assert said.out == "", "nothing is shown that is not written"
 
 
 @pytest.mark.parametrize("command", FOLDER_WRITERS)
@@ -200,7 +200,7 @@ def test_what_a_machine_runs_out_of_ends_every_command_in_one_line(
     monkeypatch.setattr(sys, "argv", ["stvg_nst", *command.split()])
     assert root.main() == status
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and words in said and len(said.splitlines()) == 2
+    assert said.startswith("error: ") and words in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -222,5 +222,5 @@ def test_an_unknown_device_is_told(
     configured = [word for name in overlays for word in ("--config", f"experiments/{name}.yaml")]
     random = ("--model.weights", "random", "--run", "run")
     assert run(monkeypatch, ("fit", *configured, *random, *options), things) == 1
-    assert capsys.readouterr().err.splitlines()[-2].startswith(words)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(words)
     assert os.listdir(things / "folder") == []

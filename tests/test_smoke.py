@@ -140,7 +140,7 @@ def test_from_clips_to_the_table(
     assert certified == results
     assert "certificate/text_summary" in EventAccumulator(str(nst)).Reload().Tags()["tensors"]
     assert certify(nst) == 1
-    assert "certificate.json' is there already" in capsys.readouterr().err
+    assert "certificate.json' exists already" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         certify(nst, "--overwrite", "--batches", "0")
     assert "--batches: expected at least 1, got 0" in capsys.readouterr().err
@@ -269,7 +269,7 @@ def test_an_interrupted_fit_resumes_to_the_same_adapter(
     assert f"'{halved}' is in use by another command" in capsys.readouterr().err
     last.write_bytes(before[1][:1000])
     assert stvg("fit", "nst", *resume) == 1
-    assert "checkpoints/epoch=0-step=2.ckpt\n" in capsys.readouterr().err
+    assert "checkpoints/epoch=0-step=2.ckpt" in capsys.readouterr().err
     last.write_bytes(before[1])
     assert config.read_bytes() == before[0]
 

@@ -19,7 +19,7 @@ from stvg_nst.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import BackboneFeatures, Batch
 
-_WHICH = "which to store (default: all three)"
+_WHICH = "which to store; all unless given"
 
 
 def features(arguments: Sequence[str], program: str) -> int:
