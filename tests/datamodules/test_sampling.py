@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.annotated.touched import fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.clips import ClipDataset
 from datamodules.hcstvg.format import read_hcstvg
@@ -112,12 +113,14 @@ def test_vidstg_frames_are_those_of_the_published_code(shared: Path, tmp_path: P
         write_json(tmp_path / "bbox_annos" / f"{item['vid']}.json", content)
     source = VidSTGSource(tmp_path)
     reading = source.read("val")
-    # Disjoint from the segment, beyond it, or empty: the published code drops the first two and keeps the third.
-    refused = {golden["sent_annos"][int(error.item)]["vid"] for error in reading.errors}
-    assert refused == {"1004", "1005", "1007"}
-    found, errors = source.with_boxes(reading.annotations)
-    assert not errors
-    items = {item.item_id.rpartition("/")[2]: item for item in found}
+    # Disjoint from the segment, or empty: the published code drops the first and keeps the second.
+    assert {golden["sent_annos"][int(error.item)]["vid"] for error in reading.errors} == {"1005", "1007"}
+    fitted = fit_annotations(
+        reading.annotations, source.with_boxes, on_bad_box="refuse", on_short_clip="refuse", frames_in_file={}
+    )
+    beyond = [str(error) for error in fitted.errors]  # those are dropped, too
+    assert len(beyond) == 3 and all("a tube of [50, 150)" in error for error in beyond)
+    items = {item.item_id.rpartition("/")[2]: item for item in fitted.annotations}
     assert items.keys() == golden["items"].keys() - {"18", "19", "20"} and len(items) == 18
     for number, item in items.items():
         expected = golden["items"][number]
