@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stvg_nst.commands.certify import CertifyCLI, certify, finished_run
-from stvg_nst.report import ResultsFileError
+from stvg_nst.results.results_file import ResultsFileError
 from stvg_nst.tuning import NullSpaceTuning, ZeroShot
 from tests.stvg_nst.report.test_certificate import CERTIFICATE
 from tests.stvg_nst.report.test_folder import write_run
