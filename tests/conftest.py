@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests start loader workers by fork, after which the tokenizers' own thread pool would warn and stall.
@@ -36,6 +38,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder 'shared' beside the repository: golden files and real clips are not part of it")
     return folder
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Tests that a shell runs in its background have inherited that SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

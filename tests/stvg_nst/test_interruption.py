@@ -74,6 +74,7 @@ def test_a_signal_at_the_very_end_changes_nothing(tmp_path: Path) -> None:
     assert len(module.seen) == 9
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_fit_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     module = Counting(send(signal.SIGINT, ("train", 1, 0)))
     with pytest.raises(StoppedError) as stopped:
@@ -84,6 +85,7 @@ def test_ctrl_c_ends_a_fit_at_once_and_says_how_to_go_on(tmp_path: Path) -> None
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
 def test_a_test_ends_at_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
     module = Counting(send(number, ("test", 0, 0)))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -276,14 +276,6 @@ def test_runs_at_once_share_the_cores(
     assert calls(tmp_path / "runs")["rank-4-seed0"] == ["fit 2 None", "test 2 None"]
     with pytest.raises(SystemExit):
         study(write(), "--jobs", "0")
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Tests that a shell runs in its background have inherited that SIGINT is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
