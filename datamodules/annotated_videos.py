@@ -76,7 +76,7 @@ class AnnotatedVideos(STVGDataModule):
     eval_batch_size: int = 1
 
     degraded: Path | None = None
-    """folder of degraded videos (``data degrade``), whose files the evaluation shows as LQ clips; ``null`` to degrade
+    """folder of degraded videos (``degrade dataset``), whose files the evaluation shows as LQ clips; ``null`` to degrade
     on the fly."""
 
     augmentation: Augmentation | None = None

@@ -83,7 +83,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
 
     frames: Path | None = None
-    """folder of a cache of decoded frames (``data cache``), or ``null`` to decode every time."""
+    """folder of a cache of decoded frames (``cache frames``), or ``null`` to decode every time."""
 
     kernels: Kernels = "relative"
     """``relative`` scales the degradations with the short side of the frames; ``absolute`` does not."""

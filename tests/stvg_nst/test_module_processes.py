@@ -43,6 +43,7 @@ def _diverge_in_the_last(rank: int, folder: Path) -> None:
         module.training_step(make_batch(), 0)
     except DivergedError as error:
         (folder / str(rank)).write_text(str(error))
+    torch.distributed.destroy_process_group()  # or its thread may be at work when the process ends
 
 
 # Clips by rank and batch, low quality in lower case: uneven batches, and ranks that lack a quality or have both.
