@@ -76,8 +76,8 @@ class AnnotatedVideos(STVGDataModule):
     eval_batch_size: int = 1
 
     degraded: Path | None = None
-    """folder of degraded videos (``degrade dataset``), whose files the evaluation shows as LQ clips; ``null`` to degrade
-    on the fly."""
+    """folder of degraded videos (``degrade dataset``), whose files the evaluation shows as LQ clips; ``null`` to
+    degrade on the fly."""
 
     augmentation: Augmentation | None = None
     """cuts and mirrors of training clips, by chance; ``null`` for none."""
