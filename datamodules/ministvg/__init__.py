@@ -2,7 +2,7 @@
 
 from datamodules.ministvg.actors import ACTIONS, COLOURS, SHAPES, SIZES
 from datamodules.ministvg.annotations import ActorAnnotation, SceneAnnotation
-from datamodules.ministvg.render import contact_sheet, render, write_clip
+from datamodules.ministvg.render import render, write_clip
 from datamodules.ministvg.scene import FPS, FRAME_SIZE, NUM_FRAMES, SPLITS, VERSION, Scene, clip_seed, generate_scene
 from datamodules.ministvg.sentences import ATTRIBUTES, all_sentences_sample, understand
 from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations, verify_split
@@ -24,7 +24,6 @@ __all__ = [
     "SceneAnnotation",
     "all_sentences_sample",
     "clip_seed",
-    "contact_sheet",
     "ensure_split",
     "generate_scene",
     "load_annotations",

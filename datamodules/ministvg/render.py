@@ -107,27 +107,6 @@ def write_clip(frames: Image, path: Path) -> None:
         container.mux(stream.encode())
 
 
-def contact_sheet(scene: Scene, *, num_frames: int = 8, zoom: int = 2) -> Image:
-    """Evenly spread frames side by side, the target outlined on those of the event, its sentence below, RGB."""
-    frames = render(scene)
-    target = scene.actors[scene.event.actor]
-    gap = 4
-    cells = []
-    for index in np.linspace(0, NUM_FRAMES - 1, num_frames).round().astype(int):
-        cell = cv2.resize(frames[index], None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-        inside = scene.event.start <= index < scene.event.stop
-        if inside:
-            x1, y1, x2, y2 = (round(float(v)) for v in target.boxes[index] * zoom)
-            cv2.rectangle(cell, (x1 - 1, y1 - 1), (x2, y2), (0, 255, 120), 2, lineType=cv2.LINE_AA)
-        bar = np.full((6, cell.shape[1], 3), (0, 220, 110) if inside else (70, 70, 70), dtype=np.uint8)
-        cells.append(cv2.copyMakeBorder(np.vstack([cell, bar]), 0, 0, 0, gap, cv2.BORDER_CONSTANT, value=(24, 24, 24)))
-    sheet = np.hstack(cells)[:, :-gap]
-    caption = np.full((28, sheet.shape[1], 3), 24, dtype=np.uint8)
-    text = f"{scene.declarative}  |  {scene.interrogative}  [{scene.event.start}, {scene.event.stop})"
-    cv2.putText(caption, text, (8, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235, 235, 235), 1, lineType=cv2.LINE_AA)
-    return np.vstack([sheet, caption])
-
-
 _FACE_LIFT = {"circle": 0.04, "square": 0.04, "triangle": -0.14, "star": 0.0, "heart": 0.06}
 """How far above the centre the eyes sit, as a share of the side: where the shape is wide enough for them."""
 
