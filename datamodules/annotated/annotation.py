@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.annotated.fields import AnnotationError
+from datamodules.annotated.fields import AnnotationError, Fields, read_json, shown
 from stvg_nst.types import SentenceType
 
 
@@ -95,3 +96,30 @@ class Reading:
     lost: int = 0
     duplicates: tuple[str, ...] = ()
     unknown: Counter[str] = field(default_factory=Counter)
+
+
+def read_one_per_item(file: Path, item: str, known: Iterable[str], parse: Callable[[Fields], Annotation]) -> Reading:
+    """Reads a file that is one JSON object, each of whose items is a sentence.
+
+    Args:
+        file: the file.
+        item: what an item stands for, in errors.
+        known: the fields of an item that the format has.
+        parse: makes the annotation of an item, or raises an :class:`AnnotationError`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnnotationError: it is no such object. Faults of single items are returned.
+    """
+    document = read_json(file)
+    if not isinstance(document.value, dict):
+        raise AnnotationError(file, "", "", f"an object with one item for each {item}", shown(document.value))
+    annotations, errors, unknown = [], [], Counter[str]()
+    for name, value in document.value.items():
+        try:
+            fields = Fields.of(file, name, value)
+            unknown.update(fields.unknown(known))
+            annotations.append(parse(fields))
+        except AnnotationError as error:
+            errors.append(error)
+    return Reading(file, tuple(annotations), tuple(errors), len(errors), document.duplicates, unknown)

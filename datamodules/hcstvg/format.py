@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.annotated.annotation import Annotation, Place, Reading
-from datamodules.annotated.fields import AnnotationError, Fields, box_array, check_file_name, read_json, shown
+from datamodules.annotated.annotation import Annotation, Place, Reading, read_one_per_item
+from datamodules.annotated.fields import Fields, box_array, check_file_name, shown
 
 # Every clip of the data set is a cut of this length, from which its frames per second follow.
 CLIP_SECONDS = 20.0
@@ -23,36 +22,24 @@ def read_hcstvg(file: Path) -> Reading:
         FileNotFoundError: there is no such file.
         AnnotationError: it is no such object. Faults of single items are returned.
     """
-    document = read_json(file)
-    if not isinstance(document.value, dict):
-        raise AnnotationError(file, "", "", "an object with one item for each video", shown(document.value))
-    annotations, errors, unknown = [], [], Counter[str]()
-    for name, value in document.value.items():
-        try:
-            fields = Fields.of(file, name, value)
-            unknown.update(fields.unknown(_KNOWN))
-            annotations.append(parse_hcstvg(name, fields))
-        except AnnotationError as error:
-            errors.append(error)
-    return Reading(file, tuple(annotations), tuple(errors), len(errors), document.duplicates, unknown)
+    return read_one_per_item(file, "video", _KNOWN, parse_hcstvg)
 
 
-def parse_hcstvg(name: str, fields: Fields) -> Annotation:
+def parse_hcstvg(fields: Fields) -> Annotation:
     """One item.
 
     The last frame of a clip is never shown, as in the published code: the annotation counts it, but not every file has
     it. A tube that ends on it keeps its last box.
 
     Args:
-        name: of the video file, with its extension.
-        fields: of the item: ``bbox``, a list of [x, y, w, h] in pixels, one for each frame of the tube; ``st_frame``,
-            its first frame, counted from 1; ``img_num``, frames of the clip; ``width`` and ``height``, or ``img_size``
-            [h, w]; ``caption``, or ``English``.
+        fields: of the item, whose name is that of the video file: ``bbox``, a list of [x, y, w, h] in pixels, one for
+            each frame of the tube; ``st_frame``, its first frame, counted from 1; ``img_num``, frames of the clip;
+            ``width`` and ``height``, or ``img_size`` [h, w]; ``caption``, or ``English``.
 
     Raises:
         AnnotationError: a field is missing or wrong, or the tube begins behind the clip.
     """
-    check_file_name(name, fields.file, shown(name))
+    name = check_file_name(fields.item, fields.file, shown(fields.item))
     num_frames = fields.integer("img_num", at_least=2)
     start = fields.integer("st_frame", at_least=1, at_most=num_frames - 1) - 1
     xywh = box_array(fields.sequence("bbox"), fields, "bbox")

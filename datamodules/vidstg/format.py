@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotated.annotation import Annotation, Place, Reading
+from datamodules.annotated.annotation import Annotation, Place, Reading, read_one_per_item
 from datamodules.annotated.fields import AnnotationError, Fields, are_integers, box_array, read_json, shown
 from stvg_nst.types import SentenceType
 
@@ -88,18 +88,7 @@ def read_merged(file: Path) -> Reading:
         FileNotFoundError: there is no such file.
         AnnotationError: it is no such object. Faults of single items are returned.
     """
-    document = read_json(file)
-    if not isinstance(document.value, dict):
-        raise AnnotationError(file, "", "", "an object with one item for each sentence", shown(document.value))
-    annotations, errors, unknown = [], [], Counter[str]()
-    for name, value in document.value.items():
-        try:
-            fields = Fields.of(file, name, value)
-            unknown.update(fields.unknown(_MERGED_FIELDS))
-            annotations.append(parse_merged(fields))
-        except AnnotationError as error:
-            errors.append(error)
-    return Reading(file, tuple(annotations), tuple(errors), len(errors), document.duplicates, unknown)
+    return read_one_per_item(file, "sentence", _MERGED_FIELDS, parse_merged)
 
 
 def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
