@@ -24,10 +24,17 @@ from datamodules.caches.features import FeatureCache, FeatureWriter, feature_byt
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
-from datamodules.degradation.severities import version_name
+from datamodules.degradation.kinds import version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
+from datamodules.quality import (
+    Draw,
+    EvaluationConditions,
+    MixedQualityPlan,
+    conditions_name,
+    expand_conditions,
+    shows_unseen,
+)
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
@@ -99,7 +106,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
-    at every severity, or a list such as ``[HQ, defocus, low_light:3]``."""
+    at every severity, ``unseen`` likewise in the kinds that no training has, or a list such as ``[HQ, defocus,
+    low_light:3]``."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -146,7 +154,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         files = self.degraded_files
         lossy = {} if files is None or files.lossless else {"degraded": files.manifest.encoding}
         return {
-            "degradations": version_name(self.plan.kernels),
+            "degradations": self.degradation_version(self.evaluation_split),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": num_frames,
             **lossy,
@@ -158,8 +166,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
         ``None``.
         """
+        version = self.degradation_version(self.evaluation_split)
         if self.features is None:
-            origin = PixelSource(degraded=self.degraded_files).origin()
+            origin = PixelSource(degraded=self.degraded_files).origin(unseen=self._shows_unseen(self.evaluation_split))
         else:
             cache = self.caches[self.evaluation_split]
             assert cache is not None
@@ -168,10 +177,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
                 "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
-                version_name(self.plan.kernels),
+                version,
             )
         return {
-            "version": version_name(self.plan.kernels),
+            "version": version,
             "benchmark_seed": self.plan.benchmark_seed,
             "source": origin.source,
             "pixels": origin.hashes,
@@ -184,7 +193,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         provenance = self.provenance()
         name = provenance["dataset"]
         if self.plan.kernels != "relative":
-            name += f", {provenance['degradations']}"
+            name += f", {self.degradation_version(split)}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
         return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
@@ -192,6 +201,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
         return self._evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
+
+    def degradation_version(self, split: Split) -> str:
+        """Names the pixels of a split's LQ clips."""
+        return version_name(self.plan.kernels, unseen=self._shows_unseen(split))
+
+    def _shows_unseen(self, split: Split) -> bool:
+        return split != "train" and shows_unseen(self.shown_conditions(split))
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
@@ -275,7 +291,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split}
+        return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}
 
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
@@ -337,7 +353,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             num_workers=self.num_workers,
             batch_bytes=dataset.batch_bytes(versions[: self.eval_batch_size]),
         )
-        with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
+        origin = source.origin(unseen=self._shows_unseen(split))
+        with FeatureWriter(folder, self.cache_provenance(split), backbones, origin) as writer:
             for batch in rich.progress.track(loader, description=f"encoding {split}"):
                 features = encode(batch)
                 for row, info in enumerate(batch.clips):

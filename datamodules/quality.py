@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.degradation.severities import (
+from datamodules.degradation.kinds import (
     DEGRADATIONS,
     SEVERITIES,
+    UNSEEN,
     check_degradation,
     fixed_degradation,
     sample_degradation,
@@ -19,12 +20,13 @@ from stvg_nst.results.conditions import MIXED
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import Degradation, Kernels, Quality
 
-EvaluationConditions = Literal["mixed", "matrix"] | list[str]
+EvaluationConditions = Literal["mixed", "matrix", "unseen"] | list[str]
 
 HIGH, DRAWN = "HQ", "LQ"
 _NAMED = {
     MIXED: (HIGH, DRAWN),
     "matrix": (HIGH, *(f"{kind}:{severity}" for kind in DEGRADATIONS for severity in SEVERITIES)),
+    "unseen": (HIGH, *(f"{kind}:{severity}" for kind in UNSEEN for severity in SEVERITIES)),
 }
 
 
@@ -32,8 +34,9 @@ def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
     """The conditions in which a test shows every clip.
 
     Args:
-        chosen: ``mixed``, the benchmark's own HQ and drawn LQ; ``matrix``, HQ and every kind at every severity; or a
-            list of ``HQ``, ``LQ``, ``kind`` (at every severity) and ``kind:severity``.
+        chosen: ``mixed``, the benchmark's own HQ and drawn LQ; ``matrix``, HQ and every kind of D-1.0 at every
+            severity; ``unseen``, the same with the kinds that D-1.1 adds; or a list of ``HQ``, ``LQ``, ``kind`` (at
+            every severity) and ``kind:severity``.
 
     Returns:
         ``HQ``, ``LQ`` and ``kind:severity``, each at most once.
@@ -56,6 +59,11 @@ def conditions_name(conditions: Sequence[str]) -> str:
     """``mixed``, ``matrix`` or the conditions themselves: what results are compared by."""
     names = (name for name, members in _NAMED.items() if members == tuple(conditions))
     return next(names, "+".join(conditions))
+
+
+def shows_unseen(conditions: Sequence[str]) -> bool:
+    """Whether some expanded condition is of a kind that D-1.1 adds."""
+    return any(condition.partition(":")[0] in UNSEEN for condition in conditions)
 
 
 def _expand(entry: str) -> list[str]:

@@ -108,6 +108,8 @@ def test_the_matrix_shows_every_kind_at_every_severity_and_the_benchmark_seed_de
         (["HQ", "defocus:3"], ("HQ", "defocus:3"), "HQ+defocus:3"),
         (["low_light"], tuple(f"low_light:{s}" for s in range(1, 6)), "+".join(f"low_light:{s}" for s in range(1, 6))),
         (["HQ", "motion_blur", "defocus", "low_light", "resolution"], expand_conditions("matrix"), "matrix"),
+        (["HQ", "compression", "noise", "partial"], expand_conditions("unseen"), "unseen"),
+        (["noise:3"], ("noise:3",), "noise:3"),
     ],
 )
 def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], name: str) -> None:
@@ -123,7 +125,7 @@ def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], n
         (["blur"], "kind must be one of motion_blur, .* got 'blur'"),
         (["defocus:6"], "severity must be one of 1, 2, 3, 4, 5, got 6"),
         (["defocus:hard"], "a condition is HQ, LQ, kind or kind:severity such as defocus:3, got 'defocus:hard'"),
-        (["hq"], "kind must be one of"),
+        (["hq"], "kind must be one of motion_blur, .*, partial, got 'hq'"),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(chosen: Any, message: str) -> None:
