@@ -12,9 +12,9 @@ import torch
 from callbacks.record_writer import RecordWriter
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Tube
-from stvg_nst.whole_files import write_whole
 
 Answers = dict[tuple[str, str], tuple[ClipInfo, Tube]]
 """Clip and predicted tube by item id and condition."""

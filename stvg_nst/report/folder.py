@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.conditions import USUAL, Conditions
 from stvg_nst.results.metric_names import sentence_types_of
 from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.whole_files import write_whole
 
 
 def report_folders(
