@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
@@ -164,6 +164,32 @@ class GroundingModule(SampleMeanModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
+    # --- calibration ------------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> None:
+        """Show the tuner clean clips of the tuning set, unless an adapter or a checkpoint holds what it took from them.
+
+        Raises:
+            ValueError: the data module has no such clips to offer.
+        """
+        if self.tuner.is_calibrated(self.grounder):
+            return
+        clean_loader = getattr(getattr(self.trainer, "datamodule", None), "clean_training_loader", None)
+        if clean_loader is None:
+            raise ValueError(
+                f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
+                "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
+            )
+        self.eval()
+        with torch.no_grad():
+            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)
+        _take_over_from_first_process(adapter_state(self.grounder).values())
+
+    def _clean_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in loader:
+            assert (batch.qualities == Quality.HQ).all(), "a tuner calibrates on clips in high quality only"
+            yield batch.to(self.device)
+
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
@@ -241,6 +267,8 @@ class GroundingModule(SampleMeanModule):
         return self.tuner.trainable_parameters(self.grounder)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        # Here the model is restored and on its device, and no optimiser or callback has yet copied what is trained.
+        self._calibrate()
         parameters = self.trained_parameters()
         if not parameters:
             raise ValueError(
@@ -451,3 +479,11 @@ def _finite_in_every_process(loss: Tensor) -> bool:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return bool(finite)
+
+
+@torch.no_grad()
+def _take_over_from_first_process(tensors: Iterable[Tensor]) -> None:
+    """Copy the first process's values everywhere: decompositions may differ from one machine to the next."""
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import measure_spectrum
+
+CleanBatch = TypeVar("CleanBatch", bound=Sized)
 
 
 class TuningModule(nn.Module):
@@ -160,6 +162,31 @@ class Tuner(ABC):
 
     def _attach(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
         """Put whatever belongs to no single layer into the frozen model, once the layers are wrapped."""
+
+    @property
+    def clean_clips(self) -> int:
+        """How many clean clips of the tuning set :meth:`calibrate` asks for; 0 where the tuner needs none."""
+        return 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        """Whether the injected model holds what :meth:`calibrate` leaves there; an adapter brings it along."""
+        return True
+
+    def calibrate(  # noqa: B027 (a hook; most tuners need none)
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        """Take from clean clips what the recipe needs to know of them, once, before the first step.
+
+        The result goes into parameters and buffers of the adapter, so that no test and no resumed training runs this.
+
+        Args:
+            grounder: the injected model in eval mode, untrained.
+            batches: clean clips of the tuning set and no others, about :attr:`clean_clips` of them.
+            forward: runs the model over a batch.
+
+        Raises:
+            ValueError: there is no clip, or the clips leave nothing to train.
+        """
 
     @property
     def loss_weights(self) -> dict[str, float]:
