@@ -61,7 +61,14 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         bank_width, source = self._reference_of(grounder)
         self._state.watch(source)
         if self.routes and self.router == "shared":
-            put_router(self, source, bank_width, like=next(grounder.parameters()))
+            put_router(
+                self,
+                source,
+                bank_width,
+                per=self.gate_per,
+                coefficients_from=self.coefficients_from,
+                like=next(grounder.parameters()),
+            )
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
