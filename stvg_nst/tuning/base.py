@@ -249,6 +249,13 @@ class Tuner(ABC):
                 f"'{next(iter(state))}'; resume with the configuration of the interrupted run"
             )
 
+    def verdicts(self) -> Tensor | None:
+        """How low a router holds the quality of each clip of the last forward to be, (B,) in [0, 1]; None without one.
+
+        It is what the router says, before any threshold, whatever the gates were.
+        """
+        return None
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}
