@@ -13,7 +13,7 @@ from datamodules.degradation.kinds import UNSEEN, DegradationKind, UnseenKind, c
 from datamodules.degradation.severities import degrade
 from datamodules.degradation.unseen import degrade_clip
 from datamodules.video import iter_frames, probe, write_video
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.types import Degradation, Kernels
 
 

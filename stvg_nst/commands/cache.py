@@ -15,7 +15,7 @@ from datamodules.caches.disk_room import check_room, room_words
 from stvg_nst.arguments import positive_int
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say
 from stvg_nst.commands.lightning_cli import BuiltCLI
-from stvg_nst.cores import granted_cores
+from stvg_nst.machine.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import BackboneFeatures, Batch
 

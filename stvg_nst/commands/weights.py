@@ -13,11 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from stvg_nst.arguments import seed
 from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
-from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.tuning.full import FullFineTuning
 

@@ -13,7 +13,8 @@ import yaml
 
 from stvg_nst.arguments import CommandParser, seed
 from stvg_nst.configuration import Config, read_yaml
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.rows import numbers
@@ -21,7 +22,6 @@ from stvg_nst.report.sheet import sheet_console
 from stvg_nst.report.study import read_study
 from stvg_nst.study import Study, StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.whole_files import write_whole
 
 _WRITTEN = "# What `python -m stvg_nst choose"
 
