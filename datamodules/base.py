@@ -24,7 +24,7 @@ from datamodules.caches.features import FeatureCache, FeatureWriter, feature_byt
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
-from datamodules.degradation.kinds import version_name
+from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import (
@@ -87,6 +87,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     variants: int | None = None
     """``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache)."""
 
+    left_out_kinds: Sequence[DegradationKind] = ()
+    """kinds of degradation that training never draws, such as ``[low_light]``, to test on what was not trained on."""
+
     features: Path | None = None
     """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
 
@@ -122,7 +125,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
         self.plan = MixedQualityPlan(
-            self.benchmark_seed, mixed=self.mixed, variants=self.variants, kernels=self.kernels
+            self.benchmark_seed,
+            mixed=self.mixed,
+            variants=self.variants,
+            kernels=self.kernels,
+            left_out=tuple(self.left_out_kinds),
         )
         self.degraded_files: DegradedFiles | None = None
         self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
@@ -271,6 +278,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if not 1 <= self.training_items <= len(records):
                 raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
             records = records[: self.training_items]
+        if split == "train":
+            self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
@@ -321,7 +330,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 continue
             versions.append(Draw(index, None))
             if self.plan.mixed:
-                versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
+                versions += [Draw(index, variant) for variant in self.plan.trained_variants(clip_id)]
         return tuple(versions)
 
     def build_cache(self, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str) -> Path:

@@ -378,6 +378,25 @@ def test_unseen_kinds_are_shown_by_a_test_alone_and_change_the_version_of_its_pi
     )
 
 
+def test_a_cache_serves_a_training_that_leaves_a_kind_out_as_far_as_its_variants_allow(
+    root: Path, tmp_path: Path
+) -> None:
+    options = {"variants": 4, "features": tmp_path}
+    whole = mini(root, **options)
+    for split in ("train", "val"):
+        whole.build_cache(split, encode, "backbones")
+    left = whole.plan.variant("tune-00000", 0).kind
+    data = mini(root, **options, left_out_kinds=[left])
+    trained = {info.degradation for batch in batches(data, "train") for info in batch.clips if info.degradation}
+    assert trained and left not in {degradation.kind for degradation in trained}
+    assert data.plan.evaluation(["a"]) == whole.plan.evaluation(["a"])
+    part = mini(root, variants=1, features=tmp_path / "part", left_out_kinds=[left])
+    with pytest.raises(
+        ValueError, match=r"none of the 1 degraded variants is left of \d training clips, the first 'tune-00000'"
+    ):
+        part.build_cache("train", encode, "backbones")
+
+
 def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
     options = {"variants": 1, "features": tmp_path, "test_clips": 1}
     mini(root, **options).build_cache("test", encode, "backbones")
