@@ -41,9 +41,9 @@ class TunedLinear(TunedLayer):
         """A new plain layer that computes what this one does at inference.
 
         Raises:
-            TypeError: there is none, because what is added depends on the input by more than a matrix.
+            ValueError: there is none, because what is added depends on the input by more than a matrix.
         """
-        raise TypeError(
+        raise ValueError(
             f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
             f"adapter beside the frozen weight"
         )
@@ -278,8 +278,8 @@ class Tuner(ABC):
         return [parameter for parameter in grounder.parameters() if parameter.requires_grad]
 
 
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, TunedLayer]) -> None:
-    """Swap layers for their wrappers under every name: a model may hold one shared layer in several places."""
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Swap layers for others under every name: a model may hold one shared layer in several places."""
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in replacements:
             model.set_submodule(name, replacements[module])
