@@ -21,10 +21,17 @@ from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
-from datamodules.degradation.severities import version_name
+from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
+from datamodules.quality import (
+    Draw,
+    EvaluationConditions,
+    MixedQualityPlan,
+    conditions_name,
+    expand_conditions,
+    shows_unseen,
+)
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
@@ -77,6 +84,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     variants: int | None = None
     """``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache)."""
 
+    left_out_kinds: Sequence[DegradationKind] = ()
+    """kinds of degradation that training never draws, such as ``[low_light]``, to test on what was not trained on."""
+
     features: Path | None = None
     """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
 
@@ -97,7 +107,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
-    at every severity, or a list such as ``[HQ, defocus, low_light:3]``."""
+    at every severity, ``unseen`` likewise in the kinds that no training has, or a list such as ``[HQ, defocus,
+    low_light:3]``."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -111,7 +122,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
         self.plan = MixedQualityPlan(
-            self.benchmark_seed, mixed=self.mixed, variants=self.variants, kernels=self.kernels
+            self.benchmark_seed,
+            mixed=self.mixed,
+            variants=self.variants,
+            kernels=self.kernels,
+            left_out=tuple(self.left_out_kinds),
         )
         self.degraded_files: DegradedFiles | None = None
         self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
@@ -144,7 +159,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         files = self.degraded_files
         lossy = {} if files is None or files.lossless else {"degraded": files.manifest.encoding}
         return {
-            "degradations": version_name(self.plan.kernels),
+            "degradations": self.degradation_version(self.evaluation_split),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": num_frames,
             **lossy,
@@ -156,8 +171,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
         ``None``.
         """
+        version = self.degradation_version(self.evaluation_split)
         if self.features is None:
-            origin = PixelSource(degraded=self.degraded_files).origin()
+            origin = PixelSource(degraded=self.degraded_files).origin(unseen=self._shows_unseen(self.evaluation_split))
         else:
             cache = self.caches[self.evaluation_split]
             assert cache is not None
@@ -166,10 +182,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
                 "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
-                version_name(self.plan.kernels),
+                version,
             )
         return {
-            "version": version_name(self.plan.kernels),
+            "version": version,
             "benchmark_seed": self.plan.benchmark_seed,
             "source": origin.source,
             "pixels": origin.hashes,
@@ -182,7 +198,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         provenance = self.provenance()
         name = provenance["dataset"]
         if self.plan.kernels != "relative":
-            name += f", {provenance['degradations']}"
+            name += f", {self.degradation_version(split)}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
         return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
@@ -190,6 +206,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
         return self._evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
+
+    def degradation_version(self, split: Split) -> str:
+        """Names the pixels of a split's LQ clips."""
+        return version_name(self.plan.kernels, unseen=self._shows_unseen(split))
+
+    def _shows_unseen(self, split: Split) -> bool:
+        return split != "train" and shows_unseen(self.shown_conditions(split))
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
@@ -252,6 +275,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if not 1 <= self.training_items <= len(records):
                 raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
             records = records[: self.training_items]
+        if split == "train":
+            self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
@@ -273,7 +298,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split}
+        return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}
 
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
@@ -302,7 +327,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 continue
             versions.append(Draw(index, None))
             if self.plan.mixed:
-                versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
+                versions += [Draw(index, variant) for variant in self.plan.trained_variants(clip_id)]
         return tuple(versions)
 
     def build_cache(
@@ -350,7 +375,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             )
             for record, draw in ((records[draw.index], draw) for draw in draws)
         ]
-        with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
+        origin = source.origin(unseen=self._shows_unseen(split))
+        with FeatureWriter(folder, self.cache_provenance(split), backbones, origin) as writer:
             write_features(writer, folder, versions, loader, encode, progress=progress)
         return folder
 
