@@ -52,7 +52,8 @@ class PredictionsWriter(RecordWriter):
         dataloader_idx: int = 0,
     ) -> None:
         for clip, tube in zip(batch.clips, outputs["tubes"], strict=True):
-            self._answers[clip.item_id, _condition(clip)] = clip, tube
+            condition = clip.quality.name if clip.degradation is None else str(clip.degradation)
+            self._answers[clip.item_id, condition] = clip, tube
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -70,19 +71,14 @@ class PredictionsWriter(RecordWriter):
         measured = data.conditions("test")
         bad_boxes = data.policies().get("on_bad_box", {}).get("policy", "refuse")
         truth = render_ground_truth(measured.dataset, measured.split, _true(answers), bad_boxes=bad_boxes)
-        predictions = render_predictions(method, _predicted(answers))
+        predicted = (
+            {"item_id": item_id, "condition": condition, **_span(tube)}
+            for (item_id, condition), (_, tube) in answers.items()
+        )
+        predictions = render_predictions(method, predicted)
         folder = run_folder(trainer)
         write_whole(folder / RunFile.PREDICTIONS, predictions.encode())
         write_whole(folder / RunFile.GROUND_TRUTH, truth.encode())
-
-
-def _condition(clip: ClipInfo) -> str:
-    return clip.quality.name if clip.degradation is None else str(clip.degradation)
-
-
-def _predicted(answers: Answers) -> Iterator[dict[str, Any]]:
-    for (item_id, condition), (_, tube) in answers.items():
-        yield {"item_id": item_id, "condition": condition, **_span(tube)}
 
 
 def _true(answers: Answers) -> Iterator[dict[str, Any]]:

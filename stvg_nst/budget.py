@@ -10,7 +10,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from stvg_nst.configuration import Config
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights
 from stvg_nst.study import Study
@@ -55,15 +54,13 @@ def budget_text(study: Study) -> str:
         layers = tuple(layer.name for layer in report.layers)
         shown = str(len(layers)) if layers else "weights"
         lines.append(f"{name:28} {shown:>8} {report.trainable:12,} {share:9.2%}")
-        sets.setdefault(layers or _scope(study.points[name]), []).append(name)
+        if not layers:  # full fine-tuning names modules
+            scope = study.points[name]["model"]["tuner"]["init_args"]["scope"]
+            layers = tuple(f"all of {pattern}" for pattern in scope)
+        sets.setdefault(layers, []).append(name)
     for layers, names in sets.items():
         lines += ["", f"{', '.join(names)}:", *(f"  {layer}" for layer in layers)]
     return "\n".join(lines)
-
-
-def _scope(config: Config) -> tuple[str, ...]:
-    """What full fine-tuning names: modules, and no layers of an adapter."""
-    return tuple(f"all of {pattern}" for pattern in config["model"]["tuner"]["init_args"]["scope"])
 
 
 def _grounder(model: Mapping[str, Any]) -> Grounder:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import rich.progress
 
 from datamodules.degradation.severities import DegradationKind, check_degradation, degrade
@@ -51,12 +49,7 @@ def degrade_video(
     check_outputs({"the target": target}, inputs=[source], replace=overwrite)
     info = probe(source)
     degradation = Degradation(kind, severity, seed, kernels)
-    frames = rich.progress.track(
-        _degraded(source, info.num_frames, degradation), description=f"degrading {source.name}", total=info.num_frames
-    )
-    write_video(target, frames, info.fps)
-
-
-def _degraded(source: Path, num_frames: int, degradation: Degradation) -> Iterator[np.ndarray]:
-    for chunk in iter_frames(source, range(num_frames)):
-        yield from degrade(chunk, degradation)
+    chunks = iter_frames(source, range(info.num_frames))
+    frames = (frame for chunk in chunks for frame in degrade(chunk, degradation))
+    shown = rich.progress.track(frames, description=f"degrading {source.name}", total=info.num_frames)
+    write_video(target, shown, info.fps)
