@@ -30,6 +30,7 @@ from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
 from datamodules.transforms import Resize
 from stvg_nst.results.conditions import MIXED, Conditions
+from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
@@ -423,6 +424,19 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Clip]:
         return self._loader(self.evaluation_split, self.eval_batch_size)
 
+    def clean_training_loader(self, clips: int) -> DataLoader[Clip]:
+        """So many clips of the tuning set in high quality, or all where there are fewer; each once, with one sentence.
+
+        Which ones, and which sentence of each, is drawn by the run's seed. Every process gets the same.
+        """
+        records = self.records["train"]
+        order = np.random.default_rng(derive_seed("clean clips", self.seed)).permutation(len(records))
+        drawn: dict[str, int] = {}
+        for index in order:
+            drawn.setdefault(records[index].clip_id, int(index))
+        sampler = EvaluationSampler([Draw(index, None) for index in islice(drawn.values(), clips)])
+        return self._load("train", sampler, self.eval_batch_size)
+
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
         clip_ids = [record.clip_id for record in self.records[split]]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -447,6 +461,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = EvaluationSampler(draws)
+        return self._load(split, sampler, batch_size)
+
+    def _load(self, split: Split, sampler: Sampler[Draw], batch_size: int) -> DataLoader[Clip]:
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
@@ -468,7 +485,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             batch_bytes=dataset.batch_bytes(tuple(islice(sampler, batch_size))),
             processes=self.trainer.num_devices if workers and self.trainer else 1,
             persistent=True,
-            drop_last=split == "train",
+            drop_last=isinstance(sampler, TrainingSampler),
         )
 
     def _training_draws_dealt(self) -> int:

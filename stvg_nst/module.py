@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
-from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
+from stvg_nst.inference import InferenceProtocol, join_passes, join_verdicts, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
@@ -41,6 +41,13 @@ from stvg_nst.tuning.adapter import (
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
+
+
+class Answers(TypedDict):
+    """What an evaluation step finds: B tubes, and B verdicts of the tuner's router, ``None`` where it has none."""
+
+    tubes: tuple[Tube, ...]
+    verdicts: list[float] | None
 
 
 class GroundingModule(SampleMeanModule):
@@ -164,6 +171,32 @@ class GroundingModule(SampleMeanModule):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
+    # --- calibration ------------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> None:
+        """Show the tuner clean clips of the tuning set, unless an adapter or a checkpoint holds what it took from them.
+
+        Raises:
+            ValueError: the data module has no such clips to offer.
+        """
+        if self.tuner.is_calibrated(self.grounder):
+            return
+        clean_loader = getattr(getattr(self.trainer, "datamodule", None), "clean_training_loader", None)
+        if clean_loader is None:
+            raise ValueError(
+                f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
+                "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
+            )
+        self.eval()
+        with torch.no_grad():
+            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)
+        _take_over_from_first_process(adapter_state(self.grounder).values())
+
+    def _clean_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in loader:
+            assert (batch.qualities == Quality.HQ).all(), "a tuner calibrates on clips in high quality only"
+            yield batch.to(self.device)
+
     # --- training ---------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
@@ -241,6 +274,8 @@ class GroundingModule(SampleMeanModule):
         return self.tuner.trainable_parameters(self.grounder)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        # Here the model is restored and on its device, and no optimiser or callback has yet copied what is trained.
+        self._calibrate()
         parameters = self.trained_parameters()
         if not parameters:
             raise ValueError(
@@ -277,20 +312,23 @@ class GroundingModule(SampleMeanModule):
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def validation_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def test_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
-        passes = split_passes(batch, self.inference)
-        outputs = [self(part) for part in passes]
-        for part, output in zip(passes, outputs, strict=True):
+    def _evaluate(self, batch: Batch) -> Answers:
+        outputs, said = [], []
+        for part in split_passes(batch, self.inference):
+            outputs.append(output := self(part))
             self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
+            if (verdict := self.tuner.verdicts()) is not None:
+                said.append(verdict)
         tubes = join_passes(outputs, batch.clips, self.inference)
-        self.metrics.update(tubes, batch.clips)
-        return {"tubes": tubes}
+        verdicts = join_verdicts(said, batch.clips, self.inference).tolist() if said else None
+        self.metrics.update(tubes, batch.clips, verdicts)
+        return {"tubes": tubes, "verdicts": verdicts}
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()
@@ -451,3 +489,11 @@ def _finite_in_every_process(loss: Tensor) -> bool:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return bool(finite)
+
+
+@torch.no_grad()
+def _take_over_from_first_process(tensors: Iterable[Tensor]) -> None:
+    """Copy the first process's values everywhere: decompositions may differ from one machine to the next."""
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)

@@ -123,11 +123,14 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
         notes.append(f"without differences and WAS: {error}")
         sections = [runs_section(runs, None, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     if by_degradation is not None:
-        from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
+        # Here, because only these tables need numpy.
+        from stvg_nst.report.severities import separation_section, severity_section
 
         section, note = severity_section(runs, by_degradation)
         sections.append(section)
         notes.append(note)
+        if (verdicts := separation_section(runs)) is not None:
+            sections.append(verdicts)
     return Sheet("", tuple(sections), tuple(notes))
 
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import measure_spectrum
+
+CleanBatch = TypeVar("CleanBatch", bound=Sized)
 
 
 class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
 
 
-class TunedLinear(TuningModule):
-    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
-
-    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
-    would bypass the adapter in silence, and so it fails instead.
-    """
+class TunedLayer(TuningModule):
+    """A frozen part of a model with something trainable around it."""
 
     moving_buffers: ClassVar[frozenset[str]] = frozenset()
     """Buffers that training moves without a gradient; all others stay what they were at injection."""
@@ -30,6 +28,14 @@ class TunedLinear(TuningModule):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
+
+
+class TunedLinear(TunedLayer):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
 
     def merged(self) -> nn.Linear:
         """A new plain layer that computes what this one does at inference.
@@ -82,14 +88,16 @@ class InjectionReport:
 
     Args:
         method: class name of the tuner.
-        layers: the wrapped layers.
+        layers: the wrapped linear layers.
         trainable, total: numbers of parameters after injection, the adapters' included.
+        parts: what is tuned beside these layers, in words.
     """
 
     method: str
     layers: tuple[LayerReport, ...]
     trainable: int
     total: int
+    parts: tuple[str, ...] = ()
 
     @property
     def leakage(self) -> float:
@@ -102,7 +110,7 @@ class InjectionReport:
             f"trainable ({self.trainable / max(self.total, 1):.2%})"
         )
         if not self.layers:
-            return title
+            return "\n".join([title, *(f"  {part}" for part in self.parts)])
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [f"  {'layer':<{width}}  {'weight':>12}  {'rank':>5}  {'nullity':>7}  {'leakage':>8}  adapter"]
         for layer in self.layers:
@@ -111,6 +119,7 @@ class InjectionReport:
                 f"  {layer.name:<{width}}  {weight:>12}  {layer.rank:>5}  {layer.nullity:>7}  "
                 f"{layer.leakage:>8.1e}  {layer.adapter}"
             )
+        lines += [f"  {part}" for part in self.parts]
         return "\n".join([f"{title}, worst leakage {self.leakage:.1e}", *lines])
 
 
@@ -152,14 +161,49 @@ class Tuner(ABC):
             layers=layers,
             trainable=sum(parameter.numel() for parameter in self.trainable_parameters(grounder)),
             total=sum(parameter.numel() for parameter in grounder.parameters()),
+            parts=self.parts,
         )
 
     @abstractmethod
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
-        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
+        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed.
+
+        Returns:
+            The wrappers by what they replace, and a report of each that wraps a linear layer.
+        """
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is tuned beside linear layers, in words for the report."""
+        return ()
 
     def _attach(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
         """Put whatever belongs to no single layer into the frozen model, once the layers are wrapped."""
+
+    @property
+    def clean_clips(self) -> int:
+        """How many clean clips of the tuning set :meth:`calibrate` asks for; 0 where the tuner needs none."""
+        return 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        """Whether the injected model holds what :meth:`calibrate` leaves there; an adapter brings it along."""
+        return True
+
+    def calibrate(  # noqa: B027 (a hook; most tuners need none)
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        """Take from clean clips what the recipe needs to know of them, once, before the first step.
+
+        The result goes into parameters and buffers of the adapter, so that no test and no resumed training runs this.
+
+        Args:
+            grounder: the injected model in eval mode, untrained.
+            batches: clean clips of the tuning set and no others, about :attr:`clean_clips` of them.
+            forward: runs the model over a batch.
+
+        Raises:
+            ValueError: there is no clip, or the clips leave nothing to train.
+        """
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -205,6 +249,13 @@ class Tuner(ABC):
                 f"'{next(iter(state))}'; resume with the configuration of the interrupted run"
             )
 
+    def verdicts(self) -> Tensor | None:
+        """How low a router holds the quality of each clip of the last forward to be, (B,) in [0, 1]; None without one.
+
+        It is what the router says, before any threshold, whatever the gates were.
+        """
+        return None
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}
@@ -219,7 +270,7 @@ class Tuner(ABC):
         for module in grounder.modules():
             if isinstance(module, TuningModule):
                 module.train(mode)
-            if isinstance(module, TunedLinear):
+            if isinstance(module, TunedLayer):
                 module.base_layer.eval()
 
     def trainable_parameters(self, grounder: nn.Module) -> list[nn.Parameter]:

@@ -391,3 +391,25 @@ def test_twins_come_from_the_cache_of_features_and_move_with_their_batch(root: P
         assert moved.twins is not None and moved.twins.features is not None
         clip_id = next(record.clip_id for record in data.records["train"] if record.item_id == batch.clips[1].item_id)
         assert torch.equal(moved.twins.features.appearance, cache.read(feature_key(clip_id, None)).appearance)
+
+
+def test_clean_clips_are_drawn_from_the_tuning_set_in_high_quality(root: Path) -> None:
+    data = mini(root, training_clips=4, twins=True)
+    data.prepare_data()
+    data.setup("fit")
+    shown = [info for batch in data.clean_training_loader(3) for info in batch.clips]
+    assert {info.quality for info in shown} == {Quality.HQ}
+    clips = {record.item_id: record.clip_id for record in data.records["train"]}
+    assert len({clips[info.item_id] for info in shown}) == len(shown) == 3, "no clip twice, though it has two sentences"
+    others = [
+        [info.item_id for batch in mini_of(root, seed).clean_training_loader(9) for info in batch.clips]
+        for seed in (0, 0, 1)
+    ]
+    assert others[0] == others[1] != others[2] and len(others[0]) == 4, "all where there are fewer"
+
+
+def mini_of(root: Path, seed: int) -> MiniSTVG:
+    data = mini(root, training_clips=4, seed=seed)
+    data.prepare_data()
+    data.setup("fit")
+    return data
