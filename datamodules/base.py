@@ -13,14 +13,11 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-import rich
-import rich.progress
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.disk_room import check_room, room_words
-from datamodules.caches.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
+from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
@@ -308,18 +305,25 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
         return tuple(versions)
 
-    def build_cache(self, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str) -> Path:
-        """Decodes, degrades and encodes every version of the split's clips, and stores the features.
+    def build_cache(
+        self,
+        split: Split,
+        encode: Callable[[Batch], BackboneFeatures],
+        backbones: str,
+        progress: Callable[[int, int, int], None] = lambda done, total, num_bytes: None,
+    ) -> Path:
+        """Encodes every version of the split's clips, as :func:`datamodules.caches.features.write_features` says.
 
-        A cache that stands already and was made from the same is kept. It is of one piece: one that is not finished is
-        begun anew. Its size is told as soon as the first version is encoded, for that of all.
+        A cache that exists already and was made from the same is kept. One that is not finished is begun anew.
 
         Args:
-            encode: the frozen visual encoders.
-            backbones: their fingerprint.
+            backbones: fingerprint of what encodes.
+
+        Returns:
+            The cache's folder.
 
         Raises:
-            CacheError: one stands already, but was made from something else.
+            CacheError: one exists already, but was made from something else.
             OSError: there is not room enough.
         """
         self.setup_split(split)
@@ -328,35 +332,26 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if self.open_cache(split).backbones == backbones:
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
-        versions, source = self.versions(split), self.pixel_source(split)
-        dataset = ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None)
+        draws, source, records = self.versions(split), self.pixel_source(split), self.records[split]
+        dataset = ClipDataset(records, self.frame_choice(split), self.resize(), source, None)
         loader = load_batches(
             dataset,
             collate,
             batch_size=self.eval_batch_size,
-            sampler=versions,
+            sampler=draws,
             num_workers=self.num_workers,
-            batch_bytes=dataset.batch_bytes(versions[: self.eval_batch_size]),
+            batch_bytes=dataset.batch_bytes(draws[: self.eval_batch_size]),
         )
+        versions = [
+            ClipVersion(
+                feature_key(record.clip_id, draw.degradation),
+                self._frames_of(split, record),
+                source.video_bytes(record),
+            )
+            for record, draw in ((records[draw.index], draw) for draw in draws)
+        ]
         with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
-            for batch in rich.progress.track(loader, description=f"encoding {split}"):
-                features = encode(batch)
-                for row, info in enumerate(batch.clips):
-                    length = len(info.frame_ids)
-                    rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    appearance = features.appearance[row, :length, :, :rows, :columns]
-                    motion = features.motion[row, :length, :, :rows, :columns]
-                    if not len(writer):
-                        _require_room(split, folder, len(versions), feature_bytes(appearance, motion))
-                    version = versions[len(writer)]
-                    record = self.records[split][version.index]
-                    writer.add_features(
-                        feature_key(record.clip_id, version.degradation),
-                        appearance,
-                        motion,
-                        clip=self._frames_of(split, record),
-                        video_bytes=source.video_bytes(record),
-                    )
+            write_features(writer, folder, versions, loader, encode, progress=progress)
         return folder
 
     # --- the cache of decoded frames --------------------------------------------------------------------------------
@@ -507,11 +502,3 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             digest.update(repr(said).encode())
             digest.update(target.boxes.numpy().tobytes())
         return digest.hexdigest()
-
-
-def _require_room(split: Split, folder: Path, num_versions: int, bytes_of_first: int) -> None:
-    """Says how much a cache of features will take, were all versions like the first, and refuses what does not fit."""
-    num_bytes = num_versions * bytes_of_first
-    line = f"{split}: {num_versions:,} versions of clips to write: about {room_words(num_bytes, folder)}"
-    rich.get_console().print(line, soft_wrap=True, markup=False, highlight=False)
-    check_room(num_bytes, folder)

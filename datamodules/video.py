@@ -18,7 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from datamodules.film import DamagedFrameError, VideoDecodeError, open_film
-from stvg_nst.whole_files import whole_file
+from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
     "DamagedFrameError",

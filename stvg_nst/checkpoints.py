@@ -15,8 +15,8 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.whole_files import whole_file
 
 """Where Lightning's ModelCheckpoint puts them within a run, unless it is told otherwise."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
-from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
+from stvg_nst.inference import InferenceProtocol, join_passes, join_verdicts, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
@@ -41,6 +41,13 @@ from stvg_nst.tuning.adapter import (
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
+
+
+class Answers(TypedDict):
+    """What an evaluation step finds: B tubes, and B verdicts of the tuner's router, ``None`` where it has none."""
+
+    tubes: tuple[Tube, ...]
+    verdicts: list[float] | None
 
 
 class GroundingModule(SampleMeanModule):
@@ -305,20 +312,23 @@ class GroundingModule(SampleMeanModule):
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def validation_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def test_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
-        passes = split_passes(batch, self.inference)
-        outputs = [self(part) for part in passes]
-        for part, output in zip(passes, outputs, strict=True):
+    def _evaluate(self, batch: Batch) -> Answers:
+        outputs, said = [], []
+        for part in split_passes(batch, self.inference):
+            outputs.append(output := self(part))
             self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
+            if (verdict := self.tuner.verdicts()) is not None:
+                said.append(verdict)
         tubes = join_passes(outputs, batch.clips, self.inference)
-        self.metrics.update(tubes, batch.clips)
-        return {"tubes": tubes}
+        verdicts = join_verdicts(said, batch.clips, self.inference).tolist() if said else None
+        self.metrics.update(tubes, batch.clips, verdicts)
+        return {"tubes": tubes, "verdicts": verdicts}
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()

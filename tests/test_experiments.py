@@ -159,6 +159,21 @@ def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsy
     assert (visual["name"], visual["frozen_norm"], visual["recompute"]) == ("resnet101", True, True)
 
 
+def test_training_of_the_full_size_on_vidstg(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("base", "data/mini", "model/cgstvg", "pretrain/cgstvg", "pretrain/cgstvg_vidstg")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    weights = {name: config["model"]["loss"]["init_args"][name] for name in ("boxes", "giou", "start_end", "actioness")}
+    assert weights == {"boxes": 5, "giou": 3, "start_end": 1, "actioness": 2}
+    assert config["model"]["grounder"]["init_args"]["actioness_threshold"] == -0.5
+    assert config["model"]["grounder"]["init_args"]["recompute_decoders"] is True
+    assert config["model"]["learning_rates"] == {"visual.*": 1e-5, "text.*": 5e-5, "time_decoder.*": 1e-4}
+    schedule = {"epochs": 10, "drops": [8, 10], "linear": [], "warm_up_all": True}
+    assert config["model"]["schedule"]["init_args"] == schedule
+
+
 @pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
 def test_training_of_the_full_size_augments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
-from stvg_nst.whole_files import write_whole
+from stvg_nst.machine.whole_files import write_whole
 
 SOUND = "sound"
 TOO_SHORT = "too short"

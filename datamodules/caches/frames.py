@@ -20,7 +20,7 @@ import numpy as np
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.folder_lock import locked
 
 _FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst cache frames", "frames")
 # Large enough that a data set makes hundreds of files and not thousands, small enough to be written again after a kill.

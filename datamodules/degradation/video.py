@@ -10,7 +10,7 @@ import rich.progress
 
 from datamodules.degradation.severities import DegradationKind, check_degradation, degrade
 from datamodules.video import iter_frames, probe, write_video
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.types import Degradation, Kernels
 
 

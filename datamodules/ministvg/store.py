@@ -39,6 +39,8 @@ class DamagedSplitError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """Args: size, which is checked before a split is used; sum, by which two renderings can be compared."""
+
     bytes: int
     sha256: str
 
@@ -57,8 +59,8 @@ class _Manifest:
 def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = True) -> Path:
     """The folder of a split that holds at least ``num_clips`` clips, rendered now where it does not yet.
 
-    A folder that holds enough is reused after a check of its files' names and sizes (:func:`verify_split` reads them
-    all); one that holds fewer gets the missing clips. New clips are rendered beside the split and moved in at the end,
+    A folder that holds enough is reused after a check of its files' names and sizes; one that holds fewer gets the
+    missing clips. New clips are rendered beside the split and moved in at the end,
     so a run that is killed leaves nothing that looks finished, at most a hidden folder to delete.
 
     Args:
@@ -112,19 +114,6 @@ def load_annotations(path: Path, *, num_clips: int | None = None) -> tuple[Scene
     if num_clips is not None and not 1 <= num_clips <= held:
         raise ValueError(f"num_clips must lie in [1, {held}] for '{path}', got {num_clips}; ensure_split renders more")
     return read_annotations(path / _ANNOTATIONS)[:num_clips]
-
-
-def verify_split(path: Path) -> None:
-    """Read every file of a split's folder and compare it with the manifest.
-
-    Raises:
-        DamagedSplitError: naming the first file that is missing or differs.
-    """
-    path = Path(path)
-    for name, file in _check_sizes(path).files.items():
-        digest = _sha256(path / name)
-        if digest != file.sha256:
-            raise DamagedSplitError(path / name, expected=f"sha256 {file.sha256}", got=f"sha256 {digest}", folder=path)
 
 
 def _clip_id(split: str, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from datamodules.caches.disk_room import check_room, room_words
 from stvg_nst.arguments import positive_int
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say
 from stvg_nst.commands.lightning_cli import BuiltCLI
-from stvg_nst.cores import granted_cores
+from stvg_nst.machine.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import BackboneFeatures, Batch
 
@@ -48,7 +48,22 @@ class FeaturesCLI(BuiltCLI):
 
         data.prepare_data()
         backbones = module.backbone_fingerprint()
-        return {split: data.build_cache(split, encode, backbones) for split in chosen_splits(self.config)}
+        return {split: _store_features(data, split, encode, backbones) for split in chosen_splits(self.config)}
+
+
+def _store_features(
+    data: STVGDataModule, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str
+) -> Path:
+    with progress_bar() as bar:
+        task = bar.add_task(f"encoding {split}", total=None)
+
+        def show(done: int, total: int, num_bytes: int) -> None:
+            if done == 1:
+                room = room_words(num_bytes, data.cache_folder(split))
+                say(bar.console, f"{split}: {total:,} versions of clips to write: about {room}")
+            bar.update(task, completed=done, total=total)
+
+        return data.build_cache(split, encode, backbones, show)
 
 
 def frames(arguments: Sequence[str], program: str) -> int:

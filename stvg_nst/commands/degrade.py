@@ -17,8 +17,8 @@ from datamodules.degradation.severities import DEGRADATIONS
 from datamodules.degradation.video import degrade_video
 from stvg_nst.arguments import CommandParser, positive, positive_int, seed
 from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, chosen_splits, progress_bar, say
-from stvg_nst.cores import granted_cores
-from stvg_nst.outputs import check_folder_is_writable
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.types import Kernels
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.nullspace import RankRule, check_rule
-from stvg_nst.outputs import check_outputs
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers

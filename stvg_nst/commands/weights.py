@@ -13,13 +13,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from stvg_nst.arguments import seed
 from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.weights import save_weights
-from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
-from stvg_nst.tuning.full import FullFineTuning
+from stvg_nst.tuning.base import TunedLinear, replace_modules
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
 _TARGET = "the .safetensors file to write; it must not exist"
@@ -101,13 +101,13 @@ def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> N
 
 
 def export(arguments: Sequence[str], program: str) -> int:
-    """Writes a fully fine-tuned grounder as weights of its own, and says where."""
+    """Writes a tuned grounder as plain weights, and says where."""
     print(ExportCLI(arguments, program).export())
     return 0
 
 
 class ExportCLI(BuiltCLI):
-    """`export`: writes a fully fine-tuned grounder as weights of its own."""
+    """`export`: writes a grounder with what was tuned in it as plain weights, of the size that it had before."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -120,10 +120,16 @@ class ExportCLI(BuiltCLI):
         )
 
     def export(self) -> Path:
-        module: Any = self.model
-        if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
-            raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        """
+        Raises:
+            ValueError: nothing was tuned, or what was tuned is no change of the weights, as with null-space tuning.
+        """
+        grounder: Any = self.model.grounder
+        if self.config.model.adapter is None:
+            raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
         check_outputs({"--output": self.config.output}, inputs=self.read_files())
+        tuned = [layer for layer in grounder.modules() if isinstance(layer, TunedLinear)]
+        replace_modules(grounder, {layer: layer.merged() for layer in tuned})
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
-        save_weights(self.config.output, module.grounder, dtype=dtype)
+        save_weights(self.config.output, grounder, dtype=dtype)
         return self.config.output

@@ -33,10 +33,10 @@ from stvg_nst.drawing import (
 )
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.report.findings import BASELINE, PEER, REFERENCE, Findings, Replicate
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.overlays import StudyError, override
-from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left
 HEIGHT = 96

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.conditions import USUAL, Conditions
 from stvg_nst.results.metric_names import sentence_types_of
 from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.whole_files import write_whole
 
 
 def report_folders(
@@ -120,11 +120,14 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
         notes.append(f"without differences and WAS: {error}")
         sections = [runs_section(runs, None, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     if by_degradation is not None:
-        from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
+        # Here, because only these tables need numpy.
+        from stvg_nst.report.severities import separation_section, severity_section
 
         section, note = severity_section(runs, by_degradation)
         sections.append(section)
         notes.append(note)
+        if (verdicts := separation_section(runs)) is not None:
+            sections.append(verdicts)
     return Sheet("", tuple(sections), tuple(notes))
 
 

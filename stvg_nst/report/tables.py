@@ -10,7 +10,8 @@ from rich.console import Console
 
 from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.best_effort import NOT_TO_BE_HAD
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.clips import ShowClip, draw_figure3
 from stvg_nst.report.cost import cost_sheet
 from stvg_nst.report.figures import draw_figure2, draw_severities
@@ -22,7 +23,6 @@ from stvg_nst.report.robustness import robustness
 from stvg_nst.report.sheet import print_sheet, sheet_console, write_sheet
 from stvg_nst.study import StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.whole_files import write_whole
 
 SUFFIXES = ("txt", "md", "csv", "png", "svg")
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")

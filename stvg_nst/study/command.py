@@ -15,7 +15,7 @@ from rich.text import Text
 
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.configuration import ConfigurationError
-from stvg_nst.outputs import check_folder_is_writable
+from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.cores import granted_cores
 from stvg_nst.divergence import DIVERGED
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.folder_lock import locked
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
-from stvg_nst.whole_files import write_whole
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1

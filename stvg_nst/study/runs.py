@@ -12,11 +12,11 @@ from pathlib import Path
 import yaml
 
 from stvg_nst.configuration import Config, merge, read_yaml
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import StudyError, differences
-from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}

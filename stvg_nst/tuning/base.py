@@ -19,12 +19,8 @@ class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
 
 
-class TunedLinear(TuningModule):
-    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
-
-    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
-    would bypass the adapter in silence, and so it fails instead.
-    """
+class TunedLayer(TuningModule):
+    """A frozen part of a model with something trainable around it."""
 
     moving_buffers: ClassVar[frozenset[str]] = frozenset()
     """Buffers that training moves without a gradient; all others stay what they were at injection."""
@@ -33,13 +29,21 @@ class TunedLinear(TuningModule):
         super().__init__()
         self.base_layer = base_layer
 
+
+class TunedLinear(TunedLayer):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
+
     def merged(self) -> nn.Linear:
         """A new plain layer that computes what this one does at inference.
 
         Raises:
-            TypeError: there is none, because what is added depends on the input by more than a matrix.
+            ValueError: there is none, because what is added depends on the input by more than a matrix.
         """
-        raise TypeError(
+        raise ValueError(
             f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
             f"adapter beside the frozen weight"
         )
@@ -84,14 +88,16 @@ class InjectionReport:
 
     Args:
         method: class name of the tuner.
-        layers: the wrapped layers.
+        layers: the wrapped linear layers.
         trainable, total: numbers of parameters after injection, the adapters' included.
+        parts: what is tuned beside these layers, in words.
     """
 
     method: str
     layers: tuple[LayerReport, ...]
     trainable: int
     total: int
+    parts: tuple[str, ...] = ()
 
     @property
     def leakage(self) -> float:
@@ -104,7 +110,7 @@ class InjectionReport:
             f"trainable ({self.trainable / max(self.total, 1):.2%})"
         )
         if not self.layers:
-            return title
+            return "\n".join([title, *(f"  {part}" for part in self.parts)])
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [f"  {'layer':<{width}}  {'weight':>12}  {'rank':>5}  {'nullity':>7}  {'leakage':>8}  adapter"]
         for layer in self.layers:
@@ -113,6 +119,7 @@ class InjectionReport:
                 f"  {layer.name:<{width}}  {weight:>12}  {layer.rank:>5}  {layer.nullity:>7}  "
                 f"{layer.leakage:>8.1e}  {layer.adapter}"
             )
+        lines += [f"  {part}" for part in self.parts]
         return "\n".join([f"{title}, worst leakage {self.leakage:.1e}", *lines])
 
 
@@ -154,11 +161,21 @@ class Tuner(ABC):
             layers=layers,
             trainable=sum(parameter.numel() for parameter in self.trainable_parameters(grounder)),
             total=sum(parameter.numel() for parameter in grounder.parameters()),
+            parts=self.parts,
         )
 
     @abstractmethod
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
-        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
+        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed.
+
+        Returns:
+            The wrappers by what they replace, and a report of each that wraps a linear layer.
+        """
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is tuned beside linear layers, in words for the report."""
+        return ()
 
     def _attach(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
         """Put whatever belongs to no single layer into the frozen model, once the layers are wrapped."""
@@ -232,6 +249,13 @@ class Tuner(ABC):
                 f"'{next(iter(state))}'; resume with the configuration of the interrupted run"
             )
 
+    def verdicts(self) -> Tensor | None:
+        """How low a router holds the quality of each clip of the last forward to be, (B,) in [0, 1]; None without one.
+
+        It is what the router says, before any threshold, whatever the gates were.
+        """
+        return None
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}
@@ -254,7 +278,7 @@ class Tuner(ABC):
         for module in grounder.modules():
             if isinstance(module, TuningModule):
                 module.train(mode)
-            if isinstance(module, TunedLinear):
+            if isinstance(module, TunedLayer):
                 module.base_layer.eval()
 
     def trainable_parameters(self, grounder: nn.Module) -> list[nn.Parameter]:
@@ -262,8 +286,8 @@ class Tuner(ABC):
         return [parameter for parameter in grounder.parameters() if parameter.requires_grad]
 
 
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, TunedLinear]) -> None:
-    """Swap layers for their wrappers under every name: a model may hold one shared layer in several places."""
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Swap layers for others under every name: a model may hold one shared layer in several places."""
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in replacements:
             model.set_submodule(name, replacements[module])

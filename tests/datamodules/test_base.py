@@ -229,7 +229,7 @@ def test_large_cached_features_are_read_by_the_workers(
 
 
 def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_bytes = 4 * 2 * 16 * 4 * 2 * 2  # versions, bytes, frames, channels of both encoders, cells
     data = mini(root, variants=1, features=tmp_path)
@@ -238,9 +238,10 @@ def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
         data.build_cache("test", encode, "backbones")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(disk_room, "free_bytes", lambda folder: num_bytes)
-    folder = data.build_cache("test", encode, "backbones")
+    told: list[tuple[int, int, int]] = []
+    folder = data.build_cache("test", encode, "backbones", lambda *progress: told.append(progress))
     assert (folder / "features.bin").stat().st_size == num_bytes
-    assert f"test: 4 versions of clips to write: about 2.0 kB in '{folder}', where 2.0 kB" in capsys.readouterr().out
+    assert told == [(done, 4, num_bytes) for done in (1, 2, 3, 4)]
 
 
 def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from stvg_nst.tuning.clean_inputs import measure_clean_inputs
 from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
-from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser
+from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
 from stvg_nst.tuning.nst.unit import HQNullMlp
@@ -64,7 +64,14 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         bank_width, source = self._reference_of(grounder)
         self._state.watch(source)
         if self.routes and self.router == "shared":
-            put_router(self, source, bank_width, like=next(grounder.parameters()))
+            put_router(
+                self,
+                source,
+                bank_width,
+                per=self.gate_per,
+                coefficients_from=self.coefficients_from,
+                like=next(grounder.parameters()),
+            )
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
@@ -160,6 +167,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
             found = describe_calls(calls) | {"leakage": torch.tensor(self._leakage[layer], device=calls[0].row.device)}
             values |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return values
+
+    @torch.no_grad()
+    def verdicts(self) -> Tensor | None:
+        """The mean over the layers' routers, and over the real frames where each has a gate of its own."""
+        layers = self._state.read(tuple(self._leakage), close=False)
+        said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
+        return torch.stack(said).mean(0) if said else None
 
     @contextmanager
     def override_gate(self, value: float | Tensor | None) -> Iterator[None]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.nullspace import DualSpace, DualSpaceStore, split_dual_space, weight_matrix
-from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear
+from stvg_nst.tuning.initial_values import drawn
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
-from stvg_nst.tuning.nst.options import NullSpaceOptions
+from stvg_nst.tuning.nst.options import NullSpaceOptions, RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
-from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit, SharedRouter
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, GatePer, QualityAdaptiveUnit, SharedRouter
 from stvg_nst.tuning.selection import select_layers
 
 # Enough for eq. (7) to have something to shrink, too little to matter where a null space is exact.
@@ -35,12 +31,7 @@ def wrap_layers(
     Raises:
         ValueError: an option does not fit the model or a layer.
     """
-    width = options.width(bank_width)
-    if options.heads < 1 or width % options.heads:
-        raise ValueError(
-            f"heads must divide the width of retrieval {width}, got {options.heads}; "
-            f"change --model.tuner.init_args.heads"
-        )
+    options.width(bank_width)  # refused before anything is decomposed
     targets = select_layers(
         grounder,
         options.targets,
@@ -68,17 +59,25 @@ def wrap_layers(
     return wrapped, tuple(reports)
 
 
-def put_router(options: NullSpaceOptions, source: nn.Module, bank_width: int, *, like: Tensor) -> None:
+def put_router(
+    options: RouterOptions,
+    source: nn.Module,
+    bank_width: int,
+    *,
+    per: GatePer,
+    coefficients_from: CoefficientsFrom,
+    like: Tensor,
+) -> None:
     """Give the reference point one router ahead of all wrapped layers, of the device and dtype of ``like``."""
     width = options.width(bank_width)
-    with _drawn(options.drawn_with, "router"):
+    with drawn(options.drawn_with, "router"):
         router = SharedRouter(
             bank_width,
             width=width,
             heads=options.heads,
             hidden=options.hidden or width,
-            per=options.gate_per,
-            coefficients_from=options.coefficients_from,
+            per=per,
+            coefficients_from=coefficients_from,
         )
     source.router = router.to(like)
 
@@ -97,11 +96,11 @@ def _wrap_layer(
 ) -> NullSpaceLinear:
     weight, width = weight_matrix(layer), options.width(bank_width)
     # The basis has a stream of its own, so that a control that draws it shares all else with null-space tuning.
-    with _drawn(options.drawn_with, f"{name}/basis"):
+    with drawn(options.drawn_with, f"{name}/basis"):
         dual_space = DualSpaceReparameterization(
             weight, space, rank=options.rank, null_branch=options.null_branch, basis=options.basis
         )
-    with _drawn(options.drawn_with, name):
+    with drawn(options.drawn_with, name):
         unit = QualityAdaptiveUnit(
             space.shape[1],
             bank_width,
@@ -146,11 +145,3 @@ def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
         leakage=space.leakage,
         adapter=f"row {k_r}, null {k_n}" if k_n else f"row {k_r}, no null branch",
     )
-
-
-@contextmanager
-def _drawn(seed: int, name: str) -> Iterator[None]:
-    """Initial values on the CPU from a forked generator: the same on any device, and the global one stays in place."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(derive_seed(seed, name))
-        yield

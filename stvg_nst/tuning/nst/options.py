@@ -22,8 +22,55 @@ RouterPlace = Literal["layer", "shared"]
 GateTraining = Literal["router", "label"]
 
 
+@dataclass(kw_only=True)
+class RouterOptions:
+    """What a recipe with a router chooses of it, whatever its gate is put before."""
+
+    retrieval_width: int | None = None
+    """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
+    cost, and falls in proportion."""
+
+    heads: int = 4
+    """Heads of the cross-attention to the reference bank."""
+
+    hidden: int | None = None
+    """Hidden width of the router, and of the coefficient heads where there are any; the width of retrieval if not
+    given."""
+
+    lambda_router: float = 0.5
+    """Weight of the router's loss in the objective, eq. (6)."""
+
+    seed: int | None = None
+    """Of the initial values, which depend on it, the layer's name and the options that shape its tensors, and not on
+    the other layers; the run's seed if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "retrieval_width"):
+            if (width := getattr(self, name)) is not None and width < 1:
+                raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed of the initial values and of a strategy's draw."""
+        return torch.initial_seed() if self.seed is None else self.seed
+
+    def width(self, bank_width: int) -> int:
+        """w, the width of retrieval from a bank of that width.
+
+        Raises:
+            ValueError: the heads do not divide it.
+        """
+        width = bank_width if self.retrieval_width is None else self.retrieval_width
+        if self.heads < 1 or width % self.heads:
+            raise ValueError(
+                f"heads must divide the width of retrieval {width}, got {self.heads}; "
+                f"change --model.tuner.init_args.heads"
+            )
+        return width
+
+
 @dataclass
-class NullSpaceOptions:
+class NullSpaceOptions(RouterOptions):
     """What a recipe of null-space tuning chooses."""
 
     targets: Sequence[str]
@@ -43,16 +90,6 @@ class NullSpaceOptions:
     rank: int | None = 64
     """Directions of each subspace that a layer may use; fewer where a subspace has fewer, and ``null`` for all of them.
     The paper uses 64."""
-
-    retrieval_width: int | None = None
-    """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
-    method's cost, and falls in proportion."""
-
-    heads: int = 4
-    """Heads of the cross-attention to the reference bank."""
-
-    hidden: int | None = None
-    """Hidden width of the coefficient heads and the router; the width of retrieval if not given."""
 
     gate: Gate = "soft"
     """``hard`` rounds the gate at inference, which preserves clips judged high-quality exactly; training is soft.
@@ -118,18 +155,11 @@ class NullSpaceOptions:
     spaces: Path | None = None
     """Folder that keeps the decompositions, so that no later start computes them again; without one nothing is kept."""
 
-    lambda_router: float = 0.5
-    """Weight of the router's loss in the objective, eq. (6)."""
-
     lambda_reg: float = 1e-3
     """Weight of the subspace regulariser, eq. (7), in the objective, eq. (6)."""
 
     lambda_leak: float = 0.0
     """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
-
-    seed: int | None = None
-    """Of the adapters' initial values, which depend on it, the layer's name and the options that shape its tensors, and
-    not on the other layers; the run's seed if not given."""
 
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.
@@ -142,6 +172,7 @@ class NullSpaceOptions:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choices = {
             "gate": Gate,
             "gate_training": GateTraining,
@@ -153,9 +184,6 @@ class NullSpaceOptions:
             "basis": Basis,
             "forward_mode": ForwardMode,
         }
-        for name in ("hidden", "retrieval_width"):
-            if (width := getattr(self, name)) is not None and width < 1:
-                raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
@@ -177,12 +205,3 @@ class NullSpaceOptions:
     def routes(self) -> bool:
         """Whether routers decide; a control's gate comes from elsewhere."""
         return self.gate in ("soft", "hard")
-
-    @property
-    def drawn_with(self) -> int:
-        """The seed of the initial values and of a strategy's draw."""
-        return torch.initial_seed() if self.seed is None else self.seed
-
-    def width(self, bank_width: int) -> int:
-        """w, the width of retrieval from a bank of that width."""
-        return bank_width if self.retrieval_width is None else self.retrieval_width

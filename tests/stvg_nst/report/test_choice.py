@@ -53,6 +53,16 @@ def test_the_best_level_by_was_is_written_with_all_that_was_tried(
     assert choose(path, tmp_path, "--overwrite") == 0
 
 
+def test_what_was_tried_goes_where_results_are(search: Any, tmp_path: Path) -> None:
+    path, table = search(), tmp_path / "results" / "tried.csv"
+    assert choose(path, tmp_path, "--table", str(table)) == 0
+    assert len(table.read_text().splitlines()) == 4
+    assert not (tmp_path / "chosen.csv").exists()
+    assert f"# m_vIoU. {table} holds all that were tried.\n" in (tmp_path / "chosen.yaml").read_text()
+    with pytest.raises(StudyError, match=r"chosen\.yaml' exists already"):
+        choose(path, tmp_path, "--table", str(table))
+
+
 def test_an_overlay_is_never_replaced_by_choices(search: Any, tmp_path: Path) -> None:
     path = search()
     (tmp_path / "chosen.yaml").write_text("trainer: {max_epochs: 3}\n")
@@ -107,7 +117,7 @@ def test_what_was_chosen_before_is_kept_of_the_other_points(
     assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == ranks
     assert [row.split(",")[0] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == ["a", "a", "a", "b"]
     assert (
-        "# Kept as they were chosen before (the .csv counts their seeds): b.\n"
+        "# Kept as they were chosen before (the table counts their seeds): b.\n"
         in (tmp_path / "chosen.yaml").read_text()
     )
     assert "kept as they were chosen before: b\n" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stvg_nst.whole_files import is_stream
+from stvg_nst.machine.whole_files import is_stream
 
 
 class OutputError(ValueError):
