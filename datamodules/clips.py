@@ -132,7 +132,12 @@ def collate(clips: Sequence[Clip]) -> Batch:
         frames = _pad(pixels)
         sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
     else:
-        features = _collate_features([clip.features for clip in clips if clip.features is not None])
+        cached = [clip.features for clip in clips if clip.features is not None]
+        features = BackboneFeatures(
+            appearance=_pad([x.appearance[0] for x in cached]),
+            motion=_pad([x.motion[0] for x in cached]),
+            cell_mask=_pad([x.cell_mask[0] for x in cached]),
+        )
     return Batch(
         clips=tuple(clip.info for clip in clips),
         frames=frames,
@@ -143,14 +148,6 @@ def collate(clips: Sequence[Clip]) -> Batch:
         inside=_pad([clip.inside for clip in clips]),
         qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
         twins=collate(twins) if (twins := [clip.twin for clip in clips if clip.twin is not None]) else None,
-    )
-
-
-def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
-    return BackboneFeatures(
-        appearance=_pad([x.appearance[0] for x in features]),
-        motion=_pad([x.motion[0] for x in features]),
-        cell_mask=_pad([x.cell_mask[0] for x in features]),
     )
 
 

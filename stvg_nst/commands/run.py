@@ -106,7 +106,9 @@ class RunCLI(ComponentsCLI):
             config.trainer.callbacks = [config.trainer.callbacks]
         run = Path(config.run)
         self._held.enter_context(alone_in_run(run))
-        self._checkpoint = find_checkpoint(config.ckpt_path, run, _checkpoint_folders(run, config.trainer), stage)
+        chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in config.trainer.callbacks or ()]
+        folders = [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
+        self._checkpoint = find_checkpoint(config.ckpt_path, run, folders, stage)
         if self._checkpoint is not None:
             require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
         if stage == "fit":
@@ -173,11 +175,6 @@ def stoppable(go_on: str = GO_ON) -> Iterator[None]:
                 raise SystemExit(0) from stopped
             print(stopped.text, file=sys.stderr)
             raise
-
-
-def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
-    chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
-    return [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
 
 
 def _refuse_name_without_text(run: str) -> None:

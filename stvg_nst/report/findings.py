@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -217,12 +217,11 @@ def over_seeds(method: Method, number: Number) -> Spread | None:
 
     Its deviation is that of training again under another seed.
     """
-    means = [_mean(number(own, baseline) for own, baseline in pairs) for pairs in method.finished_runs]
+    means = [
+        fmean(value for own, baseline in pairs if (value := number(own, baseline)) is not None)
+        for pairs in method.finished_runs
+    ]
     return Spread(tuple(means)) if means else None
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    return fmean(value for value in values if value is not None)
 
 
 def over_runs(method: Method, view: str, number: Number) -> Spread | None:

@@ -48,7 +48,10 @@ def report_folders(
     left_out += [reason for folder in folders for reason in _unfinished(folder)]
     sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
-        write_whole(markdown, _markdown(sheets, left_out))
+        parts = [sheet_markdown(sheet) for sheet in sheets]
+        if left_out:
+            parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
+        write_whole(markdown, "\n".join(parts))
     if html is not None:
         from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
 
@@ -159,10 +162,3 @@ def _print(sheets: Sequence[Sheet], left_out: Sequence[str]) -> None:
         console.print(f"left out {len(left_out)}:", style="yellow")
         for reason in left_out:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
-
-
-def _markdown(sheets: Sequence[Sheet], left_out: Sequence[str]) -> str:
-    parts = [sheet_markdown(sheet) for sheet in sheets]
-    if left_out:
-        parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
-    return "\n".join(parts)

@@ -23,19 +23,22 @@ layer's input, (T,) or (T, M).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.clean_inputs import measure_clean_inputs
+from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+from stvg_nst.tuning.nst.unit import HQNullMlp
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
@@ -72,6 +75,25 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    @property
+    def clean_clips(self) -> int:
+        return self.calibration_clips if self.row_input == "hq_null" else 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        return all(space.is_measured for space in _hq_null_spaces(grounder).values())
+
+    def calibrate(
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        if not (spaces := _hq_null_spaces(grounder)):
+            return
+        layers = {layer.name: layer for layer in _wrapped_layers(grounder)}
+        with self.bypass():
+            clean = measure_clean_inputs(grounder, layers, batches, forward)
+        measure_null_spaces(spaces, clean, self.hq_energy)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +198,7 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         Raises:
             RuntimeError: this tuner is not injected into the model.
         """
-        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        layers = _wrapped_layers(grounder)
         if {layer.name for layer in layers} != set(self._leakage) or not layers:
             raise RuntimeError(
                 f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
@@ -199,3 +221,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
             yield
         finally:
             self._state.bypassed = before
+
+
+def _wrapped_layers(model: nn.Module) -> list[NullSpaceLinear]:
+    return [module for module in model.modules() if isinstance(module, NullSpaceLinear)]
+
+
+def _hq_null_spaces(model: nn.Module) -> dict[str, HQNullSpace]:
+    """By layer; empty where no row branch reads its input through one, or the model is folded."""
+    heads = {layer.name: layer.unit.row_head for layer in _wrapped_layers(model)}
+    return {name: head.space for name, head in heads.items() if isinstance(head, HQNullMlp) and head.space is not None}

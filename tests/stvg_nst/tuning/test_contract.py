@@ -27,7 +27,7 @@ from stvg_nst.tuning import (
     adapter_state,
     save_adapter,
 )
-from stvg_nst.tuning.base import TuningModule
+from stvg_nst.tuning.base import InjectionReport, TuningModule
 
 ROOT = Path(__file__).parents[3]
 QUALITIES = torch.tensor([0, 1, 1])
@@ -49,6 +49,7 @@ TUNERS = {
     "nst_labels": lambda: NullSpaceTuning(
         TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
     ),
+    "nst_hq_null": lambda: NullSpaceTuning(TARGETS, rank=6, row_input="hq_null", hq_energy=0.9),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
     "nst_leaking": lambda: NullSpaceTuning(
         (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
@@ -59,6 +60,15 @@ TUNERS = {
 @pytest.fixture(params=TUNERS)
 def tuner(request: pytest.FixtureRequest) -> Tuner:
     return TUNERS[request.param]()
+
+
+def injected(toy: ModuleType, tuner: Tuner) -> tuple[nn.Module, InjectionReport]:
+    """A toy under a tuner that has seen the clean clips that it asks for, as ahead of a first step."""
+    grounder = toy.ToyGrounder()
+    report = tuner.inject(grounder)
+    if tuner.clean_clips:
+        tuner.calibrate(grounder, [toy.toy_batch(100), toy.toy_batch(101)], lambda batch: grounder(*batch))
+    return grounder, report
 
 
 def make_optimizer(grounder: nn.Module, tuner: Tuner) -> torch.optim.Optimizer | None:
@@ -97,8 +107,7 @@ def tensors(grounder: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_tuning_starts_from_the_pretrained_function(toy, tuner):
-    grounder = toy.ToyGrounder()
-    tuner.inject(grounder)
+    grounder, _ = injected(toy, tuner)
     assert not any(module.training for module in grounder.modules())
     expected = toy.flat(toy.pretrained()(*toy.toy_batch()))
     assert torch.equal(toy.flat(grounder(*toy.toy_batch())), expected)
@@ -106,10 +115,25 @@ def test_tuning_starts_from_the_pretrained_function(toy, tuner):
     assert torch.equal(toy.flat(grounder(*toy.toy_batch())), expected)
 
 
-def test_only_what_is_listed_trainable_moves(toy, tuner):
+def test_a_tuner_that_needs_clean_clips_trains_on_none_before_it_has_seen_some(toy, tuner, request):
     grounder = toy.ToyGrounder()
-    untouched = tensors(grounder)
     tuner.inject(grounder)
+    if not tuner.clean_clips:
+        assert tuner.is_calibrated(grounder)
+        return
+    assert not tuner.is_calibrated(grounder)
+    with pytest.raises(RuntimeError, match=f"{type(tuner).__name__} has not seen clean clips: call `calibrate` with"):
+        tuner.set_training(grounder, True)
+    with pytest.raises(ValueError, match="at least one clean clip of the tuning set to calibrate on, got none"):
+        tuner.calibrate(grounder, [], lambda batch: grounder(*batch))
+    make = TUNERS[request.node.callspec.params["tuner"]]
+    first, second = (adapter_state(injected(toy, make())[0]) for _ in range(2))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+def test_only_what_is_listed_trainable_moves(toy, tuner):
+    untouched = tensors(toy.ToyGrounder())
+    grounder, _ = injected(toy, tuner)
     before = tensors(grounder)
     trainable = {name for name, parameter in grounder.named_parameters() if parameter.requires_grad}
     handed_out = {id(parameter) for parameter in tuner.trainable_parameters(grounder)}
@@ -131,8 +155,7 @@ def test_only_what_is_listed_trainable_moves(toy, tuner):
 
 
 def test_frozen_modules_stay_in_eval_mode_and_adapters_follow(toy, tuner):
-    grounder = toy.ToyGrounder()
-    tuner.inject(grounder)
+    grounder, _ = injected(toy, tuner)
     for mode in (True, False, True):
         grounder.train()
         tuner.set_training(grounder, mode)
@@ -143,8 +166,7 @@ def test_frozen_modules_stay_in_eval_mode_and_adapters_follow(toy, tuner):
 
 
 def test_every_wrapped_layer_is_called_in_train_and_in_eval(toy, tuner):
-    grounder = toy.ToyGrounder()
-    report = tuner.inject(grounder)
+    grounder, report = injected(toy, tuner)
     calls: list[nn.Module] = []
     wrapped = [module for module in grounder.modules() if isinstance(module, TunedLinear)]
     for layer in wrapped:
@@ -197,8 +219,7 @@ def test_a_tuner_and_a_model_are_used_once(toy, tuner):
 
 
 def test_half_precision_trains_and_answers_as_single_does(toy, tuner):
-    grounder = toy.ToyGrounder()
-    tuner.inject(grounder)
+    grounder, _ = injected(toy, tuner)
     train(toy, grounder, tuner, precision=torch.bfloat16)
     assert all(parameter.isfinite().all() for parameter in grounder.parameters())
     assert {parameter.dtype for parameter in grounder.parameters()} == {torch.float32}
@@ -213,8 +234,7 @@ def test_half_precision_trains_and_answers_as_single_does(toy, tuner):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_adapter(toy, tuner, request):
-    grounder = toy.ToyGrounder()
-    tuner.inject(grounder)
+    grounder, _ = injected(toy, tuner)
     optimizer = make_optimizer(grounder, tuner)
     train(toy, grounder, tuner, optimizer, steps=range(2))
     file = io.BytesIO()
@@ -258,8 +278,8 @@ torch.save(outputs, folder / "outputs.pt")
 def test_all_adapters_round_trip_through_a_fresh_process(toy, tmp_path):
     expected = {}
     for name, make in TUNERS.items():
-        grounder, tuner = toy.ToyGrounder(), make()
-        tuner.inject(grounder)
+        tuner = make()
+        grounder, _ = injected(toy, tuner)
         train(toy, grounder, tuner)
         tuner.set_training(grounder, False)
         expected[name] = toy.flat(grounder(*toy.toy_batch())).detach()
