@@ -27,17 +27,20 @@ from stvg_nst.tuning.adapter import (
     save_adapter,
 )
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.corda import CorDA
 from stvg_nst.tuning.flylora import FlyLoRA
 from stvg_nst.tuning.frozen import ZeroShot
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
 from stvg_nst.tuning.nst.controls import GatedAdapter
 from stvg_nst.tuning.peft import AdaLoRA, DoRA, LoRA
+from stvg_nst.tuning.projection import NullSpaceProjection
 
 __all__ = [
     "AdaLoRA",
     "AdapterConfig",
     "AdapterMismatchError",
+    "CorDA",
     "DoRA",
     "FlyLoRA",
     "FullFineTuning",
@@ -45,6 +48,7 @@ __all__ = [
     "InjectionReport",
     "LayerReport",
     "LoRA",
+    "NullSpaceProjection",
     "NullSpaceTuning",
     "ReferenceTokens",
     "TunedLinear",

@@ -15,11 +15,13 @@ from torch import nn
 
 from stvg_nst.tuning import (
     AdaLoRA,
+    CorDA,
     DoRA,
     FlyLoRA,
     FullFineTuning,
     GatedAdapter,
     LoRA,
+    NullSpaceProjection,
     NullSpaceTuning,
     TunedLinear,
     Tuner,
@@ -43,6 +45,8 @@ TUNERS = {
     "adalora": lambda: AdaLoRA(TARGETS, rank=6, interval=1),
     "flylora": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3),
     "flylora_signed": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3, selection="signed"),
+    "corda": lambda: CorDA(TARGETS, rank=6, alpha=12),
+    "projection": lambda: NullSpaceProjection(TARGETS, hq_energy=0.9),
     "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
     "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
     "gated_adapter": lambda: GatedAdapter(TARGETS, rank=6),
@@ -55,6 +59,10 @@ TUNERS = {
         (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
     ),
 }
+
+# The most by which an output of the toy, of magnitude 1.6, may differ from the pre-trained one before the first step.
+# All others start from the pre-trained function bit by bit.
+STARTS_WITHIN = {"corda": 1e-5}  # the weight is taken apart and summed up again
 
 
 @pytest.fixture(params=TUNERS)
@@ -106,13 +114,15 @@ def tensors(grounder: nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace(".base_layer", ""): tensor.clone() for name, tensor in grounder.state_dict().items()}
 
 
-def test_tuning_starts_from_the_pretrained_function(toy, tuner):
+def test_tuning_starts_from_the_pretrained_function(toy, tuner, request):
     grounder, _ = injected(toy, tuner)
     assert not any(module.training for module in grounder.modules())
     expected = toy.flat(toy.pretrained()(*toy.toy_batch()))
-    assert torch.equal(toy.flat(grounder(*toy.toy_batch())), expected)
-    tuner.set_training(grounder, True)
-    assert torch.equal(toy.flat(grounder(*toy.toy_batch())), expected)
+    bound = STARTS_WITHIN.get(request.node.callspec.params["tuner"], 0.0)
+    for training in (False, True):
+        tuner.set_training(grounder, training)
+        output = toy.flat(grounder(*toy.toy_batch()))
+        torch.testing.assert_close(output, expected, atol=bound, rtol=0)
 
 
 def test_a_tuner_that_needs_clean_clips_trains_on_none_before_it_has_seen_some(toy, tuner, request):
