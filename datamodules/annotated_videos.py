@@ -182,6 +182,10 @@ class AnnotatedVideos(STVGDataModule):
             )
         return tuple(self._record(annotation) for annotation in annotations)
 
+    def cut_from(self, clip_id: str) -> str:
+        """The film: a clip's name is that of its video, and of its segment where it has one."""
+        return self.source.film(clip_id.partition("/")[0])
+
     def provenance(self) -> dict[str, Any]:
         resize = self.resize()
         return {

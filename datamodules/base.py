@@ -41,6 +41,7 @@ from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
 Split = Literal["train", "val", "test"]
+ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
 # millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
@@ -104,6 +105,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     evaluation_split: Literal["val", "test"] = "test"
     """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+
+    validation_half: ValidationHalf | None = None
+    """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
+    was chosen are compared; ``null`` shows all of it."""
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
@@ -201,7 +206,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             name += f", {self.degradation_version(split)}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
-        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
+        half = f"_{self.validation_half}" if split == "val" and self.validation_half else ""
+        return Conditions(name, split + half, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
 
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
@@ -275,9 +281,24 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if not 1 <= self.training_items <= len(records):
                 raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
             records = records[: self.training_items]
+        if split == "val" and self.validation_half:
+            records = tuple(record for record in records if self.half_of(record.clip_id) == self.validation_half)
+            if not records:
+                raise ValueError(
+                    f"no clip of 'val' is in its half '{self.validation_half}', for it has few clips: show more, or "
+                    "set --data.init_args.validation_half null"
+                )
         if split == "train":
             self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
+
+    def half_of(self, clip_id: str) -> ValidationHalf:
+        """Which half of ``val`` a clip is in: a function of what it was cut from, so that no option moves it."""
+        return ("search", "ablate")[derive_seed("val half", self.cut_from(clip_id)) % 2]
+
+    def cut_from(self, clip_id: str) -> str:
+        """What a clip was cut from: clips that share it are in the same half of ``val``."""
+        return clip_id
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""

@@ -106,8 +106,11 @@ def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
     split = findings.baselines[0].results.split
-    if split != "val":
-        raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
+    if split not in ("val", "val_search"):
+        raise StudyError(
+            f"choices are made on the split 'val' or its half 'search', but the study measured '{split}'; set "
+            "evaluation_split and validation_half"
+        )
     grids = {row: {level: cells[row, level] for level in study.levels} for row in rows}
     points = [point for tried in grids.values() for point in tried.values()]
     if unfinished := [point for point in points if not point.complete and not point.diverged]:

@@ -23,6 +23,9 @@ from datamodules.ministvg import COLOURS, load_annotations
 from datamodules.ministvg.data_module import target_words
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
 
+# Of val-00000 and so on: results of a half compare only as long as these stay.
+HALVES = ["ablate", "ablate", "ablate", "ablate", "search", "ablate", "search", "ablate"]
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -344,6 +347,30 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     assert seen == {info.item_id for batch in batches(mini(root), "val") for info in batch.clips}
     assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
     assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
+
+
+def test_a_half_of_the_validation_split_is_searched_and_the_other_compares(root: Path, tmp_path: Path) -> None:
+    whole = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val")
+    whole.build_cache("val", encode, "backbones")
+    halves = {}
+    for half in ("search", "ablate"):
+        data = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val", validation_half=half)
+        halves[half] = {info.item_id for batch in batches(data, "test") for info in batch.clips}
+        assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", f"val_{half}", 0, "mixed")
+        assert {data.half_of(record.clip_id) for record in data.records["val"]} == {half}
+    whole.setup_split("val")
+    assert halves["search"].isdisjoint(halves["ablate"])
+    assert halves["search"] | halves["ablate"] == {record.item_id for record in whole.records["val"]}
+    assert [whole.half_of(f"val-{index:05d}") for index in range(8)] == HALVES
+    assert mini(root, validation_half="search").conditions("test").split == "test", "the test split has no halves"
+
+
+def test_a_half_without_a_clip_is_refused(root: Path) -> None:
+    data = mini(root, val_clips=4, validation_half="search")
+    with pytest.raises(
+        ValueError, match=r"no clip of 'val' is in its half 'search', .* show more, or set .*validation_half null"
+    ):
+        data.setup_split("val")
 
 
 def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
