@@ -62,6 +62,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     renders_videos: ClassVar[bool] = False
     """Whether the version in the provenance stands for the videos, because they are rendered by it."""
 
+    clip_seconds: ClassVar[float] = 20.0
+    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
+
     _: KW_ONLY
 
     batch_size: int = 8
