@@ -52,7 +52,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     """
 
     renders_videos: ClassVar[bool] = False
-    """Whether the version in the provenance stands for the videos, because they are rendered by it."""
+    """Whether the version in the provenance fixes the videos, because they are rendered by it."""
 
     _: KW_ONLY
 
@@ -153,7 +153,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def degradations(self) -> dict[str, Any]:
         """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
 
-        Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
+        Where features are cached, what ``test`` measures on must be set up. What an older cache does not say is
         ``None``.
         """
         if self.features is None:
@@ -165,7 +165,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if origin.golden is False:
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
-                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
+                "of OpenCV, rounds differently; numbers may differ a little from those of others",
                 version_name(self.plan.kernels),
             )
         return {
@@ -263,7 +263,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
-        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
+        """The folder of a split. Another draw of the benchmark, or other conditions, have folders of their own."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
         draw, shown = self.plan.benchmark_seed, MIXED

@@ -27,8 +27,8 @@ class AnnotationError(ValueError):
         file: the annotation file.
         item: which of its items, empty where the file as a whole is at fault.
         field: which field of the item, e.g. ``bbox[3]``, or empty.
-        expected: what should stand there.
-        got: what stands there; a value is shown by :func:`shown`.
+        expected: what should be there.
+        got: what is there; a value is shown by :func:`shown`.
         advice: what to do, where that is not plain.
     """
 
@@ -53,7 +53,7 @@ class Document:
 
     Args:
         value: its content.
-        duplicates: keys that stand twice in one object, of which JSON readers keep the last without a word.
+        duplicates: keys that one object gives twice; JSON readers keep the last without a word.
     """
 
     value: Any

@@ -171,7 +171,7 @@ def _counted(counts: tuple[int, int], faulty: int = 0) -> str:
 
 
 def _with_unique_items(reading: Reading) -> Reading:
-    """Takes out annotations whose item id an earlier one has, as errors; keys that stand twice are errors as well."""
+    """Takes out annotations whose item id an earlier one has, as errors; repeated keys are errors as well."""
     file, seen, kept = reading.file, set[str](), []
     errors = [AnnotationError(file, key, "", "each key once in an object", "another") for key in reading.duplicates]
     for annotation in reading.annotations:

@@ -51,12 +51,12 @@ class CacheKind:
 class ArrayWriter:
     """Writes arrays into a temporary folder that takes its final name when all have been written.
 
-    What a killed process has left of the same folder goes first. Its writer held a lock on the data file, which ended
-    with it; where a file system has no locks, nothing goes.
+    What a killed process has left of the same folder is deleted first: its lock on the data file has ended with it.
+    Where a file system has no locks, nothing is deleted.
 
     Args:
         kind: of cache.
-        folder: where it will stand; it must not exist.
+        folder: of the cache; it must not exist.
         provenance: what the arrays depend on; a reader must ask for the same.
         header: what else a reader may want to know.
     """

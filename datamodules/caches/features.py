@@ -47,7 +47,7 @@ class FeatureWriter(ArrayWriter):
     """Writes a cache of features, whole or not at all.
 
     Args:
-        folder: where the cache will stand; it must not exist.
+        folder: of the cache; it must not exist.
         provenance: what the pixels depend on; a reader must ask for the same.
         backbones: fingerprint of the encoders.
         origin: of the degraded pixels.

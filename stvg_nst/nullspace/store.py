@@ -49,7 +49,7 @@ class DualSpaceStore:
             DualSpaceStoreError: the file is there, but damaged or not what its name says.
 
         Warns:
-            UserWarning: as there, be it computed or read.
+            UserWarning: as there, whether it is computed or read.
         """
         check_rule(rule, threshold)
         key = _Key(fingerprint(weight), rule, None if threshold is None else float(threshold))
