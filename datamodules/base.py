@@ -36,7 +36,7 @@ from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Qua
 Split = Literal["train", "val", "test"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
-# millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
+# millisecond, which is not worth a worker. At the full size (96 MB) a read, with its checksum and the change to
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
@@ -489,7 +489,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         )
 
     def _training_draws_dealt(self) -> int:
-        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        """Draws that the current epoch has had, by Lightning's count, which a checkpoint within an epoch restores."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         return batches * self.batch_size
 

@@ -94,8 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a file in YAML holds.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no YAML in UTF-8, gives a key twice, or holds something else
-            than a mapping.
+        ConfigurationError: the file cannot be read, is no YAML in UTF-8, gives a key twice, or holds no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -206,7 +206,7 @@ def _first_line(error: object) -> str:
 
 
 def _is_broken(stream: TextIO | None) -> bool:
-    """Whether a stream takes no more: its reader has gone, or its disk is full."""
+    """Whether a stream cannot be written any more: its reader has gone, or its disk is full."""
     if stream is None:  # its descriptor was closed when Python began
         return False
     try:

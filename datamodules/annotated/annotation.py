@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A sentence about a part of a video, and when its answer is, as the file has it.
+    """A sentence about a part of a video, and the span of its answer, as the file has them.
 
     The tube lies at least in part within the segment. It may leave it, and its boxes may be any finite numbers:
     :mod:`datamodules.annotated.policies` says what becomes of those.

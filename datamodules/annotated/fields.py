@@ -148,14 +148,14 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
-        """A string with something else than white space in it."""
+        """A string that is not only white space."""
         value = self._value(name)
         if not isinstance(value, str) or not value.strip() or not _encodable(value):
             raise self.error(name, "a text that is not blank, in valid Unicode", shown(value))
         return value
 
     def sentence(self, name: str) -> str:
-        """A text that a text encoder can make something of, see :func:`stvg_nst.queries.query_fault`."""
+        """A text that a text encoder can read, see :func:`stvg_nst.queries.query_fault`."""
         text = self.text(name)
         if fault := query_fault(text):
             raise self.error(name, "a sentence", f"{shown(text)}, which {fault}")

@@ -79,7 +79,7 @@ def fit_to_clip(annotation: Annotation, policy: Policy, frames_in_file: int | No
 
 
 def fit_to_frame(annotation: Annotation, policy: Policy) -> Annotation:
-    """An annotation, which has its boxes, with what the policy makes of the bad ones.
+    """An annotation with boxes, the bad ones treated as the policy says.
 
     Raises:
         AnnotationError: it has a bad box and the policy refuses it; or none of its boxes is left.

@@ -91,7 +91,7 @@ class AnnotatedSource(ABC):
         return list(annotations), []
 
     def film(self, video: str) -> str:
-        """What a video was cut from: no two splits that we make share one."""
+        """The film that a video was cut from. No two splits that we make share a film."""
         return video
 
     def is_held_out(self, annotation: Annotation, share: float) -> bool:

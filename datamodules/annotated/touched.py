@@ -1,4 +1,4 @@
-"""Annotations under the policies for bad boxes and short clips: what comes of them, and how much is touched."""
+"""Annotations under the policies for bad boxes and short clips: the outcome, and how much is touched."""
 
 from __future__ import annotations
 

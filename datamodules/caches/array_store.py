@@ -23,12 +23,12 @@ _SCHEMA = 1
 
 
 class CacheError(RuntimeError):
-    """A cache that is absent, damaged, or made from something else than what is asked of it."""
+    """A cache that is absent, damaged, or made from something other than what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheKind:
-    """What a folder of arrays holds, and how one comes by it.
+    """What a folder of arrays holds, and how it is made.
 
     Args:
         name: in messages.
@@ -147,7 +147,7 @@ class ArrayStore:
 
     Attributes:
         header: what the writer was told besides.
-        rows: the notes about the arrays of each key, among how they lie in the file.
+        rows: the notes about the arrays of each key, including their places in the file.
 
     Raises:
         CacheError: the folder is absent, incomplete or has another provenance.

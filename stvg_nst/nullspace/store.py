@@ -19,7 +19,7 @@ TENSORS = ("row", "null", "singular_values")
 
 
 class DualSpaceStoreError(RuntimeError):
-    """A file of the store is damaged, or holds something else than its name says."""
+    """A file of the store is damaged, or does not hold what its name says."""
 
 
 class DualSpaceStore:

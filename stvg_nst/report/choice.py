@@ -60,7 +60,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument(
         "--seeds", type=seed, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
     )
-    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--quick", action="store_true", help="choose from the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--only",
