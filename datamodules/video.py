@@ -67,7 +67,7 @@ class Timeline:
 
 
 def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
-    """Bytes of each file, ``None`` where it is gone; a file of which many clips are is asked for once."""
+    """Bytes of each file, ``None`` where it is gone. A file is looked up once, however many clips it has."""
     return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
 
 

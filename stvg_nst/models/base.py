@@ -122,7 +122,7 @@ class Grounder(nn.Module, ABC):
         self.encodings = store
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
-        """What is wrong with those queries that :meth:`ground` would refuse, by index, to go on after "which".
+        """What is wrong with the queries that :meth:`ground` would refuse, by index, in words that follow "which".
 
         A grounder whose text encoder takes only so much, or not every text, says so here, ahead of any clip.
         """
