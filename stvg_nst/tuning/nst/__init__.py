@@ -175,20 +175,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
         return torch.stack(said).mean(0) if said else None
 
-    @contextmanager
-    def override_gate(self, value: float | Tensor | None) -> Iterator[None]:
+    def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
 
         Args:
             value: in [0, 1]; a number, (B,), or (B, T) with a gate a frame; ``None`` leaves the router in charge.
         """
-        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
-            raise ValueError(f"a gate must lie in [0, 1], got {value}")
-        before, self._state.forced_gate = self._state.forced_gate, value
-        try:
-            yield
-        finally:
-            self._state.forced_gate = before
+        return self._state.forcing_gate(value)
 
     def fold(self, grounder: nn.Module) -> None:
         """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -172,6 +173,21 @@ class ForwardState:
     def known_gate(self) -> float | Tensor | None:
         """What the gate is forced to, or was as this forward began: checkpointing runs layers again behind that."""
         return self._begun_with if self.forced_gate is None else self.forced_gate
+
+    @contextmanager
+    def forcing_gate(self, value: float | Tensor | None) -> Iterator[None]:
+        """The gate of every layer is ``value``, a number, (B,) or (B, T), whatever a router says; ``None`` forces none.
+
+        Raises:
+            ValueError: it does not lie in [0, 1].
+        """
+        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
+            raise ValueError(f"a gate must lie in [0, 1], got {value}")
+        before, self.forced_gate = self.forced_gate, value
+        try:
+            yield
+        finally:
+            self.forced_gate = before
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:
