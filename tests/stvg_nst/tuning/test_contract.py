@@ -49,6 +49,7 @@ TUNERS = {
     "nst_labels": lambda: NullSpaceTuning(
         TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
     ),
+    "nst_statistics": lambda: NullSpaceTuning(TARGETS, rank=6, router="shared", router_reads="statistics"),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
     "nst_leaking": lambda: NullSpaceTuning(
         (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
