@@ -37,8 +37,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number.
 
-    A library stands under the names of all installed distributions that provide it, for each may have written the
-    files that are imported. One that is installed without a distribution's metadata stands under its own name.
+    A library is listed under every installed distribution that provides it, for each may have written the files that
+    are imported. A library without a distribution's metadata is listed under its own name.
     """
     versions = {
         "python": platform.python_version(),
@@ -47,7 +47,10 @@ def software_versions() -> dict[str, str]:
     }
     for module, distributions in LIBRARIES.items():
         found = {name: number for name in distributions if (number := _distribution_version(name))}
-        versions |= found or {module: f"{_own_version(module)}, without the metadata of a distribution"}
+        if not found:  # the module says its version itself, but is not imported for that
+            own = getattr(sys.modules.get(module), "__version__", "version unknown")
+            found = {module: f"{own}, without the metadata of a distribution"}
+        versions |= found
     return versions
 
 
@@ -56,11 +59,6 @@ def _distribution_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _own_version(module: str) -> str:
-    """What a library says of itself; it is not imported for that."""
-    return str(getattr(sys.modules.get(module), "__version__", "version unknown"))
 
 
 def git_state(file: Path) -> tuple[str | None, bool | None]:

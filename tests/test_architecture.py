@@ -110,7 +110,7 @@ def project_imports(module: Module, modules: dict[str, Module]) -> set[str]:
 
 
 def heavy_reports(modules: dict[str, Module]) -> Iterator[str]:
-    """Files of reports, evaluation and studies that load torch or Lightning, be it through another file."""
+    """Files of reports, evaluation and studies that load torch or Lightning, directly or through another file."""
     for start in (module for module in modules.values() if module.inside(*WITHOUT_TORCH)):
         waiting, seen = [start.name], set()
         while waiting:

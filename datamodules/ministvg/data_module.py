@@ -14,6 +14,9 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.ministvg import (
     ACTIONS,
     COLOURS,
+    FPS,
+    FRAME_SIZE,
+    NUM_FRAMES,
     SHAPES,
     SIZES,
     VERSION,
@@ -24,6 +27,7 @@ from datamodules.ministvg import (
 )
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.transforms import Resize
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
 
@@ -36,6 +40,7 @@ class MiniSTVG(STVGDataModule):
     """Rendered clips with a declarative and an interrogative sentence each."""
 
     renders_videos = True
+    clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
     """folder that holds, or will hold, the rendered clips."""
@@ -118,6 +123,10 @@ class MiniSTVG(STVGDataModule):
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return EvenFrames(self.num_frames)
+
+    def resize(self) -> Resize:
+        """Leaves its own clips as they are, and brings any other video to their height."""
+        return Resize(FRAME_SIZE[0], antialias=True)
 
     def matches(self, clips: Sequence[ClipInfo]) -> tuple[Tensor, Tensor]:
         """How far every actor of training clips is what the sentence says; only pretraining may know.

@@ -80,6 +80,20 @@ class ReferencePoint(nn.Module):
         return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
 
 
+class TokenLayer(nn.Module, ABC):
+    """A layer in which the tokens of each frame attend to each other, the visual ones among them.
+
+    It marks where a tuner may put tokens of its own in front.
+    """
+
+    width: int
+    """D, the width of the tokens."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (B, T, M, D) to as many; positions (B, 1, M, D), mask (B, 1 or T, M) True on real tokens."""
+
+
 class Grounder(nn.Module, ABC):
     """A model that finds the tube of a sentence in a clip; it never sees a target, a label or a data set's name.
 
@@ -128,7 +142,7 @@ class Grounder(nn.Module, ABC):
         self.encodings = store
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
-        """What is wrong with those queries that :meth:`ground` would refuse, by index, to go on after "which".
+        """What is wrong with the queries that :meth:`ground` would refuse, by index, in words that follow "which".
 
         A grounder whose text encoder takes only so much, or not every text, says so here, ahead of any clip.
         """

@@ -1,4 +1,4 @@
-"""`study`: runs what is missing of a grid, then has it reported what stands."""
+"""`study`: runs what is missing in a grid, then reports on all results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
             try:
                 status = 1 if _run(parts, folder, launcher, options, console) else 0
             except KeyboardInterrupt:
-                _say(console, "stopped; what was reached stands, and the same command goes on from there")
+                _say(console, "stopped; what was reached is kept, and the same command goes on from there")
                 return INTERRUPTED
         measured = [s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()]
         _report_all(measured, folder, options.output or folder, report)
@@ -80,7 +80,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         "for each by its name",
     )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
     return parser.parse_args(arguments)
 
 

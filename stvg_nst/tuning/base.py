@@ -268,7 +268,15 @@ class Tuner(ABC):
 
         Call it wherever ``grounder.train()`` would be called: dropout and batch statistics of a frozen model in train
         mode would change the very function that is to be preserved.
+
+        Raises:
+            RuntimeError: the tuner has yet to be calibrated, and a training would do nothing.
         """
+        if mode and not self.is_calibrated(grounder):
+            raise RuntimeError(
+                f"{type(self).__name__} has not seen clean clips: call `calibrate` with {self.clean_clips} of them "
+                "before training, or load a trained adapter"
+            )
         grounder.eval()
         for module in grounder.modules():
             if isinstance(module, TuningModule):

@@ -118,3 +118,15 @@ class _Probe:
             f"{tuple(memory_mask.shape)}, got {tuple(x.shape)}: its padding is unknown; take it out of "
             "--model.tuner.init_args.targets"
         )
+
+
+def check_calibration_clips(clips: int) -> None:
+    """Refuse to calibrate on nothing.
+
+    Raises:
+        ValueError: so.
+    """
+    if clips < 1:
+        raise ValueError(
+            f"calibration_clips must be at least 1, got {clips}; change --model.tuner.init_args.calibration_clips"
+        )

@@ -24,7 +24,7 @@ layer's input, (T,) or (T, M).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -32,12 +32,15 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
-from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.clean_inputs import measure_clean_inputs
+from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+from stvg_nst.tuning.nst.unit import HQNullMlp
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
@@ -68,6 +71,25 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    @property
+    def clean_clips(self) -> int:
+        return self.calibration_clips if self.row_input == "hq_null" else 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        return all(space.is_measured for space in _hq_null_spaces(grounder).values())
+
+    def calibrate(
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        if not (spaces := _hq_null_spaces(grounder)):
+            return
+        layers = {layer.name: layer for layer in _wrapped_layers(grounder)}
+        with self.bypass():
+            clean = measure_clean_inputs(grounder, layers, batches, forward)
+        measure_null_spaces(spaces, clean, self.hq_energy)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -149,20 +171,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
         return torch.stack(said).mean(0) if said else None
 
-    @contextmanager
-    def override_gate(self, value: float | Tensor | None) -> Iterator[None]:
+    def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
 
         Args:
             value: in [0, 1]; a number, (B,), or (B, T) with a gate a frame; ``None`` leaves the router in charge.
         """
-        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
-            raise ValueError(f"a gate must lie in [0, 1], got {value}")
-        before, self._state.forced_gate = self._state.forced_gate, value
-        try:
-            yield
-        finally:
-            self._state.forced_gate = before
+        return self._state.forcing_gate(value)
 
     def fold(self, grounder: nn.Module) -> None:
         """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
@@ -172,7 +187,7 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         Raises:
             RuntimeError: this tuner is not injected into the model.
         """
-        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        layers = _wrapped_layers(grounder)
         if {layer.name for layer in layers} != set(self._leakage) or not layers:
             raise RuntimeError(
                 f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
@@ -195,3 +210,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
             yield
         finally:
             self._state.bypassed = before
+
+
+def _wrapped_layers(model: nn.Module) -> list[NullSpaceLinear]:
+    return [module for module in model.modules() if isinstance(module, NullSpaceLinear)]
+
+
+def _hq_null_spaces(model: nn.Module) -> dict[str, HQNullSpace]:
+    """By layer; empty where no row branch reads its input through one, or the model is folded."""
+    heads = {layer.name: layer.unit.row_head for layer in _wrapped_layers(model)}
+    return {name: head.space for name, head in heads.items() if isinstance(head, HQNullMlp) and head.space is not None}

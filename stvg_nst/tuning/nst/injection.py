@@ -126,10 +126,12 @@ def _wrap_layer(
             gate_per=options.gate_per,
             coefficients_from=options.coefficients_from,
             coefficients_per=options.coefficients_per,
+            row_input=options.row_input,
         )
         # Tuning starts from the pre-trained function: what reaches the output, a leak included, starts at zero.
         nn.init.zeros_(unit.row_head.outer.weight)
-        nn.init.zeros_(unit.row_head.outer.bias)
+        if unit.row_head.outer.bias is not None:
+            nn.init.zeros_(unit.row_head.outer.bias)
         if unit.null_head is not None:
             nn.init.normal_(unit.null_head.outer.weight, std=0.0 if dual_space.leaks else NULL_HEAD_STD)
             nn.init.zeros_(unit.null_head.outer.bias)

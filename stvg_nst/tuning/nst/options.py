@@ -10,11 +10,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 
 from stvg_nst.nullspace import RankRule
+from stvg_nst.tuning.clean_inputs import check_calibration_clips
+from stvg_nst.tuning.hq_null import check_energy
 from stvg_nst.tuning.nst.layer import ForwardMode, Gate
 from stvg_nst.tuning.nst.reference import ReferenceTokens
 from stvg_nst.tuning.nst.residual import Basis
 from stvg_nst.tuning.nst.router import RouterReads
-from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer, RowInput
 from stvg_nst.tuning.selection import Strategy
 
 RouterPlace = Literal["layer", "shared"]
@@ -125,6 +127,19 @@ class NullSpaceOptions(RouterOptions):
     coefficients_per: CoefficientsPer = "token"
     """One residual for each token, or one for all tokens of a frame or a clip, from their mean."""
 
+    row_input: RowInput = "shared"
+    """What the row branch computes its coefficients from: what ``coefficients_from`` says, as the null branch does
+    (``shared``), or the layer's input in directions in which clean clips have next to no energy (``hq_null``). With the
+    latter even an open gate does little to a clean clip. They are measured before the first step, and kept in 4 d_in^2
+    bytes a layer."""
+
+    hq_energy: float = 0.99
+    """Under ``row_input: hq_null``, the share of the clean clips' energy that lies outside those directions."""
+
+    calibration_clips: int = 64
+    """Under ``row_input: hq_null``, how many clean clips of the tuning set they are measured on; all where there are
+    fewer."""
+
     basis: Basis = "svd"
     """Where the directions come from: the weight's own subspaces, or, as controls, random ones, fixed or learned.
     ``svd_whitened`` divides each direction of the row space by its singular value: all their images have length 1."""
@@ -161,6 +176,7 @@ class NullSpaceOptions(RouterOptions):
         {
             *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),
             *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+            *("row_input", "hq_energy", "calibration_clips"),
         }
     )
 
@@ -173,6 +189,7 @@ class NullSpaceOptions(RouterOptions):
             "router": RouterPlace,
             "coefficients_from": CoefficientsFrom,
             "coefficients_per": CoefficientsPer,
+            "row_input": RowInput,
             "basis": Basis,
             "forward_mode": ForwardMode,
         }
@@ -184,6 +201,8 @@ class NullSpaceOptions(RouterOptions):
                 f"router_reads 'statistics' needs router 'shared' and gate 'soft' or 'hard', got router "
                 f"'{self.router}' and gate '{self.gate}': a router in a layer sees the layer's input, and no features"
             )
+        check_energy(self.hq_energy)
+        check_calibration_clips(self.calibration_clips)
         if self.gate_training == "label" and not (self.routes and self.router == "shared"):
             raise ValueError(
                 f"gate_training 'label' needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -193,6 +194,21 @@ class ForwardState:
             return self.shared_logits.sigmoid()
         assert self._threshold is not None, "it comes with the logits"
         return (self.shared_logits > self._threshold).float()
+
+    @contextmanager
+    def forcing_gate(self, value: float | Tensor | None) -> Iterator[None]:
+        """The gate of every layer is ``value``, a number, (B,) or (B, T), whatever a router says; ``None`` forces none.
+
+        Raises:
+            ValueError: it does not lie in [0, 1].
+        """
+        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
+            raise ValueError(f"a gate must lie in [0, 1], got {value}")
+        before, self.forced_gate = self.forced_gate, value
+        try:
+            yield
+        finally:
+            self.forced_gate = before
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:

@@ -330,7 +330,7 @@ def test_different_conditions_are_not_compared(study: Any, write: Write, tmp_pat
         ({"split": "val"}, r"was measured on MiniSTVG val, benchmark seed 0, but the baseline .* on MiniSTVG test, "),
         ({"evaluation_conditions": "matrix"}, "was measured on MiniSTVG test, benchmark seed 0, shown in matrix, but"),
         ({"samples": [{"item_id": "b", "quality": "HQ"}]}, "has 1 samples, which are not the 2 of the baseline"),
-        ({"seed": 7}, "is of seed 7, but stands for seed 1"),
+        ({"seed": 7}, "has seed 7, but is in the place of seed 1"),
         ({"metrics": {"HQ/m_tIoU": 1.0}}, "lacks HQ/m_vIoU, HQ/vIoU@0.3, HQ/vIoU@0.5, LQ/m_tIoU"),
     ):
         path.write_text(json.dumps(results | change))

@@ -36,6 +36,16 @@ def test_moments_are_means_over_real_tokens_of_all_batches(toy):
     torch.testing.assert_close(found.moments["head"], real.T @ real / len(real), rtol=1e-12, atol=1e-12)
 
 
+def test_frames_that_pad_a_clip_do_not_count_though_their_tokens_are_called_real(toy):
+    grounder = toy.pretrained()
+    grounder.reference_point.register_forward_pre_hook(lambda point, inputs: (*inputs[:5], torch.ones_like(inputs[5])))
+    memory = []
+    grounder.encoder.register_forward_pre_hook(lambda module, inputs: memory.append(inputs[0]))
+    found = show(toy, grounder, {"layer": grounder.encoder.linear1}, 0)
+    real = memory[0][torch.arange(5) < torch.tensor([5, 3, 5])[:, None]].flatten(0, 1).double()
+    torch.testing.assert_close(found.moments["layer"], real.T @ real / len(real), rtol=1e-12, atol=1e-12)
+
+
 def test_a_tuned_layer_is_measured_as_the_frozen_one(toy):
     grounder, tuned = toy.pretrained(), toy.ToyGrounder()
     LoRA(["encoder.linear2"], rank=4).inject(tuned)
