@@ -1,8 +1,9 @@
 """One router ahead of the tuned layers, for any method: what it says of a clip decides what these layers do to it.
 
-The router is the one of null-space tuning (:class:`stvg_nst.tuning.nst.unit.SharedRouter`). It reads the frozen model's
-tokens, which no gate has touched, and learns from the quality labels. In training the label is the gate of the tuned
-layers, so that no error of the router reaches them. In validation and test the router decides, and no label is read.
+The router is the one of null-space tuning (:class:`stvg_nst.tuning.nst.router.SharedRouter`). It reads what the frozen
+model makes of a clip, which no gate has touched, and learns from the quality labels. In training the label is the gate
+of the tuned layers, and no error of the router reaches them. In validation and test the router decides, and no label is
+read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.models.base import Grounder
 from stvg_nst.tuning.base import TunedLayer, Tuner
 from stvg_nst.tuning.nst.injection import put_router
 from stvg_nst.tuning.nst.objective import router_loss
@@ -66,8 +68,9 @@ def gate_of_clips(state: ForwardState, *, hard: bool) -> Tensor:
     if (forced := state.known_gate) is not None:
         gate = torch.as_tensor(forced, dtype=torch.float32, device=state.shared_logits.device)
         return gate.expand_as(state.shared_logits)
-    gate = state.shared_logits.sigmoid()
-    return gate.round() if hard else gate
+    routed = state.routed_gate(hard=hard)
+    assert routed is not None, "there are logits"
+    return routed
 
 
 @dataclass(kw_only=True)
@@ -93,10 +96,10 @@ class GatedTuner(RouterOptions, Tuner):
         self.width(bank_width)
 
     def _attach(self, grounder: nn.Module) -> None:
-        bank_width, point = find_reference(grounder, None, routed_ahead=True, per="clip")
+        _, point = find_reference(grounder, None, routed_ahead=True, per="clip")
         self._state.watch(point)
-        like = next(grounder.parameters())
-        put_router(self, point, bank_width, per="clip", coefficients_from="reference", like=like)
+        assert isinstance(grounder, Grounder), "no other model has a reference point"
+        put_router(self, grounder, point, per="clip", coefficients_from="reference")
 
     def _gate_in_training(self, labels: Tensor) -> Tensor:
         """The gates (B,) that the layers learn with, of labels (B,), 0 for high and 1 for low quality."""

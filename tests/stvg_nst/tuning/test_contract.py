@@ -65,6 +65,7 @@ TUNERS = {
     "nst_labels": lambda: NullSpaceTuning(
         TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
     ),
+    "nst_statistics": lambda: NullSpaceTuning(TARGETS, rank=6, router="shared", router_reads="statistics"),
     "nst_hq_null": lambda: NullSpaceTuning(TARGETS, rank=6, row_input="hq_null", hq_energy=0.9),
     "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
     "nst_leaking": lambda: NullSpaceTuning(

@@ -46,6 +46,7 @@ class ToyGrounder(Grounder):
     """16 wide; the head (16 -> 9) is shared by two decoder stages and hangs on the model under two names."""
 
     width = 16
+    feature_channels = (3, 3)
 
     def __init__(self, seed: int = 0, *, checkpointing: bool | None = None) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class ToyGrounder(Grounder):
         shared_text = text[:, None].expand(-1, frame_mask.shape[1], -1, -1)
         shared_mask = text_mask[:, None].expand(-1, frame_mask.shape[1], -1) & frame_mask[..., None]
         memory_mask = torch.cat([visual_mask, shared_mask], dim=2)
-        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask)
+        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
 
         memory = torch.cat([visual, shared_text], dim=2)
         positions = torch.zeros_like(memory[:, :1])
