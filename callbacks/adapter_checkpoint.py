@@ -14,7 +14,7 @@ from stvg_nst.tuning.adapter import save_adapter
 
 class AdapterCheckpoint(Keeper):
     """Writes the adapter into the run's folder: ``adapter_last.safetensors`` after each validation, and
-    ``adapter.safetensors`` once the fit is complete, so that this name stands for a finished run.
+    ``adapter.safetensors`` once the fit is complete: a folder with this file holds a finished run.
 
     Args:
         overwrite: replace the adapter of an earlier finished run.

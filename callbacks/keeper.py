@@ -11,7 +11,7 @@ from callbacks.run import run_folder
 
 
 class Keeper(lightning.Callback):
-    """Writes files that stand for a finished run into the run's folder.
+    """Writes files into the run's folder that only a finished run has.
 
     Args:
         overwrite: replace the files of an earlier run.

@@ -36,8 +36,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number.
 
-    A library stands under the names of all installed distributions that provide it, for each may have written the
-    files that are imported. One that is installed without a distribution's metadata stands under its own name.
+    A library is listed under every installed distribution that provides it, for each may have written the files that
+    are imported. A library without a distribution's metadata is listed under its own name.
     """
     versions = {
         "python": platform.python_version(),

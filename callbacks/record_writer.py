@@ -23,7 +23,7 @@ class RecordWriter(Keeper):
     STAGE = "test"
 
     BYTES_PER_SAMPLE: ClassVar[int]
-    """About what a sample takes in the files, rather too much than too little."""
+    """About what a sample takes in the files, rounded up."""
 
     def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Refuse to test where there is no room for the files.
@@ -35,6 +35,6 @@ class RecordWriter(Keeper):
 
 
 def num_own_samples(trainer: lightning.Trainer) -> int:
-    """Of a test, those that this process is dealt."""
+    """How many samples of the test this process gets."""
     assert trainer.test_dataloaders is not None
     return len(trainer.test_dataloaders.sampler)

@@ -53,12 +53,12 @@ class AnnotatedVideos(STVGDataModule):
 
     on_bad_box: Policy = "refuse"
     """of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them to the
-    frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target."""
+    frame, ``as_published`` keeps them as they are, ``skip_frame`` takes their frames from the target."""
 
     on_short_clip: Policy = "refuse"
     """of clips that have fewer frames than their annotation speaks of, which are shown as far as they go: ``refuse``
     takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip, ``as_published`` keeps it as it
-    stands. All but ``refuse`` need the manifest."""
+    is. All but ``refuse`` need the manifest."""
 
     manifest: Path | None = None
     """what ``data verify`` wrote; ``null`` for the place where it writes."""

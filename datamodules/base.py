@@ -44,7 +44,7 @@ Split = Literal["train", "val", "test", "confirm"]
 ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
-# millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
+# millisecond, which is not worth a worker. At the full size (96 MB) a read, with its checksum and the change to
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
@@ -60,7 +60,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     """
 
     renders_videos: ClassVar[bool] = False
-    """Whether the version in the provenance stands for the videos, because they are rendered by it."""
+    """Whether the version in the provenance fixes the videos, because they are rendered by it."""
+
+    clip_seconds: ClassVar[float] = 20.0
+    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
 
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
     """What the data set has."""
@@ -185,7 +188,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def degradations(self) -> dict[str, Any]:
         """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
 
-        Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
+        Where features are cached, what ``test`` measures on must be set up. What an older cache does not say is
         ``None``.
         """
         version = self.degradation_version(self.evaluation_split)
@@ -198,7 +201,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if origin.golden is False:
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
-                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
+                "of OpenCV, rounds differently; numbers may differ a little from those of others",
                 version,
             )
         return {
@@ -322,7 +325,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
-        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
+        """The folder of a split. Another draw of the benchmark, or other conditions, have folders of their own."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
         draw, shown = self.plan.benchmark_seed, MIXED
@@ -549,7 +552,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         )
 
     def _training_draws_dealt(self) -> int:
-        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        """Draws that the current epoch has had, by Lightning's count, which a checkpoint within an epoch restores."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         return batches * self.batch_size
 

@@ -70,7 +70,7 @@ class ClipDataset(Dataset[Clip]):
         return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
-        """What a batch of these samples takes, told without reading one: all are padded to the largest."""
+        """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
         return len(draws) * max((self._sample_bytes(draw) for draw in draws), default=0)
 
     def _sample_bytes(self, draw: Draw) -> int:
@@ -93,7 +93,7 @@ class ClipDataset(Dataset[Clip]):
 
 
 def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
-    """All of a sample but its pixels."""
+    """A sample without its pixels."""
     return ClipInfo(
         item_id=record.item_id,
         query=record.query,

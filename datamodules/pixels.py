@@ -55,10 +55,10 @@ class PixelSource:
         return PixelOrigin(f"files, {manifest.encoding}", dict(manifest.pixels))
 
     def video_bytes(self, record: Record) -> int:
-        """Size of the video that the record's frames come from in the end; it may be gone where others stand in.
+        """Size of the video that the record's frames come from; it may be gone where a cache or a copy replaces it.
 
         Raises:
-            FileNotFoundError: it is gone, and nothing stands in.
+            FileNotFoundError: it is gone, and nothing replaces it.
         """
         if self.frames is not None:
             return self.frames.video_bytes(record.clip_id)

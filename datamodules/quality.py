@@ -42,8 +42,8 @@ def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
         ``HQ``, ``LQ`` and ``kind:severity``, each at most once.
 
     Raises:
-        ValueError: there is none, one is unknown or stands twice, or ``LQ`` stands beside a chosen degradation: what is
-            drawn for a clip may be that one.
+        ValueError: there is none, one is unknown or given twice, or ``LQ`` is given beside a chosen degradation, which
+            may be the one that is drawn for a clip.
     """
     if isinstance(chosen, str):
         return _NAMED[chosen]
@@ -51,7 +51,7 @@ def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
     if not expanded or len(set(expanded)) < len(expanded):
         raise ValueError(f"evaluation_conditions must name at least one condition, and each once, got {chosen}")
     if DRAWN in expanded and not {HIGH, DRAWN} >= set(expanded):
-        raise ValueError(f"LQ is drawn of all degradations and cannot stand beside chosen ones, got {chosen}")
+        raise ValueError(f"LQ is drawn from all degradations and cannot be given beside chosen ones, got {chosen}")
     return tuple(expanded)
 
 

@@ -22,12 +22,14 @@ from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
     "DamagedFrameError",
+    "Timeline",
     "VideoDecodeError",
     "VideoInfo",
     "check_video",
     "iter_frames",
     "probe",
     "read_frames",
+    "timeline",
     "video_sizes",
     "write_video",
 ]
@@ -48,8 +50,24 @@ class VideoInfo:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What a video shows, and when.
+
+    Args:
+        info: what it shows.
+        times: of each frame, in seconds after the first; by the rate where the file does not say, or says times that do
+            not rise.
+        origin: the first frame's time on the clock of the file, which its sound shares.
+    """
+
+    info: VideoInfo
+    times: tuple[float, ...]
+    origin: float
+
+
 def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
-    """Bytes of each file, ``None`` where it is gone; a file of which many clips are is asked for once."""
+    """Bytes of each file, ``None`` where it is gone. A file is looked up once, however many clips it has."""
     return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
 
 
@@ -60,6 +78,11 @@ def probe(path: Path | str) -> VideoInfo:
         VideoDecodeError: the file is missing, empty, truncated or no video, or a frame is damaged.
         OSError: the file may not be read.
     """
+    return timeline(path).info
+
+
+def timeline(path: Path | str) -> Timeline:
+    """What a video shows, and when it shows each frame; raises as :func:`probe`, for which all frames are decoded."""
     path = Path(path)
     times: list[float | None] = []
     height = width = 0
@@ -71,7 +94,11 @@ def probe(path: Path | str) -> VideoInfo:
         fps = film.rate(times)
     if not times or not fps:
         raise VideoDecodeError(f"it has {len(times)} frames to show, at {fps:g} frames per second", path)
-    return VideoInfo(len(times), fps, (height, width))
+    info, origin = VideoInfo(len(times), fps, (height, width)), times[0] or 0.0
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
+        return Timeline(info, tuple(index / fps for index in range(len(times))), origin)
+    return Timeline(info, tuple(time - origin for time in known), origin)
 
 
 def check_video(path: Path | str) -> VideoInfo:

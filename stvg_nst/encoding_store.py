@@ -21,7 +21,7 @@ _TENSOR = "tokens"
 
 
 class EncodingStoreError(RuntimeError):
-    """A file of the store is damaged, or holds something else than its name says or than this encoder answers."""
+    """A file of the store is damaged, or does not hold what its name says or what this encoder answers."""
 
 
 class EncodingStore:

@@ -14,6 +14,9 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.ministvg import (
     ACTIONS,
     COLOURS,
+    FPS,
+    FRAME_SIZE,
+    NUM_FRAMES,
     SHAPES,
     SIZES,
     VERSION,
@@ -25,6 +28,7 @@ from datamodules.ministvg import (
 from datamodules.ministvg.confirmation import require_committed
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.transforms import Resize
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
 
@@ -39,6 +43,7 @@ class MiniSTVG(STVGDataModule):
 
     renders_videos = True
     splits = ("train", "val", "test", "confirm")
+    clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
     """folder that holds, or will hold, the rendered clips."""
@@ -128,6 +133,10 @@ class MiniSTVG(STVGDataModule):
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return EvenFrames(self.num_frames)
+
+    def resize(self) -> Resize:
+        """Leaves its own clips as they are, and brings any other video to their height."""
+        return Resize(FRAME_SIZE[0], antialias=True)
 
     def matches(self, clips: Sequence[ClipInfo]) -> tuple[Tensor, Tensor]:
         """How far every actor of training clips is what the sentence says; only pretraining may know.

@@ -37,7 +37,7 @@ class FeaturesCLI(BuiltCLI):
 
     @torch.no_grad()
     def build(self) -> dict[str, Path]:
-        """The folder of each split's cache; one that stands already is kept."""
+        """The folder of each split's cache; one that exists already is kept."""
         module: Any = self.model
         data: Any = self.datamodule
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()

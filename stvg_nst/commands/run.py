@@ -113,7 +113,7 @@ class RunCLI(ComponentsCLI):
         if self._checkpoint is not None:
             require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
         if stage == "fit":
-            # A wish of this command, and no setting to be found in the run's config.yaml and used again.
+            # An option for this one command: the run's config.yaml must not hand it on.
             self._policy, config.changed_settings = config.changed_settings, "refuse"
         require_listed(stage, config, self._parser(stage), self._checkpoint)
 
@@ -180,7 +180,7 @@ def stoppable(go_on: str = GO_ON) -> Iterator[None]:
 
 
 def _refuse_name_without_text(run: str) -> None:
-    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+    """Refuses a name that TensorBoard could not write as UTF-8, before the model is built.
 
     Raises:
         ValueError: the folder's name is no UTF-8.
@@ -192,7 +192,7 @@ def _refuse_name_without_text(run: str) -> None:
 
 
 def _refuse_other_logger(logger: Any) -> None:
-    """Whoever asks for another dashboard must not be given this one without a word.
+    """Refuses another dashboard, instead of silently replacing it by TensorBoard's.
 
     Raises:
         ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
@@ -206,7 +206,7 @@ def _refuse_other_logger(logger: Any) -> None:
 
 
 def _refuse_bare_trainer(trainer: Namespace) -> None:
-    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+    """Refuses Lightning's mode for measuring speed: it keeps neither dashboard nor checkpoints.
 
     Raises:
         ValueError: it is asked for.

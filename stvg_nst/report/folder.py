@@ -62,7 +62,7 @@ def report_folders(
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
-    """Runs below a folder that left a configuration and no results, with what they failed of where that is known."""
+    """Runs below a folder that left a configuration and no results, with the cause of the failure where it is known."""
     configured = {path.parent for name in (RunFile.CONFIG, RunFile.POINT) for path in folder.rglob(name)}
     for run in sorted(configured):
         if not any(run.rglob(RunFile.RESULTS)):
@@ -100,7 +100,7 @@ class _Benchmark:
 
 
 def _measured_alike(runs: Sequence[RunResults]) -> Iterator[_Benchmark]:
-    """The runs of one benchmark by how they were measured; older files, which do not say, stand with the others."""
+    """The runs of one benchmark by how they were measured; older files, which do not say, count with the others."""
     said = {str(run.measurement) for run in runs if run.measurement is not None}
     assumed = said.pop() if len(said) == 1 else str(USUAL)
     groups: defaultdict[str, list[RunResults]] = defaultdict(list)

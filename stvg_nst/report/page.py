@@ -1,4 +1,4 @@
-"""A report as one page of HTML that holds all it shows: it asks no server for anything, and reads offline."""
+"""A report as one page of HTML that holds all it shows: it loads nothing, and can be read offline."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _benchmark(sheet: Sheet, runs: Sequence[RunResults]) -> str:
 
 
 def _trade_off(runs: Sequence[RunResults]) -> str:
-    """Each run's gain on LQ over its change on HQ, where there is a baseline to tell them."""
+    """Each run's gain on LQ over its change on HQ, where there is a baseline to compare with."""
     found = changes_of_runs(runs)
     if not found:
         return ""

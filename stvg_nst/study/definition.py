@@ -84,7 +84,7 @@ class Study:
         tests: name to settings; the one test of most studies is nameless.
         grounder: which of the file's grounders this is the study of; ``None`` where it names none.
         unchosen: points that the file of chosen settings says nothing of.
-        quick: the study is cut short, so that its numbers stand for nothing but that it runs.
+        quick: the study is cut short: its numbers say no more than that it runs.
     """
 
     path: Path

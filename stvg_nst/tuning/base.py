@@ -18,6 +18,9 @@ CleanBatch = TypeVar("CleanBatch", bound=Sized)
 class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
 
+    later_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that older adapters and checkpoints do not hold; there they have the value they are made with."""
+
 
 class TunedLayer(TuningModule):
     """A frozen part of a model with something trainable around it."""

@@ -149,7 +149,7 @@ def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], n
     [
         ([], "at least one condition"),
         (["HQ", "defocus", "defocus:2"], "each once"),
-        (["LQ", "defocus:2"], "LQ is drawn of all degradations and cannot stand beside chosen ones"),
+        (["LQ", "defocus:2"], "LQ is drawn from all degradations and cannot be given beside chosen ones"),
         (["blur"], "kind must be one of motion_blur, .* got 'blur'"),
         (["defocus:6"], "severity must be one of 1, 2, 3, 4, 5, got 6"),
         (["defocus:hard"], "a condition is HQ, LQ, kind or kind:severity such as defocus:3, got 'defocus:hard'"),

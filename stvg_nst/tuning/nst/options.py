@@ -15,6 +15,7 @@ from stvg_nst.tuning.hq_null import check_energy
 from stvg_nst.tuning.nst.layer import ForwardMode, Gate
 from stvg_nst.tuning.nst.reference import ReferenceTokens
 from stvg_nst.tuning.nst.residual import Basis
+from stvg_nst.tuning.nst.router import RouterReads
 from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer, RowInput
 from stvg_nst.tuning.selection import Strategy
 
@@ -37,6 +38,10 @@ class RouterOptions:
     """Hidden width of the router, and of the coefficient heads where there are any; the width of retrieval if not
     given."""
 
+    router_reads: RouterReads = "gap"
+    """What a router ahead of all layers reads: the semantic gap of the grounding model's visual tokens, as in the
+    paper, or statistics of the frozen encoders' features, which tell mild degradations better."""
+
     lambda_router: float = 0.5
     """Weight of the router's loss in the objective, eq. (6)."""
 
@@ -48,6 +53,10 @@ class RouterOptions:
         for name in ("hidden", "retrieval_width"):
             if (width := getattr(self, name)) is not None and width < 1:
                 raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
+        if self.router_reads not in get_args(RouterReads):
+            raise ValueError(
+                f"router_reads must be one of {', '.join(get_args(RouterReads))}, got {self.router_reads!r}"
+            )
 
     @property
     def drawn_with(self) -> int:
@@ -187,6 +196,11 @@ class NullSpaceOptions(RouterOptions):
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
+        if self.router_reads == "statistics" and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"router_reads 'statistics' needs router 'shared' and gate 'soft' or 'hard', got router "
+                f"'{self.router}' and gate '{self.gate}': a router in a layer sees the layer's input, and no features"
+            )
         check_energy(self.hq_energy)
         check_calibration_clips(self.calibration_clips)
         if self.gate_training == "label" and not (self.routes and self.router == "shared"):

@@ -1,4 +1,4 @@
-"""No quality label enters an evaluation, whatever the gates were trained by."""
+"""What the LightningModule does for a router: it keeps labels out of evaluations, and keeps what the router learned."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def test_other_labels_change_no_tube_and_no_verdict(grounder, kind, gate):  # no
     assert one["verdicts"] == other["verdicts"] and one["verdicts"] is not None
     for tube, again in zip(one["tubes"], other["tubes"], strict=True):
         assert (tube.start, tube.stop) == (again.start, again.stop) and torch.equal(tube.boxes, again.boxes)
+
+
+def test_a_checkpoint_of_before_there_were_thresholds_is_resumed(grounder):  # noqa: F811
+    module = GroundingModule(grounder, NullSpaceTuning(TARGETS, **OPTIONS), weights="random")
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    del checkpoint["state_dict"]["grounder.reference_point.router.threshold"]
+    module.on_load_checkpoint(checkpoint)
+    del checkpoint["state_dict"]["grounder.reference_point.router.router.mlp.inner.weight"]
+    with pytest.raises(ValueError, match=r"the first that differ: grounder\.reference_point\.router\.router"):
+        module.on_load_checkpoint(checkpoint)
