@@ -110,6 +110,8 @@ def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]
             )
     points = [point for point in study.points if chosen(point)]
     unsearched = [point for point in points if study.row(point) in study.unchosen]
+    if unsearched and options.only is not None and study.quick:
+        unsearched = []  # a study that is cut short compares nothing: what is named runs as its overlays have it
     if unsearched and options.only is not None:
         raise StudyError(
             f"{study.path}: no search has chosen the settings of {'; '.join(unsearched)}, which would not be compared "
@@ -133,8 +135,9 @@ def _run(
             continue
         baselines.append(baseline)
         selected += [run for run in runs if (run.point, run.seed) in selection]
-    if parts[0].unchosen:
-        _say(console, f"left out, for no search has chosen their settings: {'; '.join(parts[0].unchosen)}")
+    named = {parts[0].row(point) for point, _ in selection}
+    if unchosen := [point for point in parts[0].unchosen if point not in named]:
+        _say(console, f"left out, for no search has chosen their settings: {'; '.join(unchosen)}")
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice

@@ -266,6 +266,20 @@ def test_what_no_search_has_chosen_for_is_not_run(
         study(path, "--only", "rank *")
 
 
+def test_a_quick_study_runs_what_no_search_has_chosen_for_where_it_is_named(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("rank 8: {trainer.lr: 7}\n")
+    path = write(seeds=[0], chosen=str(chosen), quick={"seeds": [0]})
+    assert study(path, "--quick") == 0
+    assert set(stages(tmp_path / "runs-quick")) == {"zero-shot", "rank-8-seed0"}
+    assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out
+    assert study(path, "--quick", "--only", "rank 4") == 0
+    assert set(stages(tmp_path / "runs-quick")) == {"rank-4-seed0"}
+    assert "left out, for no search" not in capsys.readouterr().out
+
+
 def test_runs_at_once_share_the_cores(
     study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
