@@ -259,6 +259,26 @@ class Tuner(ABC):
         """
         return None
 
+    @property
+    def calibrates_gate(self) -> bool:
+        """Whether the end of a fit is to call :meth:`calibrate_gate`."""
+        return False
+
+    def opening_logits(self) -> Tensor:
+        """Of each clip of the last forward, what decides whether a hard gate opens, (B,); the highest of its frames."""
+        raise NotImplementedError
+
+    def calibrate_gate(self, grounder: nn.Module, logits: Tensor) -> str:
+        """Set the threshold of a hard gate, which is kept with the adapter.
+
+        Args:
+            logits: (N,), the :meth:`opening_logits` of N clean clips that nothing was trained on.
+
+        Returns:
+            Where the gate opens now, in words.
+        """
+        raise NotImplementedError
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}
