@@ -16,9 +16,11 @@ from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
+from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.weights import save_weights
 from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
+from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.tuning.full import FullFineTuning
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
@@ -125,5 +127,8 @@ class ExportCLI(BuiltCLI):
             raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
         check_outputs({"--output": self.config.output}, inputs=self.read_files())
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
-        save_weights(self.config.output, module.grounder, dtype=dtype)
+        description = ModelDescription(
+            grounder=self.config.model.grounder.as_dict(), viewing=viewing_of(self.datamodule, module.inference)
+        )
+        save_weights(self.config.output, module.grounder, dtype=dtype, description=description)
         return self.config.output
