@@ -25,7 +25,7 @@ OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) f
 SCOPES = sorted(path.stem for path in (FOLDER / "scope").glob("*.yaml"))
 MODULES = [name for name in SCOPES if name.endswith("_modules")]  # for full fine-tuning; all others are for adapters
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
-SCOPELESS = ("adalora", "dora", "flylora", "gated_adapter", "lora")
+SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "lora", "projection")
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
