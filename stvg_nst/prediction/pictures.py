@@ -21,7 +21,6 @@ from stvg_nst.drawing import (
     LINE,
     MARGIN,
     PAPER,
-    Colour,
     Trace,
     draw_frame,
     draw_lanes,
@@ -30,8 +29,8 @@ from stvg_nst.drawing import (
 )
 from stvg_nst.machine.whole_files import whole_file
 
-PLAYHEAD: Colour = (200, 30, 30)
 LEAST_HEIGHT = 360  # of a film's picture; a smaller one is enlarged by a whole number
+LEAST_WIDTH = 320  # of a film, for the words below its picture
 STRIP_HEIGHT, STRIP_FRAMES = 160, 8
 
 
@@ -85,7 +84,7 @@ def draw_strip(scene: Scene, path: Path) -> None:
     shown = _around(scene.traces[-1], start, stop)
     height, width = footage.size
     size = max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT
-    columns = max(len(shown) * (size[0] + GAP) - GAP + 2 * MARGIN, 320)
+    columns = max(len(shown) * (size[0] + GAP) - GAP + 2 * MARGIN, LEAST_WIDTH)
     words = [*wrap(scene.sentence, columns - 2 * MARGIN), *wrap(scene.caption, columns - 2 * MARGIN)]
     top = MARGIN + LINE * len(words) + GAP
     axis = top + STRIP_HEIGHT + 2 * GAP
@@ -120,10 +119,11 @@ def _drawn_frames(scene: Scene) -> Iterator[np.ndarray]:
     scale = ceil(LEAST_HEIGHT / height)
     size = width * scale, height * scale
     line = max(2, round(size[0] / 320))
-    panel = _Panel(scene, size[0])
+    columns = max(size[0], LEAST_WIDTH)
+    panel = _Panel(scene, columns)
     for frame, picture in zip(ids, footage.frames(ids), strict=True):
-        canvas = Image.new("RGB", (size[0], size[1] + panel.height))
-        canvas.paste(draw_frame(picture, frame, scene.traces, size, line=line), (0, 0))
+        canvas = Image.new("RGB", (columns, size[1] + panel.height))
+        canvas.paste(draw_frame(picture, frame, scene.traces, size, line=line), ((columns - size[0]) // 2, 0))
         canvas.paste(panel.at(frame), (0, size[1]))
         yield np.asarray(canvas)
 
@@ -166,7 +166,7 @@ class _Panel:
         panel = self._base.copy()
         place = self._place(frame)
         shape = (place, self._top - self._mark, place + self._mark, self._bottom + self._mark)
-        ImageDraw.Draw(panel).rectangle(shape, fill=PLAYHEAD)
+        ImageDraw.Draw(panel).rectangle(shape, fill=INK)
         return panel
 
     def _place(self, frame: int) -> float:
