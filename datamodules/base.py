@@ -25,6 +25,7 @@ from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import (
+    HIGH,
     Draw,
     EvaluationConditions,
     MixedQualityPlan,
@@ -499,6 +500,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             drawn.setdefault(records[index].clip_id, int(index))
         sampler = EvaluationSampler([Draw(index, None) for index in islice(drawn.values(), clips)])
         return self._load("train", sampler, self.eval_batch_size)
+
+    def clean_validation_loader(self) -> DataLoader[Clip]:
+        """Every sample of the validation split in high quality. Every process gets all of them.
+
+        Raises:
+            ValueError: the split is not shown in high quality, so that no cache need hold it.
+        """
+        if HIGH not in self.shown_conditions("val"):
+            raise ValueError(
+                f"the threshold of a gate is set by clips of 'val' in high quality, but it is shown in "
+                f"{', '.join(self.shown_conditions('val'))}; add HQ to --data.init_args.evaluation_conditions"
+            )
+        sampler = EvaluationSampler([Draw(index, None) for index in range(len(self.records["val"]))])
+        return self._load("val", sampler, self.eval_batch_size)
 
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
         clip_ids = [record.clip_id for record in self.records[split]]

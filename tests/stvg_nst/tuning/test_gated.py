@@ -79,6 +79,7 @@ def test_flipped_labels_leave_the_router_of_a_training_batch_unmoved(toy, tuned)
             grounder(*toy.toy_batch())
         said.append(tuner.diagnostics()["router/reference_point"])
         gates.append(tuner.diagnostics()["gate/reference_point"])
+        assert torch.equal(tuner.verdicts(), said[-1])
     assert torch.equal(*said)
     if getattr(tuner, "tuned_on", "low") == "low":
         assert [gate.tolist() for gate in gates] == [[0, 1, 1], [1, 0, 0]]
