@@ -108,7 +108,7 @@ search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 
 # The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
-# of the test set. ONLY='decoder / *' runs a part of them; the tables show what stands, and what is missing.
+# of the test set. ONLY='decoder / *' runs a part of them; the tables show what there is, and what is missing.
 SECOND := runs/pretrain-1/model.safetensors
 SECOND_FEATURES := $(DATA)/features/mini-1
 SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weights,--config experiments/$(part).yaml) \
@@ -170,7 +170,7 @@ curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## 
 # come out the same, and studies go on from there.
 RESULTS ?= results.tar.xz
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
-PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error no runs stand below runs/search/lr or $(COMPARE)/peers))
+PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error there are no runs below runs/search/lr or $(COMPARE)/peers))
 .PHONY: pack-results
 pack-results:  ## search and comparison as one small file (RESULTS=docs/peers/results.tar.xz: that one)
 	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -

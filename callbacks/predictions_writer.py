@@ -31,7 +31,7 @@ class PredictionsWriter(RecordWriter):
     """
 
     FILES = (RunFile.PREDICTIONS, RunFile.GROUND_TRUTH)
-    TURN = 0  # before anything is counted, so that the tubes stand even where the count fails
+    TURN = 0  # before anything is counted: the tubes are kept even where the count fails
     BYTES_PER_SAMPLE = 64_000  # two tubes of 20 s at 20 frames a second
 
     def __init__(self, *, overwrite: bool = False) -> None:
@@ -53,7 +53,8 @@ class PredictionsWriter(RecordWriter):
     ) -> None:
         verdicts = outputs["verdicts"] or [None] * len(batch)
         for clip, tube, verdict in zip(batch.clips, outputs["tubes"], verdicts, strict=True):
-            self._answers[clip.item_id, _condition(clip)] = clip, tube, verdict
+            condition = clip.quality.name if clip.degradation is None else str(clip.degradation)
+            self._answers[clip.item_id, condition] = clip, tube, verdict
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -75,10 +76,6 @@ class PredictionsWriter(RecordWriter):
         folder = run_folder(trainer)
         write_whole(folder / RunFile.PREDICTIONS, predictions.encode())
         write_whole(folder / RunFile.GROUND_TRUTH, truth.encode())
-
-
-def _condition(clip: ClipInfo) -> str:
-    return clip.quality.name if clip.degradation is None else str(clip.degradation)
 
 
 def _predicted(answers: Answers) -> Iterator[dict[str, Any]]:

@@ -21,10 +21,18 @@ from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
-from datamodules.degradation.severities import version_name
+from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
+from datamodules.quality import (
+    HIGH,
+    Draw,
+    EvaluationConditions,
+    MixedQualityPlan,
+    conditions_name,
+    expand_conditions,
+    shows_unseen,
+)
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
@@ -33,10 +41,11 @@ from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "confirm"]
+ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
-# millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
+# millisecond, which is not worth a worker. At the full size (96 MB) a read, with its checksum and the change to
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
@@ -52,7 +61,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     """
 
     renders_videos: ClassVar[bool] = False
-    """Whether the version in the provenance stands for the videos, because they are rendered by it."""
+    """Whether the version in the provenance fixes the videos, because they are rendered by it."""
+
+    clip_seconds: ClassVar[float] = 20.0
+    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    """What the data set has."""
 
     _: KW_ONLY
 
@@ -77,6 +92,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     variants: int | None = None
     """``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache)."""
 
+    left_out_kinds: Sequence[DegradationKind] = ()
+    """kinds of degradation that training never draws, such as ``[low_light]``, to test on what was not trained on."""
+
     features: Path | None = None
     """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
 
@@ -92,12 +110,18 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     twins: bool = False
     """hand over each degraded training clip in high quality too, for ``--model.twin``."""
 
-    evaluation_split: Literal["val", "test"] = "test"
-    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+    evaluation_split: Literal["val", "test", "confirm"] = "test"
+    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers; ``confirm``, of MiniSTVG
+    alone, once, for what was fixed beforehand."""
+
+    validation_half: ValidationHalf | None = None
+    """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
+    was chosen are compared; ``null`` shows all of it."""
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
-    at every severity, or a list such as ``[HQ, defocus, low_light:3]``."""
+    at every severity, ``unseen`` likewise in the kinds that no training has, or a list such as ``[HQ, defocus,
+    low_light:3]``."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -106,12 +130,17 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        self._require_split(self.evaluation_split)
         self.require_at_least("batch_size", 1)
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
         self.plan = MixedQualityPlan(
-            self.benchmark_seed, mixed=self.mixed, variants=self.variants, kernels=self.kernels
+            self.benchmark_seed,
+            mixed=self.mixed,
+            variants=self.variants,
+            kernels=self.kernels,
+            left_out=tuple(self.left_out_kinds),
         )
         self.degraded_files: DegradedFiles | None = None
         self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
@@ -122,6 +151,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def require_at_least(self, option: str, least: int) -> None:
         if (number := getattr(self, option)) < least:
             raise ValueError(f"--data.init_args.{option} must be at least {least}, got {number}")
+
+    def _require_split(self, split: Split) -> None:
+        if split not in self.splits:
+            raise ValueError(
+                f"{type(self).__name__} has the splits {', '.join(self.splits)}, got '{split}'; choose on 'val', and "
+                "measure on 'test'"
+            )
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -144,7 +180,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         files = self.degraded_files
         lossy = {} if files is None or files.lossless else {"degraded": files.manifest.encoding}
         return {
-            "degradations": version_name(self.plan.kernels),
+            "degradations": self.degradation_version(self.evaluation_split),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": num_frames,
             **lossy,
@@ -153,11 +189,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def degradations(self) -> dict[str, Any]:
         """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
 
-        Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
+        Where features are cached, what ``test`` measures on must be set up. What an older cache does not say is
         ``None``.
         """
+        version = self.degradation_version(self.evaluation_split)
         if self.features is None:
-            origin = PixelSource(degraded=self.degraded_files).origin()
+            origin = PixelSource(degraded=self.degraded_files).origin(unseen=self._shows_unseen(self.evaluation_split))
         else:
             cache = self.caches[self.evaluation_split]
             assert cache is not None
@@ -165,11 +202,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if origin.golden is False:
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
-                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
-                version_name(self.plan.kernels),
+                "of OpenCV, rounds differently; numbers may differ a little from those of others",
+                version,
             )
         return {
-            "version": version_name(self.plan.kernels),
+            "version": version,
             "benchmark_seed": self.plan.benchmark_seed,
             "source": origin.source,
             "pixels": origin.hashes,
@@ -182,14 +219,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         provenance = self.provenance()
         name = provenance["dataset"]
         if self.plan.kernels != "relative":
-            name += f", {provenance['degradations']}"
+            name += f", {self.degradation_version(split)}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
-        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
+        half = f"_{self.validation_half}" if split == "val" and self.validation_half else ""
+        return Conditions(name, split + half, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
 
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
         return self._evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
+
+    def degradation_version(self, split: Split) -> str:
+        """Names the pixels of a split's LQ clips."""
+        return version_name(self.plan.kernels, unseen=self._shows_unseen(split))
+
+    def _shows_unseen(self, split: Split) -> bool:
+        return split != "train" and shows_unseen(self.shown_conditions(split))
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
@@ -247,12 +292,30 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
+        self._require_split(split)
         records = self.load_records(split)
         if split == "train" and self.training_items is not None:
             if not 1 <= self.training_items <= len(records):
                 raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
             records = records[: self.training_items]
+        if split == "val" and self.validation_half:
+            records = tuple(record for record in records if self.half_of(record.clip_id) == self.validation_half)
+            if not records:
+                raise ValueError(
+                    f"no clip of 'val' is in its half '{self.validation_half}', for it has few clips: show more, or "
+                    "set --data.init_args.validation_half null"
+                )
+        if split == "train":
+            self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
+
+    def half_of(self, clip_id: str) -> ValidationHalf:
+        """Which half of ``val`` a clip is in: a function of what it was cut from, so that no option moves it."""
+        return ("search", "ablate")[derive_seed("val half", self.cut_from(clip_id)) % 2]
+
+    def cut_from(self, clip_id: str) -> str:
+        """What a clip was cut from: clips that share it are in the same half of ``val``."""
+        return clip_id
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
@@ -263,7 +326,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
-        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
+        """The folder of a split. Another draw of the benchmark, or other conditions, have folders of their own."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
         draw, shown = self.plan.benchmark_seed, MIXED
@@ -273,7 +336,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split}
+        return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}
 
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
@@ -302,7 +365,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 continue
             versions.append(Draw(index, None))
             if self.plan.mixed:
-                versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
+                versions += [Draw(index, variant) for variant in self.plan.trained_variants(clip_id)]
         return tuple(versions)
 
     def build_cache(
@@ -350,7 +413,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             )
             for record, draw in ((records[draw.index], draw) for draw in draws)
         ]
-        with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
+        origin = source.origin(unseen=self._shows_unseen(split))
+        with FeatureWriter(folder, self.cache_provenance(split), backbones, origin) as writer:
             write_features(writer, folder, versions, loader, encode, progress=progress)
         return folder
 
@@ -437,6 +501,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         sampler = EvaluationSampler([Draw(index, None) for index in islice(drawn.values(), clips)])
         return self._load("train", sampler, self.eval_batch_size)
 
+    def clean_validation_loader(self) -> DataLoader[Clip]:
+        """Every sample of the validation split in high quality. Every process gets all of them.
+
+        Raises:
+            ValueError: the split is not shown in high quality, so that no cache need hold it.
+        """
+        if HIGH not in self.shown_conditions("val"):
+            raise ValueError(
+                f"the threshold of a gate is set by clips of 'val' in high quality, but it is shown in "
+                f"{', '.join(self.shown_conditions('val'))}; add HQ to --data.init_args.evaluation_conditions"
+            )
+        sampler = EvaluationSampler([Draw(index, None) for index in range(len(self.records["val"]))])
+        return self._load("val", sampler, self.eval_batch_size)
+
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
         clip_ids = [record.clip_id for record in self.records[split]]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -489,7 +567,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         )
 
     def _training_draws_dealt(self) -> int:
-        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        """Draws that the current epoch has had, by Lightning's count, which a checkpoint within an epoch restores."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         return batches * self.batch_size
 

@@ -70,7 +70,7 @@ class ClipDataset(Dataset[Clip]):
         return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
-        """What a batch of these samples takes, told without reading one: all are padded to the largest."""
+        """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
         return len(draws) * max((self._sample_bytes(draw) for draw in draws), default=0)
 
     def _sample_bytes(self, draw: Draw) -> int:
@@ -93,7 +93,7 @@ class ClipDataset(Dataset[Clip]):
 
 
 def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
-    """All of a sample but its pixels."""
+    """A sample without its pixels."""
     return ClipInfo(
         item_id=record.item_id,
         query=record.query,
@@ -132,7 +132,12 @@ def collate(clips: Sequence[Clip]) -> Batch:
         frames = _pad(pixels)
         sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
     else:
-        features = _collate_features([clip.features for clip in clips if clip.features is not None])
+        cached = [clip.features for clip in clips if clip.features is not None]
+        features = BackboneFeatures(
+            appearance=_pad([x.appearance[0] for x in cached]),
+            motion=_pad([x.motion[0] for x in cached]),
+            cell_mask=_pad([x.cell_mask[0] for x in cached]),
+        )
     return Batch(
         clips=tuple(clip.info for clip in clips),
         frames=frames,
@@ -143,14 +148,6 @@ def collate(clips: Sequence[Clip]) -> Batch:
         inside=_pad([clip.inside for clip in clips]),
         qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
         twins=collate(twins) if (twins := [clip.twin for clip in clips if clip.twin is not None]) else None,
-    )
-
-
-def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
-    return BackboneFeatures(
-        appearance=_pad([x.appearance[0] for x in features]),
-        motion=_pad([x.motion[0] for x in features]),
-        cell_mask=_pad([x.cell_mask[0] for x in features]),
     )
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from datamodules.records import Record
 
-FrameChoice = Callable[[Record], tuple[int, ...]]
+class Segment(Protocol):
+    """A part of a video: what is asked of a record, and of a window of anyone's film, to choose frames."""
+
+    @property
+    def segment(self) -> tuple[int, int]:
+        """Half-open, native frames."""
+
+    @property
+    def fps(self) -> float:
+        """Native frames per second."""
+
+
+FrameChoice = Callable[[Segment], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class EvenFrames:
-    """So many frames of the record's segment, spread evenly.
+    """So many frames of a segment, spread evenly.
 
     Args:
         num_frames: frames wanted; a shorter segment gives all of its own.
@@ -22,14 +34,14 @@ class EvenFrames:
 
     num_frames: int
 
-    def __call__(self, record: Record) -> tuple[int, ...]:
-        start, stop = record.segment
+    def __call__(self, shown: Segment) -> tuple[int, ...]:
+        start, stop = shown.segment
         return tuple(start + index for index in sample_frames(stop - start, self.num_frames))
 
 
 @dataclass(frozen=True, slots=True)
 class FramesAtRate:
-    """So many frames of the record's segment a second.
+    """So many frames of a segment a second.
 
     Args:
         rate: frames per second wanted.
@@ -37,9 +49,9 @@ class FramesAtRate:
 
     rate: float
 
-    def __call__(self, record: Record) -> tuple[int, ...]:
-        start, stop = record.segment
-        return tuple(start + index for index in sample_at_rate(stop - start, fps=record.fps, rate=self.rate))
+    def __call__(self, shown: Segment) -> tuple[int, ...]:
+        start, stop = shown.segment
+        return tuple(start + index for index in sample_at_rate(stop - start, fps=shown.fps, rate=self.rate))
 
 
 def sample_frames(num_frames: int, num_samples: int) -> tuple[int, ...]:

@@ -46,9 +46,12 @@ class Resize:
     def __call__(self, frames: Tensor) -> Tensor:
         """float (T, 3, H, W) -> (T, 3, height, W')."""
         height, width = frames.shape[-2:]
+        size = self.size(height, width)
+        if size == (height, width):
+            return frames
         if self.antialias:
             frames = frames.contiguous()  # the antialiasing kernel takes half as long again where colours come last
-        return interpolate(frames, self.size(height, width), mode="bilinear", antialias=self.antialias)
+        return interpolate(frames, size, mode="bilinear", antialias=self.antialias)
 
 
 def to_network(frames: np.ndarray, resize: Resize | None) -> Tensor:

@@ -22,12 +22,14 @@ from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
     "DamagedFrameError",
+    "Timeline",
     "VideoDecodeError",
     "VideoInfo",
     "check_video",
     "iter_frames",
     "probe",
     "read_frames",
+    "timeline",
     "video_sizes",
     "write_video",
 ]
@@ -48,8 +50,24 @@ class VideoInfo:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What a video shows, and when.
+
+    Args:
+        info: what it shows.
+        times: of each frame, in seconds after the first; by the rate where the file does not say, or says times that do
+            not rise.
+        origin: the first frame's time on the clock of the file, which its sound shares.
+    """
+
+    info: VideoInfo
+    times: tuple[float, ...]
+    origin: float
+
+
 def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
-    """Bytes of each file, ``None`` where it is gone; a file of which many clips are is asked for once."""
+    """Bytes of each file, ``None`` where it is gone. A file is looked up once, however many clips it has."""
     return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
 
 
@@ -60,6 +78,11 @@ def probe(path: Path | str) -> VideoInfo:
         VideoDecodeError: the file is missing, empty, truncated or no video, or a frame is damaged.
         OSError: the file may not be read.
     """
+    return timeline(path).info
+
+
+def timeline(path: Path | str) -> Timeline:
+    """What a video shows, and when it shows each frame; raises as :func:`probe`, for which all frames are decoded."""
     path = Path(path)
     times: list[float | None] = []
     height = width = 0
@@ -71,7 +94,11 @@ def probe(path: Path | str) -> VideoInfo:
         fps = film.rate(times)
     if not times or not fps:
         raise VideoDecodeError(f"it has {len(times)} frames to show, at {fps:g} frames per second", path)
-    return VideoInfo(len(times), fps, (height, width))
+    info, origin = VideoInfo(len(times), fps, (height, width)), times[0] or 0.0
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
+        return Timeline(info, tuple(index / fps for index in range(len(times))), origin)
+    return Timeline(info, tuple(time - origin for time in known), origin)
 
 
 def check_video(path: Path | str) -> VideoInfo:
@@ -109,12 +136,7 @@ def read_frames(
     frames: np.ndarray | None = None
     for row, frame in enumerate(_chosen(path, ids)):
         if frames is None:
-            if expected_size is not None and frame.shape[:2] != tuple(expected_size):
-                cause = (
-                    f"frames are {frame.shape[:2]} (H, W) but the annotations were made for {tuple(expected_size)}; "
-                    "use the original file"
-                )
-                raise VideoDecodeError(cause, path, ids)
+            _check_size(frame, expected_size, path)
             frames = np.empty((len(ids), *frame.shape), dtype=np.uint8)
         frames[row] = frame
     assert frames is not None
@@ -122,18 +144,24 @@ def read_frames(
 
 
 def iter_frames(
-    path: Path | str, frame_ids: Sequence[int] | None = None, *, chunk_size: int = 16
+    path: Path | str,
+    frame_ids: Sequence[int] | None = None,
+    *,
+    chunk_size: int = 16,
+    expected_size: tuple[int, int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Decodes a video in chunks of uint8 (<= chunk_size, H, W, 3), RGB.
 
     Args:
         frame_ids: native indices, strictly increasing; ``None`` for all, from the first to the last.
+        expected_size: as of :func:`read_frames`.
 
     Raises:
         VideoDecodeError, OSError: as :func:`read_frames`.
     """
-    chunk = []
-    for frame in _chosen(Path(path), frame_ids):
+    path, chunk = Path(path), []
+    for frame in _chosen(path, frame_ids):
+        _check_size(frame, expected_size, path)
         chunk.append(frame)
         if len(chunk) == chunk_size:
             yield np.stack(chunk)
@@ -187,6 +215,12 @@ def _encode(
     if size is None:
         raise ValueError(f"no frames to write to '{path}'; give at least one")
     container.mux(stream.encode())
+
+
+def _check_size(frame: np.ndarray, expected: tuple[int, int] | None, path: Path) -> None:
+    if expected is not None and frame.shape[:2] != tuple(expected):
+        cause = f"frames are {frame.shape[:2]} (H, W) but the annotations were made for {tuple(expected)}"
+        raise VideoDecodeError(f"{cause}; use the original file", path)
 
 
 def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]:

@@ -24,6 +24,7 @@ GAP = 4
 LINE = 18  # height of a line of text
 LANE = 13  # height of a lane of the time axis, with its distance to the next
 LABEL = 62  # width of the names left of the lanes
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 FONT = ImageFont.load_default(size=13)
 SMALL = ImageFont.load_default(size=11)
 
@@ -66,12 +67,12 @@ def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(padded)
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a word that is wider stands alone."""
+def wrap(text: str, width: int, font: Font = FONT) -> list[str]:
+    """Lines of at most ``width`` pixels, broken between words; a wider word has a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and FONT.getlength(longer) <= width:
+        if lines and font.getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -86,8 +87,13 @@ def draw_badge(pen: ImageDraw.ImageDraw, quality: str, degradation: str | None, 
     pen.text((MARGIN + GAP, top - 2), words, PAPER, FONT)
 
 
-def draw_frame(frame: np.ndarray, frame_id: int, traces: Sequence[Trace], size: tuple[int, int]) -> Image.Image:
-    """A frame at ``size`` (width, height), with its number and the boxes of the traces over it, the last on top."""
+def draw_frame(
+    frame: np.ndarray, frame_id: int, traces: Sequence[Trace], size: tuple[int, int], *, line: int = 2
+) -> Image.Image:
+    """A frame at ``size`` (width, height), with its number and the boxes of the traces over it, the last on top.
+
+    Their outlines are ``line`` pixels wide, and the dark rim about half as many.
+    """
     picture = Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     scale = size[0] / frame.shape[1], size[1] / frame.shape[0]
@@ -96,7 +102,7 @@ def draw_frame(frame: np.ndarray, frame_id: int, traces: Sequence[Trace], size: 
         if box is not None:
             x0, y0, x1, y1 = box
             scaled = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
-            _draw_box(pen, scaled, trace.colour, trace.dash, size)
+            _draw_box(pen, scaled, trace, size, line)
     pen.text((4, 2), str(frame_id), PAPER, SMALL, stroke_width=2, stroke_fill=INK)
     return picture
 
@@ -127,20 +133,21 @@ def draw_lanes(
         pen.line((x, top, x, top + len(traces) * LANE - 4), fill=INK)
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, dash: int, size: tuple[int, int]) -> None:
-    """An outline two pixels wide with a thin dark rim; ``dash`` is the length of its dashes, 0 for a solid one."""
+def _draw_box(pen: ImageDraw.ImageDraw, box: Box, trace: Trace, size: tuple[int, int], line: int) -> None:
+    """An outline ``line`` pixels wide with a thin dark rim."""
     width, height = size
+    rim = (line + 1) // 2
     x0, x1 = (min(max(round(x), 0), width - 2) for x in (box[0], box[2]))
     y0, y1 = (min(max(round(y), 0), height - 2) for y in (box[1], box[3]))
-    if not dash:
-        pen.rectangle((x0 - 1, y0 - 1, x1 + 2, y1 + 2), outline=INK, width=4)
-        pen.rectangle((x0, y0, x1 + 1, y1 + 1), outline=colour, width=2)
+    if not trace.dash:
+        pen.rectangle((x0 - rim, y0 - rim, x1 + 1 + rim, y1 + 1 + rim), outline=INK, width=line + 2 * rim)
+        pen.rectangle((x0, y0, x1 + 1, y1 + 1), outline=trace.colour, width=line)
         return
-    for start in range(x0, x1 + 1, 2 * dash):
-        stop = min(start + dash - 1, x1 + 1)
+    for start in range(x0, x1 + 1, 2 * trace.dash):
+        stop = min(start + trace.dash - 1, x1 + 1)
         for y in (y0, y1):
-            pen.rectangle((start - 1, y - 1, stop + 1, y + 2), fill=colour, outline=INK)
-    for start in range(y0, y1 + 1, 2 * dash):
-        stop = min(start + dash - 1, y1 + 1)
+            pen.rectangle((start - 1, y - 1, stop + 1, y + line), fill=trace.colour, outline=INK)
+    for start in range(y0, y1 + 1, 2 * trace.dash):
+        stop = min(start + trace.dash - 1, y1 + 1)
         for x in (x0, x1):
-            pen.rectangle((x - 1, start - 1, x + 2, stop + 1), fill=colour, outline=INK)
+            pen.rectangle((x - 1, start - 1, x + line, stop + 1), fill=trace.colour, outline=INK)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stvg_nst.tubes import SampledTube, decode_tubes, interpolate_boxes, sample_tubes
+from stvg_nst.tubes import SampledClip, SampledTube, decode_tubes, interpolate_boxes, sample_tubes
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Tube
 
 InferenceProtocol = Literal["single_pass", "two_pass"]
 """``single_pass``: all sampled frames together. ``two_pass``: those at even positions, then those at odd ones, each
 half as a clip of its own; the span reaches from the earlier start to the later stop, with boxes from both halves."""
+
+
+def pass_frames(num_frames: int, protocol: InferenceProtocol) -> tuple[slice, ...]:
+    """Which of a clip's sampled frames the network is shown together, one pass after the other."""
+    if protocol == "single_pass":
+        return (slice(None),)
+    return tuple(slice(offset, None, 2) for offset in range(min(2, num_frames)))
 
 
 def split_passes(batch: Batch, protocol: InferenceProtocol) -> tuple[Batch, ...]:
@@ -36,9 +43,9 @@ def split_passes(batch: Batch, protocol: InferenceProtocol) -> tuple[Batch, ...]
 
 
 def join_passes(
-    outputs: Sequence[GroundingOutput], clips: Sequence[ClipInfo], protocol: InferenceProtocol
+    outputs: Sequence[GroundingOutput], clips: Sequence[SampledClip], protocol: InferenceProtocol
 ) -> tuple[Tube, ...]:
-    """The tubes of the clips that :func:`split_passes` was given.
+    """The tubes of the clips that :func:`split_passes` was given, or of those whose frames :func:`pass_frames` took.
 
     Args:
         outputs: the network's answer to each pass.
@@ -56,7 +63,7 @@ def join_passes(
     halves: list[list[SampledTube]] = [[] for _ in clips]
     for offset, output in enumerate(outputs):
         members = _members(clips, offset)
-        seen = [_half(clips[member], offset) for member in members]
+        seen = [_SeenFrames.of(clips[member], offset) for member in members]
         for member, sampled in zip(members, sample_tubes(output, seen), strict=True):
             halves[member].append(sampled)
     return tuple(_union(parts) for parts in halves)
@@ -89,7 +96,20 @@ def _union(parts: Sequence[SampledTube]) -> Tube:
     return Tube(start, stop, interpolate_boxes(frame_ids[order].tolist(), boxes, start, stop))
 
 
-def _members(clips: Sequence[ClipInfo], offset: int) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _SeenFrames:
+    """A clip as one of two passes sees it."""
+
+    item_id: str
+    frame_ids: tuple[int, ...]
+    native_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, clip: SampledClip, offset: int) -> _SeenFrames:
+        return cls(clip.item_id, clip.frame_ids[offset::2], clip.native_size)
+
+
+def _members(clips: Sequence[SampledClip], offset: int) -> list[int]:
     """Indices of the clips that have a frame in the pass which begins at position ``offset``."""
     return [index for index, clip in enumerate(clips) if len(clip.frame_ids) > offset]
 

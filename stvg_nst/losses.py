@@ -27,7 +27,7 @@ class GroundingLoss(nn.Module):
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
         confidence_kind: of the confidence term. ``cross_entropy`` is what the original runs; ``smooth_l1``, meant for
-            VidSTG, stands there in a comment, and is a mean over all true boxes like the box terms.
+            VidSTG, is only a comment there; it is a mean over all true boxes, as the box terms are.
 
     Source: CG-STVG (Gu et al., CVPR 2024).
     """

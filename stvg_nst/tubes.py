@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from stvg_nst.boxes import cxcywh_to_xyxy
-from stvg_nst.types import ClipInfo, GroundingOutput, Tube
+from stvg_nst.types import GroundingOutput, Tube
+
+
+class SampledClip(Protocol):
+    """What must be known of a clip for the network's answer to become a tube; the truth is no part of it."""
+
+    @property
+    def item_id(self) -> str:
+        """For messages."""
+
+    @property
+    def frame_ids(self) -> tuple[int, ...]:
+        """T native indices of the sampled frames, strictly increasing."""
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """(H, W) of the video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ class SampledTube:
     boxes: Tensor
 
 
-def decode_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[Tube, ...]:
+def decode_tubes(output: GroundingOutput, clips: Sequence[SampledClip]) -> tuple[Tube, ...]:
     """The most probable tube of each clip, see :func:`sample_tubes`; boxes are clamped to the frame, then interpolated.
 
     Args:
@@ -50,7 +67,7 @@ def decode_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[Tu
     return tuple(tubes)
 
 
-def sample_tubes(output: GroundingOutput, clips: Sequence[ClipInfo]) -> tuple[SampledTube, ...]:
+def sample_tubes(output: GroundingOutput, clips: Sequence[SampledClip]) -> tuple[SampledTube, ...]:
     """The most probable span of each clip and the boxes on its sampled frames, by the last decoder stage.
 
     The first and the last frame are the pair ``i < j`` of real frames with the largest
@@ -115,7 +132,7 @@ def _best_spans(start_end: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, 
     return index // num_frames, index % num_frames, score
 
 
-def _sampled_tube(decision: Sequence[float], boxes: Tensor, clip: ClipInfo) -> SampledTube:
+def _sampled_tube(decision: Sequence[float], boxes: Tensor, clip: SampledClip) -> SampledTube:
     """One clip's, from its ``(first, last, num_frames, score)`` and (T, 4) boxes, xyxy in units of the frame."""
     first, last, num_frames = (int(value) for value in decision[:3])
     assert num_frames == len(clip.frame_ids), (

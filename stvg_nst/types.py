@@ -79,7 +79,8 @@ class Degradation:
     """One draw of the degradation pipeline: what is done to a clip, how strongly, and with which random numbers.
 
     Args:
-        kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``.
+        kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``; in a test also ``compression``, ``noise``
+            or ``partial``.
         severity: 1 (mild) to 5 (severe).
         seed: fixes every parameter that the severity leaves open (angles, sigmas), once for the whole clip.
         kernels: ``relative`` scales lengths with the short side of the frame, so that a severity means the same at

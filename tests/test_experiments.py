@@ -23,9 +23,10 @@ from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
 SCOPES = sorted(path.stem for path in (FOLDER / "scope").glob("*.yaml"))
-MODULES = [name for name in SCOPES if name.endswith("_modules")]  # for full fine-tuning; all others are for adapters
+MODULES = [name for name in SCOPES if name.endswith("_modules")]  # of whole modules; all others are of layers
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
-SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "lora", "projection")
+SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
+OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
@@ -50,7 +51,7 @@ COMPOSITIONS = sorted(
 
 @pytest.mark.parametrize(("data", "model", "tuner"), COMPOSITIONS)
 def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, model: str, tuner: str) -> None:
-    scope = ("scope/decoder",) if tuner in SCOPELESS else ()
+    scope = ("scope/decoder",) if tuner in SCOPELESS else ("scope/encoder_modules",) if tuner in OF_MODULES else ()
     names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}", *scope)
     assert parse(monkeypatch, *configs(*names)) == 0
 
@@ -109,6 +110,20 @@ def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
     model = inject("full")
     assert 0 < decoder.trainable < both.trainable < model.trainable < model.total == decoder.total
     assert decoder.trainable + encoder.trainable == both.trainable
+
+
+@pytest.mark.parametrize("scope", MODULES)
+def test_methods_of_whole_modules_take_the_scopes_of_full_fine_tuning(
+    scope: str,
+) -> None:
+    full, switch = inject("full", scope), inject("switch", scope)
+    router = inject("switch", "encoder_modules").trainable - inject("full", "encoder_modules").trainable
+    assert switch.trainable == full.trainable + router
+    if scope == "encoder_modules":
+        assert inject("prompts", scope).trainable == 2 * 10 * 96
+    else:
+        with pytest.raises(ValueError, match=r"a decoder has none; choose experiments/scope/encoder_modules\.yaml"):
+            inject("prompts", scope)
 
 
 def test_vidstg_weights_bring_their_thresholds_and_their_objective(

@@ -47,7 +47,7 @@ class FeatureWriter(ArrayWriter):
     """Writes a cache of features, whole or not at all.
 
     Args:
-        folder: where the cache will stand; it must not exist.
+        folder: of the cache; it must not exist.
         provenance: what the pixels depend on; a reader must ask for the same.
         backbones: fingerprint of the encoders.
         origin: of the degraded pixels.
@@ -140,11 +140,11 @@ class FeatureCache:
         return self._arrays.largest_row_bytes
 
     def require(self, clips: Mapping[str, FramesOfClip], *, need_notes: bool) -> None:
-        """Refuse, before any work is done, a cache that does not serve.
+        """Refuse an unsuitable cache before any work is done.
 
         Args:
             clips: what is shown, by key.
-            need_notes: refuse features that do not say what they are of, as those of older caches do not.
+            need_notes: refuse features that do not record their frames and video, as older caches do not.
 
         Raises:
             CacheError: a key is absent, or its features are of other frames, of a video that has changed since, or do

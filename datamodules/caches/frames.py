@@ -1,7 +1,7 @@
 """A cache of decoded frames on disk: the sampled frames of each clip, clean and at native size, as raw bytes.
 
-What is stored is what decoding costs most to make again and nothing that a run may draw anew: degradations are applied
-at native size, fresh in every epoch, so the frames are kept before them. A sample is the same to the byte with and
+The frames are stored as they are before degradation: decoding is what costs most, and degradations are drawn anew in
+every epoch, at native size. A sample is the same to the byte with and
 without the cache.
 """
 

@@ -14,6 +14,9 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.ministvg import (
     ACTIONS,
     COLOURS,
+    FPS,
+    FRAME_SIZE,
+    NUM_FRAMES,
     SHAPES,
     SIZES,
     VERSION,
@@ -22,12 +25,15 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
+from datamodules.ministvg.confirmation import require_committed
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.transforms import Resize
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
+CONFIRMATION_CLIPS = 400
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
 
 
@@ -36,6 +42,8 @@ class MiniSTVG(STVGDataModule):
     """Rendered clips with a declarative and an interrogative sentence each."""
 
     renders_videos = True
+    splits = ("train", "val", "test", "confirm")
+    clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
     """folder that holds, or will hold, the rendered clips."""
@@ -58,6 +66,9 @@ class MiniSTVG(STVGDataModule):
     test_clips: int = 400
     """test on the first so many clips. A smaller number makes a quick run, whose results compare with no other."""
 
+    confirmation: Path | None = None
+    """the committed study whose configurations may read the split ``confirm``; docs/protocol.md says why."""
+
     num_frames: int = 16
     """frames sampled of each clip."""
 
@@ -78,13 +89,17 @@ class MiniSTVG(STVGDataModule):
             "train": self.training_clips or TRAINING_CLIPS[self.training_split],
             "val": self.val_clips,
             "test": self.test_clips,
+            "confirm": CONFIRMATION_CLIPS,
         }
 
     def prepare_data(self) -> None:
         for split in self.num_clips:
-            self._ensure(split)
+            if split != "confirm" or self.evaluation_split == "confirm":
+                self._ensure(split)
 
     def _ensure(self, split: Split) -> Path:
+        if split == "confirm":
+            require_committed(self.confirmation)
         name = self.training_split if split == "train" else split
         return ensure_split(self.root, name, num_clips=self.num_clips[split])
 
@@ -118,6 +133,10 @@ class MiniSTVG(STVGDataModule):
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return EvenFrames(self.num_frames)
+
+    def resize(self) -> Resize:
+        """Leaves its own clips as they are, and brings any other video to their height."""
+        return Resize(FRAME_SIZE[0], antialias=True)
 
     def matches(self, clips: Sequence[ClipInfo]) -> tuple[Tensor, Tensor]:
         """How far every actor of training clips is what the sentence says; only pretraining may know.

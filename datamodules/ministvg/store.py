@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,7 +64,7 @@ def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = Tru
 
     Args:
         root: folder of all versions and splits.
-        split: ``pretrain``, ``tune``, ``val`` or ``test``.
+        split: one of ``SPLITS``.
         num_clips: how many clips are needed; a larger split is a superset with the same first clips, which
             ``load_annotations(path, num_clips=...)`` selects.
         progress: show a progress bar on the standard error stream.
@@ -128,7 +127,9 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
     """Render the clips of ``indices``, and describe them together with the clips that are already ``held``."""
     (draft / _CLIPS).mkdir(parents=True)
     scenes = [generate_scene(clip_seed(split, index)) for index in range(indices.stop)]
-    for index in _track(indices, f"rendering MiniSTVG {split}", progress=progress):
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.track(indices, f"rendering MiniSTVG {split}", console=console, disable=not progress)
+    for index in bar:
         write_clip(render(scenes[index]), draft / _clip_name(split, index))
     write_annotations(
         draft / _ANNOTATIONS,
@@ -140,11 +141,6 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
     seed = f"derive_seed('ministvg', '{VERSION}', '{split}', index)"
     manifest = _Manifest(VERSION, split, indices.stop, seed, dict(sorted(files.items())))
     (draft / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="ascii")
-
-
-def _track(indices: range, description: str, *, progress: bool) -> Iterable[int]:
-    console = rich.console.Console(stderr=True)
-    return rich.progress.track(indices, description, console=console, disable=not progress)
 
 
 def _move_in(draft: Path, folder: Path) -> None:

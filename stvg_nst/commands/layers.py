@@ -34,7 +34,7 @@ class LayersCLI(BuiltCLI):
         )
         parser.add_argument("--exclude", type=list[str], default=[], help="patterns of layers or modules to leave out")
         parser.add_argument("--rule", type=RankRule, default="exact", help="what counts as rank")
-        parser.add_argument("--threshold", type=float | None, default=None, help="of rule relative or energy")
+        parser.add_argument("--threshold", type=float | None, default=None, help="what rule relative or energy cuts at")
         parser.add_argument("--strategy", type=Strategy | None, default=None, help="mark the layers that it selects")
         parser.add_argument("--share", type=float, default=0.1, help="of the layers, for a strategy by nullity or draw")
         parser.add_argument("--sort", type=Order, default="model", help="order of the list")

@@ -61,7 +61,7 @@ def initialise(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
     parser.add_argument("--video-swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
     parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
-    parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the parts that start from random weights")
     options = parser.parse_args(_with_full_size(arguments))
     _check_target(options, [options.video_swin, options.mdetr])
     # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
@@ -116,7 +116,7 @@ class ExportCLI(BuiltCLI):
             "--precision",
             type=Literal["half", "single"],
             default="half",
-            help="of the numbers; single to go on training from them, and to keep fitting a cache of features",
+            help="of the exported numbers: single to train on from them, or to keep fitting a cache of features",
         )
 
     def export(self) -> Path:

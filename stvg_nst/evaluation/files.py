@@ -166,7 +166,7 @@ class _Object:
     Args:
         file: for error messages.
         place: of the object within the file, such as ``tubes[17]``; empty for the whole document.
-        content: what stands there.
+        content: what is there.
     """
 
     def __init__(self, file: str, place: str, content: Any) -> None:

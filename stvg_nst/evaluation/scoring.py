@@ -83,7 +83,7 @@ def score_samples(
 
     Raises:
         CoverageError: a sample is missing or unknown, and that is an error.
-        ValueError: a policy is none of its choices.
+        ValueError: a policy is unknown.
     """
     for name, policy, choices in (("missing", missing, get_args(Missing)), ("unknown", unknown, get_args(Unknown))):
         if policy not in choices:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from stvg_nst.models.description import ModelDescription
 from stvg_nst.tensor_files import read_tensors, save_tensors
 
 
@@ -17,13 +18,18 @@ class WeightsMismatchError(RuntimeError):
     """A weights file that is absent, unreadable, or belongs to another model."""
 
 
-def save_weights(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
-    """Writes all parameters and buffers, floating point ones as ``dtype``, whole or not at all."""
+def save_weights(
+    path: Path, model: nn.Module, *, dtype: torch.dtype = torch.float32, description: ModelDescription | None = None
+) -> None:
+    """Writes all parameters and buffers, floating point ones as ``dtype``, whole or not at all.
+
+    With a description, :func:`stvg_nst.load` answers with the file.
+    """
     tensors = {
         name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in model.state_dict().items()
     }
-    save_tensors(path, tensors)
+    save_tensors(path, tensors, None if description is None else description.to_metadata())
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -60,7 +60,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     parser.add_argument(
         "--seeds", type=seed, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
     )
-    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--quick", action="store_true", help="choose from the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--only",
@@ -70,8 +70,8 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     )
     options = parser.parse_args(arguments)
     files = options.output.with_suffix(".yaml"), options.table or options.output.with_suffix(".csv")
-    if standing := [path for path in files if path.exists() and not options.overwrite]:
-        raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
+    if existing := [path for path in files if path.exists() and not options.overwrite]:
+        raise StudyError(f"'{existing[0]}' exists already; choose another name, or give --overwrite")
     check_outputs({"--output": files[0], "--table": files[1]}, inputs=[options.study])
     _refuse_other_settings(files[0])
     (study, *others) = read_studies(options.study, quick=options.quick)
@@ -98,16 +98,19 @@ def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
     """The level of the highest mean WAS, for each of these points.
 
     Raises:
-        StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
-            choice among fewer levels would give its point a smaller grid than the others', and so would one that took
-            a run that failed for lack of memory for one that diverged. Or every level of a point diverged.
+        StudyError: the study has no levels, was not measured on the validation split, or is unfinished. A choice among
+            fewer levels would give its point a smaller grid than the others'. A run that failed for lack of memory has
+            not diverged, and leaves the study unfinished. Or every level of a point diverged.
     """
     study, cells = findings.study, findings.cells
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
     split = findings.baselines[0].results.split
-    if split != "val":
-        raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
+    if split not in ("val", "val_search"):
+        raise StudyError(
+            f"choices are made on the split 'val' or its half 'search', but the study measured '{split}'; set "
+            "evaluation_split and validation_half"
+        )
     grids = {row: {level: cells[row, level] for level in study.levels} for row in rows}
     points = [point for tried in grids.values() for point in tried.values()]
     if unfinished := [point for point in points if not point.complete and not point.diverged]:

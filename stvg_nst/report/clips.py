@@ -72,12 +72,12 @@ def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: st
     """Draws a typical clip of each quality, and says which clips these are and why.
 
     Args:
-        scope: of LoRA and null-space tuning; the first in which both stand unless given.
+        scope: of LoRA and null-space tuning; by default the first in which both have runs.
         show: reads the pixels.
         data: folder of the data set, instead of the run's.
 
     Raises:
-        StudyError: they do not stand in the scope, or under one and the same grounder, seed and test.
+        StudyError: they have no runs in the scope, or none under the same grounder, seed and test.
     """
     runs = _shown_runs(findings, scope)
     strips, words = [], []
@@ -101,7 +101,7 @@ def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: st
 
 
 def draw_heading(text: str, columns: int) -> np.ndarray:
-    """What the strips below it are of, on as many lines as it takes."""
+    """The heading of the strips below it, on as many lines as it takes."""
     lines = wrap(text, columns - 2 * MARGIN)
     canvas = Image.new("RGB", (columns, MARGIN + LINE * len(lines)), PAPER)
     pen = ImageDraw.Draw(canvas)

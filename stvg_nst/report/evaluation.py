@@ -28,7 +28,12 @@ _COLUMNS = ("", *METRICS)
 
 def evaluation_sheet(evaluation: Evaluation) -> Sheet:
     """Protocols side by side, then the first of them: every view, differences to the baseline, sentence types."""
-    return Sheet(_headline(evaluation), tuple(_sections(evaluation)), tuple(_notes(evaluation)))
+    against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
+    title = (
+        f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
+        f"{evaluation.num_items} items{against}"
+    )
+    return Sheet(title, tuple(_sections(evaluation)), tuple(_notes(evaluation)))
 
 
 def _sections(evaluation: Evaluation) -> Iterator[Section]:
@@ -85,14 +90,6 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         )
     if evaluation.bootstrap and evaluation.num_clips == 1 < evaluation.num_items:
         yield "all items are of one clip, so that intervals have no width; the ground truth may name the 'clip' of each"
-
-
-def _headline(evaluation: Evaluation) -> str:
-    against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
-    return (
-        f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
-        f"{evaluation.num_items} items{against}"
-    )
 
 
 def _by_protocol(evaluation: Evaluation) -> Section:

@@ -19,7 +19,7 @@ from stvg_nst.results.results_file import ResultsFileError, RunResults
 
 
 def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, str]:
-    """One metric of every run in every view by degradation, and how many samples stand behind a number.
+    """One metric of every run in every view by degradation, and how many samples are behind a number.
 
     Args:
         runs: evaluated under the same conditions.

@@ -66,7 +66,7 @@ class Section:
 
     @property
     def groups(self) -> Iterator[tuple[Row, ...]]:
-        """Rows that stand together."""
+        """Rows that belong together."""
         if self.labels < 2:
             yield self.rows
         else:

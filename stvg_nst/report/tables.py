@@ -27,7 +27,7 @@ from stvg_nst.study.definition import quick_folder
 SUFFIXES = ("txt", "md", "csv", "png", "svg")
 KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
-"""What is measured elsewhere; where runs stand, it is held against them."""
+"""What is measured elsewhere. It is checked against the runs where there are any."""
 
 
 def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> int:
@@ -37,14 +37,14 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         show: reads the pixels of a clip, for Fig. 3.
 
     Raises:
-        StudyError: nothing stands, or too little for something of what was asked for; all else is written before.
+        StudyError: there are no results, or too few for something that was asked for; all else is written first.
     """
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
     findings = read_findings(read_studies(options.study, quick=options.quick), runs)
     if not findings.baselines and set(options.show) - WITHOUT_RUNS:
         reasons = "; ".join((*findings.missing, *findings.remarks))
-        raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
+        raise StudyError(f"there is nothing to compare with: no baseline has results below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
     files = {kind: [folder / f"{kind}.{suffix}" for suffix in SUFFIXES] for kind in options.show}
     check_outputs(
@@ -58,7 +58,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         try:
             for path in _make(kind, findings, folder, options, show, console):
                 written.append(path)
-        except NOT_TO_BE_HAD as error:  # What stands may do for one table and not for another, or for no picture.
+        except NOT_TO_BE_HAD as error:  # The results may suffice for one table and not for another, or for no picture.
             failed.append(f"{kind}: {error}")
             for stale in set(files[kind]).difference(written):  # of other results than what is new
                 stale.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 def _make(
     kind: str, findings: Findings, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
 ) -> Iterator[Path]:
-    """Writes one of the tables or figures, pictures last, and says of each file when it stands."""
+    """Writes one of the tables or figures, pictures last, and yields each file when it is written."""
     if kind == "fig3":
         words = draw_figure3(findings, options.scope, show, options.data, folder / "fig3.png")
         yield folder / "fig3.png"
@@ -103,7 +103,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
-    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--quick", action="store_true", help="use the study cut short")
     parser.add_argument("--show", nargs="+", choices=KINDS, default=KINDS, help="what to make (default: all)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")

@@ -40,7 +40,7 @@ Paths of overlays are relative to the working directory, as they are after ``--c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -84,7 +84,7 @@ class Study:
         tests: name to settings; the one test of most studies is nameless.
         grounder: which of the file's grounders this is the study of; ``None`` where it names none.
         unchosen: points that the file of chosen settings says nothing of.
-        quick: the study is cut short, so that its numbers stand for nothing but that it runs.
+        quick: the study is cut short: its numbers say no more than that it runs.
     """
 
     path: Path
@@ -172,6 +172,29 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
     except ConfigurationError as error:
         # An unreadable overlay is named already, but not who asked for it.
         raise StudyError(f"{path}: {error}") from error
+
+
+def study_files(path: Path) -> tuple[Path, ...]:
+    """The file of a study, and those that it is made of: what it extends, its overlays, and its chosen settings.
+
+    Raises:
+        StudyError: the file is no study.
+    """
+    content = read_yaml(path)
+    refuse_unknown(content, _KEYS, f"'{path}'")
+    whole = _extended(content)
+    named = [*(content[key] for key in ("extends",) if key in content), *_files_in(whole)]
+    return tuple(dict.fromkeys((path, *map(Path, named))))
+
+
+def _files_in(content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if key in ("overlays", "baseline", "tuner"):
+            yield from value
+        elif key == "chosen":
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _files_in(value)
 
 
 def _extended(content: dict[str, Any]) -> dict[str, Any]:

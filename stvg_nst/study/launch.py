@@ -32,7 +32,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. ``failure`` is its last word where it failed or diverged, ``None`` where its results stand."""
+    """How a run ended. ``failure`` is its last word if it failed or diverged, ``None`` if it has left its results."""
 
     run: StudyRun
     seconds: float
@@ -58,7 +58,7 @@ class Launcher:
     ) -> Generator[Outcome, None, None]:
         """Brings every run to its end, in order, and yields each as it ends; a failed one does not stop the others.
 
-        Closing the iterator ends the processes that still work; what they have reached stands for the next time.
+        Closing the iterator ends the processes that still work; what they have reached is kept for the next time.
 
         Args:
             on_start: called as a run starts.
@@ -127,7 +127,7 @@ class _Process:
             )
 
     def outcome(self) -> Outcome | None:
-        """How the run ended; ``None`` while it goes on, be it with its next stage."""
+        """How the run ended; ``None`` while it is running."""
         status = self._process.poll()
         if status is None:
             return None

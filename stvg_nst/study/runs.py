@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -17,6 +15,7 @@ from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import StudyError, differences
+from stvg_nst.study.weights_sum import file_sum, is_same
 
 BASELINE_FOLDER = "zero-shot"
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
@@ -34,7 +33,7 @@ class Stage:
 
     Args:
         arguments: what follows ``python -m stvg_nst``.
-        leaves: the file that stands when it is done.
+        leaves: the file that it leaves when it is done.
         clears: files that an earlier attempt may have left, which it would refuse to overwrite.
     """
 
@@ -77,7 +76,7 @@ class RunTest:
         return found
 
     def changes(self) -> list[str]:
-        """Where the settings of results that stand differ from what is asked for."""
+        """Where the settings of existing results differ from what is asked for."""
         if not self.results.exists():
             return []
         before = read_yaml(self.settings_file) if self.settings_file.exists() else {}
@@ -176,7 +175,7 @@ class StudyRun:
         return f"{record.read_text(encoding='utf-8').strip()} ({self.log})"
 
     def changes(self) -> list[str]:
-        """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
+        """Where the results in the folder differ from what is asked for; empty for a folder without results.
 
         Raises:
             ConfigurationError: the folder holds what no study made, or its ``point.yaml`` is damaged.
@@ -197,8 +196,9 @@ class StudyRun:
         changes += [change for test in self.tests for change in test.changes()]
         weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
-            before, now = self.weights_file.read_text(encoding="utf-8").split()[0], _sha256(weights)
-            if before != now:
+            before = self.weights_file.read_text(encoding="utf-8").split()[0]
+            if not is_same(weights, before):
+                now = file_sum(weights)
                 changes.append(f"content of model.weights '{weights}': sha256 {before[:12]} before, {now[:12]} now")
         return changes
 
@@ -211,7 +211,7 @@ class StudyRun:
         if self.weights is not None and not self.weights.is_file():
             raise StudyError(f"{self}: model.weights '{self.weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.weights_file, "" if self.weights is None else f"{_sha256(self.weights)}  {self.weights}\n")
+        write_whole(self.weights_file, "" if self.weights is None else f"{file_sum(self.weights)}  {self.weights}\n")
         write_whole(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
         for test in self.tests:
             if test.name and not test.results.exists():
@@ -240,18 +240,6 @@ def _renamed(config: Config) -> Config:
     kept = {name: value for name, value in options.items() if name not in ("null_branch", "basis")}
     gated = {"class_path": "stvg_nst.tuning.GatedAdapter", "init_args": kept}
     return {**config, "model": {**config["model"], "tuner": gated}}
-
-
-def _sha256(path: Path) -> str:
-    state = path.stat()
-    return _sha256_of_state(path, state.st_mtime_ns, state.st_size)
-
-
-@cache
-def _sha256_of_state(path: Path, modified: int, size: int) -> str:
-    """Once per state of the file: all runs of a study share their weights, which may be large."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tuple[StudyRun, tuple[StudyRun, ...]]:
@@ -292,7 +280,7 @@ def refuse_changed(runs: Iterable[StudyRun]) -> None:
     if changed:
         lines = [f"'{run.folder}': {'; '.join(changes)}" for run, changes in changed]
         raise StudyError(
-            "what stands in these folders was made by another configuration than the study now has:\n  "
+            "the results in these folders were made by another configuration than the study now has:\n  "
             + "\n  ".join(lines)
             + "\ndelete the folders to run these points again, or give the study another folder with --runs"
         )

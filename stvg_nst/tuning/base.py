@@ -18,6 +18,9 @@ CleanBatch = TypeVar("CleanBatch", bound=Sized)
 class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
 
+    later_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that older adapters and checkpoints do not hold; there they have the value they are made with."""
+
 
 class TunedLayer(TuningModule):
     """A frozen part of a model with something trainable around it."""
@@ -255,6 +258,26 @@ class Tuner(ABC):
         It is what the router says, before any threshold, whatever the gates were.
         """
         return None
+
+    @property
+    def calibrates_gate(self) -> bool:
+        """Whether the end of a fit is to call :meth:`calibrate_gate`."""
+        return False
+
+    def opening_logits(self) -> Tensor:
+        """Of each clip of the last forward, what decides whether a hard gate opens, (B,); the highest of its frames."""
+        raise NotImplementedError
+
+    def calibrate_gate(self, grounder: nn.Module, logits: Tensor) -> str:
+        """Set the threshold of a hard gate, which is kept with the adapter.
+
+        Args:
+            logits: (N,), the :meth:`opening_logits` of N clean clips that nothing was trained on.
+
+        Returns:
+            Where the gate opens now, in words.
+        """
+        raise NotImplementedError
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""

@@ -18,10 +18,13 @@ from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.clips import collate
 from datamodules.degradation.golden_pixels import GOLDEN_HASHES
-from datamodules.degradation.severities import DEGRADATIONS
+from datamodules.degradation.kinds import DEGRADATIONS
 from datamodules.ministvg import COLOURS, load_annotations
 from datamodules.ministvg.data_module import target_words
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
+
+# Of val-00000 and so on: results of a half compare only as long as these stay.
+HALVES = ["ablate", "ablate", "ablate", "ablate", "search", "ablate", "search", "ablate"]
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +297,7 @@ def test_results_of_cached_features_tell_of_the_machine_that_built_them(
 ) -> None:
     built, told = {}, {}
     for name, hashes in (("elsewhere", {"defocus": "rounded"}), ("here", GOLDEN_HASHES)):
-        monkeypatch.setattr(pixels, "pixel_hashes", lambda hashes=hashes: dict(hashes))
+        monkeypatch.setattr(pixels, "pixel_hashes", lambda unseen, hashes=hashes: dict(hashes))
         built[name] = mini(root, variants=1, features=tmp_path / name)
         built[name].build_cache("test", encode, "backbones")
     for name, data in built.items():
@@ -346,6 +349,30 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
 
 
+def test_a_half_of_the_validation_split_is_searched_and_the_other_compares(root: Path, tmp_path: Path) -> None:
+    whole = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val")
+    whole.build_cache("val", encode, "backbones")
+    halves = {}
+    for half in ("search", "ablate"):
+        data = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val", validation_half=half)
+        halves[half] = {info.item_id for batch in batches(data, "test") for info in batch.clips}
+        assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", f"val_{half}", 0, "mixed")
+        assert {data.half_of(record.clip_id) for record in data.records["val"]} == {half}
+    whole.setup_split("val")
+    assert halves["search"].isdisjoint(halves["ablate"])
+    assert halves["search"] | halves["ablate"] == {record.item_id for record in whole.records["val"]}
+    assert [whole.half_of(f"val-{index:05d}") for index in range(8)] == HALVES
+    assert mini(root, validation_half="search").conditions("test").split == "test", "the test split has no halves"
+
+
+def test_a_half_without_a_clip_is_refused(root: Path) -> None:
+    data = mini(root, val_clips=4, validation_half="search")
+    with pytest.raises(
+        ValueError, match=r"no clip of 'val' is in its half 'search', .* show more, or set .*validation_half null"
+    ):
+        data.setup_split("val")
+
+
 def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
     data = mini(root, evaluation_conditions="matrix", test_clips=1)
     shown = [str(info.degradation) for batch in batches(data, "test") for info in batch.clips]
@@ -353,6 +380,49 @@ def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
     assert data.conditions("test") == ("MiniSTVG", "test", 0, "matrix")
     assert data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
     assert len(batches(data, "val")[0].clips) == 2 * 2 * 2, "validation chooses by the benchmark's own mix"
+
+
+def test_unseen_kinds_are_shown_by_a_test_alone_and_change_the_version_of_its_pixels_alone(
+    root: Path, tmp_path: Path
+) -> None:
+    options = {"variants": 1, "features": tmp_path, "test_clips": 1, "evaluation_conditions": "unseen"}
+    data = mini(root, **options)
+    folders = [data.build_cache(split, encode, "backbones").name for split in ("train", "val", "test")]
+    assert folders == ["train", "val", "test-unseen"]
+    shown = [info.degradation for batch in batches(data, "test") for info in batch.clips]
+    kinds = {degradation.kind for degradation in shown if degradation}
+    assert len(shown) == 2 * 16 and kinds == {"compression", "noise", "partial"}
+    told = data.degradations()
+    assert told["version"] == data.provenance()["degradations"] == "D-1.1"
+    assert set(told["pixels"]) == {*DEGRADATIONS, *kinds}
+    assert data.conditions("test") == ("MiniSTVG", "test", 0, "unseen")
+    for split in ("train", "val"):
+        trained = [info.degradation for batch in batches(data, split) for info in batch.clips]
+        assert {degradation.kind for degradation in trained if degradation} <= set(DEGRADATIONS)
+    plain = mini(root, variants=1, features=tmp_path)
+    plain.setup("fit")
+    assert plain.caches.keys() == {"train", "val"} and plain.provenance()["degradations"] == "D-1.0", (
+        "the same caches serve"
+    )
+
+
+def test_a_cache_serves_a_training_that_leaves_a_kind_out_as_far_as_its_variants_allow(
+    root: Path, tmp_path: Path
+) -> None:
+    options = {"variants": 4, "features": tmp_path}
+    whole = mini(root, **options)
+    for split in ("train", "val"):
+        whole.build_cache(split, encode, "backbones")
+    left = whole.plan.variant("tune-00000", 0).kind
+    data = mini(root, **options, left_out_kinds=[left])
+    trained = {info.degradation for batch in batches(data, "train") for info in batch.clips if info.degradation}
+    assert trained and left not in {degradation.kind for degradation in trained}
+    assert data.plan.evaluation(["a"]) == whole.plan.evaluation(["a"])
+    part = mini(root, variants=1, features=tmp_path / "part", left_out_kinds=[left])
+    with pytest.raises(
+        ValueError, match=r"none of the 1 degraded variants is left of \d training clips, the first 'tune-00000'"
+    ):
+        part.build_cache("train", encode, "backbones")
 
 
 def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
@@ -406,6 +476,19 @@ def test_clean_clips_are_drawn_from_the_tuning_set_in_high_quality(root: Path) -
         for seed in (0, 0, 1)
     ]
     assert others[0] == others[1] != others[2] and len(others[0]) == 4, "all where there are fewer"
+
+
+def test_the_clean_validation_is_every_sample_once_in_high_quality_on_every_process(root: Path) -> None:
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, num_devices=2)  # type: ignore[assignment]
+    shown = [info for batch in data.clean_validation_loader() for info in batch.clips]
+    assert [info.item_id for info in shown] == [record.item_id for record in data.records["val"]]
+    assert {info.quality for info in shown} == {Quality.HQ}
+    blurred = mini(root, evaluation_split="val", evaluation_conditions=["defocus"])
+    with pytest.raises(ValueError, match=r"'val' in high quality, but it is shown in defocus:1, .*; add HQ to"):
+        blurred.clean_validation_loader()
 
 
 def mini_of(root: Path, seed: int) -> MiniSTVG:

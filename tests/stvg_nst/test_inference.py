@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,23 +10,8 @@ from torch import Tensor
 
 from stvg_nst.inference import join_passes, join_verdicts, split_passes
 from stvg_nst.tubes import decode_tubes, interpolate_boxes, sample_tubes
-from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
-
-
-def clip(frame_ids: Sequence[int], native_size: tuple[int, int] = (100, 200)) -> ClipInfo:
-    return ClipInfo(
-        item_id="item",
-        query="a red ball",
-        sentence_type="declarative",
-        quality=Quality.HQ,
-        degradation=None,
-        frame_ids=tuple(frame_ids),
-        target=Tube(0, 1, torch.zeros(1, 4)),
-        native_size=native_size,
-        native_length=max(frame_ids) + 1,
-        fps=25.0,
-        video="ball.mp4",
-    )
+from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput
+from tests.stvg_nst.test_tubes import clip
 
 
 def batch_of(*clips: ClipInfo) -> Batch:

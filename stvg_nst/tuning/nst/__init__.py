@@ -10,6 +10,7 @@ Read the files in this order:
 2. ``reference.py``: the reference bank, eq. (2), and what travels through a forward.
 3. ``unit.py``: the quality-adaptive unit, which retrieves, eq. (3), proposes coefficients, eq. (4), and routes.
 4. ``residual.py``: the dual-space reparameterisation, eq. (5).
+   ``router.py`` is the one router that may serve all layers, ahead of them.
 5. ``objective.py``: the router's loss and the regulariser, eqs. (6) and (7).
 6. ``controls.py``: the method without its null space.
 7. ``options.py`` and ``injection.py``: what a recipe chooses, and how the parts are put into a frozen model.
@@ -30,7 +31,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear, Tuner
+from stvg_nst.models.base import Grounder
+from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear
 from stvg_nst.tuning.clean_inputs import measure_clean_inputs
 from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
@@ -38,13 +40,14 @@ from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+from stvg_nst.tuning.nst.routed import RoutedTuner
 from stvg_nst.tuning.nst.unit import HQNullMlp
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
 
 @dataclass
-class NullSpaceTuning(NullSpaceOptions, Tuner):
+class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
     """Null-space tuning (NST) of the layers that match ``targets``."""
 
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
@@ -61,17 +64,11 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         return wrapped, reports
 
     def _attach(self, grounder: nn.Module) -> None:
-        bank_width, source = self._reference_of(grounder)
+        _, source = self._reference_of(grounder)
         self._state.watch(source)
         if self.routes and self.router == "shared":
-            put_router(
-                self,
-                source,
-                bank_width,
-                per=self.gate_per,
-                coefficients_from=self.coefficients_from,
-                like=next(grounder.parameters()),
-            )
+            assert isinstance(grounder, Grounder), "no other model has a place ahead of its layers"
+            put_router(self, grounder, source, per=self.gate_per, coefficients_from=self.coefficients_from)
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
@@ -170,25 +167,20 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
 
     @torch.no_grad()
     def verdicts(self) -> Tensor | None:
-        """The mean over the layers' routers, and over the real frames where each has a gate of its own."""
+        """The mean over real frames where each has a gate of its own, and over the layers' routers."""
+        if self.router == "shared":
+            return super().verdicts()
         layers = self._state.read(tuple(self._leakage), close=False)
         said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
         return torch.stack(said).mean(0) if said else None
 
-    @contextmanager
-    def override_gate(self, value: float | Tensor | None) -> Iterator[None]:
+    def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
 
         Args:
             value: in [0, 1]; a number, (B,), or (B, T) with a gate a frame; ``None`` leaves the router in charge.
         """
-        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
-            raise ValueError(f"a gate must lie in [0, 1], got {value}")
-        before, self._state.forced_gate = self._state.forced_gate, value
-        try:
-            yield
-        finally:
-            self._state.forced_gate = before
+        return self._state.forcing_gate(value)
 
     def fold(self, grounder: nn.Module) -> None:
         """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.

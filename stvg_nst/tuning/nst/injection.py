@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.nullspace import DualSpace, DualSpaceStore, split_dual_space, weight_matrix
@@ -12,7 +12,8 @@ from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.options import NullSpaceOptions, RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
-from stvg_nst.tuning.nst.unit import CoefficientsFrom, GatePer, QualityAdaptiveUnit, SharedRouter
+from stvg_nst.tuning.nst.router import GapRouter, SharedRouter, StatisticsRouter
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, GatePer, QualityAdaptiveUnit
 from stvg_nst.tuning.selection import select_layers
 
 # Enough for eq. (7) to have something to shrink, too little to matter where a null space is exact.
@@ -61,25 +62,37 @@ def wrap_layers(
 
 def put_router(
     options: RouterOptions,
+    grounder: Grounder,
     source: nn.Module,
-    bank_width: int,
     *,
     per: GatePer,
     coefficients_from: CoefficientsFrom,
-    like: Tensor,
 ) -> None:
-    """Give the reference point one router ahead of all wrapped layers, of the device and dtype of ``like``."""
-    width = options.width(bank_width)
-    with drawn(options.drawn_with, "router"):
-        router = SharedRouter(
-            bank_width,
-            width=width,
-            heads=options.heads,
-            hidden=options.hidden or width,
-            per=per,
-            coefficients_from=coefficients_from,
+    """Give the reference point ``source`` one router ahead of all wrapped layers, of the grounder's device and dtype.
+
+    Raises:
+        ValueError: the router reads statistics of features, and the grounder does not say how wide these are.
+    """
+    width = options.width(grounder.width)
+    if options.router_reads == "statistics" and not grounder.feature_channels:
+        raise ValueError(
+            f"router_reads 'statistics' needs the channels of the encoders' features, and {type(grounder).__name__} "
+            "has no feature_channels; set it, or router_reads to gap"
         )
-    source.router = router.to(like)
+    router: SharedRouter
+    with drawn(options.drawn_with, "router"):
+        if options.router_reads == "statistics":
+            router = StatisticsRouter(grounder.feature_channels, hidden=options.hidden or width, per=per)
+        else:
+            router = GapRouter(
+                grounder.width,
+                width=width,
+                heads=options.heads,
+                hidden=options.hidden or width,
+                per=per,
+                coefficients_from=coefficients_from,
+            )
+    source.router = router.to(next(grounder.parameters()))
 
 
 def _check_rank(name: str, layer: nn.Module, rank: int) -> None:

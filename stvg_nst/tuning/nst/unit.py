@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.tuning.base import TuningModule
 from stvg_nst.tuning.hq_null import HQNullSpace
 from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank, masked_mean
 
@@ -128,39 +127,6 @@ class Router(nn.Module):
         # Half precision would quantise the gate that decides what is preserved; the router is too small to gain by it.
         with torch.autocast(gap.device.type, enabled=False):
             return self.mlp(pooled.to(self.mlp.inner.weight.dtype)).squeeze(-1).float()
-
-
-class SharedRouter(TuningModule):
-    """One router ahead of all wrapped layers: it reads the gap of the grounding model's own visual tokens.
-
-    A clip's gate is then known before the first wrapped layer runs, which is what lets a hard gate skip them all.
-    Where the coefficients come from the input alone, so does the gate: nothing is then looked up anywhere.
-    """
-
-    def __init__(
-        self,
-        bank_width: int,
-        *,
-        width: int,
-        heads: int,
-        hidden: int,
-        per: GatePer,
-        coefficients_from: CoefficientsFrom,
-    ) -> None:
-        super().__init__()
-        looks_up = coefficients_from != "input"
-        self.retrieval = Retrieval(bank_width, bank_width, width=width, heads=heads) if looks_up else None
-        self.project = None if looks_up else nn.Linear(bank_width, width)
-        self.router = Router(width, hidden, per)
-
-    def forward(self, tokens: Tensor, mask: Tensor, bank: ReferenceBank) -> Tensor:
-        """Logits, (B,) or (B, T), of visual tokens (B, T, N, D) and their mask (B, T, N)."""
-        if self.retrieval is not None:
-            _, gap = self.retrieval(tokens, bank)
-        else:
-            assert self.project is not None
-            gap = self.project(tokens)
-        return self.router(gap, mask)
 
 
 class QualityAdaptiveUnit(nn.Module):

@@ -99,7 +99,7 @@ for name in ("closed/new/a.json", "open/protected.json", "open/a.json"):
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert ran.stdout.splitlines() == [
         f"no file can be made there (Permission denied) {common_folder}/closed",
-        f"is there, and must not be written {protected}",
+        f"exists, but may not be written {protected}",
         "fine",
     ]
 

@@ -77,9 +77,15 @@ def test_a_choice_at_the_edge_is_called_so(search: Any, tmp_path: Path, capsys: 
     assert "a: high, the edge of the grid (of 2;" in capsys.readouterr().out
 
 
-def test_choices_need_the_validation_split_and_every_run(search: Any, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="choices are made on the split 'val', but the study measured 'test'"):
-        choose(search(set=None), tmp_path)
+@pytest.mark.parametrize("split", ["test", "val_ablate", "confirm"])
+def test_choices_need_the_validation_split(search: Any, tmp_path: Path, split: str) -> None:
+    path = search(set={"data.init_args.evaluation_split": split})
+    with pytest.raises(StudyError, match=f"on the split 'val' or its half 'search', but the study measured '{split}'"):
+        choose(path, tmp_path)
+
+
+def test_choices_can_be_made_on_a_half_of_the_validation_split(search: Any, tmp_path: Path) -> None:
+    assert choose(search(set={"data.init_args.evaluation_split": "val_search"}), tmp_path) == 0
 
 
 def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> None:
