@@ -25,6 +25,7 @@ from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
 from datamodules.quality import (
+    HIGH,
     Draw,
     EvaluationConditions,
     MixedQualityPlan,
@@ -40,7 +41,7 @@ from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "confirm"]
 ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
@@ -64,6 +65,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     clip_seconds: ClassVar[float] = 20.0
     """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    """What the data set has."""
 
     _: KW_ONLY
 
@@ -106,8 +110,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     twins: bool = False
     """hand over each degraded training clip in high quality too, for ``--model.twin``."""
 
-    evaluation_split: Literal["val", "test"] = "test"
-    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+    evaluation_split: Literal["val", "test", "confirm"] = "test"
+    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers; ``confirm``, of MiniSTVG
+    alone, once, for what was fixed beforehand."""
 
     validation_half: ValidationHalf | None = None
     """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
@@ -125,6 +130,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        self._require_split(self.evaluation_split)
         self.require_at_least("batch_size", 1)
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
@@ -145,6 +151,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def require_at_least(self, option: str, least: int) -> None:
         if (number := getattr(self, option)) < least:
             raise ValueError(f"--data.init_args.{option} must be at least {least}, got {number}")
+
+    def _require_split(self, split: Split) -> None:
+        if split not in self.splits:
+            raise ValueError(
+                f"{type(self).__name__} has the splits {', '.join(self.splits)}, got '{split}'; choose on 'val', and "
+                "measure on 'test'"
+            )
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -279,6 +292,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
+        self._require_split(split)
         records = self.load_records(split)
         if split == "train" and self.training_items is not None:
             if not 1 <= self.training_items <= len(records):
@@ -486,6 +500,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             drawn.setdefault(records[index].clip_id, int(index))
         sampler = EvaluationSampler([Draw(index, None) for index in islice(drawn.values(), clips)])
         return self._load("train", sampler, self.eval_batch_size)
+
+    def clean_validation_loader(self) -> DataLoader[Clip]:
+        """Every sample of the validation split in high quality. Every process gets all of them.
+
+        Raises:
+            ValueError: the split is not shown in high quality, so that no cache need hold it.
+        """
+        if HIGH not in self.shown_conditions("val"):
+            raise ValueError(
+                f"the threshold of a gate is set by clips of 'val' in high quality, but it is shown in "
+                f"{', '.join(self.shown_conditions('val'))}; add HQ to --data.init_args.evaluation_conditions"
+            )
+        sampler = EvaluationSampler([Draw(index, None) for index in range(len(self.records["val"]))])
+        return self._load("val", sampler, self.eval_batch_size)
 
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
         clip_ids = [record.clip_id for record in self.records[split]]

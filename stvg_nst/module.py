@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -22,6 +24,7 @@ from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, join_verdicts, split_passes
+from stvg_nst.loop_position import is_finished
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
@@ -133,6 +136,7 @@ class GroundingModule(SampleMeanModule):
         self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)
         self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
+        self._clean_validation: Iterable[Batch] | None = None
 
     def _refuse_tuned_fusion(self) -> None:
         for part in self.grounder.fusion():
@@ -188,6 +192,7 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
                 "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
             )
+        rank_zero_info(f"{type(self.tuner).__name__} looks at {self.tuner.clean_clips} clean clips of the tuning set")
         self.eval()
         with torch.no_grad():
             self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)
@@ -251,6 +256,23 @@ class GroundingModule(SampleMeanModule):
         for name, parameter in self.grounder.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
                 raise DivergedError(self._divergence(f"'{name}' is not finite after the last step"))
+
+    @torch.no_grad()
+    def on_fit_end(self) -> None:
+        """Let clean clips set the threshold of a hard gate; by now an average may have replaced what was trained."""
+        if self._clean_validation is None or not is_finished(self.trainer):
+            return
+        mode = self.training
+        self.eval().to(self.trainer.strategy.root_device)
+        highest: dict[str, float] = defaultdict(lambda: -math.inf)  # by video: its sentences are not independent
+        with self.trainer.precision_plugin.forward_context():
+            for batch in self._clean_batches(self._clean_validation):
+                for part in split_passes(batch, self.inference):
+                    self(part)
+                    for clip, logit in zip(part.clips, self.tuner.opening_logits().tolist(), strict=True):
+                        highest[clip.video] = max(highest[clip.video], logit)
+        rank_zero_info(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
+        self.train(mode).cpu()  # as Lightning leaves it
 
     def _divergence(self, what: str) -> str:
         before = "" if self._loss_before is None else f", after a loss of {self._loss_before.item():.4g}"
@@ -379,6 +401,8 @@ class GroundingModule(SampleMeanModule):
                 f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
                 "--data.init_args.twins true, or --model.twin 0"
             )
+        if stage == "fit" and self.tuner.calibrates_gate:
+            self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
         if self.grounder.encodings is not None and cached is None:
             raise ValueError(
@@ -388,6 +412,16 @@ class GroundingModule(SampleMeanModule):
         self.check_backbones(cached)
         for split, records in getattr(datamodule, "records", {}).items():
             self.check_queries(split, {record.item_id: record.query for record in records})
+
+    def _clean_validation_loader(self, datamodule: object) -> Iterable[Batch]:
+        loader = getattr(datamodule, "clean_validation_loader", None)
+        if loader is None:
+            raise ValueError(
+                f"{type(self.tuner).__name__} sets the threshold of its gate by clean clips of the validation split, "
+                "but the trainer has no data module with `clean_validation_loader`; fit with one, or leave out "
+                "--model.tuner.init_args.false_alarms"
+            )
+        return loader()
 
     def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
         """Refuse sentences that the grounder would stumble over at some later batch.

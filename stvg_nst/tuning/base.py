@@ -32,15 +32,7 @@ class TunedLayer(TuningModule):
         super().__init__()
         self.base_layer = base_layer
 
-
-class TunedLinear(TunedLayer):
-    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
-
-    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
-    would bypass the adapter in silence, and so it fails instead.
-    """
-
-    def merged(self) -> nn.Linear:
+    def merged(self) -> nn.Module:
         """A new plain layer that computes what this one does at inference.
 
         Raises:
@@ -50,6 +42,14 @@ class TunedLinear(TunedLayer):
             f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
             f"adapter beside the frozen weight"
         )
+
+
+class TunedLinear(TunedLayer):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +258,26 @@ class Tuner(ABC):
         It is what the router says, before any threshold, whatever the gates were.
         """
         return None
+
+    @property
+    def calibrates_gate(self) -> bool:
+        """Whether the end of a fit is to call :meth:`calibrate_gate`."""
+        return False
+
+    def opening_logits(self) -> Tensor:
+        """Of each clip of the last forward, what decides whether a hard gate opens, (B,); the highest of its frames."""
+        raise NotImplementedError
+
+    def calibrate_gate(self, grounder: nn.Module, logits: Tensor) -> str:
+        """Set the threshold of a hard gate, which is kept with the adapter.
+
+        Args:
+            logits: (N,), the :meth:`opening_logits` of N clean clips that nothing was trained on.
+
+        Returns:
+            Where the gate opens now, in words.
+        """
+        raise NotImplementedError
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""

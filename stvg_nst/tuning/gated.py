@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
-from stvg_nst.tuning.base import TunedLayer, Tuner
+from stvg_nst.tuning.base import TunedLayer
 from stvg_nst.tuning.nst.injection import put_router
 from stvg_nst.tuning.nst.objective import router_loss
 from stvg_nst.tuning.nst.options import RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState, find_reference
+from stvg_nst.tuning.nst.routed import RoutedTuner
 
 # What the router says is logged under the name of the place where a grounder calls it.
 ROUTER = "reference_point"
@@ -74,10 +75,10 @@ def gate_of_clips(state: ForwardState, *, hard: bool) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class GatedTuner(RouterOptions, Tuner):
+class GatedTuner(RouterOptions, RoutedTuner):
     """A method whose layers are gated by a router, which learns from the quality labels."""
 
-    free_fields: ClassVar[frozenset[str]] = frozenset({"lambda_router", "seed"})
+    free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _training: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -124,9 +125,7 @@ class GatedTuner(RouterOptions, Tuner):
 
     def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
         """``router`` of the last forward: its cross-entropy with the labels (B,), eq. (6)."""
-        said, frame_mask = self._said, self._state.bank_for(ROUTER).frame_mask
-        assert frame_mask is not None, "a grounder has frames"
-        return {"router": router_loss(said, qualities.float(), frame_mask)}
+        return {"router": router_loss(self._said, qualities.float(), self._frame_mask)}
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, Tensor]:

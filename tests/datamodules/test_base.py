@@ -478,6 +478,19 @@ def test_clean_clips_are_drawn_from_the_tuning_set_in_high_quality(root: Path) -
     assert others[0] == others[1] != others[2] and len(others[0]) == 4, "all where there are fewer"
 
 
+def test_the_clean_validation_is_every_sample_once_in_high_quality_on_every_process(root: Path) -> None:
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, num_devices=2)  # type: ignore[assignment]
+    shown = [info for batch in data.clean_validation_loader() for info in batch.clips]
+    assert [info.item_id for info in shown] == [record.item_id for record in data.records["val"]]
+    assert {info.quality for info in shown} == {Quality.HQ}
+    blurred = mini(root, evaluation_split="val", evaluation_conditions=["defocus"])
+    with pytest.raises(ValueError, match=r"'val' in high quality, but it is shown in defocus:1, .*; add HQ to"):
+        blurred.clean_validation_loader()
+
+
 def mini_of(root: Path, seed: int) -> MiniSTVG:
     data = mini(root, training_clips=4, seed=seed)
     data.prepare_data()

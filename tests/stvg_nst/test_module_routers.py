@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import lightning
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from stvg_nst.module import GroundingModule
 from stvg_nst.tuning import GatedAdapter, NullSpaceTuning
 from stvg_nst.tuning.nst import NullSpaceLinear
-from stvg_nst.types import Quality
+from stvg_nst.tuning.nst.router import shared_router
+from stvg_nst.types import Batch, Quality
 from tests.stvg_nst.test_twin import TARGETS, batch, grounder  # noqa: F401 (a fixture)
 
 OPTIONS = {"rank": 4, "retrieval_width": 8, "heads": 1, "router": "shared", "gate_training": "label"}
@@ -41,3 +47,67 @@ def test_a_checkpoint_of_before_there_were_thresholds_is_resumed(grounder):  # n
     del checkpoint["state_dict"]["grounder.reference_point.router.router.mlp.inner.weight"]
     with pytest.raises(ValueError, match=r"the first that differ: grounder\.reference_point\.router\.router"):
         module.on_load_checkpoint(checkpoint)
+
+
+class Shown(lightning.LightningDataModule):
+    """Two clips to train on, and four clean ones to validate on, of which the last two are one clip."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader([batch(Quality.HQ, Quality.LQ)], batch_size=None)
+
+    def clean_validation_loader(self) -> list[Batch]:
+        shown = batch(*[Quality.HQ] * 4, seed=7)
+        names = ("a", "b", "c", "c")
+        clips = tuple(replace(clip, video=name) for clip, name in zip(shown.clips, names, strict=True))
+        return [replace(shown, clips=clips)]
+
+
+def fit(module: GroundingModule, data: Shown, folder: Path, **options: Any) -> None:
+    options = {"max_steps": 2, "max_epochs": -1, **options}
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
+    trainer.fit(module, datamodule=data)
+
+
+def test_the_end_of_a_fit_sets_the_threshold_by_clean_clips_of_the_validation(
+    grounder,  # noqa: F811
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tuner = NullSpaceTuning(TARGETS, gate="hard", false_alarms=0.5, **OPTIONS)
+    module, data = GroundingModule(grounder, tuner, weights="random"), Shown()
+    with caplog.at_level(logging.INFO):
+        fit(module, data, tmp_path)
+    (clean,) = data.clean_validation_loader()
+    module.eval()(clean)
+    logits = tuner.opening_logits()
+    a, b, c = (*logits[:2].tolist(), logits[2:].max().item())
+    # Of three clips, one of two is one: half of (3 + 1) are two, the new one and the highest.
+    assert shared_router(grounder).threshold.item() == pytest.approx(sorted((a, b, c))[1], abs=1e-6)
+    assert "1 of 3 clean clips open it, and a new one with a probability of at most 50.00%" in caplog.text
+
+
+def test_a_fit_that_is_not_finished_sets_no_threshold(grounder, tmp_path: Path) -> None:  # noqa: F811
+    module = GroundingModule(grounder, NullSpaceTuning(TARGETS, false_alarms=0.5, **OPTIONS), weights="random")
+    stop = lightning.pytorch.callbacks.LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: setattr(trainer, "should_stop", True)
+    )
+    fit(module, Shown(), tmp_path, max_steps=3, callbacks=[stop])
+    assert shared_router(grounder).threshold == 0
+
+
+def test_a_threshold_needs_clean_clips_and_says_so_before_the_first_step(grounder, tmp_path: Path) -> None:  # noqa: F811
+    class Without(lightning.LightningDataModule):
+        train_dataloader = Shown.train_dataloader
+
+    module = GroundingModule(grounder, NullSpaceTuning(TARGETS, false_alarms=0.5, **OPTIONS), weights="random")
+    with pytest.raises(ValueError, match="no data module with `clean_validation_loader`"):
+        fit(module, Without(), tmp_path)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
-from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear
 from stvg_nst.tuning.clean_inputs import measure_clean_inputs
 from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
@@ -40,13 +40,14 @@ from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+from stvg_nst.tuning.nst.routed import RoutedTuner
 from stvg_nst.tuning.nst.unit import HQNullMlp
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
 
 @dataclass
-class NullSpaceTuning(NullSpaceOptions, Tuner):
+class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
     """Null-space tuning (NST) of the layers that match ``targets``."""
 
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
@@ -166,7 +167,9 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
 
     @torch.no_grad()
     def verdicts(self) -> Tensor | None:
-        """The mean over the layers' routers, and over the real frames where each has a gate of its own."""
+        """The mean over real frames where each has a gate of its own, and over the layers' routers."""
+        if self.router == "shared":
+            return super().verdicts()
         layers = self._state.read(tuple(self._leakage), close=False)
         said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
         return torch.stack(said).mean(0) if said else None

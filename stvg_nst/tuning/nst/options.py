@@ -42,12 +42,18 @@ class RouterOptions:
     """What a router ahead of all layers reads: the semantic gap of the grounding model's visual tokens, as in the
     paper, or statistics of the frozen encoders' features, which tell mild degradations better."""
 
+    false_alarms: float | None = None
+    """Share of clean clips that may open a hard gate, such as 0.01. When a fit ends, the threshold is set by the clean
+    clips of the validation split, and kept with the adapter. Without it the threshold is a probability of one half."""
+
     lambda_router: float = 0.5
     """Weight of the router's loss in the objective, eq. (6)."""
 
     seed: int | None = None
     """Of the initial values, which depend on it, the layer's name and the options that shape its tensors, and not on
     the other layers; the run's seed if not given."""
+
+    free_fields: ClassVar[frozenset[str]] = frozenset({"false_alarms", "lambda_router", "seed"})
 
     def __post_init__(self) -> None:
         for name in ("hidden", "retrieval_width"):
@@ -57,6 +63,8 @@ class RouterOptions:
             raise ValueError(
                 f"router_reads must be one of {', '.join(get_args(RouterReads))}, got {self.router_reads!r}"
             )
+        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
+            raise ValueError(f"false_alarms is a share between 0 and 1, or null, got {self.false_alarms}")
 
     @property
     def drawn_with(self) -> int:
@@ -172,10 +180,10 @@ class NullSpaceOptions(RouterOptions):
 
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.
-    free_fields: ClassVar[frozenset[str]] = frozenset(
+    free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields | frozenset(
         {
             *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),
-            *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+            *("lambda_reg", "lambda_leak", "spaces"),
             *("row_input", "hq_energy", "calibration_clips"),
         }
     )
@@ -196,6 +204,11 @@ class NullSpaceOptions(RouterOptions):
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
+        if self.false_alarms is not None and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"false_alarms needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' and gate "
+                f"'{self.gate}': only one gate for all layers has one threshold"
+            )
         if self.router_reads == "statistics" and not (self.routes and self.router == "shared"):
             raise ValueError(
                 f"router_reads 'statistics' needs router 'shared' and gate 'soft' or 'hard', got router "
