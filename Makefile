@@ -102,7 +102,7 @@ search-recipe:  ## leads to a recipe that is worth choosing: gates by labels, wh
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
 TRIED := $(if $(QUICK),runs/search/lr-quick,docs/peers/learning-rates)/choices.csv
-search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (14 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
+search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (20 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
 	$(call study,$<,runs/search/lr,$(FEATURES)) $(TO_OUTPUT)
 	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --table $(TRIED) --overwrite \
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -59,25 +58,6 @@ def _distribution_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def git_state(file: Path) -> tuple[str | None, bool | None]:
-    """The commit that a source file belongs to, and whether tracked files of its repository differ from it.
-
-    Returns:
-        ``(None, None)`` for a file that no repository tracks, such as one in a virtual environment inside of one.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", file.name)
-        commit = git("rev-parse", "HEAD").strip()
-        return commit, bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):  # no git that runs on this machine, no repository, or no commit
-        return None, None
 
 
 def config_hash(folder: Path) -> str | None:

@@ -11,9 +11,10 @@ import lightning
 import torch
 
 import stvg_nst
-from callbacks.provenance import config_hash, git_state, machine, software_versions
+from callbacks.provenance import config_hash, machine, software_versions
 from callbacks.record_writer import RecordWriter, num_own_samples
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
+from stvg_nst.machine.repository import git_state
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.measuring import measurement_of
 from stvg_nst.results.results_file import RunResults, render_results

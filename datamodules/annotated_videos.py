@@ -149,6 +149,7 @@ class AnnotatedVideos(STVGDataModule):
             AnnotationError: an annotation is faulty, and faulty ones are not skipped.
             ValueError: the counts are not the published ones, a video is bad and not skipped, or nothing is left.
         """
+        assert split != "confirm", "it has no such split"
         official: OfficialSplit = "train" if split == "val" and self.held_out else split
         reading = self.source.read(official)
         mismatch = self.source.count_mismatch(official) if self.expect_official_counts else ""

@@ -41,7 +41,7 @@ from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "confirm"]
 ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
@@ -65,6 +65,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     clip_seconds: ClassVar[float] = 20.0
     """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    """What the data set has."""
 
     _: KW_ONLY
 
@@ -112,8 +115,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     twins: bool = False
     """hand over each degraded training clip in high quality too, for ``--model.twin``."""
 
-    evaluation_split: Literal["val", "test"] = "test"
-    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+    evaluation_split: Literal["val", "test", "confirm"] = "test"
+    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers; ``confirm``, of MiniSTVG
+    alone, once, for what was fixed beforehand."""
 
     validation_half: ValidationHalf | None = None
     """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
@@ -131,6 +135,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        self._require_split(self.evaluation_split)
         self.require_at_least("batch_size", 1)
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
@@ -158,6 +163,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def require_at_least(self, option: str, least: int) -> None:
         if (number := getattr(self, option)) < least:
             raise ValueError(f"--data.init_args.{option} must be at least {least}, got {number}")
+
+    def _require_split(self, split: Split) -> None:
+        if split not in self.splits:
+            raise ValueError(
+                f"{type(self).__name__} has the splits {', '.join(self.splits)}, got '{split}'; choose on 'val', and "
+                "measure on 'test'"
+            )
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -292,6 +304,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
+        self._require_split(split)
         records = self.load_records(split)
         if split == "train" and self.training_items is not None and not 1 <= self.training_items <= len(records):
             raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")

@@ -16,6 +16,7 @@ PROGRAM = "python -m stvg_nst"
 # loaded: `report` and `--help` should not wait for torch.
 GROUPS = {
     "": {
+        "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),
         "validate": ("run:validate", "measure it on the validation split"),
         "test": ("run:test", "measure it on the test split, beside a --model.baseline"),

@@ -47,13 +47,14 @@ def frozen_grounder(study: Study) -> Grounder:
 
 def budget_text(study: Study) -> str:
     """A line for each point: its adapted layers, its trainable parameters and their share; then what is tuned."""
-    lines = [f"{'':28} {'layers':>8} {'trainable':>12} {'of all':>9}"]
+    width = max(map(len, study.points))
+    lines = [f"{'':{width}} {'layers':>8} {'trainable':>12} {'of all':>9}"]
     sets: dict[tuple[str, ...], list[str]] = {}
     for name, _, _, report in injected_points(study):
         share = report.trainable / report.total
         layers = tuple(layer.name for layer in report.layers)
         shown = str(len(layers)) if layers else "-"
-        lines.append(f"{name:28} {shown:>8} {report.trainable:12,} {share:9.2%}")
+        lines.append(f"{name:{width}} {shown:>8} {report.trainable:12,} {share:9.2%}")
         sets.setdefault((*layers, *report.parts), []).append(name)
     for layers, names in sets.items():
         lines += ["", f"{', '.join(names)}:", *(f"  {layer}" for layer in layers)]

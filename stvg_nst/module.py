@@ -192,6 +192,7 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
                 "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
             )
+        rank_zero_info(f"{type(self.tuner).__name__} looks at {self.tuner.clean_clips} clean clips of the tuning set")
         self.eval()
         with torch.no_grad():
             self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)

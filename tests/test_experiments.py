@@ -25,7 +25,7 @@ OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) f
 SCOPES = sorted(path.stem for path in (FOLDER / "scope").glob("*.yaml"))
 MODULES = [name for name in SCOPES if name.endswith("_modules")]  # of whole modules; all others are of layers
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
-SCOPELESS = ("adalora", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora")
+SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
 OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 

@@ -25,6 +25,7 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
+from datamodules.ministvg.confirmation import require_committed
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
@@ -32,6 +33,7 @@ from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
+CONFIRMATION_CLIPS = 400
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
 
 
@@ -40,6 +42,7 @@ class MiniSTVG(STVGDataModule):
     """Rendered clips with a declarative and an interrogative sentence each."""
 
     renders_videos = True
+    splits = ("train", "val", "test", "confirm")
     clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
@@ -63,6 +66,9 @@ class MiniSTVG(STVGDataModule):
     test_clips: int = 400
     """test on the first so many clips. A smaller number makes a quick run, whose results compare with no other."""
 
+    confirmation: Path | None = None
+    """the committed study whose configurations may read the split ``confirm``; docs/protocol.md says why."""
+
     num_frames: int = 16
     """frames sampled of each clip."""
 
@@ -83,15 +89,19 @@ class MiniSTVG(STVGDataModule):
             "train": self.training_clips or TRAINING_CLIPS[self.training_split],
             "val": self.val_clips,
             "test": self.test_clips,
+            "confirm": CONFIRMATION_CLIPS,
         }
 
     def prepare_data(self) -> None:
         for split in self.num_clips:
-            self._ensure(split)
+            if split != "confirm" or self.evaluation_split == "confirm":
+                self._ensure(split)
         if self.extra_clips:
             self._ensure_all_of_training()
 
     def _ensure(self, split: Split) -> Path:
+        if split == "confirm":
+            require_committed(self.confirmation)
         name = self.training_split if split == "train" else split
         return ensure_split(self.root, name, num_clips=self.num_clips[split])
 

@@ -64,7 +64,7 @@ def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = Tru
 
     Args:
         root: folder of all versions and splits.
-        split: ``pretrain``, ``tune``, ``val`` or ``test``.
+        split: one of ``SPLITS``.
         num_clips: how many clips are needed; a larger split is a superset with the same first clips, which
             ``load_annotations(path, num_clips=...)`` selects.
         progress: show a progress bar on the standard error stream.

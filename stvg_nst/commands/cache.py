@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
@@ -19,7 +19,7 @@ from stvg_nst.machine.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import BackboneFeatures, Batch
 
-_WHICH = "which to store; all unless given"
+_WHICH = "which to store; train, val and test unless given"
 
 
 def features(arguments: Sequence[str], program: str) -> int:
@@ -33,7 +33,7 @@ class FeaturesCLI(BuiltCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        add_splits(parser, help=_WHICH)
+        add_splits(parser, choices=get_args(Split), help=_WHICH)
 
     @torch.no_grad()
     def build(self) -> dict[str, Path]:
@@ -76,7 +76,7 @@ def frames(arguments: Sequence[str], program: str) -> int:
     )
     parser.add_argument("--config", action="config", help="overlay such as experiments/data/vidstg.yaml")
     parser.add_subclass_arguments(STVGDataModule, "data", required=True)
-    add_splits(parser, help=_WHICH)
+    add_splits(parser, choices=get_args(Split), help=_WHICH)
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
     parser.add_argument("--estimate", action="store_true", help="only tell the size")
     options = parser.parse_args(arguments)

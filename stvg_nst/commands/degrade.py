@@ -16,7 +16,7 @@ from datamodules.degradation.dataset import DegradedCopy
 from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.degradation.video import degrade_video
 from stvg_nst.arguments import CommandParser, positive, positive_int, seed
-from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, chosen_splits, progress_bar, say
+from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.types import Kernels
@@ -66,7 +66,7 @@ def dataset(arguments: Sequence[str], program: str) -> int:
     check_folder_is_writable(options.out)
     copy = DegradedCopy(
         open_source(options.dataset, options.root),
-        chosen_splits(options),
+        tuple(dict.fromkeys(options.split)),
         options.out,
         benchmark_seed=options.benchmark_seed,
         kernels=options.kernels,

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
@@ -114,6 +115,7 @@ class RunCLI(ComponentsCLI):
         if stage == "fit":
             # An option for this one command: the run's config.yaml must not hand it on.
             self._policy, config.changed_settings = config.changed_settings, "refuse"
+        require_listed(stage, config, self._parser(stage), self._checkpoint)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would add a checkpoint's hyper-parameters to the configuration; ours have none."""

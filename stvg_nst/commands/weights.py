@@ -17,9 +17,11 @@ from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
+from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.weights import save_weights
 from stvg_nst.overlay_parser import OverlayParser
-from stvg_nst.tuning.base import TunedLinear, replace_modules
+from stvg_nst.prediction.viewing import viewing_of
+from stvg_nst.tuning.base import TunedLayer, replace_modules
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
 _TARGET = "the .safetensors file to write; it must not exist"
@@ -124,12 +126,15 @@ class ExportCLI(BuiltCLI):
         Raises:
             ValueError: nothing was tuned, or what was tuned is no change of the weights, as with null-space tuning.
         """
-        grounder: Any = self.model.grounder
+        module: Any = self.model
         if self.config.model.adapter is None:
             raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
         check_outputs({"--output": self.config.output}, inputs=self.read_files())
-        tuned = [layer for layer in grounder.modules() if isinstance(layer, TunedLinear)]
-        replace_modules(grounder, {layer: layer.merged() for layer in tuned})
+        tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]
+        replace_modules(module.grounder, {layer: layer.merged() for layer in tuned})
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
-        save_weights(self.config.output, grounder, dtype=dtype)
+        description = ModelDescription(
+            grounder=self.config.model.grounder.as_dict(), viewing=viewing_of(self.datamodule, module.inference)
+        )
+        save_weights(self.config.output, module.grounder, dtype=dtype, description=description)
         return self.config.output

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_clips, interval
+from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_counts, interval
 from stvg_nst.evaluation.protocols import Protocol
 from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
 from stvg_nst.evaluation.separation import separation
@@ -141,7 +141,7 @@ def evaluate(
                 ViewSums(samples, *own[protocol]),
                 None if base is None else ViewSums(samples, *base[protocol]),
                 lambda_hq,
-                (drawn[:, clip] for drawn in drawn_clips(num_clips, bootstrap, seed)),
+                (drawn[:, clip] for drawn in drawn_counts(num_clips, bootstrap, seed)),
             )
             for protocol in chosen
         },

@@ -18,6 +18,7 @@ from stvg_nst.report.figures import draw_figure2, draw_severities
 from stvg_nst.report.findings import Findings
 from stvg_nst.report.paired import PairedBootstrap
 from stvg_nst.report.paper import figure2_table, table1, table2
+from stvg_nst.report.primary import primary_table
 from stvg_nst.report.reading import read_findings
 from stvg_nst.report.robustness import robustness
 from stvg_nst.report.sheet import print_sheet, sheet_console, write_sheet
@@ -25,7 +26,7 @@ from stvg_nst.study import StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
 
 SUFFIXES = ("txt", "md", "csv", "png", "svg")
-KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
+KINDS = ("primary", "table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
 """What is measured elsewhere. It is checked against the runs where there are any."""
 
@@ -41,7 +42,9 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     """
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
-    findings = read_findings(read_studies(options.study, quick=options.quick), runs)
+    studies = read_studies(options.study, quick=options.quick)
+    options.show = options.show or [kind for kind in KINDS if kind != "primary" or studies[0].primary]
+    findings = read_findings(studies, runs)
     if not findings.baselines and set(options.show) - WITHOUT_RUNS:
         reasons = "; ".join((*findings.missing, *findings.remarks))
         raise StudyError(f"there is nothing to compare with: no baseline has results below '{runs}'; {reasons}")
@@ -85,9 +88,9 @@ def _make(
     elif kind == "cost":
         sheet = cost_sheet(findings, options.costs)
     else:
-        make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
+        make = {"primary": primary_table, "table1": table1, "table2": table2, "fig2": figure2_table}[kind]
         own = [run for method in findings.methods for run, _ in method.replicates]
-        sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap))
+        sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap, over_seeds=kind == "primary"))
     yield from write_sheet(sheet, folder)
     print_sheet(sheet, console)
     if kind in pictures:
@@ -104,7 +107,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--quick", action="store_true", help="use the study cut short")
-    parser.add_argument("--show", nargs="+", choices=KINDS, default=KINDS, help="what to make (default: all)")
+    parser.add_argument("--show", nargs="+", choices=KINDS, help="what to make (default: all)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
     parser.add_argument("--data", help="folder of the data set, for the frames of Fig. 3")

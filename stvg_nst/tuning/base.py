@@ -33,15 +33,7 @@ class TunedLayer(TuningModule):
         super().__init__()
         self.base_layer = base_layer
 
-
-class TunedLinear(TunedLayer):
-    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
-
-    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
-    would bypass the adapter in silence, and so it fails instead.
-    """
-
-    def merged(self) -> nn.Linear:
+    def merged(self) -> nn.Module:
         """A new plain layer that computes what this one does at inference.
 
         Raises:
@@ -51,6 +43,14 @@ class TunedLinear(TunedLayer):
             f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
             f"adapter beside the frozen weight"
         )
+
+
+class TunedLinear(TunedLayer):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
 
 
 @dataclass(frozen=True, slots=True)

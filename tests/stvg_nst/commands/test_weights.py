@@ -44,9 +44,13 @@ def test_a_low_rank_update_becomes_part_of_the_weight(tmp_path: Path, capsys: py
     torch.testing.assert_close(written[f"{layer}.weight"], frozen[f"{layer}.weight"] + up @ down)
 
 
-def test_what_is_no_change_of_weights_is_refused(tmp_path: Path) -> None:
-    options = tuned(miniature("tuner/nst"), tmp_path / "adapter.safetensors")
-    with pytest.raises(ValueError, match="NullSpaceLinear cannot be merged: what it adds is no fixed matrix"):
+@pytest.mark.parametrize(
+    ("overlays", "layer"),
+    [(["tuner/nst"], "NullSpaceLinear"), (["tuner/prompts", "scope/encoder_modules"], "PromptedLayer")],
+)
+def test_what_is_no_change_of_weights_is_refused(overlays: list[str], layer: str, tmp_path: Path) -> None:
+    options = tuned(miniature(*overlays), tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match=f"{layer} cannot be merged: what it adds is no fixed matrix"):
         export([*options, f"--output={tmp_path / 'weights.safetensors'}"], "test")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
 

@@ -258,7 +258,7 @@ def test_what_no_search_has_chosen_for_is_not_run(
 ) -> None:
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text("rank 8: {trainer.lr: 7}\n")
-    path = write(seeds=[0], chosen=str(chosen))
+    path = write(seeds=[0], chosen=[str(chosen)])
     assert study(path) == 0
     assert set(stages(tmp_path / "runs")) == {"zero-shot", "rank-8-seed0"}
     assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out
@@ -271,7 +271,7 @@ def test_a_quick_study_runs_what_no_search_has_chosen_for_where_it_is_named(
 ) -> None:
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text("rank 8: {trainer.lr: 7}\n")
-    path = write(seeds=[0], chosen=str(chosen), quick={"seeds": [0]})
+    path = write(seeds=[0], chosen=[str(chosen)], quick={"seeds": [0]})
     assert study(path, "--quick") == 0
     assert set(stages(tmp_path / "runs-quick")) == {"zero-shot", "rank-8-seed0"}
     assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out

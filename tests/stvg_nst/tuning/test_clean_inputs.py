@@ -19,7 +19,7 @@ def show(toy, grounder, layers, *seeds):
 def test_moments_are_means_over_real_tokens_of_all_batches(toy):
     grounder = toy.pretrained()
     memory, pooled = [], []
-    grounder.encoder.register_forward_pre_hook(lambda module, inputs: memory.append(inputs[0]))
+    grounder.encoder.linear1.register_forward_pre_hook(lambda module, inputs: memory.append(inputs[0]))
     grounder.head.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
     layers = {"encoder.linear1": grounder.encoder.linear1, "head": grounder.head}
     found = show(toy, grounder, layers, 0, 1)
@@ -40,7 +40,7 @@ def test_frames_that_pad_a_clip_do_not_count_though_their_tokens_are_called_real
     grounder = toy.pretrained()
     grounder.reference_point.register_forward_pre_hook(lambda point, inputs: (*inputs[:5], torch.ones_like(inputs[5])))
     memory = []
-    grounder.encoder.register_forward_pre_hook(lambda module, inputs: memory.append(inputs[0]))
+    grounder.encoder.linear1.register_forward_pre_hook(lambda module, inputs: memory.append(inputs[0]))
     found = show(toy, grounder, {"layer": grounder.encoder.linear1}, 0)
     real = memory[0][torch.arange(5) < torch.tensor([5, 3, 5])[:, None]].flatten(0, 1).double()
     torch.testing.assert_close(found.moments["layer"], real.T @ real / len(real), rtol=1e-12, atol=1e-12)
@@ -76,6 +76,6 @@ def test_what_cannot_be_measured_is_refused(toy):
         show(toy, grounder, {"head": grounder.head})
     with pytest.raises(ValueError, match=r"'pixels' ran ahead of the reference point, .* take it out of"):
         show(toy, grounder, {"pixels": grounder.pixels}, 0)
-    grounder.encoder.register_forward_pre_hook(lambda module, inputs: inputs[0].flatten(0, 1))
+    grounder.encoder.linear1.register_forward_pre_hook(lambda module, inputs: inputs[0].flatten(0, 1))
     with pytest.raises(ValueError, match=r"frames \(3, 5\) or memory \(3, 5, 10\), got \(15, 10, 16\)"):
         show(toy, grounder, {"layer": grounder.encoder.linear1}, 0)

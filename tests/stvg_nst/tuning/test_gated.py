@@ -79,6 +79,7 @@ def test_flipped_labels_leave_the_router_of_a_training_batch_unmoved(toy, tuned)
             grounder(*toy.toy_batch())
         said.append(tuner.diagnostics()["router/reference_point"])
         gates.append(tuner.diagnostics()["gate/reference_point"])
+        assert torch.equal(tuner.verdicts(), said[-1])
     assert torch.equal(*said)
     if getattr(tuner, "tuned_on", "low") == "low":
         assert [gate.tolist() for gate in gates] == [[0, 1, 1], [1, 0, 0]]
@@ -130,6 +131,21 @@ def test_the_router_decides_hard_or_softly(toy, tuned):
     assert torch.equal(gate, said.round() if tuner.hard else said)
     with tuner.override_gate(gate), torch.no_grad():
         assert torch.equal(toy.flat(grounder(*toy.toy_batch())), output)
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_layers_that_run_again_in_the_backward_pass_have_the_gate_of_the_first_time(toy, name):
+    gradients = []
+    for checkpointing in (None, False):
+        grounder, tuner = toy.ToyGrounder(checkpointing=checkpointing), TUNERS[name](seed=0)
+        tuner.inject(grounder)
+        tuner.set_training(grounder, True)
+        with tuner.conditioned_on(QUALITIES):
+            loss = toy.flat(grounder(*toy.toy_batch())).square().mean()
+        (loss + tuner.auxiliary_losses(QUALITIES)["router"]).backward()
+        gradients.append([p.grad for p in tuner.trainable_parameters(grounder)])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=0, atol=0)
 
 
 def test_every_parameter_stays_in_the_graph_where_all_clips_are_of_high_quality(toy, tuned):

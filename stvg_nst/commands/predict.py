@@ -1,0 +1,159 @@
+"""`predict`: what a sentence speaks of in anyone's video, or what a table of them does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from stvg_nst.arguments import CommandParser, positive, positive_int, weight
+from stvg_nst.commands.data_options import progress_bar, say
+from stvg_nst.evaluation import render_predictions
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.models.weights import modules_fingerprint
+from stvg_nst.prediction import Answer, VideoGrounder, load
+from stvg_nst.prediction.loading import Precision
+from stvg_nst.prediction.table import AnswerFile, Asking, BadRowPolicy, Row, TableError, answer_rows, read_table
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.run_lock import alone_in_run
+
+ANSWERS = "answers.jsonl"
+
+
+def predict(arguments: Sequence[str], program: str) -> int:
+    parser = _parser(program)
+    options = parser.parse_args(arguments)
+    rows = _rows(parser, options)
+    folder = options.output or Path("predictions") / (options.table or options.video).stem
+    check_folder_is_writable(folder)
+    if not options.overwrite and options.table is None and (folder / ANSWERS).exists():
+        raise FileExistsError(f"'{folder}' holds answers already; choose another --output, or give --overwrite")
+    adapters = {} if options.adapter is None else {options.adapter.stem: options.adapter}
+    grounder = load(options.model, adapters=adapters, device=options.device, dtype=options.dtype)
+    print(f"model: {grounder}", file=sys.stderr)
+    with alone_in_run(folder):
+        if options.overwrite:
+            _clear(folder)
+        _answer(grounder, rows, folder, options)
+    print(f"written to {folder}", file=sys.stderr)
+    return 0
+
+
+def _parser(program: str) -> CommandParser:
+    parser = CommandParser(
+        prog=program,
+        description="Find what a sentence speaks of in a video: prints when, and writes predictions.json, a film and a "
+        "strip of frames with its boxes. docs/predict.md is the manual.",
+    )
+    parser.add_argument("video", type=Path, nargs="?", help="any film that FFmpeg reads")
+    parser.add_argument("sentence", nargs="*", help="what to find; several share the decoding")
+    parser.add_argument("--table", type=Path, help="CSV or JSON lines with video and sentence, in place of both")
+    parser.add_argument("--model", default="mini", help="mini, a run's folder or a weights file (default: mini)")
+    parser.add_argument("--adapter", type=Path, help="answer with this adapter over the model's weights")
+    parser.add_argument("--compare", action="store_true", help="ask the frozen model too, and draw its boxes dashed")
+    parser.add_argument("--start", type=weight, metavar="SECONDS", help="look at the part from here")
+    parser.add_argument("--stop", type=positive, metavar="SECONDS", help="to here only")
+    parser.add_argument("--fps", type=positive, metavar="RATE", help="frames per second, in place of the file's own")
+    parser.add_argument(
+        "--window", type=positive, metavar="SECONDS", help="cut a longer film into such; default: the model's own"
+    )
+    parser.add_argument("--overlap", type=weight, metavar="SECONDS", help="of windows; default: half of one")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: predictions/NAME of the video or table")
+    parser.add_argument("--overwrite", action="store_true", help="replace what stands there")
+    parser.add_argument("--json", action="store_true", help="print each answer as a line of JSON")
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument("--no-pictures", action="store_true", help="of a video: neither film nor strip")
+    pictures.add_argument("--pictures", action="store_true", help="of a table: a film and a strip of each row")
+    parser.add_argument(
+        "--on-bad-video",
+        choices=get_args(BadRowPolicy),
+        default="refuse",
+        help="of a table: stop at a row that cannot be answered, or go on and count it (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="films read at a time")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument("--dtype", choices=get_args(Precision), default="float32", help="of the network's products")
+    return parser
+
+
+def _rows(parser: CommandParser, options: argparse.Namespace) -> tuple[Row, ...]:
+    """What is asked, by the table or by the command line."""
+    if options.table is not None:
+        given = [name for name in ("video", "start", "stop") if getattr(options, name) is not None]
+        if given:
+            parser.error(f"a table says itself what is asked: leave out {given[0]}, or --table")
+        return read_table(options.table)
+    if options.video is None or not options.sentence:
+        parser.error("expected a video and a sentence, or --table TABLE")
+    name = options.video.stem
+    return tuple(
+        Row(f"{name}/{number}", options.video, sentence, options.start, options.stop)
+        for number, sentence in enumerate(options.sentence, start=1)
+    )
+
+
+def _clear(folder: Path) -> None:
+    for path in (folder / RunFile.PREDICTIONS, *folder.glob("answer*")):
+        path.unlink(missing_ok=True)
+
+
+def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options: argparse.Namespace) -> None:
+    is_table, network = options.table is not None, grounder.network
+    compare = options.compare and grounder.adapter is not None
+    asking = Asking(options.fps, options.window, options.overlap, compare)
+    weights = modules_fingerprint((network.grounder,))
+    answers = AnswerFile(folder / ANSWERS, {"model": str(grounder), "weights": weights, **asdict(asking)})
+    left = answers.left_of(rows)
+    pictures = options.pictures if is_table else not options.no_pictures
+    names = {row.item_id: f"answer-{number}" if len(rows) > 1 else "answer" for number, row in enumerate(rows, start=1)}
+
+    def draw(row: Row, answer: Answer) -> None:
+        if pictures:
+            answer.draw(folder / f"{names[row.item_id]}.mp4", compare=compare)
+            answer.strip(folder / f"{names[row.item_id]}.png", compare=compare)
+
+    num_bad = 0
+    console = Console()
+    with progress_bar() as bar:
+        task = bar.add_task("answering", total=len(rows), completed=len(rows) - len(left), visible=is_table)
+        for row, answer in answer_rows(grounder, left, asking, workers=options.workers, draw=draw):
+            if isinstance(answer, Exception):
+                _refuse(row, answer, options)
+                num_bad += 1
+            line = answers.add(row, answer)
+            say(console, line.rstrip("\n") if options.json else _words(row, answer))
+            bar.update(task, advance=1)
+    entries = [_entry(answers.lines[row.item_id]) for row in rows if row.item_id in answers.lines]
+    write_whole(folder / RunFile.PREDICTIONS, render_predictions(network.method, entries))
+    if is_table:
+        print(f"{len(entries):,} of {len(rows):,} rows answered, {num_bad:,} bad", file=sys.stderr)
+
+
+def _refuse(row: Row, error: Exception, options: argparse.Namespace) -> None:
+    """Raises what is wrong with a row, unless bad rows of a table are to be skipped."""
+    if options.table is None:
+        raise error
+    if options.on_bad_video == "refuse":
+        raise TableError(
+            f"row '{row.item_id}': {error}; mend it, or go on without such rows by --on-bad-video skip"
+        ) from error
+
+
+def _words(row: Row, answer: Answer | Exception) -> str:
+    """What is printed of an answer."""
+    if isinstance(answer, Exception):
+        return f"{row.item_id}: bad: {answer}"
+    frozen = "" if answer.frozen is None else f"\n  frozen: {answer.frozen.summary()}"
+    return f"{row.item_id}: {answer.sentence}\n  {answer.summary()}{frozen}"
+
+
+def _entry(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``predictions.json``, from a line of the answers."""
+    return {name: line[name] for name in ("item_id", "start", "stop", "boxes")}

@@ -1,0 +1,229 @@
+"""From a name, a run's folder or a weights file to a grounder that answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jsonargparse import ArgumentParser
+from safetensors import SafetensorError
+
+from datamodules.base import STVGDataModule
+from stvg_nst.configuration import read_yaml
+from stvg_nst.inference import InferenceProtocol
+from stvg_nst.models.base import Grounder
+from stvg_nst.models.description import DescriptionError, ModelDescription
+from stvg_nst.models.weights import load_weights
+from stvg_nst.prediction.grounder import VideoGrounder
+from stvg_nst.prediction.network import Network
+from stvg_nst.prediction.viewing import viewing_of
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.tensor_files import open_tensors
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED: Mapping[str, Path] = {"mini": PACKAGE / "models" / "mini"}
+"""Grounders that come with the suite: folders of ``model.safetensors``, and of an ``adapter.safetensors`` perhaps."""
+
+_OWN_CLASSES = "stvg_nst.models."
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a grounder is built from.
+
+    Args:
+        name: for people.
+        description: the network, and how it is shown a clip.
+        weights: the file, ``None`` for random ones.
+        seed: of random weights.
+        adapter: the file of the adapter that answers, ``None`` for none.
+    """
+
+    name: str
+    description: ModelDescription
+    weights: Path | None
+    seed: int = 0
+    adapter: Path | None = None
+
+
+def load(
+    source: str | Path = "mini",
+    *,
+    adapters: Mapping[str, str | Path] | None = None,
+    device: str = "auto",
+    dtype: Precision = "float32",
+) -> VideoGrounder:
+    """A grounder that answers sentences about anyone's video.
+
+    Args:
+        source: ``mini`` for the grounder that comes with the suite, the folder of a run, or a weights file that says
+            how its network is built (of ``export``).
+        adapters: files of adapters to load beside the source's own, by the name to call them by. The last of them
+            answers; :meth:`VideoGrounder.using` switches.
+        device: ``auto`` for a GPU where there is one, or one of PyTorch's names, such as ``cpu`` or ``cuda:1``.
+        dtype: of the network's products; half precision is that of ``--trainer.precision bf16-mixed`` or ``16-mixed``.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        DescriptionError: the file does not say how its network is built.
+        WeightsMismatchError, AdapterMismatchError: weights or an adapter are of another network.
+        ValueError: there is no such device or dtype.
+    """
+    chosen, precision = _device(device), _precision(dtype)
+    found = find_source(source)
+    grounder = _build(found).to(chosen).eval().requires_grad_(False)
+    frozen = Network(grounder, None, found.description.viewing.inference, precision)
+    loaded = VideoGrounder(found.name, found.description.viewing, frozen, {})
+    own = {} if found.adapter is None else {_own_name(found): found.adapter}
+    for name, path in {**own, **(adapters or {})}.items():
+        loaded = loaded.with_adapter(name, path)
+    _log.info("loaded %s, on %s in %s", loaded, chosen, dtype)
+    return loaded
+
+
+def find_source(source: str | Path) -> ModelSource:
+    """Reads what a name, a folder or a file says of its model, without building it; errors as of :func:`load`."""
+    path = Path(source)
+    if str(source) in SHIPPED:
+        folder = SHIPPED[str(source)]
+        adapter = folder / RunFile.ADAPTER
+        found = _of_weights_file(folder / "model.safetensors", str(source))
+        return ModelSource(found.name, found.description, found.weights, adapter=adapter if adapter.exists() else None)
+    if path.is_dir():
+        return _of_run(path)
+    if path.exists():
+        return _of_weights_file(path, str(path))
+    names = ", ".join(f"'{name}'" for name in SHIPPED)
+    raise FileNotFoundError(f"expected {names}, a run's folder or a weights file, and there is no '{source}'")
+
+
+def _of_weights_file(path: Path, name: str) -> ModelSource:
+    try:
+        with open_tensors(path) as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise DescriptionError(f"'{path}' is no readable safetensors file ({error})") from error
+    description = ModelDescription.from_metadata(metadata, str(path))
+    foreign = [kind for kind in _class_paths(description.grounder) if not kind.startswith(_OWN_CLASSES)]
+    if foreign:
+        raise DescriptionError(
+            f"'{path}' asks for {foreign[0]}, and a file may name classes of {_OWN_CLASSES[:-1]} only"
+        )
+    return ModelSource(name, description, path)
+
+
+def _of_run(folder: Path) -> ModelSource:
+    """Of the folder of a fit, or of a test without one; a test's own settings go over those of the fit."""
+    configs = [folder / name for name in (RunFile.TEST_CONFIG, RunFile.CONFIG) if (folder / name).is_file()]
+    if not configs:
+        raise FileNotFoundError(
+            f"'{folder}' is no run's folder: there is neither {RunFile.TEST_CONFIG} nor {RunFile.CONFIG} in it"
+        )
+    config = read_yaml(configs[0])
+    model: Mapping[str, Any] = config["model"]
+    inference: InferenceProtocol = model.get("inference", "single_pass")
+    description = ModelDescription(model["grounder"], viewing_of(_data_of(config), inference))
+    is_random = model["weights"] == "random"
+    return ModelSource(
+        name=f"{folder}, RANDOM WEIGHTS" if is_random else str(folder),
+        description=description,
+        weights=None if is_random else _located(model["weights"]),
+        seed=int(config["seed_everything"]),
+        adapter=_adapter_of(folder, model),
+    )
+
+
+def _adapter_of(folder: Path, model: Mapping[str, Any]) -> Path | None:
+    own = folder / RunFile.ADAPTER
+    if own.exists():
+        return own
+    if model.get("adapter") is not None:
+        return _located(model["adapter"])
+    tuner = model.get("tuner", {})
+    kind = str(tuner.get("class_path", "")).rpartition(".")[2]
+    if kind != "ZeroShot":
+        raise FileNotFoundError(f"the run in '{folder}' is not finished: there is no '{own}'; go on with its fit first")
+    return None
+
+
+def _data_of(config: Mapping[str, Any]) -> STVGDataModule:
+    """The data module of a run, for its settings: what it reads from need not be there."""
+    data = config["data"]
+    absent = {name: None for name in ("features", "frames", "degraded") if name in data["init_args"]}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(STVGDataModule, "data")
+    return parser.instantiate(
+        parser.parse_object({"data": {**data, "init_args": {**data["init_args"], **absent}}})
+    ).data
+
+
+def _build(source: ModelSource) -> Grounder:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Grounder, "grounder")
+    config = parser.parse_object({"grounder": _with_places(source.description.grounder)})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        grounder: Grounder = parser.instantiate(config).grounder
+    if source.weights is not None:
+        load_weights(source.weights, grounder)
+    return grounder
+
+
+def _with_places(config: Any) -> Any:
+    """A component whose text encoders' folders are found from anywhere."""
+    if not isinstance(config, Mapping):
+        return config
+    return {
+        name: str(_located(value))
+        if name == "source" and isinstance(value, str) and "/" in value
+        else _with_places(value)
+        for name, value in config.items()
+    }
+
+
+def _located(path: str) -> Path:
+    """A file or folder of a configuration, whose place is relative to where the run was made: to the repository."""
+    places = [Path(path), PACKAGE.parent / path]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _class_paths(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == "class_path":
+                yield str(value)
+            yield from _class_paths(value)
+
+
+def _own_name(source: ModelSource) -> str:
+    assert source.adapter is not None
+    return source.adapter.parent.name or source.name
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no kind of device '{name}'; give auto, cpu or cuda:NUMBER") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"there is no GPU '{name}': PyTorch finds {torch.cuda.device_count()} here; give --device cpu, or auto"
+        )
+    return device
+
+
+def _precision(dtype: str) -> torch.dtype:
+    if dtype not in get_args(Precision):
+        raise ValueError(f"dtype must be one of {', '.join(get_args(Precision))}, got {dtype!r}")
+    precision: torch.dtype = getattr(torch, dtype)
+    return precision
