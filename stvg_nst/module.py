@@ -186,16 +186,17 @@ class GroundingModule(SampleMeanModule):
         """
         if self.tuner.is_calibrated(self.grounder):
             return
+        name, wanted = type(self.tuner).__name__, self.tuner.clean_clips
         clean_loader = getattr(getattr(self.trainer, "datamodule", None), "clean_training_loader", None)
         if clean_loader is None:
             raise ValueError(
-                f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
-                "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
+                f"{name} calibrates on {wanted} clean clips of the tuning set, but the trainer has no data module with "
+                "`clean_training_loader`; fit with one, or load an adapter"
             )
-        rank_zero_info(f"{type(self.tuner).__name__} looks at {self.tuner.clean_clips} clean clips of the tuning set")
+        rank_zero_info(f"{name} looks at up to {wanted} clean clips of the tuning set")
         self.eval()
         with torch.no_grad():
-            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)
+            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(wanted)), self)
         _take_over_from_first_process(adapter_state(self.grounder).values())
 
     def _clean_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
