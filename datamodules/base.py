@@ -107,6 +107,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     training_items: int | None = None
     """train on the first so many records only; ``null`` for all."""
 
+    extra_clips: int = 0
+    """clips of the training split beyond those trained on that come with each training sample, half of them degraded.
+    Of them the quality alone is known; they teach a tuner's router, ``--model.tuner.init_args.router_reads
+    statistics``. With cached features they cost next to nothing, else a pass of the visual encoders each."""
+
     twins: bool = False
     """hand over each degraded training clip in high quality too, for ``--model.twin``."""
 
@@ -135,6 +140,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
+        self.require_at_least("extra_clips", 0)
+        if self.extra_clips and not self.mixed:
+            raise ValueError(
+                "extra clips teach a router what a degraded clip is, and without --data.init_args.mixed none is "
+                "degraded; set --data.init_args.extra_clips 0"
+            )
         self.plan = MixedQualityPlan(
             self.benchmark_seed,
             mixed=self.mixed,
@@ -145,6 +156,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         self.degraded_files: DegradedFiles | None = None
         self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
         self.records: dict[Split, tuple[Record, ...]] = {}
+        self.extra_records: tuple[Record, ...] = ()
         self.caches: dict[Split, FeatureCache | None] = {}
         self.sources: dict[Split, PixelSource] = {}
 
@@ -294,10 +306,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def setup_split(self, split: Split) -> None:
         self._require_split(split)
         records = self.load_records(split)
-        if split == "train" and self.training_items is not None:
-            if not 1 <= self.training_items <= len(records):
-                raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
-            records = records[: self.training_items]
+        if split == "train" and self.training_items is not None and not 1 <= self.training_items <= len(records):
+            raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
+        if split == "train":
+            records, cut = records[: self.training_items], records[len(records[: self.training_items]) :]
+            self.extra_records = self._extra_records(records, cut) if self.extra_clips else ()
         if split == "val" and self.validation_half:
             records = tuple(record for record in records if self.half_of(record.clip_id) == self.validation_half)
             if not records:
@@ -316,6 +329,30 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def cut_from(self, clip_id: str) -> str:
         """What a clip was cut from: clips that share it are in the same half of ``val``."""
         return clip_id
+
+    def spare_records(self) -> tuple[Record, ...]:
+        """Records of the training split that an option of the data set's own keeps out of training."""
+        return ()
+
+    def _extra_records(self, trained: Sequence[Record], cut: Sequence[Record]) -> tuple[Record, ...]:
+        """One of each clip that is not trained on; ``cut`` are those that ``training_items`` leaves out.
+
+        Raises:
+            ValueError: there is no such clip, or training draws none of its degraded variants.
+        """
+        shown = {record.clip_id for record in trained}
+        extra = {r.clip_id: r for r in (*cut, *self.spare_records()) if r.clip_id not in shown}
+        if not extra:
+            raise ValueError(
+                f"--data.init_args.extra_clips {self.extra_clips} needs clips of the training split that are not "
+                f"trained on, but all {len(shown)} are; train on fewer, or set it to 0"
+            )
+        self.plan.require_variants(list(extra))
+        return tuple(extra.values())
+
+    def _loaded_records(self, split: Split) -> tuple[Record, ...]:
+        """What the draws of a split count: its records and, behind those of training, the extra ones."""
+        return (*self.records[split], *(self.extra_records if split == "train" else ()))
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
@@ -341,7 +378,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
         cache = FeatureCache(self.cache_folder(split), self.cache_provenance(split))
-        shown = ((self.records[split][version.index], version.degradation) for version in self.versions(split))
+        records = self._loaded_records(split)
+        shown = ((records[version.index], version.degradation) for version in self.versions(split))
         clips = {feature_key(record.clip_id, made): self._frames_of(split, record) for record, made in shown}
         cache.require(clips, need_notes=not self.renders_videos)
         return cache
@@ -357,7 +395,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def versions(self, split: Split) -> tuple[Draw, ...]:
         """Every version of every clip that a cache of the split must hold, once each."""
         versions = []
-        first = {record.clip_id: index for index, record in reversed(list(enumerate(self.records[split])))}
+        first = {record.clip_id: index for index, record in reversed(list(enumerate(self._loaded_records(split))))}
         for clip_id, index in sorted(first.items(), key=lambda item: item[1]):
             if split != "train":
                 conditions = self.shown_conditions(split)
@@ -395,7 +433,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if self.open_cache(split).backbones == backbones:
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
-        draws, source, records = self.versions(split), self.pixel_source(split), self.records[split]
+        draws, source, records = self.versions(split), self.pixel_source(split), self._loaded_records(split)
         dataset = ClipDataset(records, self.frame_choice(split), self.resize(), source, None)
         loader = load_batches(
             dataset,
@@ -436,7 +474,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def frames_of_clips(self, split: Split) -> tuple[FramesOfClip, ...]:
         """What a cache of the split must hold, each clip once."""
-        clips = {record.clip_id: record for record in self.records[split]}
+        clips = {record.clip_id: record for record in self._loaded_records(split)}
         return tuple(self._frames_of(split, record) for record in clips.values())
 
     def _frames_of(self, split: Split, record: Record) -> FramesOfClip:
@@ -522,7 +560,15 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if split == "train":
             augmented = self.training_augmentation() is not None
             sampler = TrainingSampler(
-                self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented, dealt=self._training_draws_dealt
+                self.plan,
+                clip_ids,
+                self.seed,
+                rank,
+                world_size,
+                augmented=augmented,
+                dealt=self._training_draws_dealt,
+                extra_clip_ids=[record.clip_id for record in self.extra_records],
+                extra_clips=self.extra_clips,
             )
             if len(sampler) < batch_size:
                 raise ValueError(
@@ -546,7 +592,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
         dataset = ClipDataset(
-            self.records[split],
+            self._loaded_records(split),
             self.frame_choice(split),
             self.resize(),
             self._source(split),
@@ -579,4 +625,6 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             said = (record.item_id, record.clip_id, record.query, shown, target.start, target.stop)
             digest.update(repr(said).encode())
             digest.update(target.boxes.numpy().tobytes())
+        for record in self.extra_records:
+            digest.update(record.clip_id.encode())
         return digest.hexdigest()

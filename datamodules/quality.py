@@ -82,12 +82,14 @@ def _expand(entry: str) -> list[str]:
 class Draw:
     """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ.
 
-    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is.
+    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is. ``extra`` are
+    the draws of clips that come with a training sample for their quality alone.
     """
 
     index: int
     degradation: Degradation | None
     chance: int | None = None
+    extra: tuple[Draw, ...] = ()
 
     @property
     def quality(self) -> Quality:
@@ -147,6 +149,24 @@ class MixedQualityPlan:
                 Draw(index, self._training_degradation(clip_ids[index], seed, epoch))
                 for index in low[position : position + 1]
             ]
+        return tuple(draws)
+
+    def extra(self, clip_ids: Sequence[str], beside: Draw, *, count: int, seed: int, epoch: int) -> tuple[Draw, ...]:
+        """Clips that come with a training sample for their quality alone: as many HQ as LQ beside an HQ and an LQ one.
+
+        Args:
+            clip_ids: that they are drawn from, and that their indices count.
+            beside: the training sample.
+            count: of them; the first is of the other quality than the sample, the next of its own, and so on.
+            seed: of the run.
+        """
+        draws = []
+        for number in range(count):
+            own_seed = derive_seed("extra", seed, epoch, beside.index, number)
+            index = own_seed % len(clip_ids)
+            is_low_quality = (beside.quality is Quality.HQ) == (number % 2 == 0)
+            degradation = self._training_degradation(clip_ids[index], own_seed, epoch) if is_low_quality else None
+            draws.append(Draw(index, degradation))
         return tuple(draws)
 
     def evaluation(

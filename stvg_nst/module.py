@@ -44,7 +44,7 @@ from stvg_nst.tuning.adapter import (
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
-from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
+from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, QualityBatch, Tube
 
 
 class Answers(TypedDict):
@@ -169,7 +169,7 @@ class GroundingModule(SampleMeanModule):
         if self._clean is not None:
             self._clean.to(self.device)
 
-    def _features(self, batch: Batch) -> BackboneFeatures:
+    def _features(self, batch: Batch | QualityBatch) -> BackboneFeatures:
         if batch.features is not None:
             return batch.features
         assert batch.frames is not None
@@ -186,16 +186,17 @@ class GroundingModule(SampleMeanModule):
         """
         if self.tuner.is_calibrated(self.grounder):
             return
+        name, wanted = type(self.tuner).__name__, self.tuner.clean_clips
         clean_loader = getattr(getattr(self.trainer, "datamodule", None), "clean_training_loader", None)
         if clean_loader is None:
             raise ValueError(
-                f"{type(self.tuner).__name__} calibrates on {self.tuner.clean_clips} clean clips of the tuning set, "
-                "but the trainer has no data module with `clean_training_loader`; fit with one, or load an adapter"
+                f"{name} calibrates on {wanted} clean clips of the tuning set, but the trainer has no data module with "
+                "`clean_training_loader`; fit with one, or load an adapter"
             )
-        rank_zero_info(f"{type(self.tuner).__name__} looks at {self.tuner.clean_clips} clean clips of the tuning set")
+        rank_zero_info(f"{name} looks at up to {wanted} clean clips of the tuning set")
         self.eval()
         with torch.no_grad():
-            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(self.tuner.clean_clips)), self)
+            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(wanted)), self)
         _take_over_from_first_process(adapter_state(self.grounder).values())
 
     def _clean_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -230,12 +231,20 @@ class GroundingModule(SampleMeanModule):
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
             total = total + self.tuner.loss_weights[name] * value
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
+        if batch.extra is not None:
+            value = self._extra_loss(batch.extra)
+            total = total + self.tuner.loss_weights["router"] * value
+            self.log("train/extra", value.detach(), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         if not _finite_in_every_process(total):
             whose = "the loss" if not torch.isfinite(total) else "the loss of another process is not finite; here it"
             raise DivergedError(self._divergence(f"{whose} is {total.item():.4g} at step {self.global_step + 1}"))
         self._loss_before = total.detach()
         return total
+
+    def _extra_loss(self, extra: QualityBatch) -> Tensor:
+        """The router's, of clips of which nothing but their quality is known."""
+        return self.tuner.extra_loss(self.grounder, self._features(extra), extra.frame_mask, extra.qualities)
 
     def _twin_distance(
         self, clean: CleanTwin, output: GroundingOutput, features: BackboneFeatures, batch: Batch
@@ -400,6 +409,12 @@ class GroundingModule(SampleMeanModule):
             raise ValueError(
                 f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
                 "--data.init_args.twins true, or --model.twin 0"
+            )
+        extra = getattr(datamodule, "extra_clips", 0)
+        if extra and stage == "fit" and not self.tuner.learns_from_extra_clips:
+            raise ValueError(
+                f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
+                f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
             )
         if stage == "fit" and self.tuner.calibrates_gate:
             self._clean_validation = self._clean_validation_loader(datamodule)

@@ -26,6 +26,9 @@ SMALL = ("--config", "experiments/model/mini.yaml")
 # What replaces INPUT, a file that a command reads.
 INPUTS = ("absent", "empty", "binary", "folder", "a file/below", "loop")
 READERS = {
+    "predict": ("predict", "INPUT", "a star", "--output", "new"),
+    "predict --table": ("predict", "--table", "INPUT", "--output", "new"),
+    "predict --model": ("predict", "film.mp4", "a star", "--model", "INPUT", "--output", "new"),
     "evaluate": ("evaluate", "INPUT", "truth"),
     "evaluate, truth": ("evaluate", "predictions", "INPUT"),
     "evaluate, baseline": ("evaluate", "predictions", "truth", "--baseline", "INPUT"),
@@ -72,7 +75,8 @@ def _reading() -> Iterator[Any]:
     """Every reader with every input; those that start all of Lightning are slow, but for one."""
     for command, arguments in READERS.items():
         for thing in INPUTS:
-            slow = "--config" in arguments and (command, thing) not in {("fit", "binary"), ("convert", "empty")}
+            starts_torch = "--config" in arguments or command == "predict"
+            slow = starts_torch and (command, thing) not in {("fit", "binary"), ("convert", "empty")}
             yield pytest.param(command, thing, marks=[pytest.mark.slow] if slow else [])
 
 

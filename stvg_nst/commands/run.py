@@ -163,7 +163,8 @@ class RunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
-        self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
+        # A null is a choice, such as the rank of all directions; left out, the file would mean the default.
+        self.parser.save(self.config, folder / names[stage], skip_unset=False, overwrite=True, multifile=False)
 
 
 @contextmanager

@@ -101,6 +101,7 @@ class Grounder(nn.Module, ABC):
     ``.weight``) on an input whose first axis is the clip, and exactly one :class:`ReferencePoint` is called per
     :meth:`ground`, ahead of them. Null-space tuning moreover reads which positions of that input are real from
     its shape: it takes (B, T, d), one token a frame, and (B, T, M, d), the memory, and refuses any other.
+    Prompts stand in front of the tokens of each :class:`TokenLayer`.
     """
 
     width: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def draw_strip(scene: Scene, path: Path) -> None:
         drawn = draw_frame(picture, frame, scene.traces, size)
         canvas.paste(drawn, (MARGIN + place * (size[0] + GAP), top))
     # The axis is that of the segment, whose first frame is its 0.
-    lanes = [_moved(trace, -start) for trace in scene.traces]
+    lanes = [replace(trace, start=trace.start - start, stop=trace.stop - start) for trace in scene.traces]
     draw_lanes(pen, lanes, stop - start, [frame - start for frame in shown], top=axis, columns=columns)
     with whole_file(path) as partial:
         canvas.save(partial, format="PNG", optimize=True)
@@ -109,21 +109,18 @@ def _around(trace: Trace, start: int, stop: int) -> list[int]:
     return [first + int(index) for index in pick_frames(last - first, STRIP_FRAMES)]
 
 
-def _moved(trace: Trace, frames: int) -> Trace:
-    return Trace(trace.name, trace.start + frames, trace.stop + frames, trace.boxes, trace.colour, trace.dash)
-
-
 def _drawn_frames(scene: Scene) -> Iterator[np.ndarray]:
     footage, ids = scene.footage, range(*scene.segment)
     height, width = footage.size
     scale = ceil(LEAST_HEIGHT / height)
     size = width * scale, height * scale
-    line = max(2, round(size[0] / 320))
+    line = max(2, round(max(size) / 320))
+    traces = [replace(trace, dash=3 * line) if trace.dash else trace for trace in scene.traces]
     columns = max(size[0], LEAST_WIDTH)
     panel = _Panel(scene, columns)
     for frame, picture in zip(ids, footage.frames(ids), strict=True):
         canvas = Image.new("RGB", (columns, size[1] + panel.height))
-        canvas.paste(draw_frame(picture, frame, scene.traces, size, line=line), ((columns - size[0]) // 2, 0))
+        canvas.paste(draw_frame(picture, frame, traces, size, line=line), ((columns - size[0]) // 2, 0))
         canvas.paste(panel.at(frame), (0, size[1]))
         yield np.asarray(canvas)
 

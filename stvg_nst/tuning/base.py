@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import measure_spectrum
+from stvg_nst.types import BackboneFeatures
 
 CleanBatch = TypeVar("CleanBatch", bound=Sized)
 
@@ -258,6 +259,23 @@ class Tuner(ABC):
         It is what the router says, before any threshold, whatever the gates were.
         """
         return None
+
+    @property
+    def learns_from_extra_clips(self) -> bool:
+        """Whether a router can learn from clips of which nothing but their quality is known, by :meth:`extra_loss`."""
+        return False
+
+    def extra_loss(
+        self, grounder: nn.Module, features: BackboneFeatures, frame_mask: Tensor, qualities: Tensor
+    ) -> Tensor:
+        """The router's loss, a scalar that is weighed like its term of :meth:`auxiliary_losses`.
+
+        Args:
+            features: of the frozen encoders.
+            frame_mask: (B, T) bool, True on real frames.
+            qualities: (B,), 0 HQ and 1 LQ.
+        """
+        raise NotImplementedError
 
     @property
     def calibrates_gate(self) -> bool:

@@ -133,10 +133,6 @@ class GatedTuner(RouterOptions, RoutedTuner):
         said = self._said.sigmoid()
         return {f"gate/{ROUTER}": gate_of_clips(self._state, hard=self.hard), f"router/{ROUTER}": said}
 
-    @torch.no_grad()
-    def verdicts(self) -> Tensor | None:
-        return self._said.sigmoid()
-
     @property
     def _said(self) -> Tensor:
         """The router's logits (B,) of the last forward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,10 @@ from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.clips import collate
 from datamodules.degradation.golden_pixels import GOLDEN_HASHES
 from datamodules.degradation.kinds import DEGRADATIONS
-from datamodules.ministvg import COLOURS, load_annotations
+from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
+from datamodules.quality import Draw
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, QualityBatch, Tube
 
 # Of val-00000 and so on: results of a half compare only as long as these stay.
 HALVES = ["ablate", "ablate", "ablate", "ablate", "search", "ablate", "search", "ablate"]
@@ -476,6 +478,72 @@ def test_clean_clips_are_drawn_from_the_tuning_set_in_high_quality(root: Path) -
         for seed in (0, 0, 1)
     ]
     assert others[0] == others[1] != others[2] and len(others[0]) == 4, "all where there are fewer"
+
+
+@pytest.fixture
+def five_training_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all of the tuning split."""
+    monkeypatch.setitem(data_module.TRAINING_CLIPS, "tune", 5)
+
+
+@pytest.mark.usefixtures("five_training_clips")
+@pytest.mark.parametrize("options", [{"training_clips": 2}, {"training_clips": None, "training_items": 4}])
+def test_extra_clips_come_from_beyond_the_training_set_half_of_them_degraded(root: Path, options: Any) -> None:
+    data = mini(root, extra_clips=3, batch_size=4, **options)
+    for batch in batches(data, "train"):
+        assert batch.extra is not None and batch.extra.frames is not None
+        assert batch.extra.frames.shape == (12, 16, 3, 128, 128) and batch.extra.frame_sizes == ((128, 128),) * 12
+        assert batch.extra.qualities.tolist() == [1, 0, 1, 0, 1, 0] * 2, "beside samples of HQ, LQ, HQ and LQ"
+        moved = batch.to("meta")
+        assert moved.extra is not None and moved.extra.frames is not None and moved.extra.frames.is_meta
+    sampler = data.train_dataloader().sampler
+    extra = [other for draw in sampler for other in draw.extra]  # type: ignore[attr-defined]
+    trained = {record.clip_id for record in data.records["train"]}
+    assert [record.clip_id for record in data.extra_records] == ["tune-00002", "tune-00003", "tune-00004"]
+    assert trained == {"tune-00000", "tune-00001"}
+    assert {other.index for other in extra} <= {4, 5, 6}, "behind the four sentences that are trained on"
+    assert not any(batch.extra for batch in data.val_dataloader())
+
+
+def test_nothing_but_the_quality_is_known_of_an_extra_clip() -> None:
+    names = {field.name for field in fields(QualityBatch)}
+    assert names == {"frames", "features", "frame_mask", "frame_sizes", "qualities"}
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_leave_the_training_samples_as_they_are_and_follow_the_seed(root: Path) -> None:
+    def draws(**options: Any) -> list[Draw]:
+        data = mini(root, training_clips=2, **options)
+        data.prepare_data()
+        data.setup("fit")
+        return list(data.train_dataloader().sampler)  # type: ignore[arg-type]
+
+    one, again, other = draws(extra_clips=2), draws(extra_clips=2), draws(extra_clips=2, seed=1)
+    assert one == again and [draw.extra for draw in one] != [draw.extra for draw in other]
+    assert [replace(draw, extra=()) for draw in one] == draws()
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_are_read_from_the_cache_of_features(root: Path, tmp_path: Path) -> None:
+    options = {"training_clips": 2, "variants": 1, "features": tmp_path}
+    data = mini(root, **options, extra_clips=1)
+    for split in ("train", "val"):
+        data.build_cache(split, encode, "backbones")
+    cache = FeatureCache(tmp_path / "train", data.cache_provenance("train"))
+    (batch, *_), (draw, *_) = batches(data, "train"), data.train_dataloader().sampler  # type: ignore[misc]
+    clip_id = data.extra_records[draw.extra[0].index - len(data.records["train"])].clip_id
+    expected = cache.read(feature_key(clip_id, data.plan.variant(clip_id, 0)))
+    assert batch.extra is not None and batch.extra.features is not None and batch.extra.frames is None
+    assert torch.equal(batch.extra.features.appearance[:1], expected.appearance)
+    assert batches(mini(root, **options), "train")[0].extra is None, "a run without them reads the same cache"
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_that_teach_nothing_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"extra_clips 1 needs clips .* but all 5 are; train on fewer, or set it to 0"):
+        batches(mini(root, training_clips=None, extra_clips=1), "train")
+    with pytest.raises(ValueError, match=r"without --data\.init_args\.mixed none is degraded"):
+        mini(root, extra_clips=1, mixed=False)
 
 
 def test_the_clean_validation_is_every_sample_once_in_high_quality_on_every_process(root: Path) -> None:

@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from stvg_nst.module import GroundingModule
-from stvg_nst.tuning import GatedAdapter, NullSpaceTuning
+from stvg_nst.tuning import GatedAdapter, GatedLoRA, LoRA, NullSpaceTuning, Switch
 from stvg_nst.tuning.nst import NullSpaceLinear
 from stvg_nst.tuning.nst.router import shared_router
-from stvg_nst.types import Batch, Quality
-from tests.stvg_nst.test_twin import TARGETS, batch, grounder  # noqa: F401 (a fixture)
+from stvg_nst.types import Batch, Quality, QualityBatch
+from tests.stvg_nst.test_twin import TARGETS, batch, features, grounder  # noqa: F401 (a fixture)
 
 OPTIONS = {"rank": 4, "retrieval_width": 8, "heads": 1, "router": "shared", "gate_training": "label"}
 
@@ -111,3 +111,45 @@ def test_a_threshold_needs_clean_clips_and_says_so_before_the_first_step(grounde
     module = GroundingModule(grounder, NullSpaceTuning(TARGETS, false_alarms=0.5, **OPTIONS), weights="random")
     with pytest.raises(ValueError, match="no data module with `clean_validation_loader`"):
         fit(module, Without(), tmp_path)
+
+
+STATISTICS = {**OPTIONS, "router_reads": "statistics"}
+
+
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        lambda: NullSpaceTuning(TARGETS, **STATISTICS),
+        lambda: GatedAdapter(TARGETS, **STATISTICS),
+        lambda: GatedLoRA(TARGETS, rank=4, heads=1, router_reads="statistics"),
+        lambda: Switch(["encoder"], heads=1, router_reads="statistics"),
+    ],
+    ids=["nst", "gated_adapter", "gated_lora", "switch"],
+)
+def test_extra_clips_teach_the_router_and_nothing_else(grounder, tuner, monkeypatch) -> None:  # noqa: F811
+    module = GroundingModule(grounder, tuner(), weights="random")
+    monkeypatch.setattr(module, "log", lambda *args, **options: None)
+    monkeypatch.setattr(module, "log_dict", lambda *args, **options: None)
+    module.eval()  # without dropout both steps are the same but for the extra clips
+    shown, others = batch(Quality.HQ, Quality.LQ, twins=False), features(3, clips=4)
+    labels = torch.tensor([0, 1, 0, 1])
+    extra = QualityBatch(None, others, torch.ones(4, 3, dtype=torch.bool), (), labels)
+    gradients = []
+    for given in (None, extra):
+        module.zero_grad()
+        module.training_step(replace(shown, extra=given), 0).backward()
+        gradients.append({name: p.grad.clone() for name, p in grounder.named_parameters() if p.grad is not None})
+    moved = {name for name, before in gradients[0].items() if not torch.equal(before, gradients[1][name])}
+    assert moved == {f"reference_point.router.{name}" for name, _ in shared_router(grounder).named_parameters()}
+    said = shared_router(grounder).of_features(others, extra.frame_mask)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(said, labels.float())
+    torch.testing.assert_close(module._extra_loss(extra), expected)
+
+
+@pytest.mark.parametrize("tuner", [lambda: LoRA(TARGETS), lambda: NullSpaceTuning(TARGETS, **OPTIONS)])
+def test_extra_clips_that_nothing_learns_from_are_refused(grounder, tuner, tmp_path: Path) -> None:  # noqa: F811
+    data = Shown()
+    data.extra_clips = 2
+    module = GroundingModule(grounder, tuner(), weights="random")
+    with pytest.raises(ValueError, match="extra_clips 2 are for a router that reads statistics, and this"):
+        fit(module, data, tmp_path)

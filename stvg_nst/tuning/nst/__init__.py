@@ -16,7 +16,8 @@ Read the files in this order:
 7. ``options.py`` and ``injection.py``: what a recipe chooses, and how the parts are put into a frozen model.
 8. ``folding.py`` and ``certify.py``: what can be multiplied out after training, and what is left of the frozen model.
 
-The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`.
+The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`. What clean clips leave unused
+of a layer's input, which a row branch may read instead, is :mod:`stvg_nst.tuning.hq_null`.
 
 Shapes follow :mod:`stvg_nst.types`; besides, d_in and d_out are a layer's sizes, and "..." are the token axes of a
 layer's input, (T,) or (T, M).

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.tuning.base import Tuner
-from stvg_nst.tuning.nst.objective import per_clip
+from stvg_nst.tuning.nst.objective import per_clip, router_loss
 from stvg_nst.tuning.nst.reference import ForwardState
-from stvg_nst.tuning.nst.router import shared_router
+from stvg_nst.tuning.nst.router import RouterReads, StatisticsRouter, shared_router
+from stvg_nst.types import BackboneFeatures
 
 
 class GateThreshold(NamedTuple):
@@ -66,6 +67,7 @@ class RoutedTuner(Tuner):
     """A tuner that may have one router ahead of all layers; its options are those of ``RouterOptions``."""
 
     _state: ForwardState
+    router_reads: RouterReads
     false_alarms: float | None
 
     @torch.no_grad()
@@ -73,6 +75,17 @@ class RoutedTuner(Tuner):
         """The mean over real frames where each has a gate of its own."""
         logits = self._state.shared_logits
         return None if logits is None else per_clip(logits.sigmoid(), self._frame_mask)
+
+    @property
+    def learns_from_extra_clips(self) -> bool:
+        return self.router_reads == "statistics"
+
+    def extra_loss(
+        self, grounder: nn.Module, features: BackboneFeatures, frame_mask: Tensor, qualities: Tensor
+    ) -> Tensor:
+        router = shared_router(grounder)
+        assert isinstance(router, StatisticsRouter), "no other router can do without a sentence"
+        return router_loss(router.of_features(features, frame_mask), qualities.float(), frame_mask)
 
     @property
     def calibrates_gate(self) -> bool:

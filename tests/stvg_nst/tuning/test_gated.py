@@ -133,6 +133,21 @@ def test_the_router_decides_hard_or_softly(toy, tuned):
         assert torch.equal(toy.flat(grounder(*toy.toy_batch())), output)
 
 
+@pytest.mark.parametrize("name", TUNERS)
+def test_layers_that_run_again_in_the_backward_pass_have_the_gate_of_the_first_time(toy, name):
+    gradients = []
+    for checkpointing in (None, False):
+        grounder, tuner = toy.ToyGrounder(checkpointing=checkpointing), TUNERS[name](seed=0)
+        tuner.inject(grounder)
+        tuner.set_training(grounder, True)
+        with tuner.conditioned_on(QUALITIES):
+            loss = toy.flat(grounder(*toy.toy_batch())).square().mean()
+        (loss + tuner.auxiliary_losses(QUALITIES)["router"]).backward()
+        gradients.append([p.grad for p in tuner.trainable_parameters(grounder)])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=0, atol=0)
+
+
 def test_every_parameter_stays_in_the_graph_where_all_clips_are_of_high_quality(toy, tuned):
     grounder, tuner = tuned
     tuner.set_training(grounder, True)
