@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stvg_nst.machine.repository import uncommitted
 
-_WHY = "the split 'confirm' is read once, by configurations that were fixed before it was (docs/protocol.md)"
+_WHY = "the split 'confirm' is read once, by configurations that were fixed before it was (docs/confirmation.md)"
 
 
 class UnconfirmedError(ValueError):

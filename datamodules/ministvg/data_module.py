@@ -67,7 +67,7 @@ class MiniSTVG(STVGDataModule):
     """test on the first so many clips. A smaller number makes a quick run, whose results compare with no other."""
 
     confirmation: Path | None = None
-    """the committed study whose configurations may read the split ``confirm``; docs/protocol.md says why."""
+    """the committed study whose configurations may read the split ``confirm``; docs/confirmation.md says why."""
 
     num_frames: int = 16
     """frames sampled of each clip."""

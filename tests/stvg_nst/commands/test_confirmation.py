@@ -15,12 +15,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.ministvg.confirmation import UnconfirmedError
-from stvg_nst.commands import run
 from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.configuration import merge, nested
 from stvg_nst.study import planned_runs, read_studies
+from tests.settings_parser import EXPERIMENTS, settings_parser
 
-EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
 STUDY = "experiments/list.yaml"
 CONTENT: dict[str, Any] = {
     "title": "What is confirmed",
@@ -44,22 +43,7 @@ Command = Callable[..., Namespace]
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
     """That of `test`, which knows all settings that `fit` has."""
-    built: list[LightningArgumentParser] = []
-
-    class Parsed(Exception):
-        pass
-
-    def keep(stage: str, config: Namespace, parser: LightningArgumentParser, checkpoint: Path | None) -> None:
-        built.append(parser)
-        raise Parsed
-
-    overlays = [f"--config=experiments/{name}.yaml" for name in ("base", "data/mini", "model/mini", "tuner/zero_shot")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(EXPERIMENTS.parent)
-        patch.setattr(run, "require_listed", keep)
-        with pytest.raises(Parsed):
-            run.RunCLI("test", [*overlays, "--model.weights=random", f"--run={tmp_path_factory.mktemp('run')}"])
-    return built[0]
+    return settings_parser("test", tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
