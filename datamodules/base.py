@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -121,7 +121,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     validation_half: ValidationHalf | None = None
     """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
-    was chosen are compared; ``null`` shows all of it."""
+    was chosen are compared; ``null`` shows all of it. A gate's threshold is set by ``search`` in both cases."""
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
@@ -311,20 +311,23 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if split == "train":
             records, cut = records[: self.training_items], records[len(records[: self.training_items]) :]
             self.extra_records = self._extra_records(records, cut) if self.extra_clips else ()
-        if split == "val" and self.validation_half:
-            records = tuple(record for record in records if self.half_of(record.clip_id) == self.validation_half)
-            if not records:
-                raise ValueError(
-                    f"no clip of 'val' is in its half '{self.validation_half}', for it has few clips: show more, or "
-                    "set --data.init_args.validation_half null"
-                )
         if split == "train":
             self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
+        if split == "val" and not self._of_half(self.validation_half):
+            raise ValueError(
+                f"no clip of 'val' is in its half '{self.validation_half}', for it has few clips: show more, or set "
+                "--data.init_args.validation_half null"
+            )
 
     def half_of(self, clip_id: str) -> ValidationHalf:
         """Which half of ``val`` a clip is in: a function of what it was cut from, so that no option moves it."""
         return ("search", "ablate")[derive_seed("val half", self.cut_from(clip_id)) % 2]
+
+    def _of_half(self, half: ValidationHalf | None) -> list[int]:
+        """The records of ``val`` that are in a half, by their indices; all where none is named."""
+        records = enumerate(self.records["val"])
+        return [index for index, record in records if half is None or self.half_of(record.clip_id) == half]
 
     def cut_from(self, clip_id: str) -> str:
         """What a clip was cut from: clips that share it are in the same half of ``val``."""
@@ -540,7 +543,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self._load("train", sampler, self.eval_batch_size)
 
     def clean_validation_loader(self) -> DataLoader[Clip]:
-        """Every sample of the validation split in high quality. Every process gets all of them.
+        """Every sample of the validation split in high quality, of its half ``search`` where halves are told apart.
+
+        Every process gets all of them.
 
         Raises:
             ValueError: the split is not shown in high quality, so that no cache need hold it.
@@ -550,11 +555,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 f"the threshold of a gate is set by clips of 'val' in high quality, but it is shown in "
                 f"{', '.join(self.shown_conditions('val'))}; add HQ to --data.init_args.evaluation_conditions"
             )
-        sampler = EvaluationSampler([Draw(index, None) for index in range(len(self.records["val"]))])
+        chosen_by = self._of_half(None if self.validation_half is None else "search")
+        sampler = EvaluationSampler([Draw(index, None) for index in chosen_by])
         return self._load("val", sampler, self.eval_batch_size)
 
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
-        clip_ids = [record.clip_id for record in self.records[split]]
+        records = self.records[split]
+        shown = self._of_half(self.validation_half) if split == "val" else range(len(records))
+        clip_ids = [records[index].clip_id for index in shown]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
@@ -584,7 +592,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                     f"{len(clip_ids)}; lower --trainer.devices, or show more clips"
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
-            sampler = EvaluationSampler(draws)
+            sampler = EvaluationSampler([replace(draw, index=shown[draw.index]) for draw in draws])
         return self._load(split, sampler, batch_size)
 
     def _load(self, split: Split, sampler: Sampler[Draw], batch_size: int) -> DataLoader[Clip]:

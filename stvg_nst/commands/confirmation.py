@@ -107,8 +107,10 @@ def _decisive(config: Config) -> dict[str, Any]:
     settings = settings_with_effect(config)
     for name in (*PLACES, "seed"):  # the seed is the run's, and a file of settings holds it once
         settings["data"]["init_args"].pop(name, None)
-    asked = {name: config["data"]["init_args"][name] for name in ("evaluation_split", "evaluation_conditions")}
-    return {**settings, **asked, "inference": config["model"]["inference"]}
+    # The half of the validation split sets the threshold of a gate.
+    names = ("evaluation_split", "evaluation_conditions", "validation_half")
+    asked = {name: config["data"]["init_args"].get(name) for name in names}
+    return {**settings, **asked, "inference": config["model"].get("inference")}
 
 
 def _plain(value: Any) -> Any:

@@ -359,7 +359,9 @@ def test_a_half_of_the_validation_split_is_searched_and_the_other_compares(root:
         data = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val", validation_half=half)
         halves[half] = {info.item_id for batch in batches(data, "test") for info in batch.clips}
         assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", f"val_{half}", 0, "mixed")
-        assert {data.half_of(record.clip_id) for record in data.records["val"]} == {half}
+        assert {data.half_of(item_id.split("/")[0]) for item_id in halves[half]} == {half}
+        threshold = {info.item_id for batch in data.clean_validation_loader() for info in batch.clips}
+        assert threshold == halves["search"], "what a gate opens at is chosen, too"
     whole.setup_split("val")
     assert halves["search"].isdisjoint(halves["ablate"])
     assert halves["search"] | halves["ablate"] == {record.item_id for record in whole.records["val"]}

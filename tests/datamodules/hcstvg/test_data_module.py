@@ -46,9 +46,9 @@ def test_a_film_is_in_one_half_of_the_validation_split(hcstvg: Callable[..., Pat
     root = hcstvg(train=TRAIN)
     halves: dict[str, set[str]] = {}
     for half in ("search", "ablate"):
-        data = module(root, held_out=0.7, validation_half=half)
-        data.setup_split("val")
-        halves[half] = {record.clip_id for record in data.records["val"]}
+        data = module(root, held_out=0.7, validation_half=half, eval_frame_rate=0.2)
+        loader = data.evaluation_loader("val")
+        halves[half] = {info.item_id for batch in loader for info in batch.clips}
     whole = module(root, held_out=0.7)
     whole.setup_split("val")
     assert halves["search"] | halves["ablate"] == {record.clip_id for record in whole.records["val"]}
