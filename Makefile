@@ -180,7 +180,7 @@ $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATU
 	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
 
 confirm-rates:  ## second comparison: the rate of every method, on the search half (about 2 h 45 min, JOBS=2)
-confirm-twins:  ## then the weight of the clean twin, for four methods (about 1 h, JOBS=2)
+confirm-twins:  ## then the weight of the clean twin, for four methods (about 1 h 15 min, JOBS=2)
 confirm-gates:  ## then soft or hard gates (about 20 min, JOBS=2)
 
 confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 20 min, JOBS=2)
