@@ -124,6 +124,7 @@ def test_a_part_of_a_film_is_answered_as_if_it_were_alone(mini: VideoGrounder, c
     assert torch.equal(part.boxes, alone.boxes)
     assert part.seconds == (2 + alone.seconds[0], 2 + alone.seconds[1])
 
+
 def test_a_segment_of_vidstg_is_a_part_of_its_film(mini: VideoGrounder, tmp_path: Path) -> None:
     """An annotated segment, in frames, is found again from its seconds, and answered as `test` answers it."""
     write_json(tmp_path / "sent_annos" / "test_annotations.json", [vidstg_item()])
