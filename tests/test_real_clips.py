@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,11 +23,14 @@ from datamodules import HCSTVG
 from datamodules.clips import collate
 from datamodules.degradation.kinds import DEGRADATIONS, SEVERITIES, fixed_degradation
 from datamodules.quality import Draw
+from datamodules.video import probe
 from stvg_nst import __main__ as root
 from stvg_nst.commands.pretrain import vocabulary
 from stvg_nst.commands.weights import FULL_SIZE, weights_parser
+from stvg_nst.evaluation import load_predictions
 from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.module import GroundingModule
+from stvg_nst.prediction import load
 from stvg_nst.results.results_file import load_results
 from stvg_nst.tuning import NullSpaceTuning
 
@@ -142,3 +146,30 @@ def tuned_full_size(text: Path) -> GroundingModule:
     grounder = parser.instantiate(parser.parse_args([f"--config={FULL_SIZE}", source])).model.grounder
     tuner = NullSpaceTuning(targets=["*_decoder.layers.*.ffn.linear2"])
     return GroundingModule(grounder, tuner, weights="random", inference="two_pass").eval()
+
+
+@pytest.mark.parametrize("inference", ["single_pass", "two_pass"])
+def test_a_persons_video_is_answered_as_it_was_tested(
+    stvg: Callable[..., int], clips: Path, tmp_path: Path, inference: str
+) -> None:
+    """From the folder of the run, and the film's file: the boxes of `test`, to 1e-5 of the frame."""
+    run = tmp_path / "zero-shot"
+    conditions = "--data.init_args.evaluation_conditions=[HQ]"
+    assert stvg("test", "zero_shot", f"--run={run}", f"--model.inference={inference}", conditions) == 0
+    predictions = load_predictions(run / "predictions.json")
+    grounder = load(run, device="cpu")
+    assert "RANDOM WEIGHTS" in str(grounder) and grounder.viewing.frame_rate == RATE
+    data = HCSTVG(clips, expect_official_counts=False, num_workers=0)
+    data.setup("test")
+    assert len(data.records["test"]) == 2
+    for record in data.records["test"]:
+        # The rate of the annotations, by which `test` samples: clips of this data set count as 20 seconds long.
+        # They leave out the last frame.
+        stop = record.segment[1] / record.fps
+        answer = grounder.ground(record.video, record.query, stop=stop, fps=record.fps)
+        tested = predictions.tubes.take(np.array([predictions.item_ids.index(record.item_id)]))
+        assert (answer.tube.start, answer.tube.stop) == (tested.start[0], tested.stop[0])
+        error = np.abs(answer.boxes.numpy() - tested.boxes).max() / max(record.size)
+        assert error <= 1e-5, error
+        answer.draw(tmp_path / "out.mp4")
+        assert probe(tmp_path / "out.mp4").num_frames == record.segment[1]

@@ -11,8 +11,10 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
+from datamodules import STVGDataModule
 from stvg_nst.arguments import seed
 from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.inference import InferenceProtocol
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
@@ -30,6 +32,9 @@ _TARGET = "the .safetensors file to write; it must not exist"
 def convert(arguments: Sequence[str], program: str) -> int:
     """Writes an official checkpoint as weights of ours, and says what was read from where.
 
+    With an overlay of data, such as ``experiments/data/hcstvg_v1.yaml``, the file says how its network is shown a clip,
+    and ``predict`` answers with it.
+
     Raises:
         WeightsMismatchError: the checkpoint does not fit the model.
         FileExistsError: the target exists, and ``--overwrite`` was not given.
@@ -40,12 +45,21 @@ def convert(arguments: Sequence[str], program: str) -> int:
         "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
     )
     parser.add_argument("target", type=Path, help=_TARGET)
+    parser.add_subclass_arguments(STVGDataModule, "data", required=False)
+    parser.add_argument(
+        "--model.inference", type=InferenceProtocol, default="single_pass", help="how `predict` shows it a clip"
+    )
     options = parser.parse_args(_with_full_size(arguments))
     _check_target(options, [] if options.source in RELEASES else [options.source])
-    model = parser.instantiate(options).model.grounder
+    built = parser.instantiate(options)
+    model, data = built.model.grounder, built.get("data")
     path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
     report = load_official(path, model)
-    save_weights(options.target, model)
+    description = None
+    if data is not None:
+        viewing = viewing_of(data, options.model.inference)
+        description = ModelDescription(options.model.grounder.as_dict(), viewing)
+    save_weights(options.target, model, description=description)
     print(f"{report}\nwritten to '{options.target}'")
     return 0
 

@@ -23,7 +23,9 @@ from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub, visual
 from stvg_nst.models.cgstvg.checkpoint import LoadReport, load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.official import ALIASES, UNUSED, ignored_reason, translate_name, translate_tensor
+from stvg_nst.models.description import Viewing
 from stvg_nst.models.weights import WeightsMismatchError
+from stvg_nst.prediction import load
 
 Shapes = dict[str, tuple[int, ...]]
 MINI_TEXT = Path("stvg_nst/models/mini")
@@ -330,6 +332,20 @@ def test_convert_fetches_a_release_by_its_name(
     monkeypatch.setattr(hub, "hf_hub_download", lambda *names: asked.append(names) or str(source))
     assert stvg(monkeypatch, *command) == 0 and target.is_file()
     assert asked == [("Gstar666/CGSTVG", "hcstvg2.pth")]
+
+
+def test_a_conversion_over_a_data_set_is_one_to_predict_with(
+    small: CGSTVG, small_config: Path, shapes: Shapes, save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = save({"model": as_official(small, shapes)}), small_config.with_name("ours.safetensors")
+    overlays = [f"--config={small_config}", "--config=experiments/data/vidstg.yaml"]
+    options = ["--model.inference=two_pass", "--data.init_args.eval_num_frames=128"]
+    assert stvg(monkeypatch, "convert", str(source), str(target), *overlays, *options) == 0
+    grounder = load(target, device="cpu")
+    assert grounder.viewing == Viewing(128, None, 420, False, "two_pass", 90.0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(grounder.frozen.grounder.parameters(), small.parameters(), strict=True)
+    )
 
 
 def test_a_failed_conversion_leaves_nothing_behind(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import MiniSTVG
+from datamodules import MiniSTVG, VidSTG
 from datamodules.clips import collate
 from datamodules.degradation.severities import degrade
 from datamodules.footage import open_footage
@@ -24,10 +24,11 @@ from stvg_nst.module import GroundingModule
 from stvg_nst.prediction import VideoGrounder, load
 from stvg_nst.prediction import viewing as viewing_module
 from stvg_nst.prediction.network import tuner_of
-from stvg_nst.prediction.viewing import show
+from stvg_nst.prediction.viewing import show, viewing_of
 from stvg_nst.prediction.windows import Window
 from stvg_nst.tuning import AdapterMismatchError, FullFineTuning, LoRA, ZeroShot, save_adapter
 from stvg_nst.types import Tube
+from tests.datamodules.published import vidor_file, vidstg_item, write_clip, write_json
 from tests.stvg_nst.prediction.adapters import SENTENCE, save_random_adapter
 
 
@@ -122,6 +123,25 @@ def test_a_part_of_a_film_is_answered_as_if_it_were_alone(mini: VideoGrounder, c
     assert (part.tube.start, part.tube.stop) == (16 + alone.tube.start, 16 + alone.tube.stop)
     assert torch.equal(part.boxes, alone.boxes)
     assert part.seconds == (2 + alone.seconds[0], 2 + alone.seconds[1])
+
+
+def test_a_segment_of_vidstg_is_a_part_of_its_film(mini: VideoGrounder, tmp_path: Path) -> None:
+    """An annotated segment, in frames, is found again from its seconds, and answered as `test` answers it."""
+    write_json(tmp_path / "sent_annos" / "test_annotations.json", [vidstg_item()])
+    write_json(tmp_path / "bbox_annos" / "0001" / "1001.json", vidor_file())
+    write_clip(tmp_path / "videos" / "0001" / "1001.mp4")
+    data = VidSTG(tmp_path, expect_official_counts=False, num_workers=0, resolution=64, eval_num_frames=6)
+    record = data.load_records("test")[0]
+    grounder = replace(mini, viewing=viewing_of(data, "single_pass"))
+    start, stop = (frame / record.fps for frame in record.segment)
+    answer = grounder.ground(record.video, record.query, start=start, stop=stop)
+    assert answer.segment == record.segment == (2, 17)
+    module = GroundingModule(load("mini", device="cpu").frozen.grounder, ZeroShot(), weights="random").eval()
+    clip = data.evaluation_loader("test").dataset[Draw(0, None)]
+    with torch.no_grad():
+        (expected,) = join_passes([module(collate([clip]))], [clip.info], "single_pass")
+    assert (answer.tube.start, answer.tube.stop) == (expected.start, expected.stop)
+    torch.testing.assert_close(answer.boxes, expected.boxes, rtol=1e-5, atol=1e-5 * 64)
 
 
 def test_the_answer_is_found_in_a_long_film(mini: VideoGrounder, clips: MiniSTVG) -> None:
