@@ -6,13 +6,15 @@ are the token axes of a layer's input, such as (T,) or (T, M).
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.tuning.base import TuningModule
+from stvg_nst.tuning.nst.coefficients import Coefficients
 from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank, masked_mean
 
 GatePer = Literal["clip", "frame"]
@@ -32,13 +34,42 @@ class Mlp(nn.Module):
         return self.outer(F.gelu(self.inner(x)))
 
 
+class Lookup(NamedTuple):
+    """What Q tokens of a clip find in its bank, eq. (3), as mixtures that are written down only where they are needed.
+
+    Args:
+        queries: P X (B, Q, w).
+        weights: (B, Q, V), of the attention, its heads side by side.
+        values: (B, V, w), what the attention would put out for a token of the bank, by head; X_ref = weights @ values.
+    """
+
+    queries: Tensor
+    weights: Tensor
+    values: Tensor
+
+    def found(self) -> Tensor:
+        """X_ref (B, Q, w)."""
+        return self.weights @ self.values
+
+    def gap(self) -> Tensor:
+        """The semantic gap P X - X_ref, (B, Q, w)."""
+        return torch.baddbmm(self.queries, self.weights, self.values, alpha=-1)
+
+    def mapped(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A linear map of X_ref (B, Q, d), or of X_ref and the gap side by side, for weight (d, w) or (d, 2 w)."""
+        width = self.values.shape[-1]
+        if weight.shape[1] == width:
+            return torch.baddbmm(bias, self.weights, self.values @ weight.T)
+        of_found, of_gap = weight[:, :width], weight[:, width:]
+        return torch.baddbmm(F.linear(self.queries, of_gap, bias), self.weights, self.values @ (of_found - of_gap).T)
+
+
 class CrossAttention(nn.Module):
     """Multi-head cross-attention (MHCA) from tokens of width w to the reference bank of width D.
 
-    Written out because ``nn.MultiheadAttention`` would repeat the bank's mask for every head and query.
+    Written out because the bank is short. What the attention does to each token's query and output is multiplied into
+    the few keys and values of the clip instead.
     """
-
-    out: nn.Module
 
     def __init__(self, width: int, bank_width: int, heads: int) -> None:
         super().__init__()
@@ -46,18 +77,23 @@ class CrossAttention(nn.Module):
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key, self.value = nn.Linear(bank_width, width), nn.Linear(bank_width, width)
 
-    def forward(self, queries: Tensor, bank: ReferenceBank) -> Tensor:
-        """queries (B, Q, w) to (B, Q, w); the text's padding is left out."""
-        query, key, value = (
-            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q or 1 + L, w / heads)
-            for layer, tokens in (
-                (self.query, queries),
-                (self.key, bank.tokens),
-                (self.value, bank.tokens),
-            )
+    def forward(self, queries: Tensor, bank: ReferenceBank) -> Lookup:
+        """What queries (B, Q, w) find; the text's padding is left out."""
+        heads = self.heads
+        key, value = (
+            layer(bank.tokens).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, R, w / heads)
+            for layer in (self.key, self.value)
         )
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=bank.mask[:, None, None])
-        return self.out(found.transpose(1, 2).flatten(2))
+        scale = key.shape[-1] ** -0.5
+        scaled = scale * key
+        keys = (scaled @ self.query.weight.unflatten(0, (heads, -1))).flatten(1, 2)  # (B, heads R, w)
+        offset = (scaled @ self.query.bias.view(heads, -1, 1)).squeeze(-1)  # (B, heads, R)
+        offset = offset.masked_fill(~bank.mask[:, None], -math.inf).flatten(1)
+        scores = torch.baddbmm(offset[:, None], queries, keys.transpose(1, 2))
+        weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(-2)
+        # The weights of a head add up to 1, so that each head's values may carry a share of the output's bias.
+        values = value @ self.out.weight.unflatten(1, (heads, -1)).permute(1, 2, 0) + self.out.bias / heads
+        return Lookup(queries, weights, values.flatten(1, 2))
 
 
 class Retrieval(nn.Module):
@@ -75,11 +111,9 @@ class Retrieval(nn.Module):
         self.project = nn.Linear(d_in, width) if d_in != width else nn.Identity()  # P
         self.attention = CrossAttention(width, bank_width, heads)
 
-    def forward(self, x: Tensor, bank: ReferenceBank) -> tuple[Tensor, Tensor]:
-        """The retrieved reference X_ref and the semantic gap P X - X_ref of x (B, ..., d_in), both (B, ..., w)."""
-        queries = self.project(x)
-        found = self.attention(queries.reshape(len(x), -1, queries.shape[-1]), bank).view_as(queries)  # Eq. (3)
-        return found, queries - found
+    def forward(self, x: Tensor, bank: ReferenceBank) -> Lookup:
+        """What the Q tokens of each clip of x (B, ..., d_in) find."""
+        return self.attention(self.project(x).flatten(1, -2), bank)  # Eq. (3)
 
 
 class Router(nn.Module):
@@ -132,7 +166,7 @@ class SharedRouter(TuningModule):
     def forward(self, tokens: Tensor, mask: Tensor, bank: ReferenceBank) -> Tensor:
         """Logits, (B,) or (B, T), of visual tokens (B, T, N, D) and their mask (B, T, N)."""
         if self.retrieval is not None:
-            _, gap = self.retrieval(tokens, bank)
+            gap = self.retrieval(tokens, bank).gap().view(*mask.shape, -1)
         else:
             assert self.project is not None
             gap = self.project(tokens)
@@ -171,7 +205,6 @@ class QualityAdaptiveUnit(nn.Module):
         super().__init__()
         self.coefficients_from = coefficients_from
         self.coefficients_per = coefficients_per
-        self.row_rank = row_rank
         looks_up = coefficients_from != "input"
         self.retrieval = Retrieval(d_in, bank_width, width=width, heads=heads) if looks_up else None
         self.project = None if looks_up else nn.Linear(d_in, width)
@@ -183,16 +216,27 @@ class QualityAdaptiveUnit(nn.Module):
     def forward(self, x: Tensor, bank: ReferenceBank, mask: Tensor) -> Assessment:
         """Assess x (B, ..., d_in), of which mask (B, ...) says what is real."""
         x, mask = pool_tokens(x, mask, self.coefficients_per)
+        heads = [self.row_head] if self.null_head is None else [self.row_head, self.null_head]
+        weight, bias = torch.cat([head.inner.weight for head in heads]), torch.cat([head.inner.bias for head in heads])
         if self.retrieval is not None:
-            found, gap = self.retrieval(x, bank)
-            source = found if self.coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
+            lookup = self.retrieval(x, bank)
+            inner, gap = lookup.mapped(weight, bias), lookup.gap
         else:
             assert self.project is not None
-            source = gap = self.project(x)  # the ablation without retrieval: a plain perceptron, routed by the input
+            source = self.project(x)  # the ablation without retrieval: a plain perceptron, routed by the input
+            inner, gap = F.linear(source, weight, bias), lambda: source
+        hidden = F.gelu(inner).view(*mask.shape, -1).chunk(len(heads), dim=-1)
+        # Eq. (4), C_r = MLP_r(X_ref) and C_n = MLP_n(X_ref)
+        row, *null = (
+            Coefficients(part, head.outer.weight, head.outer.bias) for part, head in zip(hidden, heads, strict=True)
+        )
+        logits = None if self.router is None else self.router(gap().view(*mask.shape, -1), mask)
+        return Assessment(row, null[0] if null else None, logits)
 
-        row = self.row_head(source)  # Eq. (4), C_r = MLP_r(X_ref)
-        null = None if self.null_head is None else self.null_head(source)  # Eq. (4), C_n = MLP_n(X_ref)
-        return Assessment(row, null, None if self.router is None else self.router(gap, mask))
+    def of_no_clip(self, x: Tensor) -> Coefficients:
+        """The row coefficients of none of the clips of x (B, ..., d_in)."""
+        outer = self.row_head.outer
+        return Coefficients(x.new_zeros(0, *x.shape[1:-1], outer.in_features), outer.weight, outer.bias)
 
 
 def pool_tokens(x: Tensor, mask: Tensor, per: CoefficientsPer) -> tuple[Tensor, Tensor]:
