@@ -1,4 +1,4 @@
-"""Encodings on disk: what a frozen cross-modal encoder says of a clip and a sentence is computed once."""
+"""Encodings that are kept: what a frozen cross-modal encoder says of a clip and a sentence is computed once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,40 @@ _TENSOR = "tokens"
 
 class EncodingStoreError(RuntimeError):
     """A file of the store is damaged, or does not hold what its name says or what this encoder answers."""
+
+
+class KeptEncodings(Protocol):
+    """Tokens by what they were made from."""
+
+    def get(self, content: str, compute: Callable[[], Tensor]) -> Tensor:
+        """The tokens of a clip and a sentence, on any device, as they are kept or else as ``compute`` makes them.
+
+        Args:
+            content: checksum of all that the tokens depend on besides the encoder.
+            compute: makes them.
+        """
+
+
+class EncodingMemory:
+    """Encodings in the memory of this process, for as long as it runs.
+
+    Args:
+        most_bytes: that they may take; what does not fit beside the first ones is computed every time.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._tokens: dict[str, Tensor] = {}
+        self._bytes_left = most_bytes
+
+    def get(self, content: str, compute: Callable[[], Tensor]) -> Tensor:
+        """As of :class:`KeptEncodings`; on the CPU where they were kept."""
+        if content in self._tokens:
+            return self._tokens[content]
+        tokens = compute()
+        if tokens.nbytes <= self._bytes_left:
+            self._tokens[content] = tokens.detach().cpu()
+            self._bytes_left -= tokens.nbytes
+        return tokens
 
 
 class EncodingStore:

@@ -77,7 +77,8 @@ class GroundingModule(SampleMeanModule):
             for cached features; 4 T M D bytes each, 0.9 MB in the miniature, and never deleted by us.
         twin: weight of the clean twin in the objective: the distance of each training clip's tokens, ahead of the
             decoders, to those that the frozen grounder makes of the same clip in high quality. Clips that are of high
-            quality are pulled to their own. It needs ``--data.init_args.twins true``.
+            quality are pulled to their own. It needs ``--data.init_args.twins true``. Of cached features the targets
+            are computed once a run, as far as 2 GiB of memory hold them.
 
     Raises:
         ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
@@ -424,6 +425,8 @@ class GroundingModule(SampleMeanModule):
                 "--model.encodings keeps what comes of each clip's features, which are new in every epoch unless they "
                 "are cached; set --data.init_args.features, or leave out --model.encodings"
             )
+        if self._clean is not None and cached is not None:
+            self._clean.remember()
         self.check_backbones(cached)
         for split, records in getattr(datamodule, "records", {}).items():
             self.check_queries(split, {record.item_id: record.query for record in records})

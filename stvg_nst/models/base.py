@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import EncodingStore
+from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.queries import query_fault
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
@@ -110,7 +110,7 @@ class Grounder(nn.Module, ABC):
     feature_channels: tuple[int, ...] = ()
     """C_a and C_m, the channels of what :meth:`encode` says; a router that reads these features asks for them."""
 
-    encodings: EncodingStore | None = None
+    encodings: KeptEncodings | None = None
     """See :meth:`keep_encodings`."""
 
     @abstractmethod
@@ -129,18 +129,18 @@ class Grounder(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} has no tokens ahead of its decoders; leave out --model.twin")
 
-    def keep_encodings(self, store: EncodingStore) -> None:
-        """From now on, take what :meth:`fusion` says of a clip and a sentence from ``store``, which computes it once.
+    def keep_encodings(self, kept: KeptEncodings) -> None:
+        """From now on, take what :meth:`fusion` says of a clip and a sentence from ``kept``, where it is computed once.
 
         Only right while nothing of :meth:`fusion` is tuned, and of use where clips come back with the same features.
-        Each is encoded alone and in float32, so that what is stored does not depend on the batch.
+        Each is encoded alone and in float32, so that what is kept does not depend on the batch.
 
         Raises:
             ValueError: the model has no part whose output it could keep.
         """
         if not self.fusion():
             raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
-        self.encodings = store
+        self.encodings = kept
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         """What is wrong with the queries that :meth:`ground` would refuse, by index, in words that follow "which".

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg_nst.encoding_store import EncodingStore, EncodingStoreError
+from stvg_nst.encoding_store import EncodingMemory, EncodingStore, EncodingStoreError
 
 TOKENS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -18,6 +18,15 @@ def refuse() -> Tensor:
 def only_file(folder: Path) -> Path:
     (path,) = folder.rglob("*.*")
     return path
+
+
+def test_memory_keeps_the_first_that_fit_and_computes_the_others_every_time() -> None:
+    memory = EncodingMemory(2 * TOKENS.nbytes)
+    for number, content in enumerate("abc"):
+        assert torch.equal(memory.get(content, lambda number=number: TOKENS + number), TOKENS + number)
+    assert torch.equal(memory.get("a", refuse), TOKENS)
+    assert torch.equal(memory.get("b", refuse), TOKENS + 1)
+    assert torch.equal(memory.get("c", lambda: TOKENS + 3), TOKENS + 3)
 
 
 def test_the_second_call_reads_the_same_bits(tmp_path: Path) -> None:

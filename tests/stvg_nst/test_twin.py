@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,35 @@ def test_the_twin_stays_what_the_frozen_grounder_was_while_the_tuned_one_moves(g
     after = tuned._clean.targets(shown.features, shown.frame_mask, shown.queries).tokens
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert not torch.equal(tuned._ground(shown.features, shown).fused.tokens, before)
+
+
+def test_targets_of_cached_features_are_computed_once_and_stay_what_they_were(grounder):
+    tuned, calls = module(grounder, TUNERS["full"]()), []
+    assert tuned._clean is not None
+    tuned._clean._frozen.encoder.register_forward_hook(lambda *call: calls.append(call))
+    shown = batch(Quality.HQ, Quality.LQ)
+    arguments = shown.features, shown.frame_mask, shown.queries
+    fresh = [tuned._clean.targets(*arguments).tokens for _ in range(2)]
+    assert torch.equal(*fresh) and len(calls) == 2
+
+    data = SimpleNamespace(twins=True, cached_backbones=tuned.backbone_fingerprint(), records={})
+    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    tuned.setup("fit")
+    for _ in range(2):
+        kept = tuned._clean.targets(*arguments).tokens
+        torch.testing.assert_close(kept, fresh[0], rtol=0, atol=1e-5)
+        assert len(calls) == 4, "each clip alone, and none of them again"
+    other = batch(Quality.HQ, Quality.LQ, seed=2)
+    tuned._clean.targets(other.features, other.frame_mask, other.queries)
+    assert len(calls) == 6
+
+
+def test_targets_of_fresh_features_are_computed_every_time(grounder):
+    tuned = module(grounder, TUNERS["full"]())
+    data = SimpleNamespace(twins=True, cached_backbones=None, records={})
+    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    tuned.setup("fit")
+    assert tuned._clean is not None and tuned._clean._frozen.encodings is None
 
 
 def test_a_clip_of_high_quality_is_pulled_to_itself_and_one_of_low_quality_to_its_twin(grounder):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import EncodingStore
+from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.models.base import Grounder, ReferencePoint
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
 from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
@@ -198,7 +198,7 @@ class CGSTVG(Grounder):
         if self.encodings is None:
             tokens = self._fuse(appearance, text, motion, cells, token_mask)
         else:
-            tokens = self._stored_tokens(self.encodings, features, frame_mask, queries, token_mask)
+            tokens = self._kept_tokens(self.encodings, features, frame_mask, queries, token_mask)
         return Memory(
             tokens=tokens,
             positions=torch.cat((cells, torch.zeros_like(text), torch.zeros_like(cells)), dim=1)[:, None],
@@ -222,20 +222,20 @@ class CGSTVG(Grounder):
         positions = torch.cat((cells, torch.zeros_like(text), cells), dim=1)[:, None]
         return self.encoder(torch.cat((appearance, words, motion), dim=2), positions, token_mask)
 
-    def _stored_tokens(
+    def _kept_tokens(
         self,
-        store: EncodingStore,
+        kept: KeptEncodings,
         features: BackboneFeatures,
         frame_mask: Tensor,
         queries: Sequence[str],
         token_mask: Tensor,
     ) -> Tensor:
-        """The encoder's tokens (B, T, M, D) from a store, zeros on padding; a clip that is new is encoded alone."""
+        """The encoder's tokens (B, T, M, D) as they are kept, zeros on padding; a new clip is encoded alone."""
         tokens = torch.zeros(*frame_mask.shape, token_mask.shape[-1], self.width, device=frame_mask.device)
         for index, (query, length) in enumerate(zip(queries, frame_mask.sum(1).tolist(), strict=True)):
             clip = features.unpadded(index, length)
             content = _content(clip, self.text.token_ids(query))
-            alone = store.get(content, partial(self._encode_alone, clip, query))
+            alone = kept.get(content, partial(self._encode_alone, clip, query))
             # Padding keeps the order of the real tokens.
             tokens[index, :length][:, token_mask[index, 0]] = alone.to(tokens.device)
         return tokens

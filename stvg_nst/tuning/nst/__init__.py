@@ -9,12 +9,13 @@ Read the files in this order:
 1. ``layer.py``: the tuned layer, eq. (1).
 2. ``reference.py``: the reference bank, eq. (2), and what travels through a forward.
 3. ``unit.py``: the quality-adaptive unit, which retrieves, eq. (3), proposes coefficients, eq. (4), and routes.
+   ``coefficients.py`` is how they are kept: as a product of small matrices and long activations.
 4. ``residual.py``: the dual-space reparameterisation, eq. (5).
    ``router.py`` is the one router that may serve all layers, ahead of them.
 5. ``objective.py``: the router's loss and the regulariser, eqs. (6) and (7).
 6. ``controls.py``: the method without its null space.
 7. ``options.py`` and ``injection.py``: what a recipe chooses, and how the parts are put into a frozen model.
-8. ``folding.py`` and ``certify.py``: what can be multiplied out after training, and what is left of the frozen model.
+8. ``certify.py``: what is left of the frozen model.
 
 The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`. What clean clips leave unused
 of a layer's input, which a row branch may read instead, is :mod:`stvg_nst.tuning.hq_null`.
@@ -43,6 +44,7 @@ from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
 from stvg_nst.tuning.nst.routed import RoutedTuner
 from stvg_nst.tuning.nst.unit import HQNullMlp
+from stvg_nst.types import Quality
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
@@ -115,16 +117,16 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         Raises:
             RuntimeError: a wrapped layer did not run, or its graph is gone although gradients are enabled.
         """
-        labels = qualities.float()
+        labels, clips = qualities.float(), [(qualities == quality).nonzero().squeeze(1) for quality in Quality]
         functions = {
             "router": lambda call: router_loss(call.logits, labels, call.frame_mask),
-            "reg": lambda call: subspace_regulariser(call, labels),
+            "reg": lambda call: subspace_regulariser(call, *clips),
             "leak": null_leak,
         }
         layers = self._state.read(tuple(self._leakage), close=True)
         for layer, calls in layers.items():
             for call in calls:
-                if torch.is_grad_enabled() and not call.row.requires_grad:
+                if torch.is_grad_enabled() and not call.row.hidden.requires_grad:
                     raise RuntimeError(
                         f"the last forward of '{layer}' kept no graph to train by; run it with gradients enabled, and "
                         f"under gradient checkpointing pass use_reentrant=False"
@@ -162,7 +164,7 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         """
         values: dict[str, Tensor] = {}
         for layer, calls in self._state.read(tuple(self._leakage), close=False).items():
-            found = describe_calls(calls) | {"leakage": torch.tensor(self._leakage[layer], device=calls[0].row.device)}
+            found = describe_calls(calls) | {"leakage": torch.tensor(self._leakage[layer], device=calls[0].gate.device)}
             values |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return values
 
@@ -184,7 +186,7 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         return self._state.forcing_gate(value)
 
     def fold(self, grounder: nn.Module) -> None:
-        """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
+        """Drop what inference can do without, in place: the same outputs for less, and no more training or saving.
 
         The null branch goes where the null space is exact; a leak is part of the function, and stays.
 

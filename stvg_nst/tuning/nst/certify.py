@@ -20,7 +20,6 @@ from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.base import InjectionReport, LayerReport
 from stvg_nst.tuning.hq_null import HQNullSpace
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
-from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 from stvg_nst.tuning.nst.unit import HQNullMlp
 from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
 
@@ -52,7 +51,7 @@ def certify(
         ValueError: there is no batch.
     """
     layers = {module.name: module for module in grounder.modules() if isinstance(module, NullSpaceLinear)}
-    probes = {name: LeakProbe() for name, layer in layers.items() if _space(layer).null_basis.shape[1]}
+    probes = {name: LeakProbe() for name, layer in layers.items() if layer.dual_space.null_basis.shape[1]}
     hq_probes = {
         name: HQNullProbe(layer.unit.row_head.space)
         for name, layer in layers.items()
@@ -86,7 +85,7 @@ def certify(
             groups = {"HQ": groups["HQ"], "LQ": groups["LQ"]}
             changes.add("open", groups, _compare(frozen, tubes, opened, decode_tubes(opened, batch.clips)))
 
-    leaks = any(_space(layer).leaks for layer in layers.values())
+    leaks = any(layer.dual_space.leaks for layer in layers.values())
     answers = changes.summary(tuner, leaks=leaks)
     return (
         tuple(_layer(report, layers[report.name], probes.get(report.name)) for report in injection.layers),
@@ -127,8 +126,8 @@ class LeakProbe:
         (x,) = inputs
         bank = layer.state.bank_for(layer.name)
         mask = bank.mask_of(x, layer.name)
-        found, space = layer.unit(x, bank, mask), _space(layer)
-        gate = found.row.new_zeros(())
+        found, space = layer.unit(x, bank, mask), layer.dual_space
+        gate = x.new_zeros(())
         residual = space.residual(gate, found.row, found.null).expand_as(x)
         self._tokens += int(mask.sum())
         for name, value in (("input", x), ("residual", residual)):
@@ -184,8 +183,8 @@ class HQNullProbe:
         bank = layer.state.bank_for(layer.name)
         mask = bank.mask_of(x, layer.name)
         row = layer.unit(x, bank, mask).row
-        row_image, _ = _space(layer).images(layer.weight_matrix)
-        added = F.linear(row, row_image).expand_as(output)
+        row_image, _ = layer.dual_space.images(layer.weight_matrix)
+        added = row.mapped(row_image).expand_as(output)
         values = {"input": x, "passed": self._space.project(x), "output": output, "added": added}
         for quality in Quality:
             tokens = mask & (self.qualities.to(mask.device) == quality).reshape(-1, *(1,) * (mask.ndim - 1))
@@ -280,16 +279,11 @@ def _layer(report: LayerReport, layer: NullSpaceLinear, probe: LeakProbe | None)
         rank=report.rank,
         nullity=report.nullity,
         sigma_next=report.leakage,
-        worst=None if probe is None else worst_leak(layer.weight_matrix, _space(layer).null_basis),
+        worst=None if probe is None else worst_leak(layer.weight_matrix, layer.dual_space.null_basis),
         size=None if probe is None else probe.size,
         literal={name: None if probe is None else probe.leak(name) for name in PRECISIONS},
         separate=None if probe is None else probe.leak("separate"),
     )
-
-
-def _space(layer: NullSpaceLinear) -> DualSpaceReparameterization:
-    assert isinstance(layer.dual_space, DualSpaceReparameterization), "a folded layer has no null branch to certify"
-    return layer.dual_space
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stvg_nst.nullspace import weight_matrix
 from stvg_nst.tuning.base import TunedLinear
-from stvg_nst.tuning.nst.folding import FoldedSpace, FoldedUnit, fold_layer
+from stvg_nst.tuning.nst.coefficients import Coefficients
 from stvg_nst.tuning.nst.reference import CallRecord, ForwardState, ReferenceBank, frames_with_tokens
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit
@@ -31,9 +31,6 @@ class NullSpaceLinear(TunedLinear):
         state: shared by all wrapped layers of a model.
     """
 
-    unit: QualityAdaptiveUnit | FoldedUnit
-    dual_space: DualSpaceReparameterization | FoldedSpace
-
     def __init__(
         self,
         base_layer: nn.Module,
@@ -54,11 +51,9 @@ class NullSpaceLinear(TunedLinear):
         self.state = state
 
     def fold(self) -> None:
-        """Drop or multiply out whatever inference can do without; what was trained cannot be had back from it."""
-        if not isinstance(self.unit, QualityAdaptiveUnit) or isinstance(self.dual_space, FoldedSpace):
-            raise RuntimeError(f"'{self.name}' is folded already")
-        self.unit, self.dual_space = fold_layer(self.unit, self.dual_space, self.weight_matrix)
+        """Drop what inference can do without: the null branch, where none of it reaches the output."""
         self.forward_mode = "separate"
+        self.unit.fold(keeps_null=self.dual_space.leaks)
 
     @property
     def weight_matrix(self) -> Tensor:
@@ -83,7 +78,7 @@ class NullSpaceLinear(TunedLinear):
         mask = bank.mask_of(x, self.name)
         gate = self._known_gate(mask)
         # A router of the layer's own has to see all clips, whatever gate is forced upon it.
-        routed = isinstance(self.unit, QualityAdaptiveUnit) and self.unit.router is not None
+        routed = self.unit.router is not None
         hard = self.gate == "hard" and not self.training
         if gate is not None and hard and not routed:
             return self._forward_open_clips(x, bank, mask, gate)
@@ -95,9 +90,8 @@ class NullSpaceLinear(TunedLinear):
             gate = found.logits.sigmoid().round() if self._hard else found.logits.sigmoid()
         self._record(found.row, found.null, logits, gate, mask)
 
-        spread = _spread(gate, x).to(found.row.dtype)
+        spread = _spread(gate, x).to(found.row.hidden.dtype)
         if self.forward_mode == "literal":
-            assert isinstance(self.dual_space, DualSpaceReparameterization), "folding turns the literal form off"
             y = self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
         else:  # Eq. (1), the null term dropped
             y = self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
@@ -112,27 +106,25 @@ class NullSpaceLinear(TunedLinear):
         y, logits = self._frozen(x), self.state.shared_logits
         clips = _any_open(gate, mask).nonzero().squeeze(1)
         if not len(clips):
-            self._record(x.new_zeros(0, *x.shape[1:-1], self.unit.row_rank), None, logits, gate, mask, clips)
+            self._record(self.unit.of_no_clip(x), None, logits, gate, mask, clips)
             return y
         found = self.unit(x[clips], bank.of_clips(clips), mask[clips])
         self._record(found.row, found.null, logits, gate, mask, clips)
-        spread = _spread(gate[clips], x).to(found.row.dtype)
+        spread = _spread(gate[clips], x).to(found.row.hidden.dtype)
         image = self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
         return y.index_add(0, clips, image.expand_as(y[clips]).to(y.dtype))
 
     def _record(
         self,
-        row: Tensor,
-        null: Tensor | None,
+        row: Coefficients,
+        null: Coefficients | None,
         logits: Tensor | None,
         gate: Tensor,
         mask: Tensor,
         clips: Tensor | None = None,
     ) -> None:
-        if isinstance(self.dual_space, DualSpaceReparameterization):  # a folded layer has no coefficients to keep
-            self.state.record(
-                self.name, CallRecord(row, null, logits, gate, mask, self.dual_space, self.weight_matrix, clips)
-            )
+        call = CallRecord(row, null, logits, gate, mask, self.dual_space, self.weight_matrix, clips)
+        self.state.record(self.name, call)
 
     def _known_gate(self, mask: Tensor) -> Tensor | None:
         """g where it does not depend on this layer's input: forced from outside, always open, or the shared router's.

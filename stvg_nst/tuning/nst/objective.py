@@ -24,14 +24,16 @@ def router_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor) -> Tensor:
     return per_clip(loss, frame_mask).mean()
 
 
-def subspace_regulariser(call: CallRecord, labels: Tensor) -> Tensor:
-    """L_reg of eq. (7), the mean over the batch's real tokens; without a null branch its term is 0."""
-    row, null = squared_norm(call.row), None if call.null is None else squared_norm(call.null)
-    y = labels.reshape(labels.shape + (1,) * (row.ndim - 1))
-    penalty = (1 - y) * row  # Eq. (7), high quality: nothing may pass
-    if null is not None:
-        penalty = penalty + y * null  # Eq. (7), low quality: nothing may be wasted
-    return token_mean(penalty, call.mask)
+def subspace_regulariser(call: CallRecord, high: Tensor, low: Tensor) -> Tensor:
+    """L_reg of eq. (7), the mean over the batch's real tokens; without a null branch its term is 0.
+
+    Args:
+        high, low: indices of the clips of high quality, y_q = 0, and of low quality, y_q = 1.
+    """
+    energy = call.row.of_clips(high).energy(call.mask[high])  # Eq. (7), high quality: nothing may pass
+    if call.null is not None:
+        energy = energy + call.null.of_clips(low).energy(call.mask[low])  # low quality: nothing may be wasted
+    return energy / call.mask.sum().clamp(min=1)
 
 
 def null_leak(call: CallRecord) -> Tensor:
@@ -42,9 +44,9 @@ def null_leak(call: CallRecord) -> Tensor:
     """
     _, null_image = call.space.images(call.weight)
     if call.null is None or null_image is None:
-        return call.row.new_zeros((), dtype=torch.float32)
-    gate = call.gate.reshape(call.gate.shape + (1,) * (call.null.ndim - call.gate.ndim))
-    return token_mean(squared_norm(F.linear((1 - gate) * call.null, null_image)), call.mask)
+        return call.row.hidden.new_zeros((), dtype=torch.float32)
+    gate = call.gate.reshape(call.gate.shape + (1,) * (call.null.hidden.ndim - call.gate.ndim))
+    return token_mean(squared_norm(call.null.gated(1 - gate).mapped(null_image)), call.mask)
 
 
 def residual_energies(call: CallRecord) -> dict[str, Tensor]:

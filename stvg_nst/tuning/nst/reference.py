@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder, Reference, ReferencePoint
+from stvg_nst.tuning.nst.coefficients import Coefficients
 
 if TYPE_CHECKING:
     from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
@@ -91,12 +92,12 @@ class ReferenceBank(NamedTuple):
 class Assessment(NamedTuple):
     """What the quality-adaptive unit says of a layer's input.
 
-    row is C_r (B, ..., k_r); null is C_n (B, ..., k_n), or None without a null branch; token axes are 1 where they were
-    pooled. logits are the unit's own router's, positive for low quality, (B,) or (B, T), float32, if it has one.
+    row is C_r (B, ..., k_r); null is C_n (B, ..., k_n), or None without a null branch. logits are the unit's own
+    router's, positive for low quality, (B,) or (B, T), float32, if it has one.
     """
 
-    row: Tensor
-    null: Tensor | None
+    row: Coefficients
+    null: Coefficients | None
     logits: Tensor | None
 
 
@@ -108,8 +109,8 @@ class CallRecord(NamedTuple):
     clips that row and null belong to where a hard gate skipped the others, and is None where they belong to all.
     """
 
-    row: Tensor
-    null: Tensor | None
+    row: Coefficients
+    null: Coefficients | None
     logits: Tensor | None
     gate: Tensor
     mask: Tensor

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import DualSpace
+from stvg_nst.tuning.nst.coefficients import Coefficients
 
 Basis = Literal["svd", "svd_whitened", "random", "learned"]
 
@@ -72,31 +73,30 @@ class DualSpaceReparameterization(nn.Module):
             return self.row_image, self.null_image
         return weight @ self.row_basis, weight @ self.null_basis if self.leaks else None
 
-    def residual(self, gate: Tensor, row: Tensor, null: Tensor | None) -> Tensor:
+    def residual(self, gate: Tensor, row: Coefficients, null: Coefficients | None) -> Tensor:
         """dX (B, ..., d_in); gate broadcasts over the coefficients row (B, ..., k_r) and null (B, ..., k_n)."""
-        if null is None:
-            return F.linear(gate * row, self.row_basis)
-        return F.linear(gate * row, self.row_basis) + F.linear((1 - gate) * null, self.null_basis)  # Eq. (5)
+        residual = row.gated(gate).mapped(self.row_basis)
+        return residual if null is None else residual + null.gated(1 - gate).mapped(self.null_basis)  # Eq. (5)
 
-    def image(self, weight: Tensor, gate: Tensor, row: Tensor, null: Tensor | None) -> Tensor:
+    def image(self, weight: Tensor, gate: Tensor, row: Coefficients, null: Coefficients | None) -> Tensor:
         """W dX (B, ..., d_out) without going through dX: eq. (1) leaves the null term out, save for its leak.
 
         Computed as ``W (x + dX)`` the sum would be rounded before W could ignore its null part.
         """
         row_image, null_image = self.images(weight)
-        image = F.linear(gate * row, row_image)
+        image = row.gated(gate).mapped(row_image)
         if null is None or null_image is None:
             return image
-        return image + F.linear((1 - gate) * null, null_image)
+        return image + null.gated(1 - gate).mapped(null_image)
 
-    def energies(self, row: Tensor, null: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def energies(self, row: Coefficients, null: Coefficients | None) -> tuple[Tensor, Tensor | None]:
         """Squared norms (B, ...), float32, of the two parts of dX before the gate."""
         return _energy(row, self.row_basis), None if null is None else _energy(null, self.null_basis)
 
 
-def _energy(coefficients: Tensor, basis: Tensor) -> Tensor:
+def _energy(coefficients: Coefficients, basis: Tensor) -> Tensor:
     """|V c|^2 (B, ...) as c V^T V c, which needs no (B, ..., d_in); of a learned basis V^T V is no identity."""
-    c, v = coefficients.float(), basis.float()
+    c, v = coefficients.written().float(), basis.float()
     return (F.linear(c, v.T @ v) * c).sum(dim=-1)
 
 

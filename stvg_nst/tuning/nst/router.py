@@ -67,7 +67,7 @@ class GapRouter(SharedRouter):
     def forward(self, reference: Reference, bank: ReferenceBank) -> Tensor:
         tokens, mask = reference.visual.detach(), reference.visual_mask & reference.frame_mask[..., None]
         if self.retrieval is not None:
-            _, gap = self.retrieval(tokens, bank)
+            gap = self.retrieval(tokens, bank).gap().view(*mask.shape, -1)
         else:
             assert self.project is not None
             gap = self.project(tokens)

@@ -6,13 +6,15 @@ are the token axes of a layer's input, such as (T,) or (T, M).
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.tuning.hq_null import HQNullSpace
+from stvg_nst.tuning.nst.coefficients import Coefficients
 from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank, masked_mean
 
 GatePer = Literal["clip", "frame"]
@@ -30,7 +32,16 @@ class Mlp(nn.Module):
         self.outer = nn.Linear(hidden, width_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(F.gelu(self.inner(x)))
+        return self.outer(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The activations (..., hidden) ahead of the last layer, of x (..., width_in)."""
+        return F.gelu(self.inner(x))
+
+    def coefficients(self, hidden: Tensor) -> Coefficients:
+        """What the last layer makes of the activations (B, ..., hidden) ahead of it."""
+        weight, bias = self.outer.weight, self.outer.bias
+        return Coefficients(hidden, weight, weight.new_zeros(len(weight)) if bias is None else bias)
 
 
 class HQNullMlp(Mlp):
@@ -42,26 +53,73 @@ class HQNullMlp(Mlp):
         super().__init__(width_in, hidden, width_out, bias=False)
         self.space = HQNullSpace(width_in)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
         # P is applied to the weight and not to the input, which has far more tokens than the weight has rows.
         weight = self.inner.weight if self.space is None else self.space.project(self.inner.weight)
-        return self.outer(F.gelu(F.linear(x, weight)))
+        return F.gelu(F.linear(x, weight))
 
     @torch.no_grad()
     def fold(self) -> None:
         """Multiply P out for inference."""
-        assert self.space is not None, "a head is folded once"
-        self.inner.weight.copy_(self.space.project(self.inner.weight))
-        self.space = None
+        if self.space is not None:
+            self.inner.weight.copy_(self.space.project(self.inner.weight))
+            self.space = None
+
+
+class Lookup(NamedTuple):
+    """What Q tokens of a clip find in its bank, eq. (3), as mixtures that are written down only where they are needed.
+
+    Args:
+        queries: P X (B, Q, w).
+        weights: (B, Q, V), of the attention, its heads side by side.
+        values: (B, V, w), what the attention would put out for a token of the bank, by head; X_ref = weights @ values.
+    """
+
+    queries: Tensor
+    weights: Tensor
+    values: Tensor
+
+    def found(self) -> Tensor:
+        """X_ref (B, Q, w)."""
+        return self.weights @ self.values
+
+    def gap(self) -> Tensor:
+        """The semantic gap P X - X_ref, (B, Q, w)."""
+        return torch.baddbmm(self.queries, self.weights, self.values, alpha=-1)
+
+    def mapped(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A linear map of X_ref (B, Q, d), or of X_ref and the gap side by side, for weight (d, w) or (d, 2 w)."""
+        width = self.values.shape[-1]
+        if weight.shape[1] == width:
+            return torch.baddbmm(bias, self.weights, self.values @ weight.T)
+        of_found, of_gap = weight[:, :width], weight[:, width:]
+        return torch.baddbmm(F.linear(self.queries, of_gap, bias), self.weights, self.values @ (of_found - of_gap).T)
+
+
+class Projected(NamedTuple):
+    """What stands in for a :class:`Lookup` in the ablation without retrieval: a projection of the input alone.
+
+    Args:
+        tokens: (B, ..., w).
+    """
+
+    tokens: Tensor
+
+    def gap(self) -> Tensor:
+        """What a router reads instead of the semantic gap."""
+        return self.tokens
+
+    def mapped(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A linear map of the tokens, for weight (d, w)."""
+        return F.linear(self.tokens, weight, bias)
 
 
 class CrossAttention(nn.Module):
     """Multi-head cross-attention (MHCA) from tokens of width w to the reference bank of width D.
 
-    Written out because ``nn.MultiheadAttention`` would repeat the bank's mask for every head and query.
+    Written out because the bank is short. What the attention does to each token's query and output is multiplied into
+    the few keys and values of the clip instead.
     """
-
-    out: nn.Module
 
     def __init__(self, width: int, bank_width: int, heads: int) -> None:
         super().__init__()
@@ -69,18 +127,23 @@ class CrossAttention(nn.Module):
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.key, self.value = nn.Linear(bank_width, width), nn.Linear(bank_width, width)
 
-    def forward(self, queries: Tensor, bank: ReferenceBank) -> Tensor:
-        """queries (B, Q, w) to (B, Q, w); the text's padding is left out."""
-        query, key, value = (
-            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q or 1 + L, w / heads)
-            for layer, tokens in (
-                (self.query, queries),
-                (self.key, bank.tokens),
-                (self.value, bank.tokens),
-            )
+    def forward(self, queries: Tensor, bank: ReferenceBank) -> Lookup:
+        """What queries (B, Q, w) find; the text's padding is left out."""
+        heads = self.heads
+        key, value = (
+            layer(bank.tokens).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, R, w / heads)
+            for layer in (self.key, self.value)
         )
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=bank.mask[:, None, None])
-        return self.out(found.transpose(1, 2).flatten(2))
+        scale = key.shape[-1] ** -0.5
+        scaled = scale * key
+        keys = (scaled @ self.query.weight.unflatten(0, (heads, -1))).flatten(1, 2)  # (B, heads R, w)
+        offset = (scaled @ self.query.bias.view(heads, -1, 1)).squeeze(-1)  # (B, heads, R)
+        offset = offset.masked_fill(~bank.mask[:, None], -math.inf).flatten(1)
+        scores = torch.baddbmm(offset[:, None], queries, keys.transpose(1, 2))
+        weights = scores.unflatten(-1, (heads, -1)).softmax(dim=-1).flatten(-2)
+        # The weights of a head add up to 1, so that each head's values may carry a share of the output's bias.
+        values = value @ self.out.weight.unflatten(1, (heads, -1)).permute(1, 2, 0) + self.out.bias / heads
+        return Lookup(queries, weights, values.flatten(1, 2))
 
 
 class Retrieval(nn.Module):
@@ -98,11 +161,9 @@ class Retrieval(nn.Module):
         self.project = nn.Linear(d_in, width) if d_in != width else nn.Identity()  # P
         self.attention = CrossAttention(width, bank_width, heads)
 
-    def forward(self, x: Tensor, bank: ReferenceBank) -> tuple[Tensor, Tensor]:
-        """The retrieved reference X_ref and the semantic gap P X - X_ref of x (B, ..., d_in), both (B, ..., w)."""
-        queries = self.project(x)
-        found = self.attention(queries.reshape(len(x), -1, queries.shape[-1]), bank).view_as(queries)  # Eq. (3)
-        return found, queries - found
+    def forward(self, x: Tensor, bank: ReferenceBank) -> Lookup:
+        """What the Q tokens of each clip of x (B, ..., d_in) find."""
+        return self.attention(self.project(x).flatten(1, -2), bank)  # Eq. (3)
 
 
 class Router(nn.Module):
@@ -164,7 +225,6 @@ class QualityAdaptiveUnit(nn.Module):
         super().__init__()
         self.coefficients_from = coefficients_from
         self.coefficients_per = coefficients_per
-        self.row_rank = row_rank
         looks_up = coefficients_from != "input"
         # A row branch of its own input leaves the other branch, and a router, to read what is looked up.
         is_read = row_input == "shared" or null_rank > 0 or routes
@@ -178,17 +238,39 @@ class QualityAdaptiveUnit(nn.Module):
     def forward(self, x: Tensor, bank: ReferenceBank, mask: Tensor) -> Assessment:
         """Assess x (B, ..., d_in), of which mask (B, ...) says what is real."""
         x, mask = pool_tokens(x, mask, self.coefficients_per)
-        source = gap = x
-        if self.retrieval is not None:
-            found, gap = self.retrieval(x, bank)
-            source = found if self.coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
-        elif self.project is not None:
-            source = gap = self.project(x)  # the ablation without retrieval: a plain perceptron, routed by the input
+        read = self._read(x, bank)
+        own = self.row_head if isinstance(self.row_head, HQNullMlp) else None
+        heads = [head for head in (self.row_head, self.null_head) if head is not None and head is not own]
+        hidden: list[Tensor] = [] if own is None else [own.hidden(x)]
+        if heads:
+            assert read is not None, "where a head reads it, something is looked up"
+            weight, bias = (torch.cat([getattr(head.inner, name) for head in heads]) for name in ("weight", "bias"))
+            hidden += F.gelu(read.mapped(weight, bias)).view(*mask.shape, -1).chunk(len(heads), dim=-1)
+        row = self.row_head.coefficients(hidden[0])  # Eq. (4), C_r = MLP_r(X_ref)
+        null = None if self.null_head is None else self.null_head.coefficients(hidden[1])  # C_n = MLP_n(X_ref)
+        if self.router is None:
+            return Assessment(row, null, None)
+        assert read is not None, "a router reads what is looked up"
+        return Assessment(row, null, self.router(read.gap().view(*mask.shape, -1), mask))
 
-        # Eq. (4), C_r = MLP_r(X_ref)
-        row = self.row_head(x if isinstance(self.row_head, HQNullMlp) else source)
-        null = None if self.null_head is None else self.null_head(source)  # Eq. (4), C_n = MLP_n(X_ref)
-        return Assessment(row, null, None if self.router is None else self.router(gap, mask))
+    def _read(self, x: Tensor, bank: ReferenceBank) -> Lookup | Projected | None:
+        """What heads and router read of x (B, ..., d_in); None where nothing reads it."""
+        if self.retrieval is not None:
+            return self.retrieval(x, bank)
+        return None if self.project is None else Projected(self.project(x))
+
+    def of_no_clip(self, x: Tensor) -> Coefficients:
+        """The row coefficients of none of the clips of x (B, ..., d_in)."""
+        return self.row_head.coefficients(x.new_zeros(0, *x.shape[1:-1], self.row_head.outer.in_features))
+
+    def fold(self, *, keeps_null: bool) -> None:
+        """Drop what inference can do without; ``keeps_null`` where some of the null branch reaches the output."""
+        if not keeps_null:
+            self.null_head = None
+        if isinstance(self.row_head, HQNullMlp):
+            self.row_head.fold()
+            if self.null_head is None and self.router is None:
+                self.retrieval = self.project = None
 
 
 def pool_tokens(x: Tensor, mask: Tensor, per: CoefficientsPer) -> tuple[Tensor, Tensor]:

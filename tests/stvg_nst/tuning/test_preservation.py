@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stvg_nst.tuning import NullSpaceTuning, load_adapter, read_adapter_config, save_adapter
 from stvg_nst.tuning.base import InjectionReport
 from stvg_nst.tuning.nst import NullSpaceLinear
+from stvg_nst.tuning.nst.coefficients import Coefficients
 
 ROOT = Path(__file__).parents[3]
 QUALITIES = torch.tensor([0, 1, 1])
@@ -66,7 +67,7 @@ def shares_of_the_bound(grounder: nn.Module, report: InjectionReport) -> dict[st
             torch.finfo(basis.dtype).eps / 2 * math.sqrt(basis.shape[1]) * torch.linalg.matrix_norm(weight, ord=2)
         )
         for call in layer.state.read((layer.name,), close=False)[layer.name]:
-            residual = call.null.detach().double() @ basis.double().T
+            residual = call.null.written().detach().double() @ basis.double().T
             size = torch.linalg.vector_norm(residual, dim=-1)
             assert size.min() > 0, "a null branch that died would prove nothing"
             leak = torch.linalg.vector_norm(residual @ weight.T, dim=-1)
@@ -111,7 +112,7 @@ def test_the_bound_holds_under_autocast(toy, trained):
     with torch.autocast("cpu", torch.bfloat16):
         answers(toy, grounder)
     call = grounder.head.state.read(("head",), close=False)["head"][0]
-    assert call.null.dtype == torch.bfloat16, "the coefficients are those of the lower precision"
+    assert call.null.written().dtype == torch.bfloat16, "the coefficients are those of the lower precision"
     assert_bounded(shares_of_the_bound(grounder, report))
 
 
@@ -121,9 +122,10 @@ def test_a_residual_that_is_rounded_leaks_its_rounding_and_no_more(toy, trained)
     for layer in (module for module in grounder.modules() if isinstance(module, NullSpaceLinear)):
         space, weight = layer.dual_space, layer.weight_matrix.double()
         null = torch.randn(50, space.null_basis.shape[1], generator=torch.Generator().manual_seed(0))
-        gate, row = torch.zeros(()), torch.zeros(50, space.row_basis.shape[1])
+        row = torch.zeros(50, space.row_basis.shape[1])
+        coefficients = (Coefficients(c, torch.eye(c.shape[1]), torch.zeros(c.shape[1])) for c in (row, null))
         with torch.autocast("cpu", torch.bfloat16):
-            residual = space.residual(gate, row, null)
+            residual = space.residual(torch.zeros(()), *coefficients)
         assert residual.dtype == torch.bfloat16
         # Coefficients, basis and result are rounded, once each.
         terms = 2 + math.sqrt(null.shape[1])

@@ -8,6 +8,13 @@ import pytest
 import torch
 
 from stvg_nst.tuning import NullSpaceTuning
+from stvg_nst.tuning.nst.coefficients import Coefficients
+
+
+@pytest.fixture
+def coefficients():
+    """Coefficients of given values (B, ..., k)."""
+    return lambda values: Coefficients(values, torch.eye(values.shape[-1]), torch.zeros(values.shape[-1]))
 
 
 @pytest.fixture

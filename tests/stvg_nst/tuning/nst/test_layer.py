@@ -37,12 +37,12 @@ def test_the_residual_does_something(toy, tuned):
     assert (toy.flat(grounder(*toy.toy_batch())) - toy.flat(toy.pretrained()(*toy.toy_batch()))).abs().max() > 0.05
 
 
-def test_eq_1_and_5_by_hand():
+def test_eq_1_and_5_by_hand(coefficients):
     weight = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     dual_space = DualSpaceReparameterization(weight, split_dual_space(weight), rank=1)
     torch.testing.assert_close(dual_space.row_basis, torch.tensor([[1.0], [0.0], [0.0]]))
     torch.testing.assert_close(dual_space.null_basis, torch.tensor([[0.0], [0.0], [1.0]]))
-    gate, row, null = torch.tensor([[[0.25]]]), torch.tensor([[[8.0]]]), torch.tensor([[[4.0]]])
+    gate, row, null = torch.tensor([[[0.25]]]), *(coefficients(torch.tensor([[[value]]])) for value in (8.0, 4.0))
     residual = dual_space.residual(gate, row, null)
     torch.testing.assert_close(residual, torch.tensor([[[2.0, 0.0, 3.0]]]))
     torch.testing.assert_close(dual_space.image(weight, gate, row, null), torch.tensor([[[6.0, 0.0]]]))

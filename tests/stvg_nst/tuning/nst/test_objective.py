@@ -18,23 +18,23 @@ QUALITIES = torch.tensor([0, 1, 1])
 
 
 @pytest.mark.parametrize("basis", ["svd", "learned"])
-def test_energies_are_the_squared_norms_of_the_parts(basis):
+def test_energies_are_the_squared_norms_of_the_parts(basis, coefficients):
     weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     space = DualSpaceReparameterization(weight, split_dual_space(weight), rank=2, basis=basis)
     with torch.no_grad():  # learned directions need not stay orthonormal
         for directions in (space.row_basis, space.null_basis) if basis == "learned" else ():
             directions.mul_(torch.tensor([2.0, 0.5])).add_(0.1)
     row, null = torch.randn(4, 5, 2), torch.randn(4, 5, 2)
-    row_energy, null_energy = space.energies(row, null)
+    row_energy, null_energy = space.energies(coefficients(row), coefficients(null))
     torch.testing.assert_close(row_energy, (row @ space.row_basis.T).square().sum(-1))
     torch.testing.assert_close(null_energy, (null @ space.null_basis.T).square().sum(-1))
 
 
-def test_eq_6_and_7_by_hand():
+def test_eq_6_and_7_by_hand(coefficients):
     weight = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
     call = CallRecord(
-        row=torch.tensor([[[1.0, 2.0], [9.0, 9.0]], [[3.0, 0.0], [0.0, 1.0]]]),  # norms 5, (padding), 9, 1
-        null=torch.tensor([[[2.0], [9.0]], [[0.0], [4.0]]]),  # 4, (padding), 0, 16
+        row=coefficients(torch.tensor([[[1.0, 2.0], [9.0, 9.0]], [[3.0, 0.0], [0.0, 1.0]]])),  # 5, (padding), 9, 1
+        null=coefficients(torch.tensor([[[2.0], [9.0]], [[0.0], [4.0]]])),  # 4, (padding), 0, 16
         logits=torch.tensor([0.0, math.log(3.0)]),  # g = 1 / 2 and 3 / 4
         gate=torch.tensor([0.5, 0.75]),
         mask=torch.tensor([[True, False], [True, True]]),
@@ -43,16 +43,20 @@ def test_eq_6_and_7_by_hand():
     )
     labels = torch.tensor([0.0, 1.0])
     assert router_loss(call.logits, labels, call.mask).item() == pytest.approx((-math.log(0.5) - math.log(0.75)) / 2)
-    assert subspace_regulariser(call, labels).item() == pytest.approx((5 + 0 + 16) / 3)
+    high, low = torch.tensor([0]), torch.tensor([1])
+    assert subspace_regulariser(call, high, low).item() == pytest.approx((5 + 0 + 16) / 3)
+    assert subspace_regulariser(call, low, high).item() == pytest.approx((9 + 1 + 4) / 3)
+    nobody = torch.tensor([], dtype=torch.int64)
+    assert subspace_regulariser(call, torch.tensor([0, 1]), nobody).item() == pytest.approx((5 + 9 + 1) / 3)
     rowless = call._replace(null=None)
-    assert subspace_regulariser(rowless, labels).item() == pytest.approx(5 / 3)
+    assert subspace_regulariser(rowless, high, low).item() == pytest.approx(5 / 3)
     energies = {part: value.item() for part, value in residual_energies(call).items()}
     assert energies["row"] == pytest.approx((5 + 9 + 1) / 3)
     assert energies["null"] == pytest.approx((4 + 0 + 16) / 3)
     assert energies["gated_row"] == pytest.approx((5 / 4 + 9 * 9 / 16 + 9 / 16) / 3)
     assert energies["gated_null"] == pytest.approx((4 / 4 + 0 + 16 / 16) / 3)
     assert residual_energies(rowless)["gated_null"].item() == 0
-    skipped = call._replace(row=call.row[1:], null=call.null[1:], clips=torch.tensor([1]))
+    skipped = call._replace(row=call.row.of_clips(low), null=call.null.of_clips(low), clips=low)
     assert residual_energies(skipped)["gated_row"].item() == pytest.approx((9 * 9 / 16 + 9 / 16) / 3)
 
     framewise = torch.tensor([[0.0, 99.0], [0.0, math.log(3.0)]])
@@ -70,10 +74,10 @@ def test_auxiliary_losses_average_the_layers_and_the_calls_of_a_shared_layer(toy
         "head": 2,
     }
     losses = tuner.auxiliary_losses(QUALITIES)
-    labels = QUALITIES.float()
+    labels, clips = QUALITIES.float(), (torch.tensor([0]), torch.tensor([1, 2]))
     functions = {
         "router": lambda call: router_loss(call.logits, labels, call.frame_mask),
-        "reg": lambda call: subspace_regulariser(call, labels),
+        "reg": lambda call: subspace_regulariser(call, *clips),
     }
     for name, function in functions.items():
         per_layer = [sum(function(call) for call in calls) / len(calls) for calls in records.values()]

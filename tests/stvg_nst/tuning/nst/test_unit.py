@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stvg_nst.tuning.adapter import adapter_state
@@ -29,10 +30,30 @@ def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     gap = x - found
     source = found if coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
     row, null, logits = unit(x, bank, mask)
-    torch.testing.assert_close(row, unit.row_head(source))
-    torch.testing.assert_close(null, unit.null_head(source))
+    torch.testing.assert_close(row.written(), unit.row_head(source))
+    torch.testing.assert_close(null.written(), unit.null_head(source))
     pooled = torch.cat([gap[:, :2].mean(1), gap[:, :2].abs().mean(1)], dim=-1)
     torch.testing.assert_close(logits, unit.router.mlp(pooled).squeeze(-1))
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_retrieval_is_attention_in_its_textbook_form(heads):
+    torch.manual_seed(0)
+    retrieval = Retrieval(5, 8, width=6, heads=heads).double()
+    x, tokens = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 7, 8, dtype=torch.float64)
+    mask = torch.arange(7) < torch.tensor([[7], [4]])
+    attention, queries = retrieval.attention, retrieval.project(x).flatten(1, 2)
+    parts = (attention.query(queries), attention.key(tokens), attention.value(tokens))
+    split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
+    mixed = F.scaled_dot_product_attention(*split, attn_mask=mask[:, None, None])
+    found = attention.out(mixed.transpose(1, 2).flatten(2))
+
+    lookup = retrieval(x, ReferenceBank(tokens, mask, None, None))
+    torch.testing.assert_close(lookup.found(), found)
+    torch.testing.assert_close(lookup.gap(), queries - found)
+    for source in (found, torch.cat([found, queries - found], dim=-1)):
+        layer = nn.Linear(source.shape[-1], 2, dtype=torch.float64)
+        torch.testing.assert_close(lookup.mapped(layer.weight, layer.bias), layer(source))
 
 
 @pytest.mark.parametrize("router", ["layer", "shared"])
