@@ -289,8 +289,8 @@ format: | $(STAMP)  ## put the code into shape
 	$(BIN)/ruff format
 
 .PHONY: bench-tuning
-bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model
-	$(BIN)/python benchmarks/tuning.py
+bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model (SCOPE=FILE: in other layers)
+	$(BIN)/python benchmarks/tuning.py $(if $(SCOPE),--scope $(SCOPE))
 
 .PHONY: bench-encodings
 bench-encodings: | $(STAMP)  ## measure what kept encodings save where only the decoders are tuned

@@ -2,8 +2,9 @@
 
 Times the grounding model alone, on random backbone features, so that no decoding hides the difference; the column
 "/ whole" adds what the frozen visual encoders take to both sides of the ratio. Every row tunes the layers of the NST
-overlay. Times are CPU seconds of this process, rows take turns, and the table gives medians and ratios within one run:
-absolute times on a shared machine mean little.
+overlay, or of a scope over it. Rows with the clean twin have its targets from memory, as in all epochs but the first,
+and are compared with a LoRA that has them too. Times are CPU seconds of this process, rows take turns, and the table
+gives medians and ratios within one run: absolute times on a shared machine mean little.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.tuning import LoRA, NullSpaceTuning, Tuner, ZeroShot
+from stvg_nst.tuning.selection import select_by_name
+from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 QUERY = "what does the large red square in the video jump over ?"
@@ -41,12 +44,15 @@ class Row:
     tuner: Tuner
     around: Callable[[], AbstractContextManager[None]] = nullcontext
     trains: bool = True
+    twin: CleanTwin | None = None
+    peer: str = "LoRA"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("experiments/model/mini.yaml"))
     parser.add_argument("--tuner", type=Path, default=Path("experiments/tuner/nst.yaml"), help="an overlay of NST")
+    parser.add_argument("--scope", type=Path, help="an overlay with other targets, of experiments/scope")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--clips", type=int, default=8, help="of a batch; half of them count as low quality")
     parser.add_argument("--size", type=int, default=128, help="of a frame, in pixels")
@@ -57,25 +63,28 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     grounder, tuner = build(options.model, options.tuner)
+    if options.scope is not None:
+        tuner = replace(tuner, **yaml.safe_load(options.scope.read_text())["model"]["tuner"]["init_args"])
     frames, mask = make_frames(options)
     features = encode(grounder, frames, mask)
     qualities = torch.arange(options.clips) % 2
     rows = make_rows(grounder, tuner)
+    peers = {row.name: row.peer for row in rows}
     inferences = {row.name: partial(infer, row, features, mask) for row in rows}
     steps = {row.name: training_step(row, features, mask, qualities) for row in rows if row.trains}
     print(f"{options.clips} clips of {options.frames} frames, 1 thread, median of {options.repeats}")
     if options.profile:
-        show_profiles(inferences, steps)
+        show_profiles(inferences, steps, peers)
         return
     encoding = measure({"encoders": partial(encode, grounder, frames, mask)}, repeats=3)["encoders"]
     inference, training = measure(inferences, options.repeats), measure(steps, options.repeats)
     print(f"{'':34} {'inference':>12} {'/ frozen':>9} {'/ whole':>8} {'training step':>15} {'/ LoRA':>7}")
     for name, seconds in inference.items():
         ratios = (seconds / inference["frozen"], (encoding + seconds) / (encoding + inference["frozen"]))
-        print(
-            f"{name:34} {1e3 * seconds:9.1f} ms {ratios[0]:9.3f} {ratios[1]:8.3f}"
-            + (f" {1e3 * training[name]:12.1f} ms {training[name] / training['LoRA']:7.3f}" if name in training else "")
-        )
+        print(f"{name:34} {1e3 * seconds:9.1f} ms {ratios[0]:9.3f} {ratios[1]:8.3f}", end="")
+        if name in training:
+            print(f" {1e3 * training[name]:12.1f} ms {training[name] / training[peers[name]]:7.3f}", end="")
+        print()
     print(f"{'the frozen visual encoders':34} {1e3 * encoding:9.1f} ms")
 
 
@@ -118,9 +127,18 @@ def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
         nst = hard.tuner
         return replace(hard, around=lambda: nst.override_gate(value))
 
+    def twinned(name: str, tuner: Tuner) -> Row:
+        model = copy.deepcopy(grounder)
+        twin = CleanTwin(model)
+        tuner.inject(model)
+        twin.keep_apart(model)
+        twin.remember()
+        return Row(name, model, tuner, twin=twin, peer="LoRA, clean twin")
+
+    lora = LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)
     rows = [
         row("frozen", ZeroShot(), trains=False),
-        row("LoRA", LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)),
+        row("LoRA", replace(lora)),
         row("NST, literal W(x + dx)", replace(tuner, forward_mode="literal")),
         row("NST", replace(tuner)),
         row("NST, retrieval with four heads", replace(tuner, heads=4)),
@@ -128,10 +146,18 @@ def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
         gated("NST, folded, hard, all clips LQ", 1.0, folded=True),
         gated("NST, folded, hard, all clips HQ", 0.0, folded=True),
     ]
+    if reaches_fusion(grounder, tuner):
+        rows += [twinned("LoRA, clean twin", lora), twinned("NST, clean twin", replace(tuner))]
     folded = next(row for row in rows if row.name == "NST, folded")
     assert isinstance(folded.tuner, NullSpaceTuning)
     folded.tuner.fold(folded.grounder)
     return rows
+
+
+def reaches_fusion(grounder: Grounder, tuner: NullSpaceTuning) -> bool:
+    """Whether anything is tuned ahead of the decoders, where the clean twin has its tokens."""
+    tuned = select_by_name(grounder, tuner.targets).values()
+    return any(layer in tuned for part in grounder.fusion() for layer in part.modules())
 
 
 def infer(row: Row, features: BackboneFeatures, mask: Tensor) -> None:
@@ -149,6 +175,10 @@ def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities:
         with row.tuner.conditioned_on(qualities):
             output = row.grounder.ground(features, mask, [QUERY] * len(mask))
         loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
+        if row.twin is not None:
+            assert output.fused is not None
+            target = row.twin.targets(features, mask, [QUERY] * len(mask))
+            loss = loss + twin_distance(output.fused, target, mask).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -175,11 +205,16 @@ def measure(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     return {name: median(values) for name, values in seconds.items()}
 
 
-def show_profiles(inferences: Mapping[str, Callable[[], object]], steps: Mapping[str, Callable[[], object]]) -> None:
+def show_profiles(
+    inferences: Mapping[str, Callable[[], object]],
+    steps: Mapping[str, Callable[[], object]],
+    peers: Mapping[str, str],
+) -> None:
     """What each operator takes beyond the same operator of the model that the ratio is with."""
-    for kind, works, reference in (("inference", inferences, "frozen"), ("training step", steps, "LoRA")):
-        base = operator_times(works[reference])
+    for kind, works in (("inference", inferences), ("training step", steps)):
         for name, work in works.items():
+            reference = "frozen" if kind == "inference" else peers[name]
+            base = operator_times(works[reference])
             times = operator_times(work)
             surplus = {operator: times[operator] - base.get(operator, 0.0) for operator in times}
             worst = sorted(surplus, key=lambda operator: surplus[operator], reverse=True)[:6]

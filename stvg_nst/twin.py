@@ -12,7 +12,7 @@ from stvg_nst.encoding_store import EncodingMemory
 from stvg_nst.models.base import Grounder
 from stvg_nst.types import BackboneFeatures, FusedTokens
 
-# Of the tokens that a run keeps: 2,400 clips of the miniature, 100 at full size.
+# Of the tokens that a run keeps: those of 2,400 clips of the miniature, or of 60 at full size.
 MOST_BYTES = 2 * 2**30
 
 
