@@ -101,13 +101,14 @@ search-recipe:  ## leads to a recipe that is worth choosing: gates by labels, wh
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
-search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (14 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
+TRIED := $(if $(QUICK),runs/search/lr-quick,docs/peers/learning-rates)/choices.csv
+search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (20 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
 	$(call study,$<,runs/search/lr,$(FEATURES)) $(TO_OUTPUT)
-	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --overwrite \
+	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --table $(TRIED) --overwrite \
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 
 # The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
-# of the test set. ONLY='decoder / *' runs a part of them; the tables show what stands, and what is missing.
+# of the test set. ONLY='decoder / *' runs a part of them; the tables show what there is, and what is missing.
 SECOND := runs/pretrain-1/model.safetensors
 SECOND_FEATURES := $(DATA)/features/mini-1
 SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weights,--config experiments/$(part).yaml) \
@@ -165,11 +166,60 @@ curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index
 curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (2 h 20 min, JOBS=2; QUICK=1: 8 min)
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
+# The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose, and
+# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once.
+CONFIRM := runs/confirm
+CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(FEATURES)/confirm/index.json $(FEATURES)/confirm-benchmark1/index.json)
+LEFT_OUT_FEATURES := $(DATA)/features/mini-5
+CONFIRM_SEARCHES := rates twins gates
+.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unseen confirm
+$(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATURES)/test/index.json
+	$(call study,$<,$(CONFIRM)/$*,$(FEATURES))
+	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick) \
+	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,experiments/confirm)/chosen_$*.yaml \
+	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
+
+confirm-rates:  ## second comparison: the rate of every method, on the search half (about 2 h 45 min, JOBS=2)
+confirm-twins:  ## then the weight of the clean twin, for four methods (about 1 h 15 min, JOBS=2)
+confirm-gates:  ## then soft or hard gates (about 20 min, JOBS=2)
+
+confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 20 min, JOBS=2)
+	$(call study,$<,$(CONFIRM)/parts,$(FEATURES)) $(TO_OUTPUT)
+
+confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 1 h, JOBS=2)
+	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
+
+confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 20 min, JOBS=2)
+	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
+
+confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 2 h 45 min, JOBS=2; QUICK=1: 5 min, on val)
+	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES))
+	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
+	  $(TO_OUTPUT) $(if $(QUICK),--quick)
+
+confirm-cache = $(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split confirm \
+  --data.init_args.confirmation experiments/confirm/confirm.yaml
+
+$(FEATURES)/confirm/index.json: | $(STAMP)
+	$(confirm-cache)
+
+$(FEATURES)/confirm-benchmark1/index.json: | $(STAMP)
+	$(confirm-cache) --data.init_args.benchmark_seed 1
+
+$(FEATURES)/val-unseen/index.json: | $(FEATURES)/test/index.json
+	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split val \
+	  --data.init_args.evaluation_split val --data.init_args.evaluation_conditions unseen
+
+$(LEFT_OUT_FEATURES)/val-matrix/index.json: | $(STAMP)
+	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split train val \
+	  --data.init_args.features $(LEFT_OUT_FEATURES) --data.init_args.variants 5 --data.init_args.training_clips 100 \
+	  --data.init_args.evaluation_split val --data.init_args.evaluation_conditions matrix
+
 # What tables are made of, without the runs' weights, logs and tubes. Unpacked in another checkout (tar -xkf FILE), tables
 # come out the same, and studies go on from there.
 RESULTS ?= results.tar.xz
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
-PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error no runs stand below runs/search/lr or $(COMPARE)/peers))
+PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error there are no runs below runs/search/lr or $(COMPARE)/peers))
 .PHONY: pack-results
 pack-results:  ## search and comparison as one small file (RESULTS=docs/peers/results.tar.xz: that one)
 	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -

@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, limit_threads
-from datamodules.degradation.severities import DEGRADATIONS, SEVERITIES, degrade
+from datamodules.degradation.kinds import DEGRADATIONS, SEVERITIES
+from datamodules.degradation.severities import degrade
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw, MixedQualityPlan
 from datamodules.records import Record

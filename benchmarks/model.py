@@ -393,7 +393,7 @@ def turns(case: Case, work: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def print_costs_as_measured(cases: Sequence[Case]) -> list[tuple[Case, Cost]]:
-    """A row stands as soon as its case is known."""
+    """Each row appears as soon as its case is measured."""
     names = (*STAGES, DECODERS)
     costs = []
     print_head("clips x T x H x W", *(f"{name} s" for name in names), "all s", "peak GiB")

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.tuning import Row, encode, infer, make_frames, measure, training_step
+from benchmarks.tuning import QUERY, Row, encode, infer, make_frames, measure, training_step
 from stvg_nst.budget import frozen_grounder, injected_points
 from stvg_nst.study import read_studies
 from stvg_nst.tuning import ZeroShot
@@ -48,6 +48,8 @@ def main() -> None:
     rows = [Row(FROZEN, grounder, ZeroShot(), trains=False)]
     costs: dict[str, dict[str, Any]] = {FROZEN: {"trainable": 0, "share": 0.0, "layers": 0}}
     for name, tuned, tuner, report in injected_points(study):
+        if tuner.clean_clips:
+            tuner.calibrate(tuned, [mask], lambda mask, model=tuned: model.ground(features, mask, [QUERY] * len(mask)))
         rows.append(Row(name, tuned, tuner))
         share = 100 * report.trainable / report.total
         costs[name] = {"trainable": report.trainable, "share": share, "layers": len(report.layers)}

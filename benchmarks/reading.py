@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import measure, table_of
-from datamodules.caches.features import FeatureCache, FeatureWriter
+from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter
 from datamodules.caches.frames import FramesOfClip
 from datamodules.clips import limit_threads
 from datamodules.degradation.golden_pixels import PixelOrigin
@@ -132,7 +132,7 @@ def write_features(folder: Path, shape: tuple[int, int, int], channels: list[int
     clip = FramesOfClip("clip", folder / "clip.mp4", tuple(range(frames)), SIZE)
     with FeatureWriter(folder, {}, "none", PixelOrigin("on the fly", None)) as writer:
         appearance, motion = (torch.rand(frames, width_of, height, width) for width_of in channels)
-        writer.add_features("clip", appearance, motion, clip=clip, video_bytes=0)
+        writer.add_features(ClipVersion("clip", clip, 0), appearance, motion)
     return FeatureCache(folder, {})
 
 

@@ -146,7 +146,8 @@ def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities:
 
     def step() -> None:
         row.tuner.set_training(row.grounder, True)
-        output = row.grounder.ground(features, mask, [QUERY] * len(mask))
+        with row.tuner.conditioned_on(qualities):
+            output = row.grounder.ground(features, mask, [QUERY] * len(mask))
         loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
         loss.backward()
         optimizer.step()

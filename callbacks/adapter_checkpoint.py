@@ -5,36 +5,24 @@ from __future__ import annotations
 import lightning
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from callbacks.run import go_first, grounding_module, leaves_files, refuse_finished, run_folder
+from callbacks.keeper import Keeper
+from callbacks.run import grounding_module, leaves_files, run_folder
 from stvg_nst.loop_position import is_finished
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.tuning.adapter import save_adapter
 
 
-class AdapterCheckpoint(lightning.Callback):
+class AdapterCheckpoint(Keeper):
     """Writes the adapter into the run's folder: ``adapter_last.safetensors`` after each validation, and
-    ``adapter.safetensors`` once the fit is complete, so that this name stands for a finished run.
+    ``adapter.safetensors`` once the fit is complete: a folder with this file holds a finished run.
 
     Args:
         overwrite: replace the adapter of an earlier finished run.
     """
 
-    TURN = 0  # see callbacks.run.go_first
-
-    def __init__(self, *, overwrite: bool = False) -> None:
-        self.overwrite = overwrite
-
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuse to fit into the folder of a finished run.
-
-        Raises:
-            FileExistsError: the folder holds a finished adapter, and ``overwrite`` is false.
-        """
-        if stage != "fit":
-            return
-        go_first(trainer)
-        if not self.overwrite:
-            refuse_finished(trainer, run_folder(trainer) / RunFile.ADAPTER, callback=type(self).__name__)
+    STAGE = "fit"
+    FILES = (RunFile.ADAPTER,)
+    TURN = 0
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:

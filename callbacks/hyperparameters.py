@@ -37,7 +37,7 @@ class HyperparameterSummary(lightning.Callback):
     so, -1 by default; here the columns stay empty until the module logs scalars of these names.
 
     Args:
-        fields: dotted names in the configuration, without ``init_args``; the name of a component stands for its class.
+        fields: dotted names in the configuration, without ``init_args``; the name of a component means its class.
             What a run's configuration does not have is shown as "none".
         metrics: names of logged scalars.
     """

@@ -76,7 +76,7 @@ class MovingAverage(lightning.Callback):
         _fill(pl_module, self._averages)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Again, for a fit that is resumed behind its last step is spared ``on_train_end``."""
+        """Again: Lightning skips ``on_train_end`` in a fit that is resumed after its last step."""
         _fill(pl_module, self._averages)
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import torch
 from callbacks.record_writer import RecordWriter
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Tube
-from stvg_nst.whole_files import write_whole
 
-Answers = dict[tuple[str, str], tuple[ClipInfo, Tube]]
-"""Clip and predicted tube by item id and condition."""
+Answers = dict[tuple[str, str], tuple[ClipInfo, Tube, float | None]]
+"""Clip, predicted tube and, of a tuner with a router, its verdict on the quality, by item id and condition."""
 
 
 class PredictionsWriter(RecordWriter):
@@ -31,7 +31,7 @@ class PredictionsWriter(RecordWriter):
     """
 
     FILES = (RunFile.PREDICTIONS, RunFile.GROUND_TRUTH)
-    TURN = 0  # before anything is counted, so that the tubes stand even where the count fails
+    TURN = 0  # before anything is counted: the tubes are kept even where the count fails
     BYTES_PER_SAMPLE = 64_000  # two tubes of 20 s at 20 frames a second
 
     def __init__(self, *, overwrite: bool = False) -> None:
@@ -51,8 +51,10 @@ class PredictionsWriter(RecordWriter):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for clip, tube in zip(batch.clips, outputs["tubes"], strict=True):
-            self._answers[clip.item_id, _condition(clip)] = clip, tube
+        verdicts = outputs["verdicts"] or [None] * len(batch)
+        for clip, tube, verdict in zip(batch.clips, outputs["tubes"], verdicts, strict=True):
+            condition = clip.quality.name if clip.degradation is None else str(clip.degradation)
+            self._answers[clip.item_id, condition] = clip, tube, verdict
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.world_size > 1:
@@ -76,18 +78,15 @@ class PredictionsWriter(RecordWriter):
         write_whole(folder / RunFile.GROUND_TRUTH, truth.encode())
 
 
-def _condition(clip: ClipInfo) -> str:
-    return clip.quality.name if clip.degradation is None else str(clip.degradation)
-
-
 def _predicted(answers: Answers) -> Iterator[dict[str, Any]]:
-    for (item_id, condition), (_, tube) in answers.items():
-        yield {"item_id": item_id, "condition": condition, **_span(tube)}
+    for (item_id, condition), (_, tube, verdict) in answers.items():
+        said = {} if verdict is None else {"verdict": verdict}
+        yield {"item_id": item_id, "condition": condition, **said, **_span(tube)}
 
 
 def _true(answers: Answers) -> Iterator[dict[str, Any]]:
     """One entry an item, with every condition in which it was shown."""
-    clips: Mapping[str, ClipInfo] = {item_id: clip for (item_id, _), (clip, _) in answers.items()}
+    clips: Mapping[str, ClipInfo] = {item_id: clip for (item_id, _), (clip, _, _) in answers.items()}
     conditions: dict[str, list[str]] = {}
     for item_id, condition in answers:
         conditions.setdefault(item_id, []).append(condition)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -37,8 +36,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 def software_versions() -> dict[str, str]:
     """The interpreter, the project, and the libraries that can change a number.
 
-    A library stands under the names of all installed distributions that provide it, for each may have written the
-    files that are imported. One that is installed without a distribution's metadata stands under its own name.
+    A library is listed under every installed distribution that provides it, for each may have written the files that
+    are imported. A library without a distribution's metadata is listed under its own name.
     """
     versions = {
         "python": platform.python_version(),
@@ -47,7 +46,10 @@ def software_versions() -> dict[str, str]:
     }
     for module, distributions in LIBRARIES.items():
         found = {name: number for name in distributions if (number := _distribution_version(name))}
-        versions |= found or {module: f"{_own_version(module)}, without the metadata of a distribution"}
+        if not found:  # the module says its version itself, but is not imported for that
+            own = getattr(sys.modules.get(module), "__version__", "version unknown")
+            found = {module: f"{own}, without the metadata of a distribution"}
+        versions |= found
     return versions
 
 
@@ -56,30 +58,6 @@ def _distribution_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _own_version(module: str) -> str:
-    """What a library says of itself; it is not imported for that."""
-    return str(getattr(sys.modules.get(module), "__version__", "version unknown"))
-
-
-def git_state(file: Path) -> tuple[str | None, bool | None]:
-    """The commit that a source file belongs to, and whether tracked files of its repository differ from it.
-
-    Returns:
-        ``(None, None)`` for a file that no repository tracks, such as one in a virtual environment inside of one.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", file.name)
-        commit = git("rev-parse", "HEAD").strip()
-        return commit, bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):  # no git that runs on this machine, no repository, or no commit
-        return None, None
 
 
 def config_hash(folder: Path) -> str | None:

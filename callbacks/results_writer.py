@@ -11,21 +11,22 @@ import lightning
 import torch
 
 import stvg_nst
-from callbacks.provenance import config_hash, git_state, machine, software_versions
+from callbacks.provenance import config_hash, machine, software_versions
 from callbacks.record_writer import RecordWriter, num_own_samples
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
+from stvg_nst.machine.repository import git_state
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.measuring import measurement_of
 from stvg_nst.results.results_file import RunResults, render_results
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch
-from stvg_nst.whole_files import write_whole
 
 
 class ResultsWriter(RecordWriter):
     """Writes ``results.json`` into the run's folder as soon as the last batch of a test is scored.
 
-    It comes after the files of the PredictionsWriter, and stands for a test whose findings are all written. What made
-    the numbers is looked up before the first batch.
+    It comes after the files of the PredictionsWriter: a test that has left it has left everything. What made the
+    numbers is looked up before the first batch.
 
     Args:
         overwrite: replace the results of an earlier test.
@@ -82,7 +83,7 @@ def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
     """All of the file but what the test itself finds.
 
     Raises:
-        TypeError, ValueError: something of it, from a data module of one's own for instance, is nothing for JSON.
+        TypeError, ValueError: JSON cannot hold some value, from a data module of one's own for instance.
     """
     module, data = grounding_module(pl_module), grounding_data(trainer)
     provenance = data.provenance()
@@ -113,5 +114,5 @@ def _origin(trainer: lightning.Trainer, pl_module: lightning.LightningModule) ->
         skipped=0,
         samples=(),
     )
-    render_results(origin)  # so that what is nothing for JSON comes to light before the first batch
+    render_results(origin)  # what JSON cannot hold is an error before the first batch
     return origin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -67,31 +66,6 @@ def tensorboard_writers(trainer: lightning.Trainer) -> tuple[SummaryWriter, ...]
     if not trainer.is_global_zero:
         return ()
     return tuple(logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
-
-
-def refuse_finished(trainer: lightning.Trainer, path: Path, *, callback: str) -> None:
-    """Stop a run on every rank, before any work is done, if its closing file is there already.
-
-    Raises:
-        FileExistsError: it is.
-    """
-    # Rank 0 looks for all: ranks that answered differently would wait for each other for ever.
-    if trainer.strategy.broadcast(path.exists()):
-        raise FileExistsError(
-            f"'{path}' is there from a finished run; choose another folder with --run, delete the file, or set "
-            f"overwrite of the callback {callback} to true"
-        )
-
-
-def go_first(trainer: lightning.Trainer) -> None:
-    """Puts the callbacks that keep what a run has found, those with a ``TURN``, ahead of all others and in that order.
-
-    What another callback raises in the same hook comes after them then, in whatever order a configuration has them.
-    """
-    trainer.callbacks = sorted(  # type: ignore[attr-defined]
-        trainer.callbacks,  # type: ignore[attr-defined]
-        key=lambda callback: getattr(callback, "TURN", math.inf),
-    )
 
 
 def require_room(trainer: lightning.Trainer, num_bytes: int) -> None:

@@ -14,9 +14,9 @@ from callbacks.run import grounding_data, leaves_files, run_folder, tensorboard_
 from callbacks.strip import draw_strip
 from stvg_nst.best_effort import BestEffort
 from stvg_nst.drawing import stack_strips
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Quality, Tube
-from stvg_nst.whole_files import write_whole
 
 Strips = dict[Quality, np.ndarray]
 """Of one item."""

@@ -53,12 +53,12 @@ class AnnotatedVideos(STVGDataModule):
 
     on_bad_box: Policy = "refuse"
     """of boxes that have no area or leave the frame: ``refuse`` takes them for a fault, ``clip`` cuts them to the
-    frame, ``as_published`` keeps them as they stand, ``skip_frame`` takes their frames from the target."""
+    frame, ``as_published`` keeps them as they are, ``skip_frame`` takes their frames from the target."""
 
     on_short_clip: Policy = "refuse"
     """of clips that have fewer frames than their annotation speaks of, which are shown as far as they go: ``refuse``
     takes them for a fault, ``clip`` and ``skip_frame`` end the target with the clip, ``as_published`` keeps it as it
-    stands. All but ``refuse`` need the manifest."""
+    is. All but ``refuse`` need the manifest."""
 
     manifest: Path | None = None
     """what ``data verify`` wrote; ``null`` for the place where it writes."""
@@ -149,6 +149,7 @@ class AnnotatedVideos(STVGDataModule):
             AnnotationError: an annotation is faulty, and faulty ones are not skipped.
             ValueError: the counts are not the published ones, a video is bad and not skipped, or nothing is left.
         """
+        assert split != "confirm", "it has no such split"
         official: OfficialSplit = "train" if split == "val" and self.held_out else split
         reading = self.source.read(official)
         mismatch = self.source.count_mismatch(official) if self.expect_official_counts else ""
@@ -181,6 +182,10 @@ class AnnotatedVideos(STVGDataModule):
                 f"{unread + len(wanted)} are skipped; with few films, change held_out ({self.held_out})"
             )
         return tuple(self._record(annotation) for annotation in annotations)
+
+    def cut_from(self, clip_id: str) -> str:
+        """The film: a clip's name is that of its video, and of its segment where it has one."""
+        return self.source.film(clip_id.partition("/")[0])
 
     def provenance(self) -> dict[str, Any]:
         resize = self.resize()

@@ -6,39 +6,46 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-import rich
-import rich.progress
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.disk_room import check_room, room_words
-from datamodules.caches.features import FeatureCache, FeatureWriter, feature_bytes, feature_key
+from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
-from datamodules.degradation.severities import version_name
+from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import load_batches
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, EvaluationConditions, MixedQualityPlan, conditions_name, expand_conditions
+from datamodules.quality import (
+    HIGH,
+    Draw,
+    EvaluationConditions,
+    MixedQualityPlan,
+    conditions_name,
+    expand_conditions,
+    shows_unseen,
+)
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
 from datamodules.transforms import Resize
 from stvg_nst.results.conditions import MIXED, Conditions
+from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "confirm"]
+ValidationHalf = Literal["search", "ablate"]
 
 # Cached features of so many bytes a version, or fewer, are read in the main process: those of MiniSTVG (0.5 MB) take a
-# millisecond, for which no worker need be started. At the full size (96 MB) a read, with its checksum and the change to
+# millisecond, which is not worth a worker. At the full size (96 MB) a read, with its checksum and the change to
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
@@ -54,10 +61,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     """
 
     renders_videos: ClassVar[bool] = False
-    """Whether the version in the provenance stands for the videos, because they are rendered by it."""
+    """Whether the version in the provenance fixes the videos, because they are rendered by it."""
 
     clip_seconds: ClassVar[float] = 20.0
     """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
+    """What the data set has."""
 
     _: KW_ONLY
 
@@ -82,6 +92,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     variants: int | None = None
     """``null`` degrades every training sample anew; K draws from K fixed variants a clip (for the cache)."""
 
+    left_out_kinds: Sequence[DegradationKind] = ()
+    """kinds of degradation that training never draws, such as ``[low_light]``, to test on what was not trained on."""
+
     features: Path | None = None
     """folder of a cache of frozen backbone features, or ``null`` to decode and encode every time."""
 
@@ -94,15 +107,26 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     training_items: int | None = None
     """train on the first so many records only; ``null`` for all."""
 
+    extra_clips: int = 0
+    """clips of the training split beyond those trained on that come with each training sample, half of them degraded.
+    Of them the quality alone is known; they teach a tuner's router, ``--model.tuner.init_args.router_reads
+    statistics``. With cached features they cost next to nothing, else a pass of the visual encoders each."""
+
     twins: bool = False
     """hand over each degraded training clip in high quality too, for ``--model.twin``."""
 
-    evaluation_split: Literal["val", "test"] = "test"
-    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers."""
+    evaluation_split: Literal["val", "test", "confirm"] = "test"
+    """what the command ``test`` measures on; ``val`` where something is chosen by the numbers; ``confirm``, of MiniSTVG
+    alone, once, for what was fixed beforehand."""
+
+    validation_half: ValidationHalf | None = None
+    """show one half of ``val`` only: ``search``, by which something is chosen, or ``ablate``, on which variants of what
+    was chosen are compared; ``null`` shows all of it. A gate's threshold is set by ``search`` in both cases."""
 
     evaluation_conditions: EvaluationConditions = "mixed"
     """how that split shows each clip: ``mixed`` in HQ and in one drawn degradation, ``matrix`` in HQ and in every kind
-    at every severity, or a list such as ``[HQ, defocus, low_light:3]``."""
+    at every severity, ``unseen`` likewise in the kinds that no training has, or a list such as ``[HQ, defocus,
+    low_light:3]``."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -111,22 +135,41 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 "a feature cache holds a fixed number of degraded variants a clip: set --data.init_args.variants, "
                 "or --data.init_args.features null to degrade anew every time"
             )
+        self._require_split(self.evaluation_split)
         self.require_at_least("batch_size", 1)
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
+        self.require_at_least("extra_clips", 0)
+        if self.extra_clips and not self.mixed:
+            raise ValueError(
+                "extra clips teach a router what a degraded clip is, and without --data.init_args.mixed none is "
+                "degraded; set --data.init_args.extra_clips 0"
+            )
         self.plan = MixedQualityPlan(
-            self.benchmark_seed, mixed=self.mixed, variants=self.variants, kernels=self.kernels
+            self.benchmark_seed,
+            mixed=self.mixed,
+            variants=self.variants,
+            kernels=self.kernels,
+            left_out=tuple(self.left_out_kinds),
         )
         self.degraded_files: DegradedFiles | None = None
         self._evaluation_conditions = expand_conditions(self.evaluation_conditions)
         self.records: dict[Split, tuple[Record, ...]] = {}
+        self.extra_records: tuple[Record, ...] = ()
         self.caches: dict[Split, FeatureCache | None] = {}
         self.sources: dict[Split, PixelSource] = {}
 
     def require_at_least(self, option: str, least: int) -> None:
         if (number := getattr(self, option)) < least:
             raise ValueError(f"--data.init_args.{option} must be at least {least}, got {number}")
+
+    def _require_split(self, split: Split) -> None:
+        if split not in self.splits:
+            raise ValueError(
+                f"{type(self).__name__} has the splits {', '.join(self.splits)}, got '{split}'; choose on 'val', and "
+                "measure on 'test'"
+            )
 
     @abstractmethod
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -149,7 +192,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         files = self.degraded_files
         lossy = {} if files is None or files.lossless else {"degraded": files.manifest.encoding}
         return {
-            "degradations": version_name(self.plan.kernels),
+            "degradations": self.degradation_version(self.evaluation_split),
             "benchmark_seed": self.plan.benchmark_seed,
             "num_frames": num_frames,
             **lossy,
@@ -158,11 +201,12 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def degradations(self) -> dict[str, Any]:
         """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
 
-        Where features are cached, what ``test`` measures on must be set up, and what an older cache does not tell is
+        Where features are cached, what ``test`` measures on must be set up. What an older cache does not say is
         ``None``.
         """
+        version = self.degradation_version(self.evaluation_split)
         if self.features is None:
-            origin = PixelSource(degraded=self.degraded_files).origin()
+            origin = PixelSource(degraded=self.degraded_files).origin(unseen=self._shows_unseen(self.evaluation_split))
         else:
             cache = self.caches[self.evaluation_split]
             assert cache is not None
@@ -170,11 +214,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         if origin.golden is False:
             _log.warning(
                 "the pixels of the degradations are not the golden ones of %s: another processor, or another release "
-                "of OpenCV, rounds otherwise; numbers may differ a little from those of others",
-                version_name(self.plan.kernels),
+                "of OpenCV, rounds differently; numbers may differ a little from those of others",
+                version,
             )
         return {
-            "version": version_name(self.plan.kernels),
+            "version": version,
             "benchmark_seed": self.plan.benchmark_seed,
             "source": origin.source,
             "pixels": origin.hashes,
@@ -187,14 +231,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         provenance = self.provenance()
         name = provenance["dataset"]
         if self.plan.kernels != "relative":
-            name += f", {provenance['degradations']}"
+            name += f", {self.degradation_version(split)}"
         if "degraded" in provenance:
             name += f", LQ files in {provenance['degraded']}"
-        return Conditions(name, split, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
+        half = f"_{self.validation_half}" if split == "val" and self.validation_half else ""
+        return Conditions(name, split + half, self.plan.benchmark_seed, conditions_name(self.shown_conditions(split)))
 
     def shown_conditions(self, split: Split) -> tuple[str, ...]:
         """In which conditions each clip of a split that is not trained on is shown."""
         return self._evaluation_conditions if split == self.evaluation_split else expand_conditions("mixed")
+
+    def degradation_version(self, split: Split) -> str:
+        """Names the pixels of a split's LQ clips."""
+        return version_name(self.plan.kernels, unseen=self._shows_unseen(split))
+
+    def _shows_unseen(self, split: Split) -> bool:
+        return split != "train" and shows_unseen(self.shown_conditions(split))
 
     def resize(self) -> Resize | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
@@ -252,12 +304,58 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return PixelSource(frames, degraded)
 
     def setup_split(self, split: Split) -> None:
+        self._require_split(split)
         records = self.load_records(split)
-        if split == "train" and self.training_items is not None:
-            if not 1 <= self.training_items <= len(records):
-                raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
-            records = records[: self.training_items]
+        if split == "train" and self.training_items is not None and not 1 <= self.training_items <= len(records):
+            raise ValueError(f"training_items must lie in [1, {len(records)}], got {self.training_items}")
+        if split == "train":
+            records, cut = records[: self.training_items], records[len(records[: self.training_items]) :]
+            self.extra_records = self._extra_records(records, cut) if self.extra_clips else ()
+        if split == "train":
+            self.plan.require_variants([record.clip_id for record in records])
         self.records[split] = records
+        if split == "val" and not self._of_half(self.validation_half):
+            raise ValueError(
+                f"no clip of 'val' is in its half '{self.validation_half}', for it has few clips: show more, or set "
+                "--data.init_args.validation_half null"
+            )
+
+    def half_of(self, clip_id: str) -> ValidationHalf:
+        """Which half of ``val`` a clip is in: a function of what it was cut from, so that no option moves it."""
+        return ("search", "ablate")[derive_seed("val half", self.cut_from(clip_id)) % 2]
+
+    def _of_half(self, half: ValidationHalf | None) -> list[int]:
+        """The records of ``val`` that are in a half, by their indices; all where none is named."""
+        records = enumerate(self.records["val"])
+        return [index for index, record in records if half is None or self.half_of(record.clip_id) == half]
+
+    def cut_from(self, clip_id: str) -> str:
+        """What a clip was cut from: clips that share it are in the same half of ``val``."""
+        return clip_id
+
+    def spare_records(self) -> tuple[Record, ...]:
+        """Records of the training split that an option of the data set's own keeps out of training."""
+        return ()
+
+    def _extra_records(self, trained: Sequence[Record], cut: Sequence[Record]) -> tuple[Record, ...]:
+        """One of each clip that is not trained on; ``cut`` are those that ``training_items`` leaves out.
+
+        Raises:
+            ValueError: there is no such clip, or training draws none of its degraded variants.
+        """
+        shown = {record.clip_id for record in trained}
+        extra = {r.clip_id: r for r in (*cut, *self.spare_records()) if r.clip_id not in shown}
+        if not extra:
+            raise ValueError(
+                f"--data.init_args.extra_clips {self.extra_clips} needs clips of the training split that are not "
+                f"trained on, but all {len(shown)} are; train on fewer, or set it to 0"
+            )
+        self.plan.require_variants(list(extra))
+        return tuple(extra.values())
+
+    def _loaded_records(self, split: Split) -> tuple[Record, ...]:
+        """What the draws of a split count: its records and, behind those of training, the extra ones."""
+        return (*self.records[split], *(self.extra_records if split == "train" else ()))
 
     def evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         """Every clip of a split in all its conditions, for what runs without a trainer and its stages."""
@@ -268,7 +366,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     # --- the cache of frozen features -------------------------------------------------------------------------------
 
     def cache_folder(self, split: Split) -> Path:
-        """Another draw of the benchmark, or other conditions, degrade other pixels: their caches stand side by side."""
+        """The folder of a split. Another draw of the benchmark, or other conditions, have folders of their own."""
         if self.features is None:
             raise ValueError("no folder for cached features is set: give --data.init_args.features FOLDER")
         draw, shown = self.plan.benchmark_seed, MIXED
@@ -278,12 +376,13 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         return self.features / "-".join(parts)
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
-        return {**self.provenance(), "split": split}
+        return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}
 
     def open_cache(self, split: Split) -> FeatureCache:
         """The cache of the split, which may hold more clips than are shown: a smaller run reads from a larger one's."""
         cache = FeatureCache(self.cache_folder(split), self.cache_provenance(split))
-        shown = ((self.records[split][version.index], version.degradation) for version in self.versions(split))
+        records = self._loaded_records(split)
+        shown = ((records[version.index], version.degradation) for version in self.versions(split))
         clips = {feature_key(record.clip_id, made): self._frames_of(split, record) for record, made in shown}
         cache.require(clips, need_notes=not self.renders_videos)
         return cache
@@ -299,7 +398,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def versions(self, split: Split) -> tuple[Draw, ...]:
         """Every version of every clip that a cache of the split must hold, once each."""
         versions = []
-        first = {record.clip_id: index for index, record in reversed(list(enumerate(self.records[split])))}
+        first = {record.clip_id: index for index, record in reversed(list(enumerate(self._loaded_records(split))))}
         for clip_id, index in sorted(first.items(), key=lambda item: item[1]):
             if split != "train":
                 conditions = self.shown_conditions(split)
@@ -307,21 +406,28 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 continue
             versions.append(Draw(index, None))
             if self.plan.mixed:
-                versions += [Draw(index, self.plan.variant(clip_id, v)) for v in range(self.plan.variants or 0)]
+                versions += [Draw(index, variant) for variant in self.plan.trained_variants(clip_id)]
         return tuple(versions)
 
-    def build_cache(self, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str) -> Path:
-        """Decodes, degrades and encodes every version of the split's clips, and stores the features.
+    def build_cache(
+        self,
+        split: Split,
+        encode: Callable[[Batch], BackboneFeatures],
+        backbones: str,
+        progress: Callable[[int, int, int], None] = lambda done, total, num_bytes: None,
+    ) -> Path:
+        """Encodes every version of the split's clips, as :func:`datamodules.caches.features.write_features` says.
 
-        A cache that stands already and was made from the same is kept. It is of one piece: one that is not finished is
-        begun anew. Its size is told as soon as the first version is encoded, for that of all.
+        A cache that exists already and was made from the same is kept. One that is not finished is begun anew.
 
         Args:
-            encode: the frozen visual encoders.
-            backbones: their fingerprint.
+            backbones: fingerprint of what encodes.
+
+        Returns:
+            The cache's folder.
 
         Raises:
-            CacheError: one stands already, but was made from something else.
+            CacheError: one exists already, but was made from something else.
             OSError: there is not room enough.
         """
         self.setup_split(split)
@@ -330,35 +436,27 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if self.open_cache(split).backbones == backbones:
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
-        versions, source = self.versions(split), self.pixel_source(split)
-        dataset = ClipDataset(self.records[split], self.frame_choice(split), self.resize(), source, None)
+        draws, source, records = self.versions(split), self.pixel_source(split), self._loaded_records(split)
+        dataset = ClipDataset(records, self.frame_choice(split), self.resize(), source, None)
         loader = load_batches(
             dataset,
             collate,
             batch_size=self.eval_batch_size,
-            sampler=versions,
+            sampler=draws,
             num_workers=self.num_workers,
-            batch_bytes=dataset.batch_bytes(versions[: self.eval_batch_size]),
+            batch_bytes=dataset.batch_bytes(draws[: self.eval_batch_size]),
         )
-        with FeatureWriter(folder, self.cache_provenance(split), backbones, source.origin()) as writer:
-            for batch in rich.progress.track(loader, description=f"encoding {split}"):
-                features = encode(batch)
-                for row, info in enumerate(batch.clips):
-                    length = len(info.frame_ids)
-                    rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-                    appearance = features.appearance[row, :length, :, :rows, :columns]
-                    motion = features.motion[row, :length, :, :rows, :columns]
-                    if not len(writer):
-                        _require_room(split, folder, len(versions), feature_bytes(appearance, motion))
-                    version = versions[len(writer)]
-                    record = self.records[split][version.index]
-                    writer.add_features(
-                        feature_key(record.clip_id, version.degradation),
-                        appearance,
-                        motion,
-                        clip=self._frames_of(split, record),
-                        video_bytes=source.video_bytes(record),
-                    )
+        versions = [
+            ClipVersion(
+                feature_key(record.clip_id, draw.degradation),
+                self._frames_of(split, record),
+                source.video_bytes(record),
+            )
+            for record, draw in ((records[draw.index], draw) for draw in draws)
+        ]
+        origin = source.origin(unseen=self._shows_unseen(split))
+        with FeatureWriter(folder, self.cache_provenance(split), backbones, origin) as writer:
+            write_features(writer, folder, versions, loader, encode, progress=progress)
         return folder
 
     # --- the cache of decoded frames --------------------------------------------------------------------------------
@@ -379,7 +477,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def frames_of_clips(self, split: Split) -> tuple[FramesOfClip, ...]:
         """What a cache of the split must hold, each clip once."""
-        clips = {record.clip_id: record for record in self.records[split]}
+        clips = {record.clip_id: record for record in self._loaded_records(split)}
         return tuple(self._frames_of(split, record) for record in clips.values())
 
     def _frames_of(self, split: Split, record: Record) -> FramesOfClip:
@@ -431,14 +529,54 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Clip]:
         return self._loader(self.evaluation_split, self.eval_batch_size)
 
+    def clean_training_loader(self, clips: int) -> DataLoader[Clip]:
+        """So many clips of the tuning set in high quality, or all where there are fewer; each once, with one sentence.
+
+        Which ones, and which sentence of each, is drawn by the run's seed. Every process gets the same.
+        """
+        records = self.records["train"]
+        order = np.random.default_rng(derive_seed("clean clips", self.seed)).permutation(len(records))
+        drawn: dict[str, int] = {}
+        for index in order:
+            drawn.setdefault(records[index].clip_id, int(index))
+        sampler = EvaluationSampler([Draw(index, None) for index in islice(drawn.values(), clips)])
+        return self._load("train", sampler, self.eval_batch_size)
+
+    def clean_validation_loader(self) -> DataLoader[Clip]:
+        """Every sample of the validation split in high quality, of its half ``search`` where halves are told apart.
+
+        Every process gets all of them.
+
+        Raises:
+            ValueError: the split is not shown in high quality, so that no cache need hold it.
+        """
+        if HIGH not in self.shown_conditions("val"):
+            raise ValueError(
+                f"the threshold of a gate is set by clips of 'val' in high quality, but it is shown in "
+                f"{', '.join(self.shown_conditions('val'))}; add HQ to --data.init_args.evaluation_conditions"
+            )
+        chosen_by = self._of_half(None if self.validation_half is None else "search")
+        sampler = EvaluationSampler([Draw(index, None) for index in chosen_by])
+        return self._load("val", sampler, self.eval_batch_size)
+
     def _loader(self, split: Split, batch_size: int) -> DataLoader[Clip]:
-        clip_ids = [record.clip_id for record in self.records[split]]
+        records = self.records[split]
+        shown = self._of_half(self.validation_half) if split == "val" else range(len(records))
+        clip_ids = [records[index].clip_id for index in shown]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler: Sampler[Draw]
         if split == "train":
             augmented = self.training_augmentation() is not None
             sampler = TrainingSampler(
-                self.plan, clip_ids, self.seed, rank, world_size, augmented=augmented, dealt=self._training_draws_dealt
+                self.plan,
+                clip_ids,
+                self.seed,
+                rank,
+                world_size,
+                augmented=augmented,
+                dealt=self._training_draws_dealt,
+                extra_clip_ids=[record.clip_id for record in self.extra_records],
+                extra_clips=self.extra_clips,
             )
             if len(sampler) < batch_size:
                 raise ValueError(
@@ -454,12 +592,15 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                     f"{len(clip_ids)}; lower --trainer.devices, or show more clips"
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
-            sampler = EvaluationSampler(draws)
+            sampler = EvaluationSampler([replace(draw, index=shown[draw.index]) for draw in draws])
+        return self._load(split, sampler, batch_size)
+
+    def _load(self, split: Split, sampler: Sampler[Draw], batch_size: int) -> DataLoader[Clip]:
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
         dataset = ClipDataset(
-            self.records[split],
+            self._loaded_records(split),
             self.frame_choice(split),
             self.resize(),
             self._source(split),
@@ -476,11 +617,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             batch_bytes=dataset.batch_bytes(tuple(islice(sampler, batch_size))),
             processes=self.trainer.num_devices if workers and self.trainer else 1,
             persistent=True,
-            drop_last=split == "train",
+            drop_last=isinstance(sampler, TrainingSampler),
         )
 
     def _training_draws_dealt(self) -> int:
-        """Of the epoch at work, by Lightning's count, which it restores from a checkpoint that lies within one."""
+        """Draws that the current epoch has had, by Lightning's count, which a checkpoint within an epoch restores."""
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
         return batches * self.batch_size
 
@@ -492,12 +633,6 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             said = (record.item_id, record.clip_id, record.query, shown, target.start, target.stop)
             digest.update(repr(said).encode())
             digest.update(target.boxes.numpy().tobytes())
+        for record in self.extra_records:
+            digest.update(record.clip_id.encode())
         return digest.hexdigest()
-
-
-def _require_room(split: Split, folder: Path, num_versions: int, bytes_of_first: int) -> None:
-    """Says how much a cache of features will take, were all versions like the first, and refuses what does not fit."""
-    num_bytes = num_versions * bytes_of_first
-    line = f"{split}: {num_versions:,} versions of clips to write: about {room_words(num_bytes, folder)}"
-    rich.get_console().print(line, soft_wrap=True, markup=False, highlight=False)
-    check_room(num_bytes, folder)

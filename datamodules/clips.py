@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -23,7 +24,16 @@ from datamodules.records import Record
 from datamodules.sampling import FrameChoice
 from datamodules.transforms import Resize, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Degradation, Quality
+from stvg_nst.types import (
+    BackboneFeatures,
+    Batch,
+    Clip,
+    ClipInfo,
+    Degradation,
+    Quality,
+    QualityBatch,
+    QualityClip,
+)
 
 
 class ClipDataset(Dataset[Clip]):
@@ -52,26 +62,35 @@ class ClipDataset(Dataset[Clip]):
         self._twins = twins
 
     def __getitem__(self, draw: Draw) -> Clip:
-        clip = self._load(draw)
-        if not self._twins or draw.degradation is None:
-            return clip
-        return replace(clip, twin=self._load(replace(draw, degradation=None)))
+        twin = self._load(replace(draw, degradation=None)) if self._twins and draw.degradation is not None else None
+        return replace(self._load(draw), twin=twin, extra=tuple(map(self._load_quality, draw.extra)))
 
     def _load(self, draw: Draw) -> Clip:
         record, frame_ids, flipped = self._show(draw)
         info = describe_sample(record, frame_ids, draw.degradation)
         boxes, inside = _sample_target(info)
+        frames, features = self._read(record, frame_ids, draw, flipped=flipped)
+        return Clip(info, frames, features, boxes, inside)
+
+    def _load_quality(self, draw: Draw) -> QualityClip:
+        record = self._records[draw.index]
+        return QualityClip(*self._read(record, self._choose(record), draw, flipped=False), draw.quality)
+
+    def _read(
+        self, record: Record, frame_ids: tuple[int, ...], draw: Draw, *, flipped: bool
+    ) -> tuple[Tensor | None, BackboneFeatures | None]:
+        """Frames for the network, or the features that stand in for them."""
         if self._cache is not None:
-            features = self._cache.read(feature_key(record.clip_id, draw.degradation))
-            return Clip(info, None, features, boxes, inside)
-        pixels = self._pixels.read(record, info.frame_ids, draw.degradation)
+            return None, self._cache.read(feature_key(record.clip_id, draw.degradation))
+        pixels = self._pixels.read(record, frame_ids, draw.degradation)
         if flipped:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        return Clip(info, to_network(pixels, self._resize), None, boxes, inside)
+        return to_network(pixels, self._resize), None
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
-        """What a batch of these samples takes, told without reading one: all are padded to the largest."""
-        return len(draws) * max((self._sample_bytes(draw) for draw in draws), default=0)
+        """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
+        every = [shown for draw in draws for shown in (draw, *draw.extra)]
+        return len(every) * max(map(self._sample_bytes, every), default=0)
 
     def _sample_bytes(self, draw: Draw) -> int:
         if self._cache is not None:
@@ -93,7 +112,7 @@ class ClipDataset(Dataset[Clip]):
 
 
 def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
-    """All of a sample but its pixels."""
+    """A sample without its pixels."""
     return ClipInfo(
         item_id=record.item_id,
         query=record.query,
@@ -123,35 +142,49 @@ def _sample_target(info: ClipInfo) -> tuple[Tensor, Tensor]:
 
 def collate(clips: Sequence[Clip]) -> Batch:
     """Pads clips of different lengths and sizes to one batch."""
-    lengths = [len(clip.info.frame_ids) for clip in clips]
-    frame_mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    frames, features = None, None
-    sizes: tuple[tuple[int, int], ...] = ()
-    if clips[0].features is None:
-        pixels = [clip.frames for clip in clips if clip.frames is not None]
-        frames = _pad(pixels)
-        sizes = tuple((x.shape[-2], x.shape[-1]) for x in pixels)
-    else:
-        features = _collate_features([clip.features for clip in clips if clip.features is not None])
+    extra = [other for clip in clips for other in clip.extra]
     return Batch(
         clips=tuple(clip.info for clip in clips),
-        frames=frames,
-        features=features,
-        frame_mask=frame_mask,
-        frame_sizes=sizes,
+        **_collate_pictures(clips),
         boxes=_pad([clip.boxes for clip in clips]),
         inside=_pad([clip.inside for clip in clips]),
         qualities=torch.tensor([int(clip.info.quality) for clip in clips]),
         twins=collate(twins) if (twins := [clip.twin for clip in clips if clip.twin is not None]) else None,
+        extra=_collate_qualities(extra) if extra else None,
     )
 
 
-def _collate_features(features: Sequence[BackboneFeatures]) -> BackboneFeatures:
-    return BackboneFeatures(
-        appearance=_pad([x.appearance[0] for x in features]),
-        motion=_pad([x.motion[0] for x in features]),
-        cell_mask=_pad([x.cell_mask[0] for x in features]),
-    )
+def _collate_qualities(clips: Sequence[QualityClip]) -> QualityBatch:
+    qualities = torch.tensor([int(clip.quality) for clip in clips])
+    return QualityBatch(**_collate_pictures(clips), qualities=qualities)
+
+
+class _Pictures(TypedDict):
+    """What the network is shown of a batch, as fields of :class:`stvg_nst.types.Batch`."""
+
+    frames: Tensor | None
+    features: BackboneFeatures | None
+    frame_mask: Tensor
+    frame_sizes: tuple[tuple[int, int], ...]
+
+
+def _collate_pictures(clips: Sequence[Clip] | Sequence[QualityClip]) -> _Pictures:
+    pixels = [clip.frames for clip in clips if clip.frames is not None]
+    cached = [clip.features for clip in clips if clip.features is not None]
+    features = None
+    if cached:
+        features = BackboneFeatures(
+            appearance=_pad([x.appearance[0] for x in cached]),
+            motion=_pad([x.motion[0] for x in cached]),
+            cell_mask=_pad([x.cell_mask[0] for x in cached]),
+        )
+    lengths = torch.tensor([len(x) for x in pixels] or [x.appearance.shape[1] for x in cached])
+    return {
+        "frames": _pad(pixels) if pixels else None,
+        "features": features,
+        "frame_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        "frame_sizes": tuple((x.shape[-2], x.shape[-1]) for x in pixels),
+    }
 
 
 def _pad(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Loaders of batches whose processes do not stand still in silence."""
+"""Loaders of batches that say so when their processes hang."""
 
 from __future__ import annotations
 

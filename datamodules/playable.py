@@ -19,8 +19,8 @@ from av.audio.stream import AudioStream
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
-from stvg_nst.cores import granted_cores
-from stvg_nst.whole_files import whole_file
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.whole_files import whole_file
 
 _CLOCK = 90_000  # ticks a second: fine enough for every rate of frames
 # What every browser plays in mp4; any other sound is encoded anew.

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.degradation.severities import (
+from datamodules.degradation.kinds import (
     DEGRADATIONS,
     SEVERITIES,
+    UNSEEN,
     check_degradation,
     fixed_degradation,
     sample_degradation,
@@ -19,12 +20,13 @@ from stvg_nst.results.conditions import MIXED
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import Degradation, Kernels, Quality
 
-EvaluationConditions = Literal["mixed", "matrix"] | list[str]
+EvaluationConditions = Literal["mixed", "matrix", "unseen"] | list[str]
 
 HIGH, DRAWN = "HQ", "LQ"
 _NAMED = {
     MIXED: (HIGH, DRAWN),
     "matrix": (HIGH, *(f"{kind}:{severity}" for kind in DEGRADATIONS for severity in SEVERITIES)),
+    "unseen": (HIGH, *(f"{kind}:{severity}" for kind in UNSEEN for severity in SEVERITIES)),
 }
 
 
@@ -32,15 +34,16 @@ def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
     """The conditions in which a test shows every clip.
 
     Args:
-        chosen: ``mixed``, the benchmark's own HQ and drawn LQ; ``matrix``, HQ and every kind at every severity; or a
-            list of ``HQ``, ``LQ``, ``kind`` (at every severity) and ``kind:severity``.
+        chosen: ``mixed``, the benchmark's own HQ and drawn LQ; ``matrix``, HQ and every kind of D-1.0 at every
+            severity; ``unseen``, the same with the kinds that D-1.1 adds; or a list of ``HQ``, ``LQ``, ``kind`` (at
+            every severity) and ``kind:severity``.
 
     Returns:
         ``HQ``, ``LQ`` and ``kind:severity``, each at most once.
 
     Raises:
-        ValueError: there is none, one is unknown or stands twice, or ``LQ`` stands beside a chosen degradation: what is
-            drawn for a clip may be that one.
+        ValueError: there is none, one is unknown or given twice, or ``LQ`` is given beside a chosen degradation, which
+            may be the one that is drawn for a clip.
     """
     if isinstance(chosen, str):
         return _NAMED[chosen]
@@ -48,7 +51,7 @@ def expand_conditions(chosen: EvaluationConditions) -> tuple[str, ...]:
     if not expanded or len(set(expanded)) < len(expanded):
         raise ValueError(f"evaluation_conditions must name at least one condition, and each once, got {chosen}")
     if DRAWN in expanded and not {HIGH, DRAWN} >= set(expanded):
-        raise ValueError(f"LQ is drawn of all degradations and cannot stand beside chosen ones, got {chosen}")
+        raise ValueError(f"LQ is drawn from all degradations and cannot be given beside chosen ones, got {chosen}")
     return tuple(expanded)
 
 
@@ -56,6 +59,11 @@ def conditions_name(conditions: Sequence[str]) -> str:
     """``mixed``, ``matrix`` or the conditions themselves: what results are compared by."""
     names = (name for name, members in _NAMED.items() if members == tuple(conditions))
     return next(names, "+".join(conditions))
+
+
+def shows_unseen(conditions: Sequence[str]) -> bool:
+    """Whether some expanded condition is of a kind that D-1.1 adds."""
+    return any(condition.partition(":")[0] in UNSEEN for condition in conditions)
 
 
 def _expand(entry: str) -> list[str]:
@@ -74,12 +82,14 @@ def _expand(entry: str) -> list[str]:
 class Draw:
     """One sample to load: a record's index and the degradation of its clip, ``None`` for HQ.
 
-    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is.
+    ``chance`` seeds the augmentation of a training sample; ``None`` for a sample that is shown as it is. ``extra`` are
+    the draws of clips that come with a training sample for their quality alone.
     """
 
     index: int
     degradation: Degradation | None
     chance: int | None = None
+    extra: tuple[Draw, ...] = ()
 
     @property
     def quality(self) -> Quality:
@@ -96,16 +106,24 @@ class MixedQualityPlan:
         variants: ``None`` draws a fresh degradation for every sample of training; a number K draws from K fixed
             degraded variants of each clip instead, which is what makes frozen features cacheable.
         kernels: whether the degradations scale with the short side of the frames.
+        left_out: kinds that training never draws; an evaluation shows them as ever.
     """
 
     benchmark_seed: int
     mixed: bool = True
     variants: int | None = None
     kernels: Kernels = "relative"
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.variants is not None and self.variants < 1:
             raise ValueError(f"variants must be at least 1, or null for fresh degradations, got {self.variants}")
+        if self.left_out and (not self.mixed or not set(self.left_out) < set(DEGRADATIONS)):
+            raise ValueError(
+                f"left_out_kinds must name some of {', '.join(DEGRADATIONS)}, not all, of a training that degrades "
+                f"clips (mixed), got {', '.join(self.left_out)} and mixed {self.mixed}; correct "
+                "--data.init_args.left_out_kinds"
+            )
 
     def training(self, clip_ids: Sequence[str], *, seed: int, epoch: int) -> tuple[Draw, ...]:
         """One epoch: every record once, half of them HQ and half LQ, alternating in the order of loading.
@@ -131,6 +149,24 @@ class MixedQualityPlan:
                 Draw(index, self._training_degradation(clip_ids[index], seed, epoch))
                 for index in low[position : position + 1]
             ]
+        return tuple(draws)
+
+    def extra(self, clip_ids: Sequence[str], beside: Draw, *, count: int, seed: int, epoch: int) -> tuple[Draw, ...]:
+        """Clips that come with a training sample for their quality alone: as many HQ as LQ beside an HQ and an LQ one.
+
+        Args:
+            clip_ids: that they are drawn from, and that their indices count.
+            beside: the training sample.
+            count: of them; the first is of the other quality than the sample, the next of its own, and so on.
+            seed: of the run.
+        """
+        draws = []
+        for number in range(count):
+            own_seed = derive_seed("extra", seed, epoch, beside.index, number)
+            index = own_seed % len(clip_ids)
+            is_low_quality = (beside.quality is Quality.HQ) == (number % 2 == 0)
+            degradation = self._training_degradation(clip_ids[index], own_seed, epoch) if is_low_quality else None
+            draws.append(Draw(index, degradation))
         return tuple(draws)
 
     def evaluation(
@@ -165,7 +201,27 @@ class MixedQualityPlan:
         """Degraded variant number ``variant`` of a training clip."""
         return sample_degradation("variant", self.benchmark_seed, clip_id, variant, kernels=self.kernels)
 
+    def trained_variants(self, clip_id: str) -> tuple[Degradation, ...]:
+        """The degraded variants of a clip that training draws from: all but those of a kind that is left out."""
+        variants = (self.variant(clip_id, number) for number in range(self.variants or 0))
+        return tuple(variant for variant in variants if variant.kind not in self.left_out)
+
+    def require_variants(self, clip_ids: Sequence[str]) -> None:
+        """Refuses training clips of whose fixed variants none is left.
+
+        Raises:
+            ValueError: there are such clips.
+        """
+        lacking = [clip_id for clip_id in clip_ids if self.variants and not self.trained_variants(clip_id)]
+        if lacking:
+            raise ValueError(
+                f"without {', '.join(self.left_out)}, none of the {self.variants} degraded variants is left of "
+                f"{len(set(lacking))} training clips, the first '{lacking[0]}'; raise --data.init_args.variants, with "
+                "a cache of features in a folder of its own, or degrade anew: variants null and features null"
+            )
+
     def _training_degradation(self, clip_id: str, seed: int, epoch: int) -> Degradation:
         if self.variants is None:
-            return sample_degradation("training", seed, clip_id, epoch, kernels=self.kernels)
-        return self.variant(clip_id, derive_seed("variant", seed, clip_id, epoch) % self.variants)
+            return sample_degradation("training", seed, clip_id, epoch, kernels=self.kernels, left_out=self.left_out)
+        variants = self.trained_variants(clip_id)
+        return variants[derive_seed("variant", seed, clip_id, epoch) % len(variants)]

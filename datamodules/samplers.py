@@ -20,6 +20,9 @@ class TrainingSampler(DistributedSampler[Draw]):
 
     Args:
         dealt: tells how many draws the process has had of the epoch already.
+        extra_clip_ids: clips that come with the draws for their quality alone; their indices follow those of
+            ``clip_ids``.
+        extra_clips: how many of them come with each draw.
     """
 
     def __init__(
@@ -32,10 +35,13 @@ class TrainingSampler(DistributedSampler[Draw]):
         *,
         augmented: bool = False,
         dealt: Callable[[], int] = lambda: 0,
+        extra_clip_ids: Sequence[str] = (),
+        extra_clips: int = 0,
     ) -> None:
         super().__init__(clip_ids, num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         self._plan, self._clip_ids, self._augmented = plan, clip_ids, augmented
         self._dealt, self._start = dealt, 0
+        self._extra_clip_ids, self._extra_clips = extra_clip_ids, extra_clips
 
     def go_on(self) -> None:
         """Deals, from now on, what is left of the epoch."""
@@ -52,8 +58,13 @@ class TrainingSampler(DistributedSampler[Draw]):
         for first in range(0, len(self), 2):
             start = first * self.num_replicas + 2 * self.rank
             for draw in draws[start : start + 2]:
-                chance = derive_seed("augmentation", self.seed, self.epoch, draw.index)
-                yield replace(draw, chance=chance) if self._augmented else draw
+                chance = derive_seed("augmentation", self.seed, self.epoch, draw.index) if self._augmented else None
+                yield replace(draw, chance=chance, extra=self._extra(draw))
+
+    def _extra(self, draw: Draw) -> tuple[Draw, ...]:
+        ids, count = self._extra_clip_ids, self._extra_clips
+        drawn = self._plan.extra(ids, draw, count=count, seed=self.seed, epoch=self.epoch)
+        return tuple(replace(extra, index=len(self._clip_ids) + extra.index) for extra in drawn)
 
 
 class EvaluationSampler(DistributedSampler[Draw]):

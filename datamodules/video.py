@@ -18,7 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from datamodules.film import DamagedFrameError, VideoDecodeError, open_film
-from stvg_nst.whole_files import whole_file
+from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
     "DamagedFrameError",
@@ -67,7 +67,7 @@ class Timeline:
 
 
 def video_sizes(videos: Iterable[Path]) -> dict[Path, int | None]:
-    """Bytes of each file, ``None`` where it is gone; a file of which many clips are is asked for once."""
+    """Bytes of each file, ``None`` where it is gone. A file is looked up once, however many clips it has."""
     return {video: video.stat().st_size if video.is_file() else None for video in dict.fromkeys(videos)}
 
 
@@ -136,12 +136,7 @@ def read_frames(
     frames: np.ndarray | None = None
     for row, frame in enumerate(_chosen(path, ids)):
         if frames is None:
-            if expected_size is not None and frame.shape[:2] != tuple(expected_size):
-                cause = (
-                    f"frames are {frame.shape[:2]} (H, W) but the annotations were made for {tuple(expected_size)}; "
-                    "use the original file"
-                )
-                raise VideoDecodeError(cause, path, ids)
+            _check_size(frame, expected_size, path)
             frames = np.empty((len(ids), *frame.shape), dtype=np.uint8)
         frames[row] = frame
     assert frames is not None
@@ -149,18 +144,24 @@ def read_frames(
 
 
 def iter_frames(
-    path: Path | str, frame_ids: Sequence[int] | None = None, *, chunk_size: int = 16
+    path: Path | str,
+    frame_ids: Sequence[int] | None = None,
+    *,
+    chunk_size: int = 16,
+    expected_size: tuple[int, int] | None = None,
 ) -> Iterator[np.ndarray]:
     """Decodes a video in chunks of uint8 (<= chunk_size, H, W, 3), RGB.
 
     Args:
         frame_ids: native indices, strictly increasing; ``None`` for all, from the first to the last.
+        expected_size: as of :func:`read_frames`.
 
     Raises:
         VideoDecodeError, OSError: as :func:`read_frames`.
     """
-    chunk = []
-    for frame in _chosen(Path(path), frame_ids):
+    path, chunk = Path(path), []
+    for frame in _chosen(path, frame_ids):
+        _check_size(frame, expected_size, path)
         chunk.append(frame)
         if len(chunk) == chunk_size:
             yield np.stack(chunk)
@@ -214,6 +215,12 @@ def _encode(
     if size is None:
         raise ValueError(f"no frames to write to '{path}'; give at least one")
     container.mux(stream.encode())
+
+
+def _check_size(frame: np.ndarray, expected: tuple[int, int] | None, path: Path) -> None:
+    if expected is not None and frame.shape[:2] != tuple(expected):
+        cause = f"frames are {frame.shape[:2]} (H, W) but the annotations were made for {tuple(expected)}"
+        raise VideoDecodeError(f"{cause}; use the original file", path)
 
 
 def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]:

@@ -44,7 +44,7 @@ GROUPS = {
         "encoders": ("pretrain:encoders", "pretrain its visual encoders"),
         "grounding": ("pretrain:grounding", "pretrain its grounding model (takes the options of fit)"),
         "boxes": ("pretrain:boxes", "go on with its boxes (takes the options of fit)"),
-        "export": ("weights:export", "write a fully fine-tuned grounder as weights of its own"),
+        "export": ("weights:export", "write a grounder and what was tuned in it as plain weights"),
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, (place, _) in group.items()}

@@ -10,7 +10,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from stvg_nst.configuration import Config
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights
 from stvg_nst.study import Study
@@ -47,23 +46,19 @@ def frozen_grounder(study: Study) -> Grounder:
 
 
 def budget_text(study: Study) -> str:
-    """A line for each point: its adapted layers, its trainable parameters and their share; then the sets of layers."""
-    lines = [f"{'':28} {'layers':>8} {'trainable':>12} {'of all':>9}"]
+    """A line for each point: its adapted layers, its trainable parameters and their share; then what is tuned."""
+    width = max(map(len, study.points))
+    lines = [f"{'':{width}} {'layers':>8} {'trainable':>12} {'of all':>9}"]
     sets: dict[tuple[str, ...], list[str]] = {}
     for name, _, _, report in injected_points(study):
         share = report.trainable / report.total
         layers = tuple(layer.name for layer in report.layers)
-        shown = str(len(layers)) if layers else "weights"
-        lines.append(f"{name:28} {shown:>8} {report.trainable:12,} {share:9.2%}")
-        sets.setdefault(layers or _scope(study.points[name]), []).append(name)
+        shown = str(len(layers)) if layers else "-"
+        lines.append(f"{name:{width}} {shown:>8} {report.trainable:12,} {share:9.2%}")
+        sets.setdefault((*layers, *report.parts), []).append(name)
     for layers, names in sets.items():
         lines += ["", f"{', '.join(names)}:", *(f"  {layer}" for layer in layers)]
     return "\n".join(lines)
-
-
-def _scope(config: Config) -> tuple[str, ...]:
-    """What full fine-tuning names: modules, and no layers of an adapter."""
-    return tuple(f"all of {pattern}" for pattern in config["model"]["tuner"]["init_args"]["scope"])
 
 
 def _grounder(model: Mapping[str, Any]) -> Grounder:

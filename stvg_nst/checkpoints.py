@@ -15,14 +15,14 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.whole_files import whole_file
 
 """Where Lightning's ModelCheckpoint puts them within a run, unless it is told otherwise."""
 
 Stage = Literal["fit", "encoders", "validate", "test"]
 
-# What a pickle of something else, or a damaged one, makes torch.load raise.
+# What torch.load raises for a damaged file, or for a pickle of something else.
 _UNREADABLE = (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
 _STATE = ("state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step")
 _NEEDED: dict[Stage, tuple[str, ...]] = {
@@ -91,7 +91,7 @@ def find_checkpoint(named: str | None, run: Path, folders: Sequence[Path], stage
 
 
 def require_checkpoint(path: Path, stage: Stage, *, trusted: bool = False) -> None:
-    """Refuses a file that a stage cannot take its weights, or a fit its whole state, from.
+    """Refuses a file from which a stage cannot take its weights, or a fit its whole state.
 
     Args:
         trusted: load it even if that could run code.

@@ -35,8 +35,8 @@ class _RepeatedKey(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML keeps the last; takes 1e-3 for a number and 2024-01-31 for text.
 
-    A key of a mapping and the same key in what `<<` merges into it are not twice the same: the mapping's own holds.
-    What contains itself, by an alias, is refused too.
+    A key of a mapping may repeat a key that `<<` merges into it: the mapping's own value counts. An alias that makes a
+    value contain itself is refused, too.
     """
 
     def construct_document(self, node: yaml.Node) -> Any:
@@ -68,7 +68,7 @@ def load_yaml(text: str, source: str) -> Any:
     """What a text in YAML, and so in JSON, says.
 
     Args:
-        source: the file's name, or whatever else tells where the text stands.
+        source: where the text comes from, such as the file's name.
 
     Raises:
         ConfigurationError: it is no YAML, or gives a key twice.
@@ -94,8 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a file in YAML holds.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no YAML in UTF-8, gives a key twice, or holds something else
-            than a mapping.
+        ConfigurationError: the file cannot be read, is no YAML in UTF-8, gives a key twice, or holds no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -132,7 +131,7 @@ def read_overlay(path: Path, *, above: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def parse_overlay(text: str, source: str) -> dict[str, Any]:
-    """An overlay that stands on the command line; what it names is relative to the working directory.
+    """An overlay written on the command line. The files that it names are relative to the working directory.
 
     Raises:
         ConfigurationError: see :func:`read_overlay`.
@@ -205,7 +204,7 @@ def _laid_over(below: Any, above: Any) -> Any:
 
 
 def _same_class(one: Any, other: Any) -> bool:
-    """Whether two names are of one class: short as ``LoRA``, or by one of the modules that it can be imported from."""
+    """Whether two names mean one class: the short name ``LoRA``, or a path through any module that imports it."""
     if one == other:
         return True
     if not (isinstance(one, str) and isinstance(other, str)):
@@ -221,7 +220,7 @@ def _same_class(one: Any, other: Any) -> bool:
 
 
 def look_up(config: Config, name: str) -> Any:
-    """What stands under a dotted name, in which ``init_args`` may be left out; ``None`` where nothing does."""
+    """The value of a dotted name, in which ``init_args`` may be left out; ``None`` where there is none."""
     place: Any = config
     for part in name.split("."):
         if isinstance(place, Mapping) and "class_path" in place and part not in _COMPONENT:

@@ -68,7 +68,7 @@ def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def wrap(text: str, width: int, font: Font = FONT) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a word that is wider stands alone."""
+    """Lines of at most ``width`` pixels, broken between words; a wider word has a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

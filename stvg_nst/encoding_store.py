@@ -21,7 +21,7 @@ _TENSOR = "tokens"
 
 
 class EncodingStoreError(RuntimeError):
-    """A file of the store is damaged, or holds something else than its name says or than this encoder answers."""
+    """A file of the store is damaged, or does not hold what its name says or what this encoder answers."""
 
 
 class EncodingStore:
@@ -65,7 +65,8 @@ class EncodingStore:
                 self._confirm(path, tokens, compute().cpu())
             return tokens
         tokens = compute()
-        _write(path, tokens)
+        stored = tokens.detach().cpu().contiguous()
+        save_tensors(path, {_TENSOR: stored}, {_METADATA_KEY: json.dumps(_header(path, stored), sort_keys=True)})
         return tokens
 
     def _confirm(self, path: Path, stored: Tensor, computed: Tensor) -> None:
@@ -75,11 +76,6 @@ class EncodingStore:
                 f"weights, or the program, have changed; delete '{self.folder}', or choose another --model.encodings"
             )
         self._confirmed = True
-
-
-def _write(path: Path, tokens: Tensor) -> None:
-    stored = tokens.detach().cpu().contiguous()
-    save_tensors(path, {_TENSOR: stored}, {_METADATA_KEY: json.dumps(_header(path, stored), sort_keys=True)})
 
 
 def _read(path: Path) -> Tensor:

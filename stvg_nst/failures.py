@@ -1,7 +1,7 @@
 """How a command ends that cannot go on: in one line that says what to do, and an exit status.
 
-What a person did is raised in our words where the file or the option is known. What a machine ran out of may be raised
-anywhere below, and is told by its type. Everything else is a bug, and keeps its traceback.
+What a person did wrong is raised in our words, where the file or the option is known. What a machine ran out of may be
+raised anywhere below; its type says so. Everything else is a bug, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Failure:
 
 
 class Failures:
-    """Runs a block; of an error that is no bug it prints one line, and ``status`` is what the command ends with.
+    """Runs a block. An error that is no bug becomes one line, and ``status`` is what the command ends with.
 
     ``STVG_TRACEBACK=1`` in the environment shows every error where it was raised.
     """
@@ -120,7 +120,7 @@ def failure_of(error: BaseException) -> Failure | None:
     # Lightning turns Ctrl-C into an exit with 1, and rich a closed pipe.
     cause = error.__context__ if isinstance(error, SystemExit) and error.code == 1 else error
     if isinstance(cause, KeyboardInterrupt):
-        return Failure("interrupted; what was written until now stands", INTERRUPTED)
+        return Failure("interrupted; what was written until now is kept", INTERRUPTED)
     if isinstance(cause, BrokenPipeError) and (cause is not error or _is_broken(sys.stdout)):
         return Failure("", PIPE_CLOSED)
     if isinstance(error, SystemExit):
@@ -188,7 +188,7 @@ def _told_by_worker(error: BaseException) -> str | None:
     if (match := _BY_WORKER.match(text)) is None:
         return None
     file, _, rest = text.rpartition('\n  File "')[2].partition('"')
-    # Below the code of the frame, which is indented, stands "package.Error: words".
+    # Below the code of the frame, which is indented, there is "package.Error: words".
     words = re.split(r"\n(?=\S)", rest, maxsplit=1)[-1].strip().partition(": ")[2]
     if number := re.match(r"\[Errno (\d+)\] (.*)", words, re.DOTALL):
         advice = _SYSTEM_ADVICE.get(int(number[1]))
@@ -206,7 +206,7 @@ def _first_line(error: object) -> str:
 
 
 def _is_broken(stream: TextIO | None) -> bool:
-    """Whether a stream takes no more: its reader has gone, or its disk is full."""
+    """Whether a stream cannot be written any more: its reader has gone, or its disk is full."""
     if stream is None:  # its descriptor was closed when Python began
         return False
     try:

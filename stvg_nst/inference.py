@@ -69,6 +69,24 @@ def join_passes(
     return tuple(_union(parts) for parts in halves)
 
 
+def join_verdicts(verdicts: Sequence[Tensor], clips: Sequence[ClipInfo], protocol: InferenceProtocol) -> Tensor:
+    """What a router says of each clip (B,): the mean over the passes that show the clip.
+
+    Args:
+        verdicts: one for each clip of each pass.
+        clips: B of them, with all their frame ids.
+    """
+    if protocol == "single_pass":
+        (verdict,) = verdicts
+        return verdict
+    total, count = (verdicts[0].new_zeros(len(clips)) for _ in range(2))
+    for offset, verdict in enumerate(verdicts):
+        members = _members(clips, offset)
+        total[members] += verdict
+        count[members] += 1
+    return total / count
+
+
 def _union(parts: Sequence[SampledTube]) -> Tube:
     """One tube from disjoint frames of one clip."""
     frame_ids = torch.tensor([frame for part in parts for frame in part.frame_ids])

@@ -137,7 +137,7 @@ class Interruption(Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of a fit whose time was over before its first step."""
+        """Stops a fit whose time was over before its first step, too."""
         if not is_finished(trainer):
             text = f"{_EARLY} after {trainer.global_step} steps; {self._go_on} the last checkpoint"
             raise StoppedError(text, UNFINISHED)

@@ -1,4 +1,4 @@
-"""Where a fit stands, in the counters that Lightning keeps of it: told, and rewritten where a resume needs it."""
+"""How far a fit is, by Lightning's counters: read, and rewritten where a resume needs it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def recount_batches(fit_loop: dict[str, Any], before: int, now: int) -> None:
 
 
 def restart_validation(fit_loop: dict[str, Any]) -> None:
-    """Rewrites the state of a fit loop that stands within a validation, so that all of it is run again."""
+    """Rewrites the state of a fit loop that was saved within a validation, so that the whole validation runs again."""
     batches = fit_loop["epoch_loop.val_loop.batch_progress"]
     batches["total"].update(ready=1, started=1, processed=0, completed=0)
     batches["current"].update(dict.fromkeys(_COUNTS, 0))

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from stvg_nst.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from stvg_nst.types import Batch, GroundingOutput
 
+_OUTSIDE_WEIGHT = 0.3  # of frames outside the tube in the actioness term
+_BOUNDARY_SIGMA = 2.0  # sampled frames: spread of the target around the true start and end
+
 
 class GroundingLoss(nn.Module):
     """Box, overlap, confidence, boundary and actioness terms, summed over the decoder stages.
@@ -23,12 +26,8 @@ class GroundingLoss(nn.Module):
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
-        outside_weight: weight of frames outside the tube in the actioness term.
-        boundary_sigma: standard deviation, in sampled frames, of the target around the true start and end.
         confidence_kind: of the confidence term. ``cross_entropy`` is what the original runs; ``smooth_l1``, meant for
-            VidSTG, stands there in a comment, and is a mean over all true boxes like the box terms.
-        detach_confidence_target: keep the confidence term from moving the boxes. The original does not: its IoU
-            target carries a gradient.
+            VidSTG, is only a comment there; it is a mean over all true boxes, as the box terms are.
 
     Source: CG-STVG (Gu et al., CVPR 2024).
     """
@@ -41,10 +40,7 @@ class GroundingLoss(nn.Module):
         confidence: float = 1.0,
         start_end: float = 10.0,
         actioness: float = 2.0,
-        outside_weight: float = 0.3,
-        boundary_sigma: float = 2.0,
         confidence_kind: Literal["cross_entropy", "smooth_l1"] = "cross_entropy",
-        detach_confidence_target: bool = False,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -54,10 +50,7 @@ class GroundingLoss(nn.Module):
             "start_end": start_end,
             "actioness": actioness,
         }
-        self.outside_weight = outside_weight
-        self.boundary_sigma = boundary_sigma
         self.confidence_kind = confidence_kind
-        self.detach_confidence_target = detach_confidence_target
 
     def forward(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         """Unweighted terms by name, each (S, B): its mean over clips is the term of that decoder stage."""
@@ -73,9 +66,7 @@ class GroundingLoss(nn.Module):
         with_box = boxed.expand(output.boxes.shape[:-1])
 
         predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
-        overlap = paired_iou(predicted_xyxy, true_xyxy)
-        if self.detach_confidence_target:
-            overlap = overlap.detach()
+        overlap = paired_iou(predicted_xyxy, true_xyxy)  # not detached: the confidence term moves the boxes
         giou = paired_giou(predicted_xyxy, true_xyxy)
 
         def mean_over_boxes(values: Tensor) -> Tensor:
@@ -102,7 +93,7 @@ class GroundingLoss(nn.Module):
 
     def _actioness(self, output: GroundingOutput, inside: Tensor) -> Tensor:
         logits = output.actioness.float()
-        weight = torch.where(inside, 1.0, self.outside_weight)
+        weight = torch.where(inside, 1.0, _OUTSIDE_WEIGHT)
         loss = F.binary_cross_entropy_with_logits(logits, inside.float().expand_as(logits), reduction="none") * weight
         return _mean_over_frames(loss, output.frame_mask.expand_as(logits))
 
@@ -116,7 +107,7 @@ class GroundingLoss(nn.Module):
         real = output.frame_mask[:, :, None]
 
         distance = (time[None, :, None] - boundary).float()
-        target = torch.exp(-(distance**2) / (2 * self.boundary_sigma**2)) + 1e-6
+        target = torch.exp(-(distance**2) / (2 * _BOUNDARY_SIGMA**2)) + 1e-6
         target = target * real / (target * real).sum(1, keepdim=True)
         logits = output.start_end.float().masked_fill(~real, float("-inf"))
         probability = logits.softmax(dim=2)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from torch import nn
 
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.results.conditions import Measurement
@@ -16,12 +15,16 @@ def measurement_of(trainer: Trainer, module: LightningModule, inference: Inferen
     """What a trainer measures a module with, on the device that it has chosen."""
     device = trainer.strategy.root_device.type
     products, convolutions = _float32_types(device)
+    compiled = module._compiler_ctx is not None or any(
+        isinstance(part, torch._dynamo.OptimizedModule) or part._compiled_call_impl is not None
+        for part in module.modules()
+    )
     return Measurement(
         precision=str(trainer.precision),
         float32_products=products,
         inference=inference,
         float32_convolutions=convolutions,
-        compiled=module._compiler_ctx is not None or any(map(_is_compiled, module.modules())),
+        compiled=compiled,
         device=device,
     )
 
@@ -45,7 +48,3 @@ def _float32_types(device: str) -> tuple[str, str]:
 
 def _unless_none(setting: str) -> str:
     return "ieee" if setting == "none" else setting
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -21,7 +23,8 @@ from torch.optim import Optimizer
 from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.divergence import DivergedError
 from stvg_nst.encoding_store import EncodingStore
-from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
+from stvg_nst.inference import InferenceProtocol, join_passes, join_verdicts, split_passes
+from stvg_nst.loop_position import is_finished
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
@@ -35,12 +38,20 @@ from stvg_nst.tuning.adapter import (
     AdapterConfig,
     adapter_state,
     describe_adapter,
+    later_tensors,
     load_adapter,
     require_adapter_fit,
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
-from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, Tube
+from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, QualityBatch, Tube
+
+
+class Answers(TypedDict):
+    """What an evaluation step finds: B tubes, and B verdicts of the tuner's router, ``None`` where it has none."""
+
+    tubes: tuple[Tube, ...]
+    verdicts: list[float] | None
 
 
 class GroundingModule(SampleMeanModule):
@@ -125,6 +136,7 @@ class GroundingModule(SampleMeanModule):
         self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)
         self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
+        self._clean_validation: Iterable[Batch] | None = None
 
     def _refuse_tuned_fusion(self) -> None:
         for part in self.grounder.fusion():
@@ -157,12 +169,40 @@ class GroundingModule(SampleMeanModule):
         if self._clean is not None:
             self._clean.to(self.device)
 
-    def _features(self, batch: Batch) -> BackboneFeatures:
+    def _features(self, batch: Batch | QualityBatch) -> BackboneFeatures:
         if batch.features is not None:
             return batch.features
         assert batch.frames is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
+
+    # --- calibration ------------------------------------------------------------------------------------------------
+
+    def _calibrate(self) -> None:
+        """Show the tuner clean clips of the tuning set, unless an adapter or a checkpoint holds what it took from them.
+
+        Raises:
+            ValueError: the data module has no such clips to offer.
+        """
+        if self.tuner.is_calibrated(self.grounder):
+            return
+        name, wanted = type(self.tuner).__name__, self.tuner.clean_clips
+        clean_loader = getattr(getattr(self.trainer, "datamodule", None), "clean_training_loader", None)
+        if clean_loader is None:
+            raise ValueError(
+                f"{name} calibrates on {wanted} clean clips of the tuning set, but the trainer has no data module with "
+                "`clean_training_loader`; fit with one, or load an adapter"
+            )
+        rank_zero_info(f"{name} looks at up to {wanted} clean clips of the tuning set")
+        self.eval()
+        with torch.no_grad():
+            self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(wanted)), self)
+        _take_over_from_first_process(adapter_state(self.grounder).values())
+
+    def _clean_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in loader:
+            assert (batch.qualities == Quality.HQ).all(), "a tuner calibrates on clips in high quality only"
+            yield batch.to(self.device)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -191,12 +231,20 @@ class GroundingModule(SampleMeanModule):
         for name, value in self.tuner.auxiliary_losses(batch.qualities).items():
             total = total + self.tuner.loss_weights[name] * value
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
+        if batch.extra is not None:
+            value = self._extra_loss(batch.extra)
+            total = total + self.tuner.loss_weights["router"] * value
+            self.log("train/extra", value.detach(), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         if not _finite_in_every_process(total):
             whose = "the loss" if not torch.isfinite(total) else "the loss of another process is not finite; here it"
             raise DivergedError(self._divergence(f"{whose} is {total.item():.4g} at step {self.global_step + 1}"))
         self._loss_before = total.detach()
         return total
+
+    def _extra_loss(self, extra: QualityBatch) -> Tensor:
+        """The router's, of clips of which nothing but their quality is known."""
+        return self.tuner.extra_loss(self.grounder, self._features(extra), extra.frame_mask, extra.qualities)
 
     def _twin_distance(
         self, clean: CleanTwin, output: GroundingOutput, features: BackboneFeatures, batch: Batch
@@ -217,6 +265,23 @@ class GroundingModule(SampleMeanModule):
         for name, parameter in self.grounder.named_parameters():
             if parameter.requires_grad and not parameter.isfinite().all():
                 raise DivergedError(self._divergence(f"'{name}' is not finite after the last step"))
+
+    @torch.no_grad()
+    def on_fit_end(self) -> None:
+        """Let clean clips set the threshold of a hard gate; by now an average may have replaced what was trained."""
+        if self._clean_validation is None or not is_finished(self.trainer):
+            return
+        mode = self.training
+        self.eval().to(self.trainer.strategy.root_device)
+        highest: dict[str, float] = defaultdict(lambda: -math.inf)  # by video: its sentences are not independent
+        with self.trainer.precision_plugin.forward_context():
+            for batch in self._clean_batches(self._clean_validation):
+                for part in split_passes(batch, self.inference):
+                    self(part)
+                    for clip, logit in zip(part.clips, self.tuner.opening_logits().tolist(), strict=True):
+                        highest[clip.video] = max(highest[clip.video], logit)
+        rank_zero_info(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
+        self.train(mode).cpu()  # as Lightning leaves it
 
     def _divergence(self, what: str) -> str:
         before = "" if self._loss_before is None else f", after a loss of {self._loss_before.item():.4g}"
@@ -241,6 +306,8 @@ class GroundingModule(SampleMeanModule):
         return self.tuner.trainable_parameters(self.grounder)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        # Here the model is restored and on its device, and no optimiser or callback has yet copied what is trained.
+        self._calibrate()
         parameters = self.trained_parameters()
         if not parameters:
             raise ValueError(
@@ -277,20 +344,23 @@ class GroundingModule(SampleMeanModule):
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def validation_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, tuple[Tube, ...]]:
+    def test_step(self, batch: Batch, batch_index: int) -> Answers:
         return self._evaluate(batch)
 
-    def _evaluate(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
-        passes = split_passes(batch, self.inference)
-        outputs = [self(part) for part in passes]
-        for part, output in zip(passes, outputs, strict=True):
+    def _evaluate(self, batch: Batch) -> Answers:
+        outputs, said = [], []
+        for part in split_passes(batch, self.inference):
+            outputs.append(output := self(part))
             self.loss_means.update(_last_stage(self.loss(output, part)), part.qualities)
+            if (verdict := self.tuner.verdicts()) is not None:
+                said.append(verdict)
         tubes = join_passes(outputs, batch.clips, self.inference)
-        self.metrics.update(tubes, batch.clips)
-        return {"tubes": tubes}
+        verdicts = join_verdicts(said, batch.clips, self.inference).tolist() if said else None
+        self.metrics.update(tubes, batch.clips, verdicts)
+        return {"tubes": tubes, "verdicts": verdicts}
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()
@@ -340,6 +410,14 @@ class GroundingModule(SampleMeanModule):
                 f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
                 "--data.init_args.twins true, or --model.twin 0"
             )
+        extra = getattr(datamodule, "extra_clips", 0)
+        if extra and stage == "fit" and not self.tuner.learns_from_extra_clips:
+            raise ValueError(
+                f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
+                f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
+            )
+        if stage == "fit" and self.tuner.calibrates_gate:
+            self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
         if self.grounder.encodings is not None and cached is None:
             raise ValueError(
@@ -349,6 +427,16 @@ class GroundingModule(SampleMeanModule):
         self.check_backbones(cached)
         for split, records in getattr(datamodule, "records", {}).items():
             self.check_queries(split, {record.item_id: record.query for record in records})
+
+    def _clean_validation_loader(self, datamodule: object) -> Iterable[Batch]:
+        loader = getattr(datamodule, "clean_validation_loader", None)
+        if loader is None:
+            raise ValueError(
+                f"{type(self.tuner).__name__} sets the threshold of its gate by clean clips of the validation split, "
+                "but the trainer has no data module with `clean_validation_loader`; fit with one, or leave out "
+                "--model.tuner.init_args.false_alarms"
+            )
+        return loader()
 
     def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
         """Refuse sentences that the grounder would stumble over at some later batch.
@@ -427,8 +515,9 @@ class GroundingModule(SampleMeanModule):
             )
         require_adapter_fit("the checkpoint", AdapterConfig(**checkpoint["adapter"]), self.grounder, self.tuner)
         expected, found = self._tuned_names(), set(checkpoint["state_dict"])
-        if expected != found:
-            different = ", ".join(sorted(expected ^ found)[:5])
+        later = {f"grounder.{name}" for name in later_tensors(self.grounder)}
+        if expected - later != found - later:
+            different = ", ".join(sorted((expected - later) ^ (found - later))[:5])
             raise ValueError(
                 f"the checkpoint holds {len(found)} tensors but {type(self.tuner).__name__} has {len(expected)}; "
                 f"the first that differ: {different}; resume with the configuration of the interrupted run"
@@ -451,3 +540,11 @@ def _finite_in_every_process(loss: Tensor) -> bool:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
     return bool(finite)
+
+
+@torch.no_grad()
+def _take_over_from_first_process(tensors: Iterable[Tensor]) -> None:
+    """Copy the first process's values everywhere: decompositions may differ from one machine to the next."""
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)

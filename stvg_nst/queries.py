@@ -9,7 +9,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def query_fault(query: str) -> str:
-    """What makes a text no sentence, to go on after "which", and empty where nothing does.
+    """Why a text is no sentence, in words that follow "which"; empty for a sentence.
 
     >>> query_fault(" ?"), query_fault("a man\x07"), query_fault("who waves?")
     ('is a blank sentence: it has no letter and no digit', "holds the control character '\\x07'", '')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.folder_lock import locked
 
 
 @contextmanager

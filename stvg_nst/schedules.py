@@ -41,6 +41,9 @@ class CosineSchedule(Schedule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+_WARM_UP = 0.01  # of all steps, in the original
+
+
 class CGSTVGSchedule(Schedule):
     """The original's: some groups rise and fall linearly, the others drop to a tenth at given epochs.
 
@@ -50,8 +53,7 @@ class CGSTVGSchedule(Schedule):
         epochs: of the whole training; with ``drops`` it says after which steps the rates drop.
         drops: epochs at whose start the rate falls to a tenth.
         linear: patterns of the groups that rise and fall linearly instead.
-        warm_up_all: the groups that drop rise first, too.
-        warmup_share: of all steps, for the rise.
+        warm_up_all: the groups that drop rise first, too, as for VidSTG.
 
     Source: CG-STVG (Gu et al., CVPR 2024), `multistep_with_warmup` (HC-STVG) and `multistep_with_warmup_all` (VidSTG).
     """
@@ -63,18 +65,16 @@ class CGSTVGSchedule(Schedule):
         *,
         linear: Sequence[str] = (),
         warm_up_all: bool = False,
-        warmup_share: float = 0.01,
     ) -> None:
         self.epochs = epochs
         self.drops = drops
         self.groups = linear
         self.warm_up_all = warm_up_all
-        self.warmup_share = warmup_share
 
     def factor(self, group: str, step: int, total_steps: int) -> float:
         if step == 0:
             return 1.0
-        warmup = round(self.warmup_share * total_steps)
+        warmup = round(_WARM_UP * total_steps)
         linear = group in self.groups
         if step < warmup and (linear or self.warm_up_all):
             return step / warmup

@@ -9,12 +9,14 @@ from typing import Any
 
 from lightning import Trainer
 
-# Where a fit runs, what it shows and what it measures. All else counts, so that a new option is not forgotten.
+# Where a run lies, what it shows and what it measures. All else counts, so that a new option is not forgotten.
 _WITHOUT_EFFECT = {
-    "": {"run", "config", "ckpt_path", "weights_only", "changed_settings"},
+    "": {"run", "config", "ckpt_path", "weights_only", "changed_settings", "verbose"},
     "model": {"adapter", "baseline", "encodings", "inference", "lambda_hq"},
     "model.tuner.init_args": {"spaces"},
-    "data.init_args": {"root", "manifest", "num_workers", "val_clips", "test_clips"},
+    "data.init_args": {
+        *("root", "manifest", "num_workers", "val_clips", "test_clips", "validation_half", "confirmation"),
+    },
     "trainer": {
         *("accelerator", "strategy", "devices", "num_nodes", "plugins", "fast_dev_run", "max_time"),
         *("deterministic", "benchmark", "inference_mode", "detect_anomaly", "profiler", "barebones"),
@@ -25,7 +27,7 @@ _WITHOUT_EFFECT = {
     },
 }
 # Folders of what is computed ahead: that there is one counts, where it is does not.
-_PLACES = ("features", "frames", "degraded")
+PLACES = ("features", "frames", "degraded")
 # Callbacks that train nothing.
 _WATCHING = {
     *("AdapterCheckpoint", "HyperparameterSummary", "NullSpaceMonitor", "PredictionsWriter", "ResultsWriter"),
@@ -41,9 +43,9 @@ def training_settings(config: Mapping[str, Any], trainer: Trainer) -> dict[str, 
     Args:
         config: of the fit, all defaults included; plain values.
     """
-    settings = _with_effect(config, "")
+    settings = settings_with_effect(config)
     data: dict[str, Any] = settings["data"]["init_args"]
-    data |= {name: "a folder" for name in _PLACES if data.get(name) is not None}
+    data |= {name: "a folder" for name in PLACES if data.get(name) is not None}
     data.pop("batch_size", None)
     settings["model"]["weights"] = _content(config["model"]["weights"])
     settings["trainer"]["precision"] = trainer.precision
@@ -59,6 +61,11 @@ def training_settings(config: Mapping[str, Any], trainer: Trainer) -> dict[str, 
 def clips_of_a_batch(config: Mapping[str, Any], trainer: Trainer) -> int:
     """In all processes together."""
     return int(config["data"]["init_args"]["batch_size"]) * trainer.world_size
+
+
+def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration, all defaults included, decides what is trained; but for where computed data lies."""
+    return _with_effect(config, "")
 
 
 def _with_effect(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class CleanTwin:
         """Copy what the tuned grounder trains, which must not move here.
 
         Raises:
-            ValueError: nothing that is trained lies ahead of the decoders, so that no gradient would come of it.
+            ValueError: nothing that is trained lies ahead of the decoders: it would get no gradient.
         """
         if not any(parameter.requires_grad for part in tuned.fusion() for parameter in part.parameters()):
             raise ValueError(

@@ -79,7 +79,8 @@ class Degradation:
     """One draw of the degradation pipeline: what is done to a clip, how strongly, and with which random numbers.
 
     Args:
-        kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``.
+        kind: ``motion_blur``, ``defocus``, ``low_light`` or ``resolution``; in a test also ``compression``, ``noise``
+            or ``partial``.
         severity: 1 (mild) to 5 (severe).
         seed: fixes every parameter that the severity leaves open (angles, sigmas), once for the whole clip.
         kernels: ``relative`` scales lengths with the short side of the frame, so that a severity means the same at
@@ -189,6 +190,21 @@ class ClipInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityClip:
+    """A clip of which nothing is known but its quality; exactly one of ``frames`` and ``features`` is set.
+
+    Args:
+        frames: (T, 3, H, W) float32, normalised.
+        features: cached backbone features, with B = 1.
+        quality: HQ or LQ.
+    """
+
+    frames: Tensor | None
+    features: BackboneFeatures | None
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One grounding sample as the network sees it, with its answer.
 
@@ -202,6 +218,7 @@ class Clip:
             no box counts.
         inside: (T,) bool, True on sampled frames that the target covers.
         twin: the same frames in high quality, where that is asked for and the clip is degraded.
+        extra: clips that come with this one, for their quality alone.
     """
 
     info: ClipInfo
@@ -210,6 +227,7 @@ class Clip:
     boxes: Tensor
     inside: Tensor
     twin: Clip | None = None
+    extra: tuple[QualityClip, ...] = ()
 
     def __post_init__(self) -> None:
         name, length = self.info.item_id, len(self.info.frame_ids)
@@ -243,6 +261,7 @@ class Batch:
         inside: (B, T) bool.
         qualities: (B,) int64, values of :class:`Quality`.
         twins: the low-quality clips in high quality, in their order, where that is asked for and there are any.
+        extra: further clips, for their quality alone, where that is asked for.
     """
 
     clips: tuple[ClipInfo, ...]
@@ -254,6 +273,7 @@ class Batch:
     inside: Tensor
     qualities: Tensor
     twins: Batch | None = None
+    extra: QualityBatch | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -264,19 +284,43 @@ class Batch:
 
     # Lightning moves a batch through its own `.to()`; it refuses to look inside a frozen dataclass.
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
+        return Batch(**_moved(self, lambda value: value.to(device, non_blocking=non_blocking)))
 
     def share_memory_(self) -> Batch:
-        return self._with_tensors(lambda value: value.share_memory_())
+        return Batch(**_moved(self, lambda value: value.share_memory_()))
 
     def pin_memory(self) -> Batch:
-        return self._with_tensors(lambda value: value.pin_memory())
+        return Batch(**_moved(self, lambda value: value.pin_memory()))
 
-    def _with_tensors(self, move: Callable[[Any], Any]) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(
-            **{k: move(v) if isinstance(v, Tensor | BackboneFeatures | Batch) else v for k, v in values.items()}
-        )
+
+@dataclass(frozen=True, slots=True)
+class QualityBatch:
+    """Clips of which nothing is known but their quality, padded as in a :class:`Batch`, whose fields these are."""
+
+    frames: Tensor | None
+    features: BackboneFeatures | None
+    frame_mask: Tensor
+    frame_sizes: tuple[tuple[int, int], ...]
+    qualities: Tensor
+
+    def __len__(self) -> int:
+        return len(self.qualities)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> QualityBatch:
+        return QualityBatch(**_moved(self, lambda value: value.to(device, non_blocking=non_blocking)))
+
+    def share_memory_(self) -> QualityBatch:
+        return QualityBatch(**_moved(self, lambda value: value.share_memory_()))
+
+    def pin_memory(self) -> QualityBatch:
+        return QualityBatch(**_moved(self, lambda value: value.pin_memory()))
+
+
+def _moved(batch: Batch | QualityBatch, move: Callable[[Any], Any]) -> dict[str, Any]:
+    """The fields of a batch, with all that holds tensors moved."""
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    kinds = Tensor | BackboneFeatures | Batch | QualityBatch
+    return {name: move(value) if isinstance(value, kinds) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,16 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.seeding",
     "stvg_nst.boxes",
     "stvg_nst.results.conditions",
-    "stvg_nst.cores",
-    "stvg_nst.folder_lock",
-    "stvg_nst.outputs",
+    "stvg_nst.machine",
     "stvg_nst.queries",
-    "stvg_nst.whole_files",
 )
 DATA_ONLY = ("av", "albumentations")
 MAY_PRINT = (*COMPOSITION_ROOT, "stvg_nst.failures", "stvg_nst.report")
 READERS_OF_RESULTS = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
-WITHOUT_TORCH = ("stvg_nst.results", *READERS_OF_RESULTS)
+WITHOUT_TORCH = ("stvg_nst.machine", "stvg_nst.results", *READERS_OF_RESULTS)
 MAY_WRITE_IN_PLACE = (
-    "stvg_nst.whole_files",
-    "stvg_nst.folder_lock",  # a lock, which has no content
+    "stvg_nst.machine.whole_files",
+    "stvg_nst.machine.folder_lock",  # a lock, which has no content
     "datamodules.caches",  # a folder that takes its name when it is whole
     "datamodules.ministvg",  # likewise
 )
@@ -136,7 +133,7 @@ def project_imports(module: Module, modules: dict[str, Module], *, but: Containe
 
 
 def heavy_reports(modules: dict[str, Module]) -> Iterator[str]:
-    """Files of reports, evaluation and studies that load torch or Lightning, be it through another file."""
+    """Files of reports, evaluation and studies that load torch or Lightning, directly or through another file."""
     for start in (module for module in modules.values() if module.inside(*WITHOUT_TORCH)):
         waiting, seen = [start.name], set()
         while waiting:
@@ -191,7 +188,7 @@ def writes_in_place(modules: dict[str, Module]) -> Iterator[str]:
             to_write = any(isinstance(word, ast.Constant) and word.value in ("w", "wb") for word in ast.walk(node))
             writes = name in ("write_text", "write_bytes", "save_file", "savefig", "imwrite", "mkstemp", "mkdtemp")
             if (writes or (name == "open" and to_write)) and "partial" not in ast.unparse(node):
-                yield f"{module.name}:{node.lineno}: {name}() writes in place; use stvg_nst.whole_files"
+                yield f"{module.name}:{node.lineno}: {name}() writes in place; use stvg_nst.machine.whole_files"
 
 
 RULES = (wrong_arrows, heavy_reports, import_cycles, homeless_files, unwanted_code, writes_in_place)

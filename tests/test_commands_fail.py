@@ -23,7 +23,7 @@ TRUTH = '{"format": "stvg-ground-truth", "version": 1, "dataset": "D", "split": 
 TUBE = '{"item_id": "a", "start": 0, "stop": 1, "boxes": [[1, 2, 3, 4]]}'
 STUDY = "experiments/ablate/rank.yaml"
 SMALL = ("--config", "experiments/model/mini.yaml")
-# What stands in the place of INPUT, a file that a command reads.
+# What replaces INPUT, a file that a command reads.
 INPUTS = ("absent", "empty", "binary", "folder", "a file/below", "loop")
 READERS = {
     "predict": ("predict", "INPUT", "a star", "--output", "new"),
@@ -55,7 +55,7 @@ READERS = {
     "grounding": ("grounding", "--config", "INPUT", "--run", "run"),
     "boxes": ("boxes", "--config", "INPUT", "--run", "run"),
 }
-# What stands in the place of OUTPUT, a file that a command is to write.
+# What replaces OUTPUT, a file that a command is to write.
 OUTPUTS = ("folder", "a file/below.json", "/dev/full")
 WRITERS = {
     "evaluate --json": ("evaluate", "predictions", "truth", "--json", "OUTPUT"),

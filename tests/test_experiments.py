@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.ministvg.data_module import TARGET_WORDS
 from stvg_nst import __main__ as root
@@ -19,13 +20,15 @@ from stvg_nst.configuration import merge
 from stvg_nst.models.base import Grounder
 from stvg_nst.study import planned_runs, read_studies
 from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
+from tests.settings_parser import settings_parser
 
 FOLDER = Path("experiments")
 OVERLAYS = {kind: sorted(path.stem for path in (FOLDER / kind).glob("*.yaml")) for kind in ("data", "model", "tuner")}
 SCOPES = sorted(path.stem for path in (FOLDER / "scope").glob("*.yaml"))
-MODULES = [name for name in SCOPES if name.endswith("_modules")]  # for full fine-tuning; all others are for adapters
+MODULES = [name for name in SCOPES if name.endswith("_modules")]  # of whole modules; all others are of layers
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
-SCOPELESS = ("adalora", "dora", "flylora", "gated_adapter", "lora")
+SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
+OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
@@ -50,7 +53,7 @@ COMPOSITIONS = sorted(
 
 @pytest.mark.parametrize(("data", "model", "tuner"), COMPOSITIONS)
 def test_every_composition_parses(monkeypatch: pytest.MonkeyPatch, data: str, model: str, tuner: str) -> None:
-    scope = ("scope/decoder",) if tuner in SCOPELESS else ()
+    scope = ("scope/decoder",) if tuner in SCOPELESS else ("scope/encoder_modules",) if tuner in OF_MODULES else ()
     names = ("base", f"data/{data}", f"model/{model}", f"model/{model}_weights", f"tuner/{tuner}", *scope)
     assert parse(monkeypatch, *configs(*names)) == 0
 
@@ -111,6 +114,20 @@ def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
     assert decoder.trainable + encoder.trainable == both.trainable
 
 
+@pytest.mark.parametrize("scope", MODULES)
+def test_methods_of_whole_modules_take_the_scopes_of_full_fine_tuning(
+    scope: str,
+) -> None:
+    full, switch = inject("full", scope), inject("switch", scope)
+    router = inject("switch", "encoder_modules").trainable - inject("full", "encoder_modules").trainable
+    assert switch.trainable == full.trainable + router
+    if scope == "encoder_modules":
+        assert inject("prompts", scope).trainable == 2 * 10 * 96
+    else:
+        with pytest.raises(ValueError, match=r"a decoder has none; choose experiments/scope/encoder_modules\.yaml"):
+            inject("prompts", scope)
+
+
 def test_vidstg_weights_bring_their_thresholds_and_their_objective(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,17 +146,21 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None
     assert parse(monkeypatch, *configs(*names), "--model.weights=encoders.safetensors") == 0
 
 
+@pytest.fixture(scope="module")
+def fit_parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
+    return settings_parser("fit", tmp_path_factory.mktemp("run"))
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(path for path in FOLDER.rglob("*.yaml") if "seeds:" in path.read_text()),
     ids=lambda path: path.stem,
 )
-def test_every_point_of_a_study_parses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Path) -> None:
+def test_every_point_of_a_study_parses(fit_parser: LightningArgumentParser, tmp_path: Path, path: Path) -> None:
     for quick in (False, True):
         baseline, runs = planned_runs(read_studies(path, quick=quick)[0], tmp_path)
         for run in (baseline, *runs[: len(runs) if quick else 1]):
-            run.write_config()
-            assert parse(monkeypatch, f"--config={run.config_file}") == 0, f"{path}: {run}"
+            fit_parser.parse_object({**run.config, "run": "runs/never"})
 
 
 def test_a_narrower_tuning_set_lacks_what_there_is() -> None:
@@ -157,6 +178,21 @@ def test_training_of_the_full_size_parses(monkeypatch: pytest.MonkeyPatch, capsy
     assert set(config["model"]["schedule"]["init_args"]["linear"]) <= set(config["model"]["learning_rates"])
     visual = config["model"]["grounder"]["init_args"]["visual"]["init_args"]
     assert (visual["name"], visual["frozen_norm"], visual["recompute"]) == ("resnet101", True, True)
+
+
+def test_training_of_the_full_size_on_vidstg(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("base", "data/mini", "model/cgstvg", "pretrain/cgstvg", "pretrain/cgstvg_vidstg")
+    assert parse(monkeypatch, *configs(*names)) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    weights = {name: config["model"]["loss"]["init_args"][name] for name in ("boxes", "giou", "start_end", "actioness")}
+    assert weights == {"boxes": 5, "giou": 3, "start_end": 1, "actioness": 2}
+    assert config["model"]["grounder"]["init_args"]["actioness_threshold"] == -0.5
+    assert config["model"]["grounder"]["init_args"]["recompute_decoders"] is True
+    assert config["model"]["learning_rates"] == {"visual.*": 1e-5, "text.*": 5e-5, "time_decoder.*": 1e-4}
+    schedule = {"epochs": 10, "drops": [8, 10], "linear": [], "warm_up_all": True}
+    assert config["model"]["schedule"]["init_args"] == schedule
 
 
 @pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from datamodules import HCSTVG
 from datamodules.clips import collate
-from datamodules.degradation.severities import DEGRADATIONS, SEVERITIES, fixed_degradation
+from datamodules.degradation.kinds import DEGRADATIONS, SEVERITIES, fixed_degradation
 from datamodules.quality import Draw
 from datamodules.video import probe
 from stvg_nst import __main__ as root

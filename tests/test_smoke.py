@@ -342,11 +342,15 @@ def test_a_run_on_a_card_is_resumed_and_read_on_a_processor(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuner", ["lora", "adalora", "dora", "flylora", "gated_adapter", "nst"])
+@pytest.mark.parametrize(
+    "tuner",
+    ["lora", "adalora", "dora", "flylora", "houlsby", "prompts", "switch", "gated_lora", "gated_adapter", "nst"],
+)
 def test_two_processes_train_as_one_does_on_the_batches_of_both(
     data: Path, weights: Path, tmp_path: Path, tuner: str
 ) -> None:
-    scope = [] if tuner == "nst" else configs("scope/both")
+    modules = tuner in ("prompts", "switch")
+    scope = [] if tuner == "nst" else configs("scope/encoder_modules" if modules else "scope/both")
     # Gradients of SGD add up; AdamW would divide what little they differ by their size.
     shared = (*scope, "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.warmup_steps=0")
     adapters = {}

@@ -16,7 +16,7 @@ from stvg_nst.types import SentenceType
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the boxes or the span of an annotation stand, for complaints that come after reading.
+    """Where a file has the boxes or the span of an annotation, for errors that come after reading.
 
     Args:
         file, item: as in :class:`AnnotationError`.
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A sentence about a part of a video, and when its answer is, as the file has it.
+    """A sentence about a part of a video, and the span of its answer, as the file has them.
 
     The tube lies at least in part within the segment. It may leave it, and its boxes may be any finite numbers:
     :mod:`datamodules.annotated.policies` says what becomes of those.
@@ -51,11 +51,11 @@ class Annotation:
         num_frames: frames that the annotation says the video has, ``None`` where it does not say.
         fps: frames per second that it says.
         size: (H, W) that it says.
-        span_at: where the tube's end stands.
+        span_at: where the file has the tube's end.
         may_stop: one past the last frame on which a tube of this segment may have a box.
-        boxes: (stop - start, 4) float32, xyxy, native pixels; ``None`` where they stand in another file. A row of NaN
+        boxes: (stop - start, 4) float32, xyxy, native pixels; ``None`` where another file has them. A row of NaN
             is a frame that a policy has taken out.
-        boxes_at: where they stand.
+        boxes_at: where the file has them.
         target_id: number of the target in that file.
     """
 
@@ -86,7 +86,7 @@ class Reading:
         annotations: sentences without fault, in the order of the file.
         errors: what is wrong with the others.
         lost: how many sentences those are.
-        duplicates: keys that stand twice in one object.
+        duplicates: keys that one object gives twice.
         unknown: fields that the format does not know, and in how many items.
     """
 
@@ -103,7 +103,7 @@ def read_one_per_item(file: Path, item: str, known: Iterable[str], parse: Callab
 
     Args:
         file: the file.
-        item: what an item stands for, in errors.
+        item: what an item is called in errors.
         known: the fields of an item that the format has.
         parse: makes the annotation of an item, or raises an :class:`AnnotationError`.
 

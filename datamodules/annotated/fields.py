@@ -27,8 +27,8 @@ class AnnotationError(ValueError):
         file: the annotation file.
         item: which of its items, empty where the file as a whole is at fault.
         field: which field of the item, e.g. ``bbox[3]``, or empty.
-        expected: what should stand there.
-        got: what stands there; a value is shown by :func:`shown`.
+        expected: what should be there.
+        got: what is there; a value is shown by :func:`shown`.
         advice: what to do, where that is not plain.
     """
 
@@ -53,7 +53,7 @@ class Document:
 
     Args:
         value: its content.
-        duplicates: keys that stand twice in one object, of which JSON readers keep the last without a word.
+        duplicates: keys that one object gives twice; JSON readers keep the last without a word.
     """
 
     value: Any
@@ -148,14 +148,14 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
-        """A string with something else than white space in it."""
+        """A string that is not only white space."""
         value = self._value(name)
         if not isinstance(value, str) or not value.strip() or not _encodable(value):
             raise self.error(name, "a text that is not blank, in valid Unicode", shown(value))
         return value
 
     def sentence(self, name: str) -> str:
-        """A text that a text encoder can make something of, see :func:`stvg_nst.queries.query_fault`."""
+        """A text that a text encoder can read, see :func:`stvg_nst.queries.query_fault`."""
         text = self.text(name)
         if fault := query_fault(text):
             raise self.error(name, "a sentence", f"{shown(text)}, which {fault}")

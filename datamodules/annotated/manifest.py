@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datamodules.annotated.fields import Fields, read_json, shown
-from stvg_nst.whole_files import write_whole
+from stvg_nst.machine.whole_files import write_whole
 
 SOUND = "sound"
 TOO_SHORT = "too short"
@@ -38,11 +38,11 @@ class VideoEntry:
 
     @property
     def is_short(self) -> bool:
-        """Whether nothing is wrong but that frames are lacking."""
+        """Whether the only fault is that frames are missing."""
         return self.verdict.startswith(TOO_SHORT)
 
     def is_of(self, file: Path) -> bool:
-        """Whether the file is still the one that the entry tells of, or still missing."""
+        """Whether the file is still the one that the entry describes, or still missing."""
         if not file.is_file():
             return self.num_bytes is None
         stat = file.stat()
@@ -50,7 +50,7 @@ class VideoEntry:
 
 
 def manifest_file(root: Path, name: str) -> Path:
-    """Where the manifest of the data set called ``name`` lies, unless told otherwise."""
+    """The default place of a data set's manifest."""
     return root / f"{name}.manifest.json"
 
 

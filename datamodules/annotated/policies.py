@@ -6,7 +6,7 @@ policies keep the sentence, and count what they touch:
 * A bad box has no area or leaves the frame. ``clip`` cuts it to the frame, and what has no area then stays without one.
   ``as_published`` keeps its numbers. ``skip_frame`` takes its frame out of the target.
 * A short clip has fewer frames than its annotation speaks of. Only those that there are can be shown. ``as_published``
-  keeps the tube as it stands; ``clip`` and ``skip_frame``, which are one here, end it with the clip.
+  keeps the tube as it is; ``clip`` and ``skip_frame``, which do the same here, end it with the clip.
 
 A box without an area overlaps nothing, so its frame counts as missed. A frame that is taken out counts nowhere.
 """
@@ -79,7 +79,7 @@ def fit_to_clip(annotation: Annotation, policy: Policy, frames_in_file: int | No
 
 
 def fit_to_frame(annotation: Annotation, policy: Policy) -> Annotation:
-    """An annotation, which has its boxes, with what the policy makes of the bad ones.
+    """An annotation with boxes, the bad ones treated as the policy says.
 
     Raises:
         AnnotationError: it has a bad box and the policy refuses it; or none of its boxes is left.

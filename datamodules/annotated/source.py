@@ -91,7 +91,7 @@ class AnnotatedSource(ABC):
         return list(annotations), []
 
     def film(self, video: str) -> str:
-        """What a video was cut from: no two splits that we make share one."""
+        """The film that a video was cut from. No two splits that we make share a film."""
         return video
 
     def is_held_out(self, annotation: Annotation, share: float) -> bool:
@@ -171,7 +171,7 @@ def _counted(counts: tuple[int, int], faulty: int = 0) -> str:
 
 
 def _with_unique_items(reading: Reading) -> Reading:
-    """Takes out annotations whose item id an earlier one has, as errors; keys that stand twice are errors as well."""
+    """Takes out annotations whose item id an earlier one has, as errors; repeated keys are errors as well."""
     file, seen, kept = reading.file, set[str](), []
     errors = [AnnotationError(file, key, "", "each key once in an object", "another") for key in reading.duplicates]
     for annotation in reading.annotations:

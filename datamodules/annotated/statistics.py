@@ -14,7 +14,7 @@ from datamodules.annotated.manifest import frames_in_files, manifest_file, read_
 from datamodules.annotated.policies import fit_to_frame
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit, sentence_counts
 from datamodules.annotated.touched import Survey
-from stvg_nst.whole_files import whole_file
+from stvg_nst.machine.whole_files import whole_file
 
 _PERCENTILES = (0, 25, 50, 75, 100)
 

@@ -1,4 +1,4 @@
-"""Annotations under the policies for bad boxes and short clips: what comes of them, and how much is touched."""
+"""Annotations under the policies for bad boxes and short clips: the outcome, and how much is touched."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Survey:
             gone = f", which leaves nothing of {self.without_any:,} sentences" * bool(self.without_any)
             found.append(
                 f"--data.init_args.on_bad_box would touch {self.boxes}: clip cuts {cut:,} boxes to the frame and "
-                f"leaves {self.without_area:,} without an area; as_published scores {kept:,} boxes as they stand; "
+                f"leaves {self.without_area:,} without an area; as_published scores {kept:,} boxes as they are; "
                 f"skip_frame takes {kept:,} frames from the targets{gone}"
             )
         if self.short.frames:

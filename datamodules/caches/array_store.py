@@ -23,12 +23,12 @@ _SCHEMA = 1
 
 
 class CacheError(RuntimeError):
-    """A cache that is absent, damaged, or made from something else than what is asked of it."""
+    """A cache that is absent, damaged, or made from something other than what is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheKind:
-    """What a folder of arrays holds, and how one comes by it.
+    """What a folder of arrays holds, and how it is made.
 
     Args:
         name: in messages.
@@ -51,12 +51,12 @@ class CacheKind:
 class ArrayWriter:
     """Writes arrays into a temporary folder that takes its final name when all have been written.
 
-    What a killed process has left of the same folder goes first. Its writer held a lock on the data file, which ended
-    with it; where a file system has no locks, nothing goes.
+    What a killed process has left of the same folder is deleted first: its lock on the data file has ended with it.
+    Where a file system has no locks, nothing is deleted.
 
     Args:
         kind: of cache.
-        folder: where it will stand; it must not exist.
+        folder: of the cache; it must not exist.
         provenance: what the arrays depend on; a reader must ask for the same.
         header: what else a reader may want to know.
     """
@@ -147,7 +147,7 @@ class ArrayStore:
 
     Attributes:
         header: what the writer was told besides.
-        rows: the notes about the arrays of each key, among how they lie in the file.
+        rows: the notes about the arrays of each key, including their places in the file.
 
     Raises:
         CacheError: the folder is absent, incomplete or has another provenance.

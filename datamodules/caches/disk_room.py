@@ -1,4 +1,4 @@
-"""How much room something takes on a disk, told and checked before it is written."""
+"""How much room something takes on a disk: said and checked before it is written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 
 def room_words(num_bytes: int, folder: Path) -> str:
-    """Such as ``44.2 MB in 'data/frames', where 1.5 GB are free``; the folder need not be there yet."""
+    """Such as ``44.2 MB in 'data/frames', where 1.5 GB are free``; the folder need not exist yet."""
     return f"{decimal(num_bytes)} in '{folder}', where {decimal(free_bytes(folder))} are free"
 
 
@@ -21,7 +21,7 @@ def check_room(num_bytes: int, folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Of the disk that a folder, which need not be there yet, lies on."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,14 @@ import torch
 from torch import Tensor
 
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.caches.disk_room import check_room
 from datamodules.caches.frames import FramesOfClip
 from datamodules.degradation.golden_pixels import PixelOrigin
 from datamodules.video import video_sizes
-from stvg_nst.types import BackboneFeatures, Degradation
+from stvg_nst.types import BackboneFeatures, Batch, Degradation
 
 # Half precision: half the bytes, and a relative error of at most 5e-4.
 _FEATURES = CacheKind("feature cache", "features.bin", "<f2", "python -m stvg_nst cache features", "features")
-
-
-def feature_bytes(appearance: Tensor, motion: Tensor) -> int:
-    """What the features of one version of a clip take in a cache."""
-    return np.dtype(_FEATURES.dtype).itemsize * (appearance.numel() + motion.numel())
 
 
 def feature_key(clip_id: str, degradation: Degradation | None) -> str:
@@ -32,11 +28,26 @@ def feature_key(clip_id: str, degradation: Degradation | None) -> str:
     return f"{clip_id}|{version}"
 
 
+@dataclass(frozen=True, slots=True)
+class ClipVersion:
+    """A clip in one quality, whose features a cache holds.
+
+    Args:
+        key: see :func:`feature_key`.
+        clip: whose T frames they are of.
+        video_bytes: size of the video that the frames come from.
+    """
+
+    key: str
+    clip: FramesOfClip
+    video_bytes: int
+
+
 class FeatureWriter(ArrayWriter):
     """Writes a cache of features, whole or not at all.
 
     Args:
-        folder: where the cache will stand; it must not exist.
+        folder: of the cache; it must not exist.
         provenance: what the pixels depend on; a reader must ask for the same.
         backbones: fingerprint of the encoders.
         origin: of the degraded pixels.
@@ -45,17 +56,50 @@ class FeatureWriter(ArrayWriter):
     def __init__(self, folder: Path, provenance: Mapping[str, Any], backbones: str, origin: PixelOrigin) -> None:
         super().__init__(_FEATURES, folder, provenance, backbones=backbones, origin=asdict(origin))
 
-    def add_features(
-        self, key: str, appearance: Tensor, motion: Tensor, *, clip: FramesOfClip, video_bytes: int
-    ) -> None:
-        """Appends (T, C_a, h, w) and (T, C_m, h, w), and notes what they are of.
-
-        Args:
-            clip: whose T frames they are.
-            video_bytes: size of the video that these were decoded from.
-        """
+    def add_features(self, version: ClipVersion, appearance: Tensor, motion: Tensor) -> None:
+        """Appends (T, C_a, h, w) and (T, C_m, h, w), and notes what they are of."""
         arrays = [x.detach().to("cpu", torch.float16).numpy() for x in (appearance, motion)]
-        self.add(key, arrays, frame_ids=clip.frame_ids, size=clip.size, video_bytes=video_bytes)
+        clip = version.clip
+        self.add(version.key, arrays, frame_ids=clip.frame_ids, size=clip.size, video_bytes=version.video_bytes)
+
+
+def write_features(
+    writer: FeatureWriter,
+    folder: Path,
+    versions: Sequence[ClipVersion],
+    batches: Iterable[Batch],
+    encode: Callable[[Batch], BackboneFeatures],
+    *,
+    progress: Callable[[int, int, int], None],
+) -> None:
+    """Encodes clips and stores their features without padding.
+
+    Args:
+        writer: of the cache.
+        folder: of the cache, whose disk needs room.
+        versions: what is stored, in the order of the batches.
+        batches: their frames.
+        encode: the frozen visual encoders.
+        progress: called with the numbers of versions that are stored and of all, and the bytes that all take if they
+            are like the first.
+
+    Raises:
+        OSError: there is not room enough, which is known as soon as the first version is encoded.
+    """
+    num_bytes = 0
+    for batch in batches:
+        features = encode(batch)
+        for row, info in enumerate(batch.clips):
+            length = len(info.frame_ids)
+            rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
+            appearance = features.appearance[row, :length, :, :rows, :columns]
+            motion = features.motion[row, :length, :, :rows, :columns]
+            if not num_bytes:
+                cells = appearance.numel() + motion.numel()
+                num_bytes = len(versions) * np.dtype(_FEATURES.dtype).itemsize * cells
+                check_room(num_bytes, folder)
+            writer.add_features(versions[len(writer)], appearance, motion)
+            progress(len(writer), len(versions), num_bytes)
 
 
 class FeatureCache:
@@ -96,11 +140,11 @@ class FeatureCache:
         return self._arrays.largest_row_bytes
 
     def require(self, clips: Mapping[str, FramesOfClip], *, need_notes: bool) -> None:
-        """Refuse, before any work is done, a cache that does not serve.
+        """Refuse an unsuitable cache before any work is done.
 
         Args:
             clips: what is shown, by key.
-            need_notes: refuse features that do not say what they are of, as those of older caches do not.
+            need_notes: refuse features that do not record their frames and video, as older caches do not.
 
         Raises:
             CacheError: a key is absent, or its features are of other frames, of a video that has changed since, or do

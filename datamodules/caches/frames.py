@@ -1,7 +1,7 @@
 """A cache of decoded frames on disk: the sampled frames of each clip, clean and at native size, as raw bytes.
 
-What is stored is what decoding costs most to make again and nothing that a run may draw anew: degradations are applied
-at native size, fresh in every epoch, so the frames are kept before them. A sample is the same to the byte with and
+The frames are stored as they are before degradation: decoding is what costs most, and degradations are drawn anew in
+every epoch, at native size. A sample is the same to the byte with and
 without the cache.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.folder_lock import locked
 
 _FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst cache frames", "frames")
 # Large enough that a data set makes hundreds of files and not thousands, small enough to be written again after a kill.

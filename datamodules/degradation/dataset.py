@@ -17,7 +17,8 @@ from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.caches.array_store import CacheError
 from datamodules.degradation.files import LOSSLESS, DegradedClip, DegradedManifest, read_manifest, write_manifest
 from datamodules.degradation.golden_pixels import pixel_hashes
-from datamodules.degradation.severities import degrade, version_name
+from datamodules.degradation.kinds import version_name
+from datamodules.degradation.severities import degrade
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
@@ -220,8 +221,5 @@ def degrade_clip(clip: ClipToDegrade) -> DegradedClip | Failure:
 
 
 def _degraded(clip: ClipToDegrade, frame_ids: Sequence[int]) -> Iterator[np.ndarray]:
-    for chunk in iter_frames(clip.video, frame_ids):
-        if chunk.shape[1:3] != tuple(clip.size):
-            cause = f"frames are {chunk.shape[1:3]} (H, W) but the annotations were made for {tuple(clip.size)}"
-            raise VideoDecodeError(f"{cause}; use the original file", clip.video)
+    for chunk in iter_frames(clip.video, frame_ids, expected_size=clip.size):
         yield from degrade(chunk, clip.degradation)

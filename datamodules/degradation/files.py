@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.caches.array_store import CacheError
-from datamodules.degradation.severities import version_name
+from datamodules.degradation.kinds import version_name
 from datamodules.video import read_frames, video_sizes
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.types import Degradation, Kernels
-from stvg_nst.whole_files import write_whole
 
 LOSSLESS = "lossless"
 _MANIFEST = "degraded.json"

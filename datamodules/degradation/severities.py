@@ -1,4 +1,4 @@
-"""The degradation pipeline D of the Mixed-Quality benchmark, as albumentations transforms: four kinds, five severities.
+"""D-1.0, the degradation pipeline of the Mixed-Quality benchmark: four kinds as albumentations transforms.
 
 All lengths are fractions of the frame's short side, so that a severity destroys as much of the scene at 128 pixels as
 at 1080; ``absolute`` kernels, by name, have the same pixels in every frame instead. Every parameter is drawn once for a
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, Literal, get_args
+from typing import Any
 
 # On import, albumentations asks a package index for a newer release; the pinned one is the last.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -21,17 +21,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from stvg_nst.seeding import derive_seed
-from stvg_nst.types import Degradation, Kernels
-
-DegradationKind = Literal["motion_blur", "defocus", "low_light", "resolution"]
-DEGRADATIONS: tuple[DegradationKind, ...] = get_args(DegradationKind)
-SEVERITIES = (1, 2, 3, 4, 5)
-
-# Names the pixels of an LQ clip: goes up with any change of the tables or of the arithmetic below. New versions of
-# OpenCV (blurs, resizing), NumPy (generator, rounding of powers) and albumentations (how a seed becomes a draw) can
-# change pixels too.
-DEGRADATION_VERSION = "D-1.0"
+from datamodules.degradation.kinds import DEGRADATIONS, check_degradation
+from stvg_nst.types import Degradation
 
 # Where kernels are ``absolute`` they have as many pixels as a frame of this short side would get, whatever its own.
 ABSOLUTE_SHORT_SIDE = 360
@@ -126,11 +117,11 @@ def degrade(frames: np.ndarray, degradation: Degradation) -> np.ndarray:
         uint8 (T, H, W, 3), a new array.
 
     Raises:
-        ValueError: the kind or the severity is unknown, or ``frames`` is not such an array.
+        ValueError: the kind is none of D-1.0, the severity is unknown, or ``frames`` is not such an array.
 
     Source: the paper, section IV-A.
     """
-    check_degradation(degradation.kind, degradation.severity)
+    check_degradation(degradation.kind, degradation.severity, kinds=DEGRADATIONS)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:
         raise ValueError(f"frames must be uint8 (T, H, W, 3) and not empty, got {frames.dtype} {frames.shape}")
     absolute = degradation.kernels == "absolute"
@@ -143,43 +134,6 @@ def degrade(frames: np.ndarray, degradation: Degradation) -> np.ndarray:
     for frame, target in zip(frames, degraded, strict=True):
         target[:] = transform.apply(frame, **params)
     return degraded
-
-
-def check_degradation(kind: str, severity: int) -> None:
-    """Raises ValueError unless kind and severity are known."""
-    if kind not in DEGRADATIONS:
-        raise ValueError(f"kind must be one of {', '.join(DEGRADATIONS)}, got '{kind}'")
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
-
-
-def version_name(kernels: Kernels) -> str:
-    """Names the pixels of an LQ clip in results and caches: ``D-1.0``, or ``D-1.0-absolute``."""
-    return DEGRADATION_VERSION if kernels == "relative" else f"{DEGRADATION_VERSION}-{kernels}"
-
-
-def sample_degradation(*parts: str | int, kernels: Kernels = "relative") -> Degradation:
-    """Draws kind and severity uniformly: the default mix of the benchmark.
-
-    Args:
-        parts: what the draw depends on, and nothing else, as for :func:`stvg_nst.seeding.derive_seed`.
-        kernels: how large kernels are; no part of the draw.
-    """
-    kind = DEGRADATIONS[derive_seed("kind", *parts) % len(DEGRADATIONS)]
-    severity = SEVERITIES[derive_seed("severity", *parts) % len(SEVERITIES)]
-    return Degradation(kind, severity, derive_seed("parameters", *parts), kernels)
-
-
-def fixed_degradation(
-    benchmark_seed: int, clip_id: str, kind: str, severity: int, *, kernels: Kernels = "relative"
-) -> Degradation:
-    """A chosen kind and severity, for results by kind and severity; only the remaining parameters are drawn.
-
-    Raises:
-        ValueError: the kind or the severity is unknown.
-    """
-    check_degradation(kind, severity)
-    return Degradation(kind, severity, derive_seed("fixed", benchmark_seed, clip_id, kind, severity), kernels)
 
 
 def line_kernel(length: float, angle: float) -> np.ndarray:

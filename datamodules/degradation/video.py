@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import rich.progress
 
-from datamodules.degradation.severities import DegradationKind, check_degradation, degrade
+from datamodules.degradation.kinds import UNSEEN, DegradationKind, UnseenKind, check_degradation
+from datamodules.degradation.severities import degrade
+from datamodules.degradation.unseen import degrade_clip
 from datamodules.video import iter_frames, probe, write_video
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.types import Degradation, Kernels
 
 
@@ -18,7 +21,7 @@ def degrade_video(
     source: Path,
     target: Path,
     *,
-    kind: DegradationKind,
+    kind: DegradationKind | UnseenKind,
     severity: int,
     seed: int = 0,
     kernels: Kernels = "relative",
@@ -58,5 +61,7 @@ def degrade_video(
 
 
 def _degraded(source: Path, num_frames: int, degradation: Degradation) -> Iterator[np.ndarray]:
-    for chunk in iter_frames(source, range(num_frames)):
-        yield from degrade(chunk, degradation)
+    chunks = iter_frames(source, range(num_frames))
+    if degradation.kind in UNSEEN:
+        return degrade_clip(chain.from_iterable(chunks), num_frames, degradation, range(num_frames))
+    return (frame for chunk in chunks for frame in degrade(chunk, degradation))

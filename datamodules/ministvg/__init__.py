@@ -5,7 +5,7 @@ from datamodules.ministvg.annotations import ActorAnnotation, SceneAnnotation
 from datamodules.ministvg.render import render, write_clip
 from datamodules.ministvg.scene import FPS, FRAME_SIZE, NUM_FRAMES, SPLITS, VERSION, Scene, clip_seed, generate_scene
 from datamodules.ministvg.sentences import ATTRIBUTES, all_sentences_sample, understand
-from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations, verify_split
+from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations
 
 __all__ = [
     "ACTIONS",
@@ -29,6 +29,5 @@ __all__ = [
     "load_annotations",
     "render",
     "understand",
-    "verify_split",
     "write_clip",
 ]

@@ -25,6 +25,7 @@ from datamodules.ministvg import (
     load_annotations,
     understand,
 )
+from datamodules.ministvg.confirmation import require_committed
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
 from datamodules.transforms import Resize
@@ -32,6 +33,7 @@ from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType
 
 TRAINING_CLIPS = {"pretrain": 3000, "tune": 400}
+CONFIRMATION_CLIPS = 400
 TARGET_WORDS = (*SHAPES, *COLOURS, *SIZES, *ACTIONS[1:])
 
 
@@ -40,6 +42,7 @@ class MiniSTVG(STVGDataModule):
     """Rendered clips with a declarative and an interrogative sentence each."""
 
     renders_videos = True
+    splits = ("train", "val", "test", "confirm")
     clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
@@ -63,6 +66,9 @@ class MiniSTVG(STVGDataModule):
     test_clips: int = 400
     """test on the first so many clips. A smaller number makes a quick run, whose results compare with no other."""
 
+    confirmation: Path | None = None
+    """the committed study whose configurations may read the split ``confirm``; docs/confirmation.md says why."""
+
     num_frames: int = 16
     """frames sampled of each clip."""
 
@@ -83,43 +89,38 @@ class MiniSTVG(STVGDataModule):
             "train": self.training_clips or TRAINING_CLIPS[self.training_split],
             "val": self.val_clips,
             "test": self.test_clips,
+            "confirm": CONFIRMATION_CLIPS,
         }
 
     def prepare_data(self) -> None:
         for split in self.num_clips:
-            self._ensure(split)
+            if split != "confirm" or self.evaluation_split == "confirm":
+                self._ensure(split)
+        if self.extra_clips:
+            self._ensure_all_of_training()
 
     def _ensure(self, split: Split) -> Path:
+        if split == "confirm":
+            require_committed(self.confirmation)
         name = self.training_split if split == "train" else split
         return ensure_split(self.root, name, num_clips=self.num_clips[split])
 
+    def _ensure_all_of_training(self) -> Path:
+        return ensure_split(self.root, self.training_split, num_clips=TRAINING_CLIPS[self.training_split])
+
     def load_records(self, split: Split) -> tuple[Record, ...]:
-        records = []
-        self._scenes[split] = {}
-        for scene in load_annotations(self._ensure(split), num_clips=self.num_clips[split]):
-            if split == "train" and not target_words(scene).isdisjoint(self.training_without):
-                continue
-            self._scenes[split][scene.clip_id] = scene
-            queries: dict[SentenceType, str] = {
-                "declarative": scene.declarative,
-                "interrogative": scene.interrogative,
-            }
-            for sentence_type, query in queries.items():
-                records.append(
-                    Record(
-                        item_id=f"{scene.clip_id}/{sentence_type}",
-                        clip_id=scene.clip_id,
-                        video=scene.file,
-                        query=query,
-                        sentence_type=sentence_type,
-                        target=scene.target_tube(),
-                        segment=(0, scene.num_frames),
-                        num_frames=scene.num_frames,
-                        fps=scene.fps,
-                        size=scene.size,
-                    )
-                )
-        return tuple(records)
+        scenes = load_annotations(self._ensure(split), num_clips=self.num_clips[split])
+        if split == "train":
+            scenes = self._wanted(scenes)
+        self._scenes[split] = {scene.clip_id: scene for scene in scenes}
+        return tuple(record for scene in scenes for record in records_of(scene))
+
+    def spare_records(self) -> tuple[Record, ...]:
+        scenes = load_annotations(self._ensure_all_of_training())[self.num_clips["train"] :]
+        return tuple(record for scene in self._wanted(scenes) for record in records_of(scene))
+
+    def _wanted(self, scenes: Sequence[SceneAnnotation]) -> tuple[SceneAnnotation, ...]:
+        return tuple(scene for scene in scenes if target_words(scene).isdisjoint(self.training_without))
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return EvenFrames(self.num_frames)
@@ -157,6 +158,26 @@ class MiniSTVG(STVGDataModule):
 
     def provenance(self) -> dict[str, Any]:
         return {**self.shared_provenance(num_frames=self.num_frames), "dataset": "MiniSTVG", "version": VERSION}
+
+
+def records_of(scene: SceneAnnotation) -> tuple[Record, ...]:
+    """Both sentences of a clip."""
+    queries: dict[SentenceType, str] = {"declarative": scene.declarative, "interrogative": scene.interrogative}
+    return tuple(
+        Record(
+            item_id=f"{scene.clip_id}/{sentence_type}",
+            clip_id=scene.clip_id,
+            video=scene.file,
+            query=query,
+            sentence_type=sentence_type,
+            target=scene.target_tube(),
+            segment=(0, scene.num_frames),
+            num_frames=scene.num_frames,
+            fps=scene.fps,
+            size=scene.size,
+        )
+        for sentence_type, query in queries.items()
+    )
 
 
 def target_words(scene: SceneAnnotation) -> frozenset[str]:

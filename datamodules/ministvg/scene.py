@@ -44,7 +44,7 @@ from stvg_nst.seeding import derive_seed
 VERSION = "1"
 """Of everything that decides the bytes of a scene or of its frames; part of every seed and of the folder's name."""
 
-SPLITS = ("pretrain", "tune", "val", "test")
+SPLITS = ("pretrain", "tune", "val", "test", "confirm")
 NUM_FRAMES = 32
 FPS = 8
 FRAME_SIZE = (128, 128)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,6 +38,8 @@ class DamagedSplitError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """Args: size, which is checked before a split is used; sum, by which two renderings can be compared."""
+
     bytes: int
     sha256: str
 
@@ -57,13 +58,13 @@ class _Manifest:
 def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = True) -> Path:
     """The folder of a split that holds at least ``num_clips`` clips, rendered now where it does not yet.
 
-    A folder that holds enough is reused after a check of its files' names and sizes (:func:`verify_split` reads them
-    all); one that holds fewer gets the missing clips. New clips are rendered beside the split and moved in at the end,
+    A folder that holds enough is reused after a check of its files' names and sizes; one that holds fewer gets the
+    missing clips. New clips are rendered beside the split and moved in at the end,
     so a run that is killed leaves nothing that looks finished, at most a hidden folder to delete.
 
     Args:
         root: folder of all versions and splits.
-        split: ``pretrain``, ``tune``, ``val`` or ``test``.
+        split: one of ``SPLITS``.
         num_clips: how many clips are needed; a larger split is a superset with the same first clips, which
             ``load_annotations(path, num_clips=...)`` selects.
         progress: show a progress bar on the standard error stream.
@@ -114,19 +115,6 @@ def load_annotations(path: Path, *, num_clips: int | None = None) -> tuple[Scene
     return read_annotations(path / _ANNOTATIONS)[:num_clips]
 
 
-def verify_split(path: Path) -> None:
-    """Read every file of a split's folder and compare it with the manifest.
-
-    Raises:
-        DamagedSplitError: naming the first file that is missing or differs.
-    """
-    path = Path(path)
-    for name, file in _check_sizes(path).files.items():
-        digest = _sha256(path / name)
-        if digest != file.sha256:
-            raise DamagedSplitError(path / name, expected=f"sha256 {file.sha256}", got=f"sha256 {digest}", folder=path)
-
-
 def _clip_id(split: str, index: int) -> str:
     return f"{split}-{index:05d}"
 
@@ -139,7 +127,9 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
     """Render the clips of ``indices``, and describe them together with the clips that are already ``held``."""
     (draft / _CLIPS).mkdir(parents=True)
     scenes = [generate_scene(clip_seed(split, index)) for index in range(indices.stop)]
-    for index in _track(indices, f"rendering MiniSTVG {split}", progress=progress):
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.track(indices, f"rendering MiniSTVG {split}", console=console, disable=not progress)
+    for index in bar:
         write_clip(render(scenes[index]), draft / _clip_name(split, index))
     write_annotations(
         draft / _ANNOTATIONS,
@@ -151,11 +141,6 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
     seed = f"derive_seed('ministvg', '{VERSION}', '{split}', index)"
     manifest = _Manifest(VERSION, split, indices.stop, seed, dict(sorted(files.items())))
     (draft / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="ascii")
-
-
-def _track(indices: range, description: str, *, progress: bool) -> Iterable[int]:
-    console = rich.console.Console(stderr=True)
-    return rich.progress.track(indices, description, console=console, disable=not progress)
 
 
 def _move_in(draft: Path, folder: Path) -> None:

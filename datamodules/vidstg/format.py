@@ -222,7 +222,7 @@ def _query(sentence: Fields) -> str:
 
 
 def _boxes_by_object(frame: Any) -> dict[object, Any]:
-    """What stands as the boxes of a frame's objects, if each has a box and a number of its own; else nothing.
+    """The boxes of a frame's objects, as they are written, if each has a box and a number of its own; else empty.
 
     From the plain JSON: to make :class:`Fields` of every object took most of the time of reading a split.
     """

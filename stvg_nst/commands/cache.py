@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
@@ -15,11 +15,11 @@ from datamodules.caches.disk_room import check_room, room_words
 from stvg_nst.arguments import positive_int
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say
 from stvg_nst.commands.lightning_cli import BuiltCLI
-from stvg_nst.cores import granted_cores
+from stvg_nst.machine.cores import granted_cores
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.types import BackboneFeatures, Batch
 
-_WHICH = "which to store; all unless given"
+_WHICH = "which to store; train, val and test unless given"
 
 
 def features(arguments: Sequence[str], program: str) -> int:
@@ -33,11 +33,11 @@ class FeaturesCLI(BuiltCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        add_splits(parser, help=_WHICH)
+        add_splits(parser, choices=get_args(Split), help=_WHICH)
 
     @torch.no_grad()
     def build(self) -> dict[str, Path]:
-        """The folder of each split's cache; one that stands already is kept."""
+        """The folder of each split's cache; one that exists already is kept."""
         module: Any = self.model
         data: Any = self.datamodule
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -48,7 +48,22 @@ class FeaturesCLI(BuiltCLI):
 
         data.prepare_data()
         backbones = module.backbone_fingerprint()
-        return {split: data.build_cache(split, encode, backbones) for split in chosen_splits(self.config)}
+        return {split: _store_features(data, split, encode, backbones) for split in chosen_splits(self.config)}
+
+
+def _store_features(
+    data: STVGDataModule, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str
+) -> Path:
+    with progress_bar() as bar:
+        task = bar.add_task(f"encoding {split}", total=None)
+
+        def show(done: int, total: int, num_bytes: int) -> None:
+            if done == 1:
+                room = room_words(num_bytes, data.cache_folder(split))
+                say(bar.console, f"{split}: {total:,} versions of clips to write: about {room}")
+            bar.update(task, completed=done, total=total)
+
+        return data.build_cache(split, encode, backbones, show)
 
 
 def frames(arguments: Sequence[str], program: str) -> int:
@@ -61,7 +76,7 @@ def frames(arguments: Sequence[str], program: str) -> int:
     )
     parser.add_argument("--config", action="config", help="overlay such as experiments/data/vidstg.yaml")
     parser.add_subclass_arguments(STVGDataModule, "data", required=True)
-    add_splits(parser, help=_WHICH)
+    add_splits(parser, choices=get_args(Split), help=_WHICH)
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
     parser.add_argument("--estimate", action="store_true", help="only tell the size")
     options = parser.parse_args(arguments)

@@ -16,7 +16,8 @@ from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.best_effort import BestEffort
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.configuration import read_yaml
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.certificate import Certificate, certificate_sheet, to_json
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.results_file import add_certificate, load_results
@@ -24,7 +25,6 @@ from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify as measure
-from stvg_nst.whole_files import write_whole
 
 
 def certify(arguments: Sequence[str], program: str) -> int:
@@ -81,7 +81,7 @@ class CertifyCLI(BuiltCLI):
         module.check_backbones(data.cached_backbones)
         module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
-        layers, changes = measure(module.grounder, tuner, module.injection, moved)
+        layers, changes, hq_null = measure(module.grounder, tuner, module.injection, moved)
         return Certificate(
             run=str(folder),
             adapter=hashlib.sha256((folder / RunFile.ADAPTER).read_bytes()).hexdigest(),
@@ -95,6 +95,7 @@ class CertifyCLI(BuiltCLI):
             device=module.device.type,
             layers=layers,
             changes=changes,
+            hq_null=hq_null,
         )
 
 

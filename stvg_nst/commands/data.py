@@ -18,8 +18,8 @@ from datamodules.annotated.verify import verify as look_through
 from datamodules.data_sets import open_source
 from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.commands.data_options import SPLITS, add_data_set, add_splits, check_folder, progress_bar, say
-from stvg_nst.cores import granted_cores
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_outputs
 
 
 def verify(arguments: Sequence[str], program: str) -> int:

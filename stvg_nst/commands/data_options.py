@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datamodules.base import Split
 from datamodules.data_sets import DATA_SETS
 
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def add_data_set(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +22,13 @@ def add_data_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="its folder; docs/data.md shows what lies where")
 
 
-def add_splits(parser: Any, **options: Any) -> None:
+def add_splits(parser: Any, *, choices: Sequence[Split] = SPLITS, **options: Any) -> None:
     """``--split train val``, or once for each; the parser is of argparse or of jsonargparse."""
-    parser.add_argument("--split", nargs="+", action="extend", choices=SPLITS, **options)
+    parser.add_argument("--split", nargs="+", action="extend", choices=choices, **options)
 
 
 def chosen_splits(options: argparse.Namespace | Namespace) -> tuple[Split, ...]:
-    """Each that was named, once; all if none was."""
+    """Each that was named, once; if none was, those of ``SPLITS``."""
     return tuple(dict.fromkeys(options.split or SPLITS))
 
 

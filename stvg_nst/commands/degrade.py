@@ -13,12 +13,12 @@ from rich.table import Table
 from datamodules.caches.disk_room import check_room, room_words
 from datamodules.data_sets import open_source
 from datamodules.degradation.dataset import DegradedCopy
-from datamodules.degradation.severities import DEGRADATIONS
+from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.degradation.video import degrade_video
 from stvg_nst.arguments import CommandParser, positive, positive_int, seed
-from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, chosen_splits, progress_bar, say
-from stvg_nst.cores import granted_cores
-from stvg_nst.outputs import check_folder_is_writable
+from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, progress_bar, say
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.types import Kernels
 
 
@@ -26,7 +26,7 @@ def video(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(prog=program, description="Degrade a video as the benchmark does.")
     parser.add_argument("source", type=Path, help="the video to read")
     parser.add_argument("target", type=Path, help="the .mp4 to write; it must not exist")
-    parser.add_argument("--kind", choices=DEGRADATIONS, required=True)
+    parser.add_argument("--kind", choices=(*DEGRADATIONS, *UNSEEN), required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
     parser.add_argument("--seed", type=seed, default=0, help="fixes what the severity leaves open, e.g. the angle")
     parser.add_argument("--kernels", choices=get_args(Kernels), default="relative", help="to the frame's size")
@@ -66,7 +66,7 @@ def dataset(arguments: Sequence[str], program: str) -> int:
     check_folder_is_writable(options.out)
     copy = DegradedCopy(
         open_source(options.dataset, options.root),
-        chosen_splits(options),
+        tuple(dict.fromkeys(options.split)),
         options.out,
         benchmark_seed=options.benchmark_seed,
         kernels=options.kernels,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from stvg_nst import evaluation
 from stvg_nst.arguments import CommandParser, count, seed, weight
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.evaluation import evaluation_sheet
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.was import LAMBDA_HQ
-from stvg_nst.whole_files import write_whole
 
 
 def evaluate(arguments: Sequence[str], program: str) -> int:

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from stvg_nst.commands.lightning_cli import BuiltCLI
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.nullspace import RankRule, check_rule
-from stvg_nst.outputs import check_outputs
 from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
@@ -34,7 +34,7 @@ class LayersCLI(BuiltCLI):
         )
         parser.add_argument("--exclude", type=list[str], default=[], help="patterns of layers or modules to leave out")
         parser.add_argument("--rule", type=RankRule, default="exact", help="what counts as rank")
-        parser.add_argument("--threshold", type=float | None, default=None, help="of rule relative or energy")
+        parser.add_argument("--threshold", type=float | None, default=None, help="what rule relative or energy cuts at")
         parser.add_argument("--strategy", type=Strategy | None, default=None, help="mark the layers that it selects")
         parser.add_argument("--share", type=float, default=0.1, help="of the layers, for a strategy by nullity or draw")
         parser.add_argument("--sort", type=Order, default="model", help="order of the list")

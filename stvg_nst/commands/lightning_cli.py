@@ -17,11 +17,11 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class SeededCLI(LightningCLI):
-    """Takes a seed that is a number, for it is recorded with the run: none that Lightning draws or leaves out."""
+    """Takes a number as the seed, which is recorded with the run. Lightning would also draw one, or set none."""
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--seed_everything", type=seed, default=self.seed_everything_default, help="of all that is random"
+            "--seed_everything", type=seed, default=self.seed_everything_default, help="seed of everything random"
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -13,16 +13,16 @@ from rich.console import Console
 
 from stvg_nst.arguments import CommandParser, positive, positive_int, weight
 from stvg_nst.commands.data_options import progress_bar, say
-from stvg_nst.cores import granted_cores
 from stvg_nst.evaluation import render_predictions
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.models.weights import modules_fingerprint
-from stvg_nst.outputs import check_folder_is_writable
 from stvg_nst.prediction import Answer, VideoGrounder, load
 from stvg_nst.prediction.loading import Precision
 from stvg_nst.prediction.table import AnswerFile, Asking, BadRowPolicy, Row, TableError, answer_rows, read_table
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
-from stvg_nst.whole_files import write_whole
 
 ANSWERS = "answers.jsonl"
 

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
@@ -106,12 +107,15 @@ class RunCLI(ComponentsCLI):
             config.trainer.callbacks = [config.trainer.callbacks]
         run = Path(config.run)
         self._held.enter_context(alone_in_run(run))
-        self._checkpoint = find_checkpoint(config.ckpt_path, run, _checkpoint_folders(run, config.trainer), stage)
+        chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in config.trainer.callbacks or ()]
+        folders = [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
+        self._checkpoint = find_checkpoint(config.ckpt_path, run, folders, stage)
         if self._checkpoint is not None:
             require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
         if stage == "fit":
-            # A wish of this command, and no setting to be found in the run's config.yaml and used again.
+            # An option for this one command: the run's config.yaml must not hand it on.
             self._policy, config.changed_settings = config.changed_settings, "refuse"
+        require_listed(stage, config, self._parser(stage), self._checkpoint)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would add a checkpoint's hyper-parameters to the configuration; ours have none."""
@@ -159,7 +163,8 @@ class RunConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         names = {"fit": RunFile.CONFIG, "validate": RunFile.VALIDATE_CONFIG, "test": RunFile.TEST_CONFIG}
-        self.parser.save(self.config, folder / names[stage], overwrite=True, multifile=False)
+        # A null is a choice, such as the rank of all directions; left out, the file would mean the default.
+        self.parser.save(self.config, folder / names[stage], skip_unset=False, overwrite=True, multifile=False)
 
 
 @contextmanager
@@ -175,13 +180,8 @@ def stoppable(go_on: str = GO_ON) -> Iterator[None]:
             raise
 
 
-def _checkpoint_folders(run: Path, trainer: Namespace) -> list[Path]:
-    chosen = [(callback.get("init_args") or {}).get("dirpath") for callback in trainer.callbacks or ()]
-    return [run / RunFile.CHECKPOINTS, *(Path(folder) for folder in chosen if folder)]
-
-
 def _refuse_name_without_text(run: str) -> None:
-    """TensorBoard writes the names of its files as UTF-8, and would fail once the model is built.
+    """Refuses a name that TensorBoard could not write as UTF-8, before the model is built.
 
     Raises:
         ValueError: the folder's name is no UTF-8.
@@ -193,7 +193,7 @@ def _refuse_name_without_text(run: str) -> None:
 
 
 def _refuse_other_logger(logger: Any) -> None:
-    """Whoever asks for another dashboard must not be given this one without a word.
+    """Refuses another dashboard, instead of silently replacing it by TensorBoard's.
 
     Raises:
         ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
@@ -207,7 +207,7 @@ def _refuse_other_logger(logger: Any) -> None:
 
 
 def _refuse_bare_trainer(trainer: Namespace) -> None:
-    """Lightning's measurement of bare speed allows neither dashboard nor checkpoints, which every run keeps.
+    """Refuses Lightning's mode for measuring speed: it keeps neither dashboard nor checkpoints.
 
     Raises:
         ValueError: it is asked for.

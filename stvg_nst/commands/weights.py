@@ -15,15 +15,15 @@ from datamodules import STVGDataModule
 from stvg_nst.arguments import seed
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.inference import InferenceProtocol
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.weights import save_weights
-from stvg_nst.outputs import check_outputs
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.prediction.viewing import viewing_of
-from stvg_nst.tuning.full import FullFineTuning
+from stvg_nst.tuning.base import TunedLayer, replace_modules
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
 _TARGET = "the .safetensors file to write; it must not exist"
@@ -77,7 +77,7 @@ def initialise(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
     parser.add_argument("--video-swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
     parser.add_argument("--mdetr", type=Path, default=None, help="pretrained_resnet101_checkpoint.pth")
-    parser.add_argument("--seed", type=seed, default=0, help="of the parts that start from random weights")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the parts that start from random weights")
     options = parser.parse_args(_with_full_size(arguments))
     _check_target(options, [options.video_swin, options.mdetr])
     # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
@@ -117,13 +117,13 @@ def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> N
 
 
 def export(arguments: Sequence[str], program: str) -> int:
-    """Writes a fully fine-tuned grounder as weights of its own, and says where."""
+    """Writes a tuned grounder as plain weights, and says where."""
     print(ExportCLI(arguments, program).export())
     return 0
 
 
 class ExportCLI(BuiltCLI):
-    """`export`: writes a fully fine-tuned grounder as weights of its own."""
+    """`export`: writes a grounder with what was tuned in it as plain weights, of the size that it had before."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -132,14 +132,20 @@ class ExportCLI(BuiltCLI):
             "--precision",
             type=Literal["half", "single"],
             default="half",
-            help="of the numbers; single to go on training from them, and to keep fitting a cache of features",
+            help="of the exported numbers: single to train on from them, or to keep fitting a cache of features",
         )
 
     def export(self) -> Path:
+        """
+        Raises:
+            ValueError: nothing was tuned, or what was tuned is no change of the weights, as with null-space tuning.
+        """
         module: Any = self.model
-        if not isinstance(module.tuner, FullFineTuning) or self.config.model.adapter is None:
-            raise ValueError("only a fully fine-tuned grounder is exported: give its configuration and --model.adapter")
+        if self.config.model.adapter is None:
+            raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
         check_outputs({"--output": self.config.output}, inputs=self.read_files())
+        tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]
+        replace_modules(module.grounder, {layer: layer.merged() for layer in tuned})
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
         description = ModelDescription(
             grounder=self.config.model.grounder.as_dict(), viewing=viewing_of(self.datamodule, module.inference)

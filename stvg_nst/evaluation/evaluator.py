@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_clips, interval
+from stvg_nst.evaluation.bootstrap import LEVEL, Interval, clip_rows, drawn_counts, interval
 from stvg_nst.evaluation.protocols import Protocol
 from stvg_nst.evaluation.scoring import Coverage, Missing, Unknown, choose_protocols, score_samples
+from stvg_nst.evaluation.separation import separation
 from stvg_nst.evaluation.tubes import GroundTruth, Predictions
 from stvg_nst.evaluation.views import Samples, ViewSums
 from stvg_nst.results.was import LAMBDA_HQ, with_adaptation_scores
@@ -54,6 +55,7 @@ class Evaluation:
         left_out: protocols that could not be computed, and why.
         frames_taken_out: of the true tubes, those that count nowhere.
         boxes_without_area: of the true tubes, which nothing can overlap.
+        separation: AUROC of the method's verdicts on quality, by view of the low quality; empty where it gives none.
     """
 
     dataset: str
@@ -71,6 +73,7 @@ class Evaluation:
     left_out: Mapping[Protocol, str]
     frames_taken_out: int = 0
     boxes_without_area: int = 0
+    separation: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file of results; a number that is undefined is null."""
@@ -107,17 +110,17 @@ def evaluate(
     Raises:
         CoverageError: a sample is missing or unknown, and that is an error.
         ValueError: a protocol was asked for that the ground truth does not allow, the number of replicates is
-            negative, or a policy is none of its choices.
+            negative, or a policy is unknown.
     """
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be a number of replicates, 0 for none, got {bootstrap}")
     chosen, left_out = choose_protocols(protocols, ground_truth)
     samples = Samples.of(ground_truth)
     clip, num_clips = clip_rows(ground_truth.clips)
-    own, coverage = score_samples(predictions, ground_truth, samples, chosen, missing=missing, unknown=unknown)
+    own, coverage, known = score_samples(predictions, ground_truth, samples, chosen, missing=missing, unknown=unknown)
     base, baseline_coverage = None, None
     if baseline is not None:
-        base, baseline_coverage = score_samples(
+        base, baseline_coverage, _ = score_samples(
             baseline, ground_truth, samples, chosen, missing=missing, unknown=unknown
         )
     true = ground_truth.tubes.boxes
@@ -138,13 +141,16 @@ def evaluate(
                 ViewSums(samples, *own[protocol]),
                 None if base is None else ViewSums(samples, *base[protocol]),
                 lambda_hq,
-                (drawn[:, clip] for drawn in drawn_clips(num_clips, bootstrap, seed)),
+                (drawn[:, clip] for drawn in drawn_counts(num_clips, bootstrap, seed)),
             )
             for protocol in chosen
         },
         left_out=left_out,
         frames_taken_out=int(np.isnan(true[:, 0]).sum()),
         boxes_without_area=int((true[:, :2] >= true[:, 2:]).any(axis=1).sum()),
+        separation={}
+        if predictions.verdicts is None
+        else separation([predictions.conditions[index] for index in known], predictions.verdicts[known]),
     )
 
 

@@ -66,12 +66,16 @@ def parse_predictions(content: Any, *, name: str = "predictions") -> Predictions
     entries = document.entries("tubes")
     document.nothing_else()
     item_ids, conditions, spans, boxes = [], [], [], []
+    verdicts: list[float | None] = []
     places: dict[tuple[str, str], str] = {}
     for entry in entries:
         item_ids.append(entry.text("item_id"))
         conditions.append(entry.condition(entry.take("condition", CLEAN), entry.at("condition")))
         spans.append(entry.span())
         boxes.append(entry.boxes(spans[-1], may_lack=True, may_swap=False))
+        verdicts.append(entry.verdict())
+        if (verdicts[-1] is None) != (verdicts[0] is None):
+            entry.fail(entry.at("verdict"), "a verdict of every tube or of none")
         entry.nothing_else()
         before = places.setdefault((item_ids[-1], conditions[-1]), entry.place)
         if before != entry.place:
@@ -79,7 +83,10 @@ def parse_predictions(content: Any, *, name: str = "predictions") -> Predictions
                 entry.place,
                 f"one tube for item '{item_ids[-1]}' in condition '{conditions[-1]}', and {before} is one already",
             )
-    return Predictions(method, tuple(item_ids), tuple(conditions), stack_tubes(spans, boxes))
+    said = np.array([verdict for verdict in verdicts if verdict is not None])
+    return Predictions(
+        method, tuple(item_ids), tuple(conditions), stack_tubes(spans, boxes), said if len(said) else None
+    )
 
 
 def parse_ground_truth(content: Any, *, name: str = "ground truth") -> GroundTruth:
@@ -159,7 +166,7 @@ class _Object:
     Args:
         file: for error messages.
         place: of the object within the file, such as ``tubes[17]``; empty for the whole document.
-        content: what stands there.
+        content: what is there.
     """
 
     def __init__(self, file: str, place: str, content: Any) -> None:
@@ -227,6 +234,12 @@ class _Object:
         value = self.take("sentence_type", None)
         if value is not None and value not in SENTENCE_TYPES:
             self.fail(self.at("sentence_type"), f"{' or '.join(map(repr, SENTENCE_TYPES))}, got {_shown(value)}")
+        return value
+
+    def verdict(self) -> float | None:
+        value = self.take("verdict", None)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
+            self.fail(self.at("verdict"), f"a number in [0, 1], got {_shown(value)}")
         return value
 
     def sampled_frames(self) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 They differ in what they do with the last frame, with a frame without a box, and with frames between sampled ones. A
 frame that the truth takes out is in neither tube, for all of them.
-docs/evaluation.md says which published evaluator each stands for, and what a perfect tube scores under it.
+docs/evaluation.md says which published evaluator each follows, and what a perfect tube scores under it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class RepeatedFieldError(ValueError):
 
 
 class _Doubtful(ValueError):
-    """Something for the careful reader."""
+    """A value that only the slower, careful reader can judge."""
 
 
 def read_document(path: Path | str) -> Any:

@@ -75,12 +75,15 @@ def score_samples(
     *,
     missing: Missing,
     unknown: Unknown,
-) -> tuple[dict[Protocol, Scores], Coverage]:
+) -> tuple[dict[Protocol, Scores], Coverage, np.ndarray]:
     """tIoU and vIoU of every sample by every protocol; both are 0 where nothing was predicted.
+
+    Returns:
+        Scores, coverage, and (K,) int64, the indices of the predictions that were asked for.
 
     Raises:
         CoverageError: a sample is missing or unknown, and that is an error.
-        ValueError: a policy is none of its choices.
+        ValueError: a policy is unknown.
     """
     for name, policy, choices in (("missing", missing, get_args(Missing)), ("unknown", unknown, get_args(Unknown))):
         if policy not in choices:
@@ -117,7 +120,7 @@ def score_samples(
             for whole, piece in zip(scores[protocol], PROTOCOLS[protocol](overlap), strict=True):
                 whole[sample[part]] = piece
         boxless += int(np.isnan(pred.boxes[:, 0]).sum())
-    return scores, Coverage(len(asked), len(gaps), len(strangers), boxless)
+    return scores, Coverage(len(asked), len(gaps), len(strangers), boxless), known
 
 
 def _in_one_form(item_ids: Sequence[str], predictions: Predictions) -> tuple[Sequence[str], Sequence[str]]:

@@ -82,12 +82,15 @@ class Predictions:
         method: its name.
         item_ids, conditions: N; no pair occurs twice.
         tubes: N.
+        verdicts: (N,) float64 in [0, 1], how low the method holds the quality of what it was shown to be; ``None`` of
+            a method that does not say.
     """
 
     method: str
     item_ids: tuple[str, ...]
     conditions: tuple[str, ...]
     tubes: Tubes
+    verdicts: np.ndarray | None = None
 
 
 def stack_tubes(spans: Sequence[tuple[int, int]], boxes: Sequence[np.ndarray]) -> Tubes:

@@ -104,7 +104,7 @@ def kinds_of(views: Iterable[str]) -> tuple[str, ...]:
 def _view_masks(samples: Samples) -> Iterator[tuple[str, str | None, np.ndarray]]:
     """View, sentence type and (S,) bool of every view that has a sample: of all sentences, then of each type."""
     kinds = np.array(samples.sentence_types, dtype=object)
-    for view, mask in _quality_masks(np.array(samples.conditions)):
+    for view, mask in quality_masks(np.array(samples.conditions)):
         yield view, None, mask
         for sentence_type in SENTENCE_TYPES:
             members = mask & (kinds == sentence_type)
@@ -112,7 +112,8 @@ def _view_masks(samples: Samples) -> Iterator[tuple[str, str | None, np.ndarray]
                 yield view, sentence_type, members
 
 
-def _quality_masks(conditions: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def quality_masks(conditions: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """View and (S,) bool of both qualities, and of every kind, severity and both of the degraded samples."""
     clean = conditions == CLEAN
     if clean.any():
         yield CLEAN, clean

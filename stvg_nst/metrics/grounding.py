@@ -26,7 +26,10 @@ DUPLICATE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """How well one sample was grounded. ``tIoU`` and ``vIoU`` lie in [0, 1]; the predicted span is half-open."""
+    """How well one sample was grounded. ``tIoU`` and ``vIoU`` lie in [0, 1]; the predicted span is half-open.
+
+    ``verdict``, in [0, 1], is how low the tuner's router holds its quality to be, ``None`` where there is no router.
+    """
 
     item_id: str
     quality: str
@@ -36,6 +39,7 @@ class SampleResult:
     vIoU: float
     pred_start: int
     pred_stop: int
+    verdict: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -81,19 +85,21 @@ class GroundingMetrics(Metric):
         # a line of JSON each, in which float64 survives exactly.
         self.add_state("records", default=[], dist_reduce_fx="cat")
 
-    def update(self, preds: Sequence[Tube], clips: Sequence[ClipInfo]) -> None:
+    def update(self, preds: Sequence[Tube], clips: Sequence[ClipInfo], verdicts: Sequence[float] | None = None) -> None:
         """Scores a batch.
 
         Args:
             preds: B predicted tubes.
             clips: B clips; target, quality, sentence type and item id come from here.
+            verdicts: B of a router on the clips' quality; they count in no metric, and stand in the samples.
 
         Raises:
             ValueError: not one tube per clip, or a tube whose boxes are not finite.
         """
         if len(preds) != len(clips):
             raise ValueError(f"expected one predicted tube per clip, got {len(preds)} tubes and {len(clips)} clips")
-        results = [_score(pred, clip) for pred, clip in zip(preds, clips, strict=True)]
+        said = [None] * len(clips) if verdicts is None else verdicts
+        results = [_score(*sample) for sample in zip(preds, clips, said, strict=True)]
         text = "".join(json.dumps(asdict(result)) + "\n" for result in results)
         assert isinstance(self.records, list)  # a tensor only while synchronised, when torchmetrics refuses updates
         self.records.append(torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device))
@@ -126,7 +132,7 @@ class GroundingMetrics(Metric):
 
         Returns:
             Per sample: item_id, quality ("HQ" or "LQ"), sentence_type, degradation ("kind:severity" or None), tIoU and
-            vIoU in [0, 1], pred_start and pred_stop (half-open, native frames).
+            vIoU in [0, 1], pred_start and pred_stop (half-open, native frames), and verdict.
 
         Raises:
             ValueError: one sample has two different results.
@@ -159,7 +165,7 @@ class GroundingMetrics(Metric):
         return _deduplicate(SampleResult(**json.loads(line)) for line in text.splitlines())
 
 
-def _score(pred: Tube, clip: ClipInfo) -> SampleResult:
+def _score(pred: Tube, clip: ClipInfo, verdict: float | None) -> SampleResult:
     t_iou, v_iou = tube_iou(pred, clip.target)
     if not pred.boxes.isfinite().all():
         raise ValueError(f"the predicted boxes of clip '{clip.item_id}' are not finite; has the training diverged?")
@@ -172,6 +178,7 @@ def _score(pred: Tube, clip: ClipInfo) -> SampleResult:
         vIoU=v_iou,
         pred_start=pred.start,
         pred_stop=pred.stop,
+        verdict=verdict,
     )
 
 

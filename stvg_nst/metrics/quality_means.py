@@ -15,7 +15,7 @@ class QualityMeans(Metric):
     """Means over the clips of each quality.
 
     Every process holds the sums of all values in both qualities, and all are exchanged at once when the means are asked
-    for: a process that has met no clip of a quality must not leave the others waiting for its share.
+    for: a process without a clip of some quality must not keep the others waiting.
 
     Args:
         names: of the values.

@@ -26,6 +26,7 @@ class Reference:
         text_mask: (B, L) bool, True on real tokens.
         frame_mask: (B, T) bool, True on real frames.
         memory_mask: (B, T, M) bool, True on real tokens of the memory.
+        features: what the visual tokens were made of, where the model hands it over.
 
     Raises:
         ValueError: the shapes disagree.
@@ -37,6 +38,7 @@ class Reference:
     text_mask: Tensor
     frame_mask: Tensor
     memory_mask: Tensor
+    features: BackboneFeatures | None = None
 
     def __post_init__(self) -> None:
         if self.visual.ndim != 4 or self.text.ndim != 3:
@@ -72,9 +74,24 @@ class ReferencePoint(nn.Module):
         text_mask: Tensor,
         frame_mask: Tensor,
         memory_mask: Tensor,
+        features: BackboneFeatures | None = None,
     ) -> Reference:
         """Bundle the tokens; shapes as in :class:`Reference`."""
-        return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask)
+        return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
+
+
+class TokenLayer(nn.Module, ABC):
+    """A layer in which the tokens of each frame attend to each other, the visual ones among them.
+
+    It marks where a tuner may put tokens of its own in front.
+    """
+
+    width: int
+    """D, the width of the tokens."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (B, T, M, D) to as many; positions (B, 1, M, D), mask (B, 1 or T, M) True on real tokens."""
 
 
 class Grounder(nn.Module, ABC):
@@ -84,10 +101,14 @@ class Grounder(nn.Module, ABC):
     ``.weight``) on an input whose first axis is the clip, and exactly one :class:`ReferencePoint` is called per
     :meth:`ground`, ahead of them. Null-space tuning moreover reads which positions of that input are real from
     its shape: it takes (B, T, d), one token a frame, and (B, T, M, d), the memory, and refuses any other.
+    Prompts stand in front of the tokens of each :class:`TokenLayer`.
     """
 
     width: int
     """D, the width of the tokens at the reference point."""
+
+    feature_channels: tuple[int, ...] = ()
+    """C_a and C_m, the channels of what :meth:`encode` says; a router that reads these features asks for them."""
 
     encodings: EncodingStore | None = None
     """See :meth:`keep_encodings`."""
@@ -122,7 +143,7 @@ class Grounder(nn.Module, ABC):
         self.encodings = store
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
-        """What is wrong with those queries that :meth:`ground` would refuse, by index, to go on after "which".
+        """What is wrong with the queries that :meth:`ground` would refuse, by index, in words that follow "which".
 
         A grounder whose text encoder takes only so much, or not every text, says so here, ahead of any clip.
         """

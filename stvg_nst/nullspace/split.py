@@ -190,7 +190,7 @@ def check_rule(rule: RankRule, threshold: float | None) -> None:
     """Refuse a rule that does not exist, and a threshold that does not fit it.
 
     Raises:
-        ValueError: so.
+        ValueError: the rule is unknown, or the threshold does not fit it.
     """
     if rule not in get_args(RankRule):
         raise ValueError(f"rule must be one of {', '.join(get_args(RankRule))}, got {rule!r}")

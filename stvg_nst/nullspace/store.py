@@ -19,7 +19,7 @@ TENSORS = ("row", "null", "singular_values")
 
 
 class DualSpaceStoreError(RuntimeError):
-    """A file of the store is damaged, or holds something else than its name says."""
+    """A file of the store is damaged, or does not hold what its name says."""
 
 
 class DualSpaceStore:
@@ -49,7 +49,7 @@ class DualSpaceStore:
             DualSpaceStoreError: the file is there, but damaged or not what its name says.
 
         Warns:
-            UserWarning: as there, be it computed or read.
+            UserWarning: as there, whether it is computed or read.
         """
         check_rule(rule, threshold)
         key = _Key(fingerprint(weight), rule, None if threshold is None else float(threshold))

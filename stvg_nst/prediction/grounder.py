@@ -181,6 +181,7 @@ class VideoGrounder:
             method=self.network.method,
             segment=segment,
             footage=footage,
+            degraded_above=self.network.degraded_above,
             frozen=frozen,
         )
 

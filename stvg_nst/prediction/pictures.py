@@ -27,7 +27,7 @@ from stvg_nst.drawing import (
     pick_frames,
     wrap,
 )
-from stvg_nst.whole_files import whole_file
+from stvg_nst.machine.whole_files import whole_file
 
 LEAST_HEIGHT = 360  # of a film's picture; a smaller one is enlarged by a whole number
 LEAST_WIDTH = 320  # of a film, for the words below its picture

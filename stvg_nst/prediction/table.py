@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from datamodules.footage import open_footage
 from datamodules.video import VideoDecodeError
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.answer import Answer
 from stvg_nst.prediction.grounder import VideoGrounder
-from stvg_nst.whole_files import write_whole
 
 BadRowPolicy = Literal["refuse", "skip"]
 

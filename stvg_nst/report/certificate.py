@@ -70,11 +70,36 @@ class LayerCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class HQNullCertificate:
+    """What a row branch that reads the HQ null space of its input (``row_input: hq_null``) is shown, and what it adds.
+
+    The numbers are of the frozen model's inputs, and ``None`` where there was no clip of that quality.
+
+    Args:
+        name: qualified name of the layer in the model.
+        inputs, directions: d_in, and how many of these dimensions the HQ null space has.
+        clips: clean clips of the tuning set that it was measured on.
+        hq_passed, lq_passed: share of the energy of the layer's input that lies in it, on clips of that quality.
+        hq_added, lq_added: what the row branch adds to the output under an open gate (g = 1): root mean square over
+            that of the output.
+    """
+
+    name: str
+    inputs: int
+    directions: int
+    clips: int
+    hq_passed: float | None
+    lq_passed: float | None
+    hq_added: float | None
+    lq_added: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class OutputChange:
     """By how much the tuned model's answers differ from the frozen model's: largest absolute changes, real frames only.
 
     Args:
-        gate: ``closed`` (g = 0 in every layer, forced) or ``own`` (as the model runs).
+        gate: ``closed`` or ``open`` (g = 0 or 1 in every layer, forced), or ``own`` (as the model runs).
         clips: ``HQ``, ``LQ``, or ``closed``: those that the model's own gates, in every layer, close on.
         count: number of clips.
         standing: what the numbers are worth.
@@ -85,7 +110,7 @@ class OutputChange:
         spans: clips, among these, whose tube covers other frames.
     """
 
-    gate: Literal["closed", "own"]
+    gate: Literal["closed", "own", "open"]
     clips: Literal["HQ", "LQ", "closed"]
     count: int
     standing: Standing
@@ -116,6 +141,7 @@ class Certificate:
         device: where it was measured.
         layers: the wrapped layers, in the model's order.
         changes: of the whole model's answers.
+        hq_null: of the layers whose row branch reads the HQ null space of its input.
     """
 
     run: str
@@ -130,6 +156,7 @@ class Certificate:
     device: str
     layers: tuple[LayerCertificate, ...]
     changes: tuple[OutputChange, ...]
+    hq_null: tuple[HQNullCertificate, ...] = ()
 
     @property
     def broken(self) -> tuple[OutputChange, ...]:
@@ -155,7 +182,9 @@ def load_certificate(path: Path) -> Certificate:
             raise ValueError(f"its schema is not {SCHEMA}")
         layers = tuple(LayerCertificate(**{**layer, "shape": tuple(layer["shape"])}) for layer in content["layers"])
         changes = tuple(OutputChange(**change) for change in content["changes"])
-        return Certificate(**content | {"layers": layers, "changes": changes})
+        # Certificates from before there was such a null space have none.
+        hq_null = tuple(HQNullCertificate(**layer) for layer in content.get("hq_null", ()))
+        return Certificate(**content | {"layers": layers, "changes": changes, "hq_null": hq_null})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: is no certificate that can be shown ({error}); certify the run again") from error
 
@@ -174,7 +203,15 @@ def certificate_sheet(certificate: Certificate) -> Sheet:
         tuple(_change_row(change, certificate) for change in certificate.changes),
         labels=1,
     )
-    return Sheet("", (layers, changes), tuple(_notes(certificate)))
+    hq_null = Section(
+        f"{certificate.run}: what row branches see of clean and degraded clips, and add under an open gate",
+        HQ_NULL_HEADER,
+        tuple(_hq_null_row(layer) for layer in certificate.hq_null),
+        labels=1,
+    )
+    return Sheet(
+        "", (layers, hq_null, changes) if certificate.hq_null else (layers, changes), tuple(_notes(certificate))
+    )
 
 
 LAYER_HEADER = (
@@ -190,6 +227,16 @@ LAYER_HEADER = (
     "bf16",
     "fp16",
     "separate",
+)
+HQ_NULL_HEADER = (
+    "layer",
+    "inputs",
+    "HQ null",
+    "clean clips",
+    "HQ passed",
+    "LQ passed",
+    "HQ added",
+    "LQ added",
 )
 CHANGE_HEADER = (
     "gate",
@@ -220,10 +267,18 @@ def _layer_row(layer: LayerCertificate) -> Row:
     return tuple(map(Cell, texts))
 
 
+def _hq_null_row(layer: HQNullCertificate) -> Row:
+    counts = (layer.inputs, layer.directions, layer.clips)
+    shares = (layer.hq_passed, layer.lq_passed, layer.hq_added, layer.lq_added)
+    return tuple(
+        map(Cell, (layer.name, *map(str, counts), *("-" if s is None else f"{100 * s:.2f} %" for s in shares)))
+    )
+
+
 def _change_row(change: OutputChange, certificate: Certificate) -> Row:
     broken = change in certificate.broken
     texts = (
-        "closed" if change.gate == "closed" else f"its own, {certificate.gate}",
+        f"its own, {certificate.gate}" if change.gate == "own" else change.gate,
         "gate closed" if change.clips == "closed" else change.clips,
         str(change.count),
         *(_number(value) for value in (change.boxes, change.confidence, change.start_end, change.actioness)),
@@ -245,6 +300,11 @@ def _notes(certificate: Certificate) -> Iterator[str]:
             yield f"{standing}: {meaning}"
     if certificate.forward_mode == "literal":
         yield "forward_mode is literal: the residual is added to the input, and rounding lets the null branch through"
+    if certificate.hq_null:
+        yield (
+            "passed: share of the energy of a layer's input that its row branch is shown; on the tuning set's clean "
+            "clips the bound of hq_energy holds, on these clips it is an observation"
+        )
     if certificate.left_out:
         yield f"{certificate.left_out} samples of {certificate.split} were not looked at; guarantees cover them too"
     for change in certificate.broken:

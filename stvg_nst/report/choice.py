@@ -13,7 +13,8 @@ import yaml
 
 from stvg_nst.arguments import CommandParser, seed
 from stvg_nst.configuration import Config, read_yaml
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, Quantity, over_seeds
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.rows import numbers
@@ -21,7 +22,6 @@ from stvg_nst.report.sheet import sheet_console
 from stvg_nst.report.study import read_study
 from stvg_nst.study import Study, StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.whole_files import write_whole
 
 _WRITTEN = "# What `python -m stvg_nst choose"
 
@@ -47,7 +47,7 @@ class Choice:
 
 
 def choose_command(arguments: Sequence[str], *, prog: str) -> int:
-    """Writes the settings of each point's best level as YAML, and all that was tried as CSV beside it."""
+    """Writes the settings of each point's best level as YAML, and all that was tried as CSV."""
     parser = CommandParser(
         prog=prog,
         description="Choose for each point of a finished study of levels the one with the highest mean WAS (m_vIoU) on "
@@ -55,11 +55,12 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
-    parser.add_argument("--output", type=Path, required=True, help="the .yaml to write; a .csv is written beside it")
+    parser.add_argument("--output", type=Path, required=True, help="the .yaml to write")
+    parser.add_argument("--table", type=Path, help="the .csv to write all that was tried to (default: beside OUTPUT)")
     parser.add_argument(
         "--seeds", type=seed, nargs="+", help="choose by these of the study's seeds only; OUTPUT counts them"
     )
-    parser.add_argument("--quick", action="store_true", help="of the study cut short")
+    parser.add_argument("--quick", action="store_true", help="choose from the study cut short")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--only",
@@ -68,10 +69,10 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
         help="choose for these of the study's points only; * matches any; what OUTPUT says of the others is kept",
     )
     options = parser.parse_args(arguments)
-    files = options.output.with_suffix(".yaml"), options.output.with_suffix(".csv")
-    if standing := [path for path in files if path.exists() and not options.overwrite]:
-        raise StudyError(f"'{standing[0]}' exists already; choose another name, or give --overwrite")
-    check_outputs({"--output": files[0], "the .csv beside --output": files[1]}, inputs=[options.study])
+    files = options.output.with_suffix(".yaml"), options.table or options.output.with_suffix(".csv")
+    if existing := [path for path in files if path.exists() and not options.overwrite]:
+        raise StudyError(f"'{existing[0]}' exists already; choose another name, or give --overwrite")
+    check_outputs({"--output": files[0], "--table": files[1]}, inputs=[options.study])
     _refuse_other_settings(files[0])
     (study, *others) = read_studies(options.study, quick=options.quick)
     if others:
@@ -82,7 +83,7 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
     rows = _selected(study, options.only)
     choices = choose(findings, rows)
     kept = _kept(files, study, rows)
-    texts = choices_yaml(study, choices, kept[0]), choices_csv(choices, kept[1])
+    texts = choices_yaml(study, choices, kept[0], files[1]), choices_csv(choices, kept[1])
     for path, text in zip(files, texts, strict=True):
         write_whole(path, text)
     console = sheet_console()
@@ -97,16 +98,19 @@ def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
     """The level of the highest mean WAS, for each of these points.
 
     Raises:
-        StudyError: the study has no levels, was measured on another split than the validation's, or is unfinished: a
-            choice among fewer levels would give its point a smaller grid than the others', and so would one that took
-            a run that failed for lack of memory for one that diverged. Or every level of a point diverged.
+        StudyError: the study has no levels, was not measured on the validation split, or is unfinished. A choice among
+            fewer levels would give its point a smaller grid than the others'. A run that failed for lack of memory has
+            not diverged, and leaves the study unfinished. Or every level of a point diverged.
     """
     study, cells = findings.study, findings.cells
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
     split = findings.baselines[0].results.split
-    if split != "val":
-        raise StudyError(f"choices are made on the split 'val', but the study measured '{split}'; set evaluation_split")
+    if split not in ("val", "val_search"):
+        raise StudyError(
+            f"choices are made on the split 'val' or its half 'search', but the study measured '{split}'; set "
+            "evaluation_split and validation_half"
+        )
     grids = {row: {level: cells[row, level] for level in study.levels} for row in rows}
     points = [point for tried in grids.values() for point in tried.values()]
     if unfinished := [point for point in points if not point.complete and not point.diverged]:
@@ -169,16 +173,16 @@ def _kept(files: Sequence[Path], study: Study, chosen: Sequence[str]) -> tuple[d
     return kept, [line for line in lines if line[0] in kept]
 
 
-def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config]) -> str:
+def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Config], table: Path) -> str:
     """The settings of all points in the study's order; ``kept`` are those of points that were chosen for before."""
     header = (
         f"{_WRITTEN} {study.path}` chose on the validation split, by the highest mean WAS of\n"
-        f"# m_vIoU. The .csv beside this holds all that were tried.\n"
+        f"# m_vIoU. {table} holds all that were tried.\n"
         f"# Among {len(study.levels)}, by seeds {', '.join(map(str, study.seeds))}: "
         f"{'; '.join(choice.row for choice in choices)}.\n"
     )
     if kept:
-        header += f"# Kept as they were chosen before (the .csv counts their seeds): {'; '.join(kept)}.\n"
+        header += f"# Kept as they were chosen before (the table counts their seeds): {'; '.join(kept)}.\n"
     if study.quick:
         header += f"# {study.title}\n"
     chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)

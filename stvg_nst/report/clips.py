@@ -33,10 +33,10 @@ from stvg_nst.drawing import (
 )
 from stvg_nst.evaluation import load_ground_truth, load_predictions
 from stvg_nst.evaluation.tubes import Tubes
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.report.findings import BASELINE, PEER, REFERENCE, Findings, Replicate
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.overlays import StudyError, override
-from stvg_nst.whole_files import whole_file
 
 LABEL = 72  # width of the names on the left
 HEIGHT = 96
@@ -72,12 +72,12 @@ def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: st
     """Draws a typical clip of each quality, and says which clips these are and why.
 
     Args:
-        scope: of LoRA and null-space tuning; the first in which both stand unless given.
+        scope: of LoRA and null-space tuning; by default the first in which both have runs.
         show: reads the pixels.
         data: folder of the data set, instead of the run's.
 
     Raises:
-        StudyError: they do not stand in the scope, or under one and the same grounder, seed and test.
+        StudyError: they have no runs in the scope, or none under the same grounder, seed and test.
     """
     runs = _shown_runs(findings, scope)
     strips, words = [], []
@@ -101,7 +101,7 @@ def draw_figure3(findings: Findings, scope: str | None, show: ShowClip, data: st
 
 
 def draw_heading(text: str, columns: int) -> np.ndarray:
-    """What the strips below it are of, on as many lines as it takes."""
+    """The heading of the strips below it, on as many lines as it takes."""
     lines = wrap(text, columns - 2 * MARGIN)
     canvas = Image.new("RGB", (columns, MARGIN + LINE * len(lines)), PAPER)
     pen = ImageDraw.Draw(canvas)

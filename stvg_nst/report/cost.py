@@ -30,7 +30,7 @@ def cost_sheet(findings: Findings, path: Path | None) -> Sheet:
     """The rows of ``benchmarks/peers.py``, which times all methods in turns on one machine.
 
     Raises:
-        StudyError: the file is not there, is none of that program's, or is of other settings than the runs.
+        StudyError: the file is missing, was not written by that program, or does not have the settings of the runs.
     """
     costs = _read(path)
     for method in findings.methods:

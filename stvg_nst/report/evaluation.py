@@ -28,7 +28,12 @@ _COLUMNS = ("", *METRICS)
 
 def evaluation_sheet(evaluation: Evaluation) -> Sheet:
     """Protocols side by side, then the first of them: every view, differences to the baseline, sentence types."""
-    return Sheet(_headline(evaluation), tuple(_sections(evaluation)), tuple(_notes(evaluation)))
+    against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
+    title = (
+        f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
+        f"{evaluation.num_items} items{against}"
+    )
+    return Sheet(title, tuple(_sections(evaluation)), tuple(_notes(evaluation)))
 
 
 def _sections(evaluation: Evaluation) -> Iterator[Section]:
@@ -37,7 +42,12 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
     yield _by_protocol(evaluation)
     yield _values(f"every view, {main}", result, [(view_label(view), view, None) for view in views])
     if kinds_of(views):
-        yield _by_degradation(f"{MAIN} by kind and severity, {main}", result.metrics)
+        found = views_of(result.metrics)
+        points = {view: result.metrics[key] for view in found if (key := str(MetricName(view, MAIN))) in result.metrics}
+        yield _by_degradation(f"{MAIN} by kind and severity, {main}", points, digits=2)
+    if evaluation.separation:
+        title = f"AUROC of the verdicts of {evaluation.method} on the quality, by kind and severity"
+        yield _by_degradation(title, evaluation.separation, digits=3)
     if evaluation.bootstrap and evaluation.baseline is not None:
         rows = (
             _row(view_label(view), view, None, result.differences, result.difference_intervals, {}, difference=True)
@@ -82,14 +92,6 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         yield "all items are of one clip, so that intervals have no width; the ground truth may name the 'clip' of each"
 
 
-def _headline(evaluation: Evaluation) -> str:
-    against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
-    return (
-        f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
-        f"{evaluation.num_items} items{against}"
-    )
-
-
 def _by_protocol(evaluation: Evaluation) -> Section:
     rows = (
         _row(f"{protocol}, {view}", view, None, result.metrics, result.intervals, result.differences)
@@ -106,15 +108,14 @@ def _values(title: str, result: ProtocolResult, shown: Iterable[tuple[str, str, 
     return Section(title, _COLUMNS, tuple(rows), labels=1)
 
 
-def _by_degradation(title: str, metrics: Mapping[str, float]) -> Section:
-    found = views_of(metrics)
-    severities = [view.removeprefix(SEVERITY) for view in found if view.startswith(SEVERITY)]
+def _by_degradation(title: str, numbers: Mapping[str, float], *, digits: int) -> Section:
+    """Of one number a view, those of every kind at every severity."""
+    severities = [view.removeprefix(SEVERITY) for view in numbers if view.startswith(SEVERITY)]
 
     def row(label: str, views: Iterable[str]) -> Row:
-        values = [metrics.get(str(MetricName(view, MAIN))) for view in views]
-        return Cell(label), *(Cell("" if value is None else f"{value:.2f}") for value in values)
+        return Cell(label), *(Cell(f"{numbers[view]:.{digits}f}" if view in numbers else "") for view in views)
 
-    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(found)]
+    rows = [row(kind, [*(f"{kind}:{severity}" for severity in severities), kind]) for kind in kinds_of(numbers)]
     rows.append(row("all kinds", [*(f"{SEVERITY}{severity}" for severity in severities), "LQ"]))
     return Section(title, ("severity", *severities, "all"), tuple(rows), labels=1)
 

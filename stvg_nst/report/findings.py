@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -55,11 +55,11 @@ class Method:
 
     Args:
         point: its name in the study.
-        replicates: those that stand, each with the baseline that it is relative to.
+        replicates: those with results, each with the baseline that it is relative to.
         num_runs: how many runs there are to be, one for each grounder and seed.
         num_expected: how many replicates there are to be.
         num_failed: how many of these are of runs whose last attempt failed.
-        diverged: whether some run diverged, which is a finding about the point, and no accident of the machine.
+        diverged: whether some run diverged, which says something about the point, not about the machine.
     """
 
     point: str
@@ -71,7 +71,7 @@ class Method:
 
     @property
     def scope(self) -> str:
-        """What stands before the `` / `` in the name of its point; empty where there is none."""
+        """The part of its point's name ahead of `` / ``; empty where there is none."""
         return scope_and_name(self.point)[0]
 
     @property
@@ -115,11 +115,11 @@ class Findings:
 
     Args:
         study: on the first of its grounders.
-        baselines: of each grounder and test that stands; without any there is nothing to compare with.
+        baselines: one for each grounder and test with results; without any there is nothing to compare with.
         methods: in the study's order.
         missing: what has failed, is not finished or does not belong here, in words.
         remarks: what else a reader must know.
-        by_grounder: the same on each grounder that stands, by its name, where there are several; without words.
+        by_grounder: the same for each grounder with results, by its name, where there are several; without words.
     """
 
     study: Study
@@ -143,7 +143,7 @@ class Findings:
         return {self.study.cells[method.point]: method for method in self.methods if method.point in self.study.cells}
 
     def reference_of(self, method: Method) -> Method | None:
-        """Null-space tuning in the method's scope, or else in the last scope where runs of it stand, if any."""
+        """Null-space tuning in the method's scope, or else in the last scope where it has runs, if any."""
         candidates = [other for other in self.methods if other.name == REFERENCE and other.replicates]
         last = candidates[-1] if candidates else None
         return next((other for other in candidates if other.scope == method.scope), last)
@@ -164,7 +164,7 @@ class Findings:
         return f"{self.draws}, grounder{plural} {' and '.join(grounders)}" if grounders else self.draws
 
     def baseline_mean(self, key: str) -> float:
-        """A metric of the frozen grounder, over all that stand."""
+        """A metric of the frozen grounder, over all its results."""
         return fmean(baseline.points[key] for baseline in self.baselines)
 
 
@@ -217,19 +217,18 @@ def over_seeds(method: Method, number: Number) -> Spread | None:
 
     Its deviation is that of training again under another seed.
     """
-    means = [_mean(number(own, baseline) for own, baseline in pairs) for pairs in method.finished_runs]
+    means = [
+        fmean(value for own, baseline in pairs if (value := number(own, baseline)) is not None)
+        for pairs in method.finished_runs
+    ]
     return Spread(tuple(means)) if means else None
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    return fmean(value for value in values if value is not None)
 
 
 def over_runs(method: Method, view: str, number: Number) -> Spread | None:
     """A number of every replicate that has it; ``None`` where none does.
 
     The draws of a run are averaged where they would only pretend to more runs than there are: on HQ, which no draw
-    touches, and where one run alone stands. Otherwise the deviation is that of another seed, grounder or draw.
+    touches, and where there is only one run. Otherwise the deviation is that of another seed, grounder or draw.
     """
     by_run: defaultdict[tuple[str | None, int | None], list[float]] = defaultdict(list)
     for own, baseline in method.replicates:

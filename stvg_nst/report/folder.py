@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
 from stvg_nst.report.sheet import Sheet, print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.conditions import USUAL, Conditions
 from stvg_nst.results.metric_names import sentence_types_of
 from stvg_nst.results.results_file import ResultsFileError, RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.whole_files import write_whole
 
 
 def report_folders(
@@ -48,7 +48,10 @@ def report_folders(
     left_out += [reason for folder in folders for reason in _unfinished(folder)]
     sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
-        write_whole(markdown, _markdown(sheets, left_out))
+        parts = [sheet_markdown(sheet) for sheet in sheets]
+        if left_out:
+            parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
+        write_whole(markdown, "\n".join(parts))
     if html is not None:
         from stvg_nst.report.page import report_page  # here, because only the page needs matplotlib
 
@@ -59,7 +62,7 @@ def report_folders(
 
 
 def _unfinished(folder: Path) -> Iterator[str]:
-    """Runs below a folder that left a configuration and no results, with what they failed of where that is known."""
+    """Runs below a folder that left a configuration and no results, with the cause of the failure where it is known."""
     configured = {path.parent for name in (RunFile.CONFIG, RunFile.POINT) for path in folder.rglob(name)}
     for run in sorted(configured):
         if not any(run.rglob(RunFile.RESULTS)):
@@ -97,7 +100,7 @@ class _Benchmark:
 
 
 def _measured_alike(runs: Sequence[RunResults]) -> Iterator[_Benchmark]:
-    """The runs of one benchmark by how they were measured; older files, which do not say, stand with the others."""
+    """The runs of one benchmark by how they were measured; older files, which do not say, count with the others."""
     said = {str(run.measurement) for run in runs if run.measurement is not None}
     assumed = said.pop() if len(said) == 1 else str(USUAL)
     groups: defaultdict[str, list[RunResults]] = defaultdict(list)
@@ -120,11 +123,14 @@ def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
         notes.append(f"without differences and WAS: {error}")
         sections = [runs_section(runs, None, sentence_type=kind, name_usual=bool(apart)) for kind in kinds]
     if by_degradation is not None:
-        from stvg_nst.report.severities import severity_section  # here, because only this table needs numpy
+        # Here, because only these tables need numpy.
+        from stvg_nst.report.severities import separation_section, severity_section
 
         section, note = severity_section(runs, by_degradation)
         sections.append(section)
         notes.append(note)
+        if (verdicts := separation_section(runs)) is not None:
+            sections.append(verdicts)
     return Sheet("", tuple(sections), tuple(notes))
 
 
@@ -156,10 +162,3 @@ def _print(sheets: Sequence[Sheet], left_out: Sequence[str]) -> None:
         console.print(f"left out {len(left_out)}:", style="yellow")
         for reason in left_out:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
-
-
-def _markdown(sheets: Sequence[Sheet], left_out: Sequence[str]) -> str:
-    parts = [sheet_markdown(sheet) for sheet in sheets]
-    if left_out:
-        parts.append("Left out:\n\n" + "".join(f"* {reason}\n" for reason in left_out))
-    return "\n".join(parts)

@@ -18,15 +18,14 @@ from stvg_nst.report.style import MUTED, STYLE, draw_if_possible, entitle, row_l
 from stvg_nst.results.metric_names import MAIN, METRICS
 
 LINEAR_UP_TO = 20.0
-"""Points; where something lies beyond, it is drawn on a logarithmic scale, so that a run that diverged does not flatten
-all others."""
+"""Points. Values beyond are drawn on a logarithmic scale: otherwise a run that diverged would flatten all others."""
 TICKS = (-80, -50, -20, -15, -10, -5, 0, 5, 10, 15, 20, 50, 80)
 SPREAD = 0.5
 """Of the room between two levels, over which the rows' marks lie side by side."""
 
 
 def write_levels(findings: Findings, folder: Path, console: Console) -> list[Path]:
-    """Prints the table, writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says which of them stand."""
+    """Prints the table, writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says which of them it wrote."""
     sheet, figures = levels_sheet(findings), [folder / "levels.png", folder / "levels.svg"]
     written = write_sheet(sheet, folder, ("md", "csv"))
     print_sheet(sheet, console)

@@ -1,11 +1,11 @@
-"""A report as one page of HTML that holds all it shows: it asks no server for anything, and reads offline."""
+"""A report as one page of HTML that holds all it shows: it loads nothing, and can be read offline."""
 
 from __future__ import annotations
 
 import base64
 import io
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -35,10 +35,11 @@ def report_page(folders: Sequence[Path], benchmarks: Sequence[Benchmark], left_o
     """
     title = f"Report on {', '.join(map(str, folders))}"
     runs = [run for _, part in benchmarks for run in part]
+    labelled = [pair for _, part in benchmarks for pair in zip(part, run_labels(part), strict=True)]
     parts = [
         ("Results", "".join(_benchmark(sheet, part) for sheet, part in benchmarks)),
         ("Figures", "".join(_picture(path) for path in _other_pictures(folders, runs))),
-        ("Runs", "".join(_run(run, label) for run, label in _labelled(benchmarks))),
+        ("Runs", "".join(_run(run, label) for run, label in labelled)),
         ("Left out", _notes(left_out)),
     ]
     shown = [(name, content) for name, content in parts if content]
@@ -92,7 +93,7 @@ def _benchmark(sheet: Sheet, runs: Sequence[RunResults]) -> str:
 
 
 def _trade_off(runs: Sequence[RunResults]) -> str:
-    """Each run's gain on LQ over its change on HQ, where there is a baseline to tell them."""
+    """Each run's gain on LQ over its change on HQ, where there is a baseline to compare with."""
     found = changes_of_runs(runs)
     if not found:
         return ""
@@ -121,11 +122,6 @@ def _trade_off(runs: Sequence[RunResults]) -> str:
         drawn = drawn.replace(colour, own)
     caption = "Every run against the frozen grounder at (0, 0). Thin lines join equal WAS: the higher, the better."
     return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
-
-
-def _labelled(benchmarks: Sequence[Benchmark]) -> Iterator[tuple[RunResults, str]]:
-    for _, runs in benchmarks:
-        yield from zip(runs, run_labels(runs), strict=True)
 
 
 def _run(run: RunResults, label: str) -> str:

@@ -7,24 +7,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stvg_nst.evaluation.bootstrap import clip_of, clip_rows, drawn_clips, interval
+from stvg_nst.evaluation.bootstrap import clip_of, clip_rows, drawn_counts, interval, p_value
 from stvg_nst.evaluation.views import ViewSums
 from stvg_nst.report.findings import Method, Replicate
 from stvg_nst.report.severities import view_sums
 from stvg_nst.results.metric_names import MetricName
 from stvg_nst.results.was import weighted_adaptation_score
+from stvg_nst.seeding import derive_seed
 
 QUALITIES = ("HQ", "LQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Method less reference in percent points, with a percentile interval; ``pairs`` of replicates make it."""
+    """Method less reference in percent points, with a percentile interval.
+
+    Args:
+        pairs: of replicates, that it is of.
+        p: of the hypothesis that there is none, two-sided.
+    """
 
     mean: float
     low: float
     high: float
     pairs: int
+    p: float
 
     @property
     def decided(self) -> bool:
@@ -38,16 +45,24 @@ class PairedBootstrap:
     A clip is drawn with all of its sentences, replicates and draws of the benchmark, for they are not independent.
 
     Args:
-        replicates: of every method to compare; they fix which clips there are.
+        replicates: of every method to compare; they fix which clips and seeds there are.
         draws: of the bootstrap.
         seed: of these draws.
+        over_seeds: draw the seeds of training too, each with its runs on all grounders and draws of the benchmark, and
+            the same ones for both methods. Without it an interval holds for these runs, and says nothing of others.
     """
 
-    def __init__(self, replicates: Sequence[Replicate], *, draws: int, seed: int = 0) -> None:
+    def __init__(self, replicates: Sequence[Replicate], *, draws: int, seed: int = 0, over_seeds: bool = False) -> None:
         clips = [clip_of(sample["item_id"]) for own in replicates for sample in own.results.samples]
         rows, count = clip_rows(clips)
         self._rows = dict(zip(clips, rows.tolist(), strict=True))
-        self._weights = np.concatenate([np.empty((0, count)), *drawn_clips(count, draws, seed)])
+        self._weights = np.concatenate([np.empty((0, count)), *drawn_counts(count, draws, seed)])
+        self._seeds = sorted({str(own.run.seed) for own in replicates})
+        self._seed_weights: np.ndarray | None = None
+        if over_seeds:
+            # Seeds are drawn apart from clips: the draws of a further seed do not change those of clips.
+            drawn = drawn_counts(len(self._seeds), draws, derive_seed("seeds of the bootstrap", seed))
+            self._seed_weights = np.concatenate([np.empty((0, len(self._seeds))), *drawn])
         self._sums: dict[int, ViewSums] = {}
 
     def difference(
@@ -68,16 +83,23 @@ class PairedBootstrap:
             np.stack([[self._of(pair[side]).column(key) for key in keys] for pair in pairs]) for side in (0, 1)
         )
 
-        def over(weights: np.ndarray) -> np.ndarray:
+        def over(clips: np.ndarray, runs: np.ndarray | None) -> np.ndarray:
             (high, low), (high_other, low_other) = (
-                [_mean(side[:, q], weights) for q in range(len(QUALITIES))] for side in (own, other)
+                [_mean(side[:, q], clips, runs) for q in range(len(QUALITIES))] for side in (own, other)
             )
             on_hq, on_lq = high - high_other, low - low_other
             score = weighted_adaptation_score(low, low_other, high, high_other)
             return {"HQ": on_hq, "LQ": on_lq, "MQ": (on_hq + on_lq) / 2, "WAS": score}[view]
 
-        (mean,) = over(np.ones((1, self._weights.shape[1])))
-        return Difference(float(mean), *interval(over(self._weights)), len(pairs))
+        (mean,) = over(np.ones((1, self._weights.shape[1])), None)
+        drawn = over(self._weights, self._run_weights([pair[0] for pair in pairs]))
+        return Difference(float(mean), *interval(drawn), len(pairs), p_value(drawn))
+
+    def _run_weights(self, runs: Sequence[Replicate]) -> np.ndarray | None:
+        """(B, R): how often each draw has drawn each replicate by its seed; ``None`` where seeds are not drawn."""
+        if self._seed_weights is None:
+            return None
+        return self._seed_weights[:, [self._seeds.index(str(own.run.seed)) for own in runs]]
 
     def _of(self, replicate: Replicate) -> ViewSums:
         key = id(replicate.results)
@@ -87,7 +109,14 @@ class PairedBootstrap:
         return self._sums[key]
 
 
-def _mean(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(B,) over the clips of (R, 2, C), counted as each row of ``weights`` (B, C) says."""
-    total, count = sums.sum(axis=0)
-    return (weights @ total) / (weights @ count)
+def _mean(sums: np.ndarray, clips: np.ndarray, runs: np.ndarray | None) -> np.ndarray:
+    """(B,) over the clips and replicates of (R, 2, C), counted as the rows of (B, C) and (B, R) say; all runs once.
+
+    NaN where a draw has none of the runs.
+    """
+    if runs is None:
+        total, count = sums.sum(axis=0)
+        return (clips @ total) / (clips @ count)
+    by_clip = (runs @ sums.reshape(len(sums), -1)).reshape(len(runs), *sums.shape[1:])
+    total, count = (by_clip * clips[:, None]).sum(axis=2).T
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

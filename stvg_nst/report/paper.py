@@ -25,8 +25,8 @@ from stvg_nst.results.metric_names import MAIN, METRICS, MetricName, sentence_ty
 Record = dict[str, object]
 _SPREAD = (
     "Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning seed on a grounder, tested on "
-    "a draw of the benchmark. On HQ, which no draw touches, a seed on a grounder counts once; where only one of them "
-    "stands, its draws are averaged, for they are one training."
+    "a draw of the benchmark. On HQ, which no draw touches, a seed on a grounder counts once; where there is only one, "
+    "its draws are averaged, for they are one training."
 )
 _PAIRED = (
     f"'to {REFERENCE}' is the method less {REFERENCE} in the same scope (in the one that is named, where its own has "

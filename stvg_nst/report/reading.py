@@ -1,4 +1,4 @@
-"""Reads what stands of a study, and refuses what does not compare."""
+"""Reads the results of a study, and refuses those that do not compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stvg_nst.study.runs import RunTest, refuse_changed
 
 
 def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
-    """What stands of a study, on all of its grounders.
+    """What a study has found on all of its grounders.
 
     Args:
         studies: one for each grounder.
@@ -36,9 +36,9 @@ def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
         folder = study.folder_in(runs)
         baseline, trained = planned_runs(study, folder)
         refuse_changed((baseline, *trained))
-        standing = list(_standing(baseline))
-        _refuse_unlike_tests([replicate.results for replicate in standing])
-        baselines |= {(study.grounder, replicate.test): replicate for replicate in standing}
+        measured = list(_measured(baseline))
+        _refuse_unlike_tests([replicate.results for replicate in measured])
+        baselines |= {(study.grounder, replicate.test): replicate for replicate in measured}
         planned += trained
         missing += _missing(study, folder, (baseline, *trained))
     if len({replicate.results.conditions._replace(benchmark_seed=0) for replicate in baselines.values()}) > 1:
@@ -70,7 +70,7 @@ def _on(
 
 
 def _method(point: str, pairs: Sequence[tuple[Replicate, Replicate]], runs: Sequence[StudyRun]) -> Method:
-    """The method of a point, out of all that stands and of all that is planned."""
+    """The method of a point, from all results and from all planned runs."""
     planned = [run for run in runs if run.point == point]
     return Method(
         point=point,
@@ -82,7 +82,7 @@ def _method(point: str, pairs: Sequence[tuple[Replicate, Replicate]], runs: Sequ
     )
 
 
-def _standing(run: StudyRun) -> Iterator[Replicate]:
+def _measured(run: StudyRun) -> Iterator[Replicate]:
     for test in run.tests:
         if test.results.exists():
             results = load_results(test.results)
@@ -109,7 +109,7 @@ def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[s
     weights = runs[0].weights
     if study.grounder is not None and not folder.is_dir():
         absent = f": its weights '{weights}' are not there" if weights is not None and not weights.is_file() else ""
-        yield f"INCOMPLETE: nothing stands of {study.grounder}{absent}"
+        yield f"INCOMPLETE: {study.grounder} has no results{absent}"
         return
     yield from (f"failed: {run}: {run.why_failed}" for run in runs if run.failed)
     missing = [run for run in runs if not run.finished and not run.failed]
@@ -126,7 +126,7 @@ def _remarks(
 ) -> Iterator[str]:
     """What does not compare, what no search has chosen, what does not count, and that not all are of one program."""
     parts = [(m.point, {own.run.grounder for own, _ in m.replicates}) for m in methods if m.replicates]
-    apart = [f"{point} stands on {' and '.join(map(str, found))} alone" for point, found in parts if found < grounders]
+    apart = [f"{point} was run on {' and '.join(map(str, found))} alone" for point, found in parts if found < grounders]
     if apart:
         yield f"levels of rows over other grounders do not compare: {'; '.join(apart)}"
     begun = {study.row(method.point) for method in methods if method.begun}
@@ -205,4 +205,4 @@ def _refuse_incomparable(run: StudyRun, results: RunResults, baseline: RunResult
             f"the baseline {baseline.path}; delete the one that is wrong, and run it again"
         )
     if results.seed != run.seed:
-        raise StudyError(f"{results.path} is of seed {results.seed}, but stands for seed {run.seed}; delete it")
+        raise StudyError(f"{results.path} has seed {results.seed}, but is in the place of seed {run.seed}; delete it")

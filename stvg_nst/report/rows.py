@@ -47,7 +47,7 @@ def spread_cell(method: Method, spread: Spread | None, *, ranked: bool = True, d
 
 
 def deviation(spread: Spread) -> str:
-    """What stands behind a mean; empty for one value, which has none."""
+    """The deviation behind a mean; empty for a single value, which has none."""
     return "" if spread.deviation is None else f" \u00b1 {spread.deviation:.2f}"
 
 

@@ -121,7 +121,10 @@ def measurement_notes(results: Sequence[RunResults]) -> Iterator[str]:
 
 
 def run_labels(runs: Sequence[RunResults]) -> list[str]:
-    """The method, the run's folder where a method has several runs (seeds, ablations), and whether it means a thing."""
+    """What a run is called: its method, and its folder where a method has several runs (seeds, ablations).
+
+    RANDOM WEIGHTS is added where the grounder was never trained.
+    """
     count = Counter(run.method for run in runs)
     folders = [run.path.parent for run in runs]
     root = Path(os.path.commonpath(folders))

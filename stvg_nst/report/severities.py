@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from stvg_nst.evaluation.separation import separation
 from stvg_nst.evaluation.tubes import CLEAN
 from stvg_nst.evaluation.views import Samples, ViewSums, kinds_of
 from stvg_nst.report.numbers import level
@@ -18,7 +19,7 @@ from stvg_nst.results.results_file import ResultsFileError, RunResults
 
 
 def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, str]:
-    """One metric of every run in every view by degradation, and how many samples stand behind a number.
+    """One metric of every run in every view by degradation, and how many samples are behind a number.
 
     Args:
         runs: evaluated under the same conditions.
@@ -45,6 +46,35 @@ def severity_section(runs: Sequence[RunResults], metric: str) -> tuple[Section, 
             rows.append((Cell(label), Cell(run), *(_cell(own, key) for key in keys)))
     title = f"{runs[0].conditions}, {metric} by degradation"
     return Section(title, ("severity", "Method", *map(str, severities), "all"), tuple(rows)), _note(runs)
+
+
+def separation_section(runs: Sequence[RunResults]) -> Section | None:
+    """How well each run's router tells degraded samples from clean ones; ``None`` where no run has a router.
+
+    Args:
+        runs: evaluated under the same conditions.
+    """
+    found = [_separation(run) for run in runs]
+    views = dict.fromkeys(view for own in found for view in own)
+    if not views:
+        return None
+    severities = sorted(int(view.removeprefix(SEVERITY)) for view in views if view.startswith(SEVERITY))
+    rows = []
+    for kind, label in ({kind: kind for kind in kinds_of(views)} | {"LQ": "LQ, all samples"}).items():
+        prefix = SEVERITY if kind == "LQ" else f"{kind}:"
+        for run, own in zip(run_labels(runs), found, strict=True):
+            cells = [own.get(view) for view in (*(f"{prefix}{severity}" for severity in severities), kind)]
+            if own:
+                rows.append((Cell(label), Cell(run), *(Cell("-" if v is None else f"{v:.3f}") for v in cells)))
+    title = f"{runs[0].conditions}, AUROC of the router by degradation"
+    return Section(title, ("severity", "Method", *map(str, severities), "all"), tuple(rows))
+
+
+def _separation(run: RunResults) -> dict[str, float]:
+    """AUROC by view of the low quality; of samples without a verdict there is none."""
+    said = [sample for sample in run.samples if sample.get("verdict") is not None]
+    conditions = [sample.get("degradation") or sample["quality"] for sample in said]
+    return separation(conditions, np.array([sample["verdict"] for sample in said])) if said else {}
 
 
 def view_points(run: RunResults) -> dict[str, float]:

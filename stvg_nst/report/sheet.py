@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from stvg_nst.whole_files import write_whole
+from stvg_nst.machine.whole_files import write_whole
 
 WIDTH = 240
 """Letters of a line where there is no terminal: more than the widest table needs."""
@@ -66,7 +66,7 @@ class Section:
 
     @property
     def groups(self) -> Iterator[tuple[Row, ...]]:
-        """Rows that stand together."""
+        """Rows that belong together."""
         if self.labels < 2:
             yield self.rows
         else:

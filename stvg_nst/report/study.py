@@ -18,7 +18,7 @@ from stvg_nst.study import Study, StudyError, planned_runs
 
 
 def report_study(study: Study, runs: Path, output: Path) -> None:
-    """Prints what stands of a study on one grounder, and writes its tables and figure.
+    """Prints what a study has found so far on one grounder, and writes its tables and figure.
 
     Args:
         runs: folder of all runs.
@@ -39,7 +39,7 @@ def report_study(study: Study, runs: Path, output: Path) -> None:
 
 
 def read_study(study: Study, runs: Path) -> Findings:
-    """What stands of a study on one grounder, finished or not.
+    """What a study has found on one grounder, finished or not.
 
     Raises:
         StudyError: the baseline is not finished, or some results do not belong to the study or do not compare.

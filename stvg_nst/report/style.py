@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stvg_nst.best_effort import BestEffort
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.report.findings import PEER, REFERENCE, Findings
 from stvg_nst.study.definition import scope_and_name
-from stvg_nst.whole_files import whole_file
 
 # Okabe and Ito's colours, which the colour-blind tell apart; markers go on where the colours begin again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -10,24 +10,25 @@ from rich.console import Console
 
 from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.best_effort import NOT_TO_BE_HAD
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.clips import ShowClip, draw_figure3
 from stvg_nst.report.cost import cost_sheet
 from stvg_nst.report.figures import draw_figure2, draw_severities
 from stvg_nst.report.findings import Findings
 from stvg_nst.report.paired import PairedBootstrap
 from stvg_nst.report.paper import figure2_table, table1, table2
+from stvg_nst.report.primary import primary_table
 from stvg_nst.report.reading import read_findings
 from stvg_nst.report.robustness import robustness
 from stvg_nst.report.sheet import print_sheet, sheet_console, write_sheet
 from stvg_nst.study import StudyError, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.whole_files import write_whole
 
 SUFFIXES = ("txt", "md", "csv", "png", "svg")
-KINDS = ("table1", "table2", "fig2", "fig3", "robustness", "cost")
+KINDS = ("primary", "table1", "table2", "fig2", "fig3", "robustness", "cost")
 WITHOUT_RUNS = {"cost"}
-"""What is measured elsewhere; where runs stand, it is held against them."""
+"""What is measured elsewhere. It is checked against the runs where there are any."""
 
 
 def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> int:
@@ -37,14 +38,16 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         show: reads the pixels of a clip, for Fig. 3.
 
     Raises:
-        StudyError: nothing stands, or too little for something of what was asked for; all else is written before.
+        StudyError: there are no results, or too few for something that was asked for; all else is written first.
     """
     options = _options(arguments, prog)
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
-    findings = read_findings(read_studies(options.study, quick=options.quick), runs)
+    studies = read_studies(options.study, quick=options.quick)
+    options.show = options.show or [kind for kind in KINDS if kind != "primary" or studies[0].primary]
+    findings = read_findings(studies, runs)
     if not findings.baselines and set(options.show) - WITHOUT_RUNS:
         reasons = "; ".join((*findings.missing, *findings.remarks))
-        raise StudyError(f"there is nothing to compare with: no baseline stands below '{runs}'; {reasons}")
+        raise StudyError(f"there is nothing to compare with: no baseline has results below '{runs}'; {reasons}")
     folder: Path = options.output or runs / "tables"
     files = {kind: [folder / f"{kind}.{suffix}" for suffix in SUFFIXES] for kind in options.show}
     check_outputs(
@@ -58,7 +61,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
         try:
             for path in _make(kind, findings, folder, options, show, console):
                 written.append(path)
-        except NOT_TO_BE_HAD as error:  # What stands may do for one table and not for another, or for no picture.
+        except NOT_TO_BE_HAD as error:  # The results may suffice for one table and not for another, or for no picture.
             failed.append(f"{kind}: {error}")
             for stale in set(files[kind]).difference(written):  # of other results than what is new
                 stale.unlink(missing_ok=True)
@@ -71,7 +74,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
 def _make(
     kind: str, findings: Findings, folder: Path, options: argparse.Namespace, show: ShowClip, console: Console
 ) -> Iterator[Path]:
-    """Writes one of the tables or figures, pictures last, and says of each file when it stands."""
+    """Writes one of the tables or figures, pictures last, and yields each file when it is written."""
     if kind == "fig3":
         words = draw_figure3(findings, options.scope, show, options.data, folder / "fig3.png")
         yield folder / "fig3.png"
@@ -85,9 +88,9 @@ def _make(
     elif kind == "cost":
         sheet = cost_sheet(findings, options.costs)
     else:
-        make = {"table1": table1, "table2": table2, "fig2": figure2_table}[kind]
+        make = {"primary": primary_table, "table1": table1, "table2": table2, "fig2": figure2_table}[kind]
         own = [run for method in findings.methods for run, _ in method.replicates]
-        sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap))
+        sheet = make(findings, PairedBootstrap(own, draws=options.bootstrap, over_seeds=kind == "primary"))
     yield from write_sheet(sheet, folder)
     print_sheet(sheet, console)
     if kind in pictures:
@@ -103,8 +106,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
-    parser.add_argument("--quick", action="store_true", help="of the study cut short")
-    parser.add_argument("--show", nargs="+", choices=KINDS, default=KINDS, help="what to make (default: all)")
+    parser.add_argument("--quick", action="store_true", help="use the study cut short")
+    parser.add_argument("--show", nargs="+", choices=KINDS, help="what to make (default: all)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
     parser.add_argument("--data", help="folder of the data set, for the frames of Fig. 3")

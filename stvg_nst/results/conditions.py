@@ -11,7 +11,7 @@ MIXED = "mixed"
 
 
 class Conditions(NamedTuple):
-    """Where a number comes from, as far as another one must share it to be compared.
+    """What two numbers must share to be compared.
 
     Args:
         dataset, split: what was measured on.
@@ -83,7 +83,7 @@ class Measurement:
 
 
 USUAL = Measurement()
-"""What is meant where a table does not say it."""
+"""The usual measurement, which tables do not mention."""
 
 
 def name_measurement(measurements: Iterable[Measurement | None], *, usual: bool = False) -> str:

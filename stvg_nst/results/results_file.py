@@ -85,7 +85,7 @@ class RunResults:
 
     @property
     def touched(self) -> tuple[str, ...]:
-        """In words, what each policy for bad boxes and short clips has touched of the split; nothing where none has.
+        """In words, what each policy for bad boxes and short clips has touched in the split; empty for nothing.
 
         What is left out altogether is among ``skipped``.
         """
@@ -128,14 +128,14 @@ _JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "policies": (dict,),
     "samples": (list,),
 }
-"""What stands in the file, in its order. What has a default in :class:`RunResults` may be missing in an older file."""
+"""The fields of the file, in its order. Those with a default in :class:`RunResults` may be missing in an older file."""
 
 
 def render_results(results: RunResults) -> str:
     """The text of the file.
 
     Raises:
-        TypeError, ValueError: something of it, from a data module of one's own for instance, is nothing for JSON.
+        TypeError, ValueError: JSON cannot hold some value, from a data module of one's own for instance.
     """
     content = {"schema": SCHEMA, **{name: getattr(results, name) for name in _JSON_TYPES}}
     if results.measurement is not None:

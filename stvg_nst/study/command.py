@@ -1,4 +1,4 @@
-"""`study`: runs what is missing of a grid, then has it reported what stands."""
+"""`study`: runs what is missing in a grid, then reports on all results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.configuration import ConfigurationError
-from stvg_nst.outputs import check_folder_is_writable
+from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
@@ -50,7 +50,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
             try:
                 status = 1 if _run(parts, folder, launcher, options, console) else 0
             except KeyboardInterrupt:
-                _say(console, "stopped; what was reached stands, and the same command goes on from there")
+                _say(console, "stopped; what was reached is kept, and the same command goes on from there")
                 return INTERRUPTED
         measured = [s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()]
         _report_all(measured, folder, options.output or folder, report)
@@ -80,7 +80,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         "for each by its name",
     )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report what stands")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
     return parser.parse_args(arguments)
 
 
@@ -110,6 +110,8 @@ def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]
             )
     points = [point for point in study.points if chosen(point)]
     unsearched = [point for point in points if study.row(point) in study.unchosen]
+    if unsearched and options.only is not None and study.quick:
+        unsearched = []  # a study that is cut short compares nothing: what is named runs as its overlays have it
     if unsearched and options.only is not None:
         raise StudyError(
             f"{study.path}: no search has chosen the settings of {'; '.join(unsearched)}, which would not be compared "
@@ -133,8 +135,9 @@ def _run(
             continue
         baselines.append(baseline)
         selected += [run for run in runs if (run.point, run.seed) in selection]
-    if parts[0].unchosen:
-        _say(console, f"left out, for no search has chosen their settings: {'; '.join(parts[0].unchosen)}")
+    named = {parts[0].row(point) for point, _ in selection}
+    if unchosen := [point for point in parts[0].unchosen if point not in named]:
+        _say(console, f"left out, for no search has chosen their settings: {'; '.join(unchosen)}")
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice

@@ -33,14 +33,17 @@ and, where it is wanted,
     levels:                                       # every point at each of these, as `rank 16, 25 clips`
       25 clips: {data.init_args.training_clips: 25}
     ordered_levels: false                         # they are kinds and no sizes: the figure joins none of their marks
-    chosen: experiments/compare/learning_rates.yaml  # settings of points by name, which a search wrote
+    chosen: [experiments/compare/learning_rates.yaml]  # settings of points by name, which searches wrote
+    primary:                                      # what the study was made to compare, apart from all else
+      method: decoder / NST
+      against: [decoder / LoRA, decoder / Full FT]
 
 Paths of overlays are relative to the working directory, as they are after ``--config``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -62,9 +65,17 @@ from stvg_nst.study.overlays import StudyError, override
 
 _FACTORS = ("points", "levels", "tests", "grounders")
 _GRID = ("overlays", "baseline", "tuner", "set", *_FACTORS, "chosen")
-_SHARED = ("title", "seeds", "minutes_per_run", *_GRID, "ordered_levels", "quick")
+_SHARED = ("title", "seeds", "minutes_per_run", *_GRID, "ordered_levels", "primary", "quick")
 _KEYS = (*_SHARED, "extends", "only")
 _QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Primary:
+    """What a study was made to compare: one method and its rivals, by the names of their points."""
+
+    method: str
+    against: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +94,9 @@ class Study:
         ordered_levels: the levels follow one another, as sizes do and kinds do not.
         tests: name to settings; the one test of most studies is nameless.
         grounder: which of the file's grounders this is the study of; ``None`` where it names none.
-        unchosen: points that the file of chosen settings says nothing of.
-        quick: the study is cut short, so that its numbers stand for nothing but that it runs.
+        unchosen: points that no file of chosen settings says anything of.
+        quick: the study is cut short: its numbers say no more than that it runs.
+        primary: what it was made to compare; ``None`` where it does not say.
     """
 
     path: Path
@@ -100,6 +112,7 @@ class Study:
     grounder: str | None = None
     unchosen: tuple[str, ...] = ()
     quick: bool = False
+    primary: Primary | None = None
 
     def row(self, point: str) -> str:
         """The name of a point without its level."""
@@ -174,6 +187,27 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
         raise StudyError(f"{path}: {error}") from error
 
 
+def study_files(path: Path) -> tuple[Path, ...]:
+    """The file of a study, and those that it is made of: what it extends, its overlays, and its chosen settings.
+
+    Raises:
+        StudyError: the file is no study.
+    """
+    content = read_yaml(path)
+    refuse_unknown(content, _KEYS, f"'{path}'")
+    whole = _extended(content)
+    named = [*(content[key] for key in ("extends",) if key in content), *_files_in(whole)]
+    return tuple(dict.fromkeys((path, *map(Path, named))))
+
+
+def _files_in(content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if key in ("overlays", "baseline", "tuner", "chosen"):
+            yield from value
+        elif isinstance(value, Mapping):
+            yield from _files_in(value)
+
+
 def _extended(content: dict[str, Any]) -> dict[str, Any]:
     """The content over that of the file which it extends, if any: of mappings entry by entry, all else replaced.
 
@@ -218,7 +252,7 @@ def _study(
     settings = take(content, "set", dict, default={}) | _settings(particular)
     shared = _merged({}, (*take_overlays(content, "overlays"), *take_overlays(particular, "overlays", default=())))
     baseline = _configured(_merged(shared, take_overlays(content, "baseline")), settings, "the baseline")
-    chosen = read_yaml(Path(take(content, "chosen", str))) if "chosen" in content else None
+    chosen = _chosen(take_overlays(content, "chosen")) if "chosen" in content else None
     tests = take_named(content, "tests") if "tests" in content else {"": {}}
     _refuse_alike("tests", {name: _configured(baseline, own, f"test '{name}'") for name, own in tests.items()})
     points, cells = _points(content, shared, settings, chosen or {})
@@ -236,7 +270,36 @@ def _study(
         grounder=grounder,
         unchosen=() if chosen is None else tuple(name for name in content["points"] if name not in chosen),
         quick=quick,
+        primary=_primary(take(content, "primary", dict), points, quick=quick) if "primary" in content else None,
     )
+
+
+def _chosen(files: Sequence[Path]) -> Config:
+    """What searches chose for each point: one its rate, another its weight of a loss, no two the same setting."""
+    chosen: dict[str, Config] = {}
+    for file in files:
+        for point, settings in read_yaml(file).items():
+            before = chosen.get(point, {})
+            if twice := sorted(before.keys() & settings.keys()):
+                raise StudyError(f"'{file}' chooses {twice[0]} for '{point}', as a file before it does; drop one")
+            chosen[point] = {**before, **settings}
+    return chosen
+
+
+def _primary(content: Mapping[str, Any], points: Mapping[str, Config], *, quick: bool) -> Primary | None:
+    """The comparisons; of a study that is cut short those whose points are left."""
+    refuse_unknown(content, ("method", "against"), "'primary'")
+    method, against = take(content, "method", str), tuple(take(content, "against", list))
+    lacking = [name for name in (method, *against) if name not in points]
+    if quick and lacking:
+        against = tuple(name for name in against if name in points)
+        return Primary(method, against) if method in points and against else None
+    if lacking or not against:
+        raise StudyError(
+            f"'primary' compares a point with others of the study, got {', '.join(map(repr, lacking)) or 'no other'}; "
+            f"it has {', '.join(points)}"
+        )
+    return Primary(method, against)
 
 
 def _points(

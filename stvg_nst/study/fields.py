@@ -29,10 +29,10 @@ def folder_name(point: str) -> str:
 
 
 def take(content: Mapping[str, Any], name: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-    """An entry of the kind that it must be.
+    """An entry, checked for its kind.
 
     Raises:
-        StudyError: it is of another, or is missing and has no default; so do all functions here.
+        StudyError: it has another kind, or is missing and has no default. All functions here raise it.
     """
     value = content.get(name, default)
     if value is None:

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.cores import granted_cores
 from stvg_nst.divergence import DIVERGED
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.folder_lock import locked
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
-from stvg_nst.whole_files import write_whole
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1
@@ -32,7 +32,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. ``failure`` is its last word where it failed or diverged, ``None`` where its results stand."""
+    """How a run ended. ``failure`` is its last word if it failed or diverged, ``None`` if it has left its results."""
 
     run: StudyRun
     seconds: float
@@ -58,7 +58,7 @@ class Launcher:
     ) -> Generator[Outcome, None, None]:
         """Brings every run to its end, in order, and yields each as it ends; a failed one does not stop the others.
 
-        Closing the iterator ends the processes that still work; what they have reached stands for the next time.
+        Closing the iterator ends the processes that still work; what they have reached is kept for the next time.
 
         Args:
             on_start: called as a run starts.
@@ -127,7 +127,7 @@ class _Process:
             )
 
     def outcome(self) -> Outcome | None:
-        """How the run ended; ``None`` while it goes on, be it with its next stage."""
+        """How the run ended; ``None`` while it is running."""
         status = self._process.poll()
         if status is None:
             return None

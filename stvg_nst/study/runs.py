@@ -10,12 +10,12 @@ from pathlib import Path
 import yaml
 
 from stvg_nst.configuration import Config, merge, read_yaml
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import StudyError, differences
 from stvg_nst.study.weights_sum import file_sum, is_same
-from stvg_nst.whole_files import write_whole
 
 BASELINE_FOLDER = "zero-shot"
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
@@ -33,7 +33,7 @@ class Stage:
 
     Args:
         arguments: what follows ``python -m stvg_nst``.
-        leaves: the file that stands when it is done.
+        leaves: the file that it leaves when it is done.
         clears: files that an earlier attempt may have left, which it would refuse to overwrite.
     """
 
@@ -76,7 +76,7 @@ class RunTest:
         return found
 
     def changes(self) -> list[str]:
-        """Where the settings of results that stand differ from what is asked for."""
+        """Where the settings of existing results differ from what is asked for."""
         if not self.results.exists():
             return []
         before = read_yaml(self.settings_file) if self.settings_file.exists() else {}
@@ -175,7 +175,7 @@ class StudyRun:
         return f"{record.read_text(encoding='utf-8').strip()} ({self.log})"
 
     def changes(self) -> list[str]:
-        """Where what stands in the folder differs from what is asked for; nothing for a folder without results.
+        """Where the results in the folder differ from what is asked for; empty for a folder without results.
 
         Raises:
             ConfigurationError: the folder holds what no study made, or its ``point.yaml`` is damaged.
@@ -280,7 +280,7 @@ def refuse_changed(runs: Iterable[StudyRun]) -> None:
     if changed:
         lines = [f"'{run.folder}': {'; '.join(changes)}" for run, changes in changed]
         raise StudyError(
-            "what stands in these folders was made by another configuration than the study now has:\n  "
+            "the results in these folders were made by another configuration than the study now has:\n  "
             + "\n  ".join(lines)
             + "\ndelete the folders to run these points again, or give the study another folder with --runs"
         )

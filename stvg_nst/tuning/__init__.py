@@ -26,27 +26,40 @@ from stvg_nst.tuning.adapter import (
     read_adapter_config,
     save_adapter,
 )
-from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLayer, TunedLinear, Tuner
+from stvg_nst.tuning.corda import CorDA
 from stvg_nst.tuning.flylora import FlyLoRA
 from stvg_nst.tuning.frozen import ZeroShot
 from stvg_nst.tuning.full import FullFineTuning
+from stvg_nst.tuning.gated_lora import GatedLoRA
+from stvg_nst.tuning.houlsby import HoulsbyAdapters
 from stvg_nst.tuning.nst import NullSpaceTuning, ReferenceTokens
 from stvg_nst.tuning.nst.controls import GatedAdapter
 from stvg_nst.tuning.peft import AdaLoRA, DoRA, LoRA
+from stvg_nst.tuning.projection import NullSpaceProjection
+from stvg_nst.tuning.prompts import PromptTuning
+from stvg_nst.tuning.switch import Switch
 
 __all__ = [
     "AdaLoRA",
     "AdapterConfig",
     "AdapterMismatchError",
+    "CorDA",
     "DoRA",
     "FlyLoRA",
     "FullFineTuning",
     "GatedAdapter",
+    "GatedLoRA",
+    "HoulsbyAdapters",
     "InjectionReport",
     "LayerReport",
     "LoRA",
+    "NullSpaceProjection",
     "NullSpaceTuning",
+    "PromptTuning",
     "ReferenceTokens",
+    "Switch",
+    "TunedLayer",
     "TunedLinear",
     "Tuner",
     "ZeroShot",

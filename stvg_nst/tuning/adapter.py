@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,16 @@ def adapter_state(grounder: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def later_tensors(grounder: nn.Module) -> frozenset[str]:
+    """Names in :func:`adapter_state` of what an older adapter or checkpoint may lack."""
+    return frozenset(
+        f"{prefix}.{name}"
+        for prefix, module in grounder.named_modules()
+        if isinstance(module, TuningModule)
+        for name in module.later_buffers
+    )
+
+
 def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     """Write the adapter of a tuned model; the file appears complete or not at all, and replaces an older one."""
     path = Path(path)
@@ -87,7 +97,7 @@ def load_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     """Read an adapter into a model that ``tuner`` is injected into, on the model's device and in its dtype.
 
     Nothing is copied unless everything fits: the tuner's class and options (but for its ``free_fields``), everything
-    frozen bit by bit, and the name and shape of every tensor.
+    frozen bit by bit, and the name and shape of every tensor. An option that an older file lacks had its default there.
 
     Raises:
         AdapterMismatchError: something does not fit; the message names the first differences.
@@ -96,6 +106,7 @@ def load_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     saved, tensors = _read(path)
     require_adapter_fit(str(path), saved, grounder, tuner)
     state = adapter_state(grounder)
+    tensors = {name: state[name] for name in later_tensors(grounder)} | tensors
     saved_shapes, shapes = ({name: tuple(tensor.shape) for name, tensor in s.items()} for s in (tensors, state))
     _compare(str(path), "tensors", saved_shapes, shapes, "inject the tuner with the options the adapter was made with")
     with torch.no_grad():
@@ -118,7 +129,8 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
     # A control that fixes options of a more general tuner has the same layers as that tuner with these options.
     fixed = {name: _plain(getattr(tuner, name)) for name in saved.fields if hasattr(tuner, name)}
     options = _bound(here.fields | fixed, tuner)
-    _compare(source, "options", _bound(saved.fields, tuner), options, "use the options it was made with")
+    said = _defaults(tuner) | saved.fields
+    _compare(source, "options", _bound(said, tuner), options, "use the options it was made with")
     advice = "load the weights that it was trained on"
     _compare(source, "frozen weights", saved.fingerprints, here.fingerprints, advice)
     if saved.frozen != here.frozen:
@@ -182,6 +194,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _defaults(tuner: Tuner) -> dict[str, Any]:
+    """What the options of a tuner's class are where nothing is said of them."""
+    assert is_dataclass(tuner), "every Tuner is a dataclass: its fields are its options"
+    defaults = {field.name: field.default for field in fields(tuner) if field.init}
+    return {name: _plain(value) for name, value in defaults.items() if value is not MISSING}
 
 
 def _bound(options: Mapping[str, Any], tuner: Tuner) -> dict[str, Any]:

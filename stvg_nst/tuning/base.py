@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import measure_spectrum
+from stvg_nst.types import BackboneFeatures
+
+CleanBatch = TypeVar("CleanBatch", bound=Sized)
 
 
 class TuningModule(nn.Module):
     """Something that a tuner put into a frozen model; by this type it is told from what was there before."""
 
+    later_buffers: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that older adapters and checkpoints do not hold; there they have the value they are made with."""
 
-class TunedLinear(TuningModule):
-    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
 
-    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
-    would bypass the adapter in silence, and so it fails instead.
-    """
+class TunedLayer(TuningModule):
+    """A frozen part of a model with something trainable around it."""
 
     moving_buffers: ClassVar[frozenset[str]] = frozenset()
     """Buffers that training moves without a gradient; all others stay what they were at injection."""
@@ -31,16 +33,24 @@ class TunedLinear(TuningModule):
         super().__init__()
         self.base_layer = base_layer
 
-    def merged(self) -> nn.Linear:
+    def merged(self) -> nn.Module:
         """A new plain layer that computes what this one does at inference.
 
         Raises:
-            TypeError: there is none, because what is added depends on the input by more than a matrix.
+            ValueError: there is none, because what is added depends on the input by more than a matrix.
         """
-        raise TypeError(
+        raise ValueError(
             f"{type(self).__name__} cannot be merged: what it adds is no fixed matrix times its input; keep the "
             f"adapter beside the frozen weight"
         )
+
+
+class TunedLinear(TunedLayer):
+    """A frozen linear layer, or a 1 x 1 convolution, with something trainable around it.
+
+    There is no ``weight`` attribute, on purpose: code that reads a layer's weight instead of calling the layer
+    would bypass the adapter in silence, and so it fails instead.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +92,16 @@ class InjectionReport:
 
     Args:
         method: class name of the tuner.
-        layers: the wrapped layers.
+        layers: the wrapped linear layers.
         trainable, total: numbers of parameters after injection, the adapters' included.
+        parts: what is tuned beside these layers, in words.
     """
 
     method: str
     layers: tuple[LayerReport, ...]
     trainable: int
     total: int
+    parts: tuple[str, ...] = ()
 
     @property
     def leakage(self) -> float:
@@ -102,7 +114,7 @@ class InjectionReport:
             f"trainable ({self.trainable / max(self.total, 1):.2%})"
         )
         if not self.layers:
-            return title
+            return "\n".join([title, *(f"  {part}" for part in self.parts)])
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [f"  {'layer':<{width}}  {'weight':>12}  {'rank':>5}  {'nullity':>7}  {'leakage':>8}  adapter"]
         for layer in self.layers:
@@ -111,6 +123,7 @@ class InjectionReport:
                 f"  {layer.name:<{width}}  {weight:>12}  {layer.rank:>5}  {layer.nullity:>7}  "
                 f"{layer.leakage:>8.1e}  {layer.adapter}"
             )
+        lines += [f"  {part}" for part in self.parts]
         return "\n".join([f"{title}, worst leakage {self.leakage:.1e}", *lines])
 
 
@@ -152,14 +165,49 @@ class Tuner(ABC):
             layers=layers,
             trainable=sum(parameter.numel() for parameter in self.trainable_parameters(grounder)),
             total=sum(parameter.numel() for parameter in grounder.parameters()),
+            parts=self.parts,
         )
 
     @abstractmethod
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
-        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed."""
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
+        """Build, but do not yet insert, the wrapper of each target layer; raise before anything is changed.
+
+        Returns:
+            The wrappers by what they replace, and a report of each that wraps a linear layer.
+        """
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is tuned beside linear layers, in words for the report."""
+        return ()
 
     def _attach(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
         """Put whatever belongs to no single layer into the frozen model, once the layers are wrapped."""
+
+    @property
+    def clean_clips(self) -> int:
+        """How many clean clips of the tuning set :meth:`calibrate` asks for; 0 where the tuner needs none."""
+        return 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        """Whether the injected model holds what :meth:`calibrate` leaves there; an adapter brings it along."""
+        return True
+
+    def calibrate(  # noqa: B027 (a hook; most tuners need none)
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        """Take from clean clips what the recipe needs to know of them, once, before the first step.
+
+        The result goes into parameters and buffers of the adapter, so that no test and no resumed training runs this.
+
+        Args:
+            grounder: the injected model in eval mode, untrained.
+            batches: clean clips of the tuning set and no others, about :attr:`clean_clips` of them.
+            forward: runs the model over a batch.
+
+        Raises:
+            ValueError: there is no clip, or the clips leave nothing to train.
+        """
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -205,6 +253,50 @@ class Tuner(ABC):
                 f"'{next(iter(state))}'; resume with the configuration of the interrupted run"
             )
 
+    def verdicts(self) -> Tensor | None:
+        """How low a router holds the quality of each clip of the last forward to be, (B,) in [0, 1]; None without one.
+
+        It is what the router says, before any threshold, whatever the gates were.
+        """
+        return None
+
+    @property
+    def learns_from_extra_clips(self) -> bool:
+        """Whether a router can learn from clips of which nothing but their quality is known, by :meth:`extra_loss`."""
+        return False
+
+    def extra_loss(
+        self, grounder: nn.Module, features: BackboneFeatures, frame_mask: Tensor, qualities: Tensor
+    ) -> Tensor:
+        """The router's loss, a scalar that is weighed like its term of :meth:`auxiliary_losses`.
+
+        Args:
+            features: of the frozen encoders.
+            frame_mask: (B, T) bool, True on real frames.
+            qualities: (B,), 0 HQ and 1 LQ.
+        """
+        raise NotImplementedError
+
+    @property
+    def calibrates_gate(self) -> bool:
+        """Whether the end of a fit is to call :meth:`calibrate_gate`."""
+        return False
+
+    def opening_logits(self) -> Tensor:
+        """Of each clip of the last forward, what decides whether a hard gate opens, (B,); the highest of its frames."""
+        raise NotImplementedError
+
+    def calibrate_gate(self, grounder: nn.Module, logits: Tensor) -> str:
+        """Set the threshold of a hard gate, which is kept with the adapter.
+
+        Args:
+            logits: (N,), the :meth:`opening_logits` of N clean clips that nothing was trained on.
+
+        Returns:
+            Where the gate opens now, in words.
+        """
+        raise NotImplementedError
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}
@@ -214,12 +306,20 @@ class Tuner(ABC):
 
         Call it wherever ``grounder.train()`` would be called: dropout and batch statistics of a frozen model in train
         mode would change the very function that is to be preserved.
+
+        Raises:
+            RuntimeError: the tuner has yet to be calibrated, and a training would do nothing.
         """
+        if mode and not self.is_calibrated(grounder):
+            raise RuntimeError(
+                f"{type(self).__name__} has not seen clean clips: call `calibrate` with {self.clean_clips} of them "
+                "before training, or load a trained adapter"
+            )
         grounder.eval()
         for module in grounder.modules():
             if isinstance(module, TuningModule):
                 module.train(mode)
-            if isinstance(module, TunedLinear):
+            if isinstance(module, TunedLayer):
                 module.base_layer.eval()
 
     def trainable_parameters(self, grounder: nn.Module) -> list[nn.Parameter]:
@@ -227,8 +327,8 @@ class Tuner(ABC):
         return [parameter for parameter in grounder.parameters() if parameter.requires_grad]
 
 
-def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, TunedLinear]) -> None:
-    """Swap layers for their wrappers under every name: a model may hold one shared layer in several places."""
+def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Swap layers for others under every name: a model may hold one shared layer in several places."""
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in replacements:
             model.set_submodule(name, replacements[module])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLayer, Tuner
+from stvg_nst.tuning.selection import select_modules
 
 
 @dataclass
@@ -27,27 +27,20 @@ class FullFineTuning(Tuner):
     dropout: bool = False
 
     def inject(self, grounder: nn.Module) -> InjectionReport:
-        parts = self._parts(grounder)
+        parts = select_modules(grounder, self.scope)
         report = super().inject(grounder)
-        for part in parts:
+        for part in parts.values():
             part.requires_grad_(True)
         return replace(report, trainable=sum(parameter.numel() for parameter in self.trainable_parameters(grounder)))
 
     def set_training(self, grounder: nn.Module, mode: bool) -> None:
         grounder.eval()
-        for part in self._parts(grounder):
+        for part in select_modules(grounder, self.scope).values():
             part.train(mode and self.dropout)
 
-    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
+    def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
         return {}, ()
 
-    def _parts(self, grounder: nn.Module) -> list[nn.Module]:
-        modules = dict(grounder.named_modules())
-        parts = []
-        for pattern in self.scope:
-            matched = [module for name, module in modules.items() if name and fnmatchcase(name, pattern)]
-            if not matched:
-                children = ", ".join(f"'{name}'" for name, _ in grounder.named_children())
-                raise ValueError(f"scope '{pattern}' matches no module; the model's parts are {children}")
-            parts += matched
-        return parts
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(f"all of {pattern}" for pattern in self.scope)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
+from stvg_nst.tuning.initial_values import drawn
 from stvg_nst.tuning.selection import select_by_name
 
 
@@ -57,9 +57,7 @@ class LowRankTuner(Tuner):
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
         for name, layer in targets.items():
-            # Drawn on the CPU from a forked generator: the same on any device, and the global one stays where it was.
-            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-                torch.default_generator.manual_seed(derive_seed(seed, name))
+            with drawn(seed, name):
                 wrapper, adapter = self._wrap_layer(name, layer)
             wrapped[layer] = wrapper.to(layer.weight.device)
             reports.append(LayerReport.of(name, layer, adapter))

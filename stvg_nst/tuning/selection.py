@@ -137,6 +137,23 @@ def find_candidates(
     return {name: layer for layer, name in first_names.items()}
 
 
+def select_modules(model: nn.Module, scope: Sequence[str]) -> dict[str, nn.Module]:
+    """Whole modules whose qualified name matches a shell-style pattern, by name; one may lie in another.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    matched: dict[str, nn.Module] = {}
+    for pattern in scope:
+        found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
+        if not found:
+            children = ", ".join(f"'{name}'" for name, _ in model.named_children())
+            raise ValueError(f"scope '{pattern}' matches no module; the model's parts are {children}")
+        matched |= found
+    return matched
+
+
 def measure_layers(
     layers: Mapping[str, nn.Module], *, rule: RankRule = "exact", threshold: float | None = None
 ) -> dict[str, Spectrum]:

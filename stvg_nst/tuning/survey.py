@@ -11,10 +11,10 @@ from typing import Literal
 
 from torch import nn
 
+from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.nullspace import RankRule
 from stvg_nst.tuning.base import TunedLinear
 from stvg_nst.tuning.selection import Strategy, choose_layers, find_candidates, measure_layers
-from stvg_nst.whole_files import whole_file
 
 Order = Literal["model", "rank_ratio"]
 

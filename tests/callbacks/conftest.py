@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stvg_nst.metrics import GroundingMetrics
+from stvg_nst.module import Answers
 from stvg_nst.results.conditions import Conditions
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLinear, Tuner
 from stvg_nst.types import Batch, ClipInfo, Degradation, Quality, Tube
@@ -103,22 +104,23 @@ class MiniatureModule(lightning.LightningModule):
         self.tuner.last = batch.qualities
         return self.grounder(batch.boxes).square().mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Answers:
         return self._answer(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Answers:
         self.num_test_steps += 1
         return self._answer(batch)
 
-    def _answer(self, batch: Batch) -> dict[str, tuple[Tube, ...]]:
+    def _answer(self, batch: Batch) -> Answers:
         self.tuner.last = batch.qualities
         shifts = [2 if clip.quality is Quality.LQ else 0 for clip in batch.clips]
         tubes = tuple(
             Tube(clip.target.start + shift, clip.target.stop + shift, clip.target.boxes)
             for clip, shift in zip(batch.clips, shifts, strict=True)
         )
-        self.metrics.update(tubes, batch.clips)
-        return {"tubes": tubes}
+        verdicts = [0.75 if clip.quality is Quality.LQ else 0.25 for clip in batch.clips]
+        self.metrics.update(tubes, batch.clips, verdicts)
+        return {"tubes": tubes, "verdicts": verdicts}
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"val/{name}": value for name, value in self.metrics.compute().items()})

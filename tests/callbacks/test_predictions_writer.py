@@ -11,6 +11,7 @@ import torch
 
 from callbacks import PredictionsWriter, ResultsWriter
 from stvg_nst.evaluation import Evaluation, evaluate, load_ground_truth, load_predictions
+from stvg_nst.module import Answers
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, Tube
 
@@ -43,7 +44,7 @@ def test_files_say_what_was_shown_and_answered(run: Any) -> None:
 def test_evaluation_of_the_files_gives_the_results(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def guess(batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+    def guess(batch: Batch, batch_idx: int) -> Answers:
         """Random tubes, whose float32 coordinates no short decimal writes."""
         tubes = []
         for _ in batch.clips:
@@ -51,7 +52,7 @@ def test_evaluation_of_the_files_gives_the_results(run: Any, monkeypatch: pytest
             corners = 24 * torch.rand(length, 2, 2, generator=generator)
             tubes.append(Tube(start, start + length, corners.sort(dim=1).values.flatten(1)))
         run.module.metrics.update(tubes, batch.clips)
-        return {"tubes": tuple(tubes)}
+        return {"tubes": tuple(tubes), "verdicts": None}
 
     monkeypatch.setattr(run.module, "test_step", guess)
     run.test(PredictionsWriter(), ResultsWriter())
@@ -65,6 +66,14 @@ def test_evaluation_of_the_files_gives_the_results(run: Any, monkeypatch: pytest
         for metric, field in (("m_tIoU", "tIoU"), ("m_vIoU", "vIoU")):
             exact = 100 * np.mean([s[field] for s in results["samples"] if s["quality"] == quality])
             assert counted[f"{quality}/{metric}"] == pytest.approx(exact, abs=1e-12)
+
+
+def test_verdicts_on_the_quality_are_in_both_records(run: Any) -> None:
+    run.test(PredictionsWriter(), ResultsWriter())
+    found = evaluation_of(run.folder)
+    assert found.separation["LQ"] == 1.0
+    samples = json.loads((run.folder / "results.json").read_text())["samples"]
+    assert {(s["quality"], s["verdict"]) for s in samples} == {("HQ", 0.25), ("LQ", 0.75)}
 
 
 def test_two_processes_write_each_tube_once(run: Any) -> None:
@@ -95,12 +104,12 @@ def test_neither_a_fit_nor_a_rehearsal_writes(run: Any) -> None:
 def test_frames_that_are_taken_out_are_null_and_the_files_give_the_results(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_a_frame_taken_out(batch: Batch, batch_idx: int) -> dict[str, tuple[Tube, ...]]:
+    def with_a_frame_taken_out(batch: Batch, batch_idx: int) -> Answers:
         tubes = tuple(Tube(4, 10, clip.target.boxes.clone()) for clip in batch.clips)
         for clip in batch.clips:
             clip.target.boxes[3] = torch.nan
         run.module.metrics.update(tubes, batch.clips)
-        return {"tubes": tubes}
+        return {"tubes": tubes, "verdicts": None}
 
     monkeypatch.setattr(run.module, "test_step", with_a_frame_taken_out)
     run.test(PredictionsWriter(), ResultsWriter())

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from callbacks import AdapterCheckpoint, MovingAverage, PredictionsWriter, ResultsWriter, TubeVisualizer
-from callbacks.run import go_first
+from callbacks.keeper import go_first
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import ClipInfo
 

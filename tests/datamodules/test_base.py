@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +19,14 @@ from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.clips import collate
 from datamodules.degradation.golden_pixels import GOLDEN_HASHES
-from datamodules.degradation.severities import DEGRADATIONS
-from datamodules.ministvg import COLOURS, load_annotations
+from datamodules.degradation.kinds import DEGRADATIONS
+from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, Tube
+from datamodules.quality import Draw
+from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, QualityBatch, Tube
+
+# Of val-00000 and so on: results of a half compare only as long as these stay.
+HALVES = ["ablate", "ablate", "ablate", "ablate", "search", "ablate", "search", "ablate"]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +234,7 @@ def test_large_cached_features_are_read_by_the_workers(
 
 
 def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_bytes = 4 * 2 * 16 * 4 * 2 * 2  # versions, bytes, frames, channels of both encoders, cells
     data = mini(root, variants=1, features=tmp_path)
@@ -238,9 +243,10 @@ def test_a_cache_tells_its_size_and_is_refused_a_disk_that_is_too_small(
         data.build_cache("test", encode, "backbones")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(disk_room, "free_bytes", lambda folder: num_bytes)
-    folder = data.build_cache("test", encode, "backbones")
+    told: list[tuple[int, int, int]] = []
+    folder = data.build_cache("test", encode, "backbones", lambda *progress: told.append(progress))
     assert (folder / "features.bin").stat().st_size == num_bytes
-    assert f"test: 4 versions of clips to write: about 2.0 kB in '{folder}', where 2.0 kB" in capsys.readouterr().out
+    assert told == [(done, 4, num_bytes) for done in (1, 2, 3, 4)]
 
 
 def test_each_draw_of_the_benchmark_has_its_own_cache(root: Path, tmp_path: Path) -> None:
@@ -293,7 +299,7 @@ def test_results_of_cached_features_tell_of_the_machine_that_built_them(
 ) -> None:
     built, told = {}, {}
     for name, hashes in (("elsewhere", {"defocus": "rounded"}), ("here", GOLDEN_HASHES)):
-        monkeypatch.setattr(pixels, "pixel_hashes", lambda hashes=hashes: dict(hashes))
+        monkeypatch.setattr(pixels, "pixel_hashes", lambda unseen, hashes=hashes: dict(hashes))
         built[name] = mini(root, variants=1, features=tmp_path / name)
         built[name].build_cache("test", encode, "backbones")
     for name, data in built.items():
@@ -345,6 +351,32 @@ def test_choices_can_be_made_on_the_validation_split(root: Path) -> None:
     assert mini(root, benchmark_seed=7).conditions("test") == ("MiniSTVG", "test", 7, "mixed")
 
 
+def test_a_half_of_the_validation_split_is_searched_and_the_other_compares(root: Path, tmp_path: Path) -> None:
+    whole = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val")
+    whole.build_cache("val", encode, "backbones")
+    halves = {}
+    for half in ("search", "ablate"):
+        data = mini(root, val_clips=12, variants=1, features=tmp_path, evaluation_split="val", validation_half=half)
+        halves[half] = {info.item_id for batch in batches(data, "test") for info in batch.clips}
+        assert data.conditions("test") == data.conditions("fit") == ("MiniSTVG", f"val_{half}", 0, "mixed")
+        assert {data.half_of(item_id.split("/")[0]) for item_id in halves[half]} == {half}
+        threshold = {info.item_id for batch in data.clean_validation_loader() for info in batch.clips}
+        assert threshold == halves["search"], "what a gate opens at is chosen, too"
+    whole.setup_split("val")
+    assert halves["search"].isdisjoint(halves["ablate"])
+    assert halves["search"] | halves["ablate"] == {record.item_id for record in whole.records["val"]}
+    assert [whole.half_of(f"val-{index:05d}") for index in range(8)] == HALVES
+    assert mini(root, validation_half="search").conditions("test").split == "test", "the test split has no halves"
+
+
+def test_a_half_without_a_clip_is_refused(root: Path) -> None:
+    data = mini(root, val_clips=4, validation_half="search")
+    with pytest.raises(
+        ValueError, match=r"no clip of 'val' is in its half 'search', .* show more, or set .*validation_half null"
+    ):
+        data.setup_split("val")
+
+
 def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
     data = mini(root, evaluation_conditions="matrix", test_clips=1)
     shown = [str(info.degradation) for batch in batches(data, "test") for info in batch.clips]
@@ -352,6 +384,49 @@ def test_the_matrix_is_of_the_split_that_is_tested(root: Path) -> None:
     assert data.conditions("test") == ("MiniSTVG", "test", 0, "matrix")
     assert data.conditions("fit") == ("MiniSTVG", "val", 0, "mixed")
     assert len(batches(data, "val")[0].clips) == 2 * 2 * 2, "validation chooses by the benchmark's own mix"
+
+
+def test_unseen_kinds_are_shown_by_a_test_alone_and_change_the_version_of_its_pixels_alone(
+    root: Path, tmp_path: Path
+) -> None:
+    options = {"variants": 1, "features": tmp_path, "test_clips": 1, "evaluation_conditions": "unseen"}
+    data = mini(root, **options)
+    folders = [data.build_cache(split, encode, "backbones").name for split in ("train", "val", "test")]
+    assert folders == ["train", "val", "test-unseen"]
+    shown = [info.degradation for batch in batches(data, "test") for info in batch.clips]
+    kinds = {degradation.kind for degradation in shown if degradation}
+    assert len(shown) == 2 * 16 and kinds == {"compression", "noise", "partial"}
+    told = data.degradations()
+    assert told["version"] == data.provenance()["degradations"] == "D-1.1"
+    assert set(told["pixels"]) == {*DEGRADATIONS, *kinds}
+    assert data.conditions("test") == ("MiniSTVG", "test", 0, "unseen")
+    for split in ("train", "val"):
+        trained = [info.degradation for batch in batches(data, split) for info in batch.clips]
+        assert {degradation.kind for degradation in trained if degradation} <= set(DEGRADATIONS)
+    plain = mini(root, variants=1, features=tmp_path)
+    plain.setup("fit")
+    assert plain.caches.keys() == {"train", "val"} and plain.provenance()["degradations"] == "D-1.0", (
+        "the same caches serve"
+    )
+
+
+def test_a_cache_serves_a_training_that_leaves_a_kind_out_as_far_as_its_variants_allow(
+    root: Path, tmp_path: Path
+) -> None:
+    options = {"variants": 4, "features": tmp_path}
+    whole = mini(root, **options)
+    for split in ("train", "val"):
+        whole.build_cache(split, encode, "backbones")
+    left = whole.plan.variant("tune-00000", 0).kind
+    data = mini(root, **options, left_out_kinds=[left])
+    trained = {info.degradation for batch in batches(data, "train") for info in batch.clips if info.degradation}
+    assert trained and left not in {degradation.kind for degradation in trained}
+    assert data.plan.evaluation(["a"]) == whole.plan.evaluation(["a"])
+    part = mini(root, variants=1, features=tmp_path / "part", left_out_kinds=[left])
+    with pytest.raises(
+        ValueError, match=r"none of the 1 degraded variants is left of \d training clips, the first 'tune-00000'"
+    ):
+        part.build_cache("train", encode, "backbones")
 
 
 def test_caches_of_other_conditions_stand_side_by_side(root: Path, tmp_path: Path) -> None:
@@ -390,3 +465,104 @@ def test_twins_come_from_the_cache_of_features_and_move_with_their_batch(root: P
         assert moved.twins is not None and moved.twins.features is not None
         clip_id = next(record.clip_id for record in data.records["train"] if record.item_id == batch.clips[1].item_id)
         assert torch.equal(moved.twins.features.appearance, cache.read(feature_key(clip_id, None)).appearance)
+
+
+def test_clean_clips_are_drawn_from_the_tuning_set_in_high_quality(root: Path) -> None:
+    data = mini(root, training_clips=4, twins=True)
+    data.prepare_data()
+    data.setup("fit")
+    shown = [info for batch in data.clean_training_loader(3) for info in batch.clips]
+    assert {info.quality for info in shown} == {Quality.HQ}
+    clips = {record.item_id: record.clip_id for record in data.records["train"]}
+    assert len({clips[info.item_id] for info in shown}) == len(shown) == 3, "no clip twice, though it has two sentences"
+    others = [
+        [info.item_id for batch in mini_of(root, seed).clean_training_loader(9) for info in batch.clips]
+        for seed in (0, 0, 1)
+    ]
+    assert others[0] == others[1] != others[2] and len(others[0]) == 4, "all where there are fewer"
+
+
+@pytest.fixture
+def five_training_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all of the tuning split."""
+    monkeypatch.setitem(data_module.TRAINING_CLIPS, "tune", 5)
+
+
+@pytest.mark.usefixtures("five_training_clips")
+@pytest.mark.parametrize("options", [{"training_clips": 2}, {"training_clips": None, "training_items": 4}])
+def test_extra_clips_come_from_beyond_the_training_set_half_of_them_degraded(root: Path, options: Any) -> None:
+    data = mini(root, extra_clips=3, batch_size=4, **options)
+    for batch in batches(data, "train"):
+        assert batch.extra is not None and batch.extra.frames is not None
+        assert batch.extra.frames.shape == (12, 16, 3, 128, 128) and batch.extra.frame_sizes == ((128, 128),) * 12
+        assert batch.extra.qualities.tolist() == [1, 0, 1, 0, 1, 0] * 2, "beside samples of HQ, LQ, HQ and LQ"
+        moved = batch.to("meta")
+        assert moved.extra is not None and moved.extra.frames is not None and moved.extra.frames.is_meta
+    sampler = data.train_dataloader().sampler
+    extra = [other for draw in sampler for other in draw.extra]  # type: ignore[attr-defined]
+    trained = {record.clip_id for record in data.records["train"]}
+    assert [record.clip_id for record in data.extra_records] == ["tune-00002", "tune-00003", "tune-00004"]
+    assert trained == {"tune-00000", "tune-00001"}
+    assert {other.index for other in extra} <= {4, 5, 6}, "behind the four sentences that are trained on"
+    assert not any(batch.extra for batch in data.val_dataloader())
+
+
+def test_nothing_but_the_quality_is_known_of_an_extra_clip() -> None:
+    names = {field.name for field in fields(QualityBatch)}
+    assert names == {"frames", "features", "frame_mask", "frame_sizes", "qualities"}
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_leave_the_training_samples_as_they_are_and_follow_the_seed(root: Path) -> None:
+    def draws(**options: Any) -> list[Draw]:
+        data = mini(root, training_clips=2, **options)
+        data.prepare_data()
+        data.setup("fit")
+        return list(data.train_dataloader().sampler)  # type: ignore[arg-type]
+
+    one, again, other = draws(extra_clips=2), draws(extra_clips=2), draws(extra_clips=2, seed=1)
+    assert one == again and [draw.extra for draw in one] != [draw.extra for draw in other]
+    assert [replace(draw, extra=()) for draw in one] == draws()
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_are_read_from_the_cache_of_features(root: Path, tmp_path: Path) -> None:
+    options = {"training_clips": 2, "variants": 1, "features": tmp_path}
+    data = mini(root, **options, extra_clips=1)
+    for split in ("train", "val"):
+        data.build_cache(split, encode, "backbones")
+    cache = FeatureCache(tmp_path / "train", data.cache_provenance("train"))
+    (batch, *_), (draw, *_) = batches(data, "train"), data.train_dataloader().sampler  # type: ignore[misc]
+    clip_id = data.extra_records[draw.extra[0].index - len(data.records["train"])].clip_id
+    expected = cache.read(feature_key(clip_id, data.plan.variant(clip_id, 0)))
+    assert batch.extra is not None and batch.extra.features is not None and batch.extra.frames is None
+    assert torch.equal(batch.extra.features.appearance[:1], expected.appearance)
+    assert batches(mini(root, **options), "train")[0].extra is None, "a run without them reads the same cache"
+
+
+@pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_that_teach_nothing_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"extra_clips 1 needs clips .* but all 5 are; train on fewer, or set it to 0"):
+        batches(mini(root, training_clips=None, extra_clips=1), "train")
+    with pytest.raises(ValueError, match=r"without --data\.init_args\.mixed none is degraded"):
+        mini(root, extra_clips=1, mixed=False)
+
+
+def test_the_clean_validation_is_every_sample_once_in_high_quality_on_every_process(root: Path) -> None:
+    data = mini(root)
+    data.prepare_data()
+    data.setup("fit")
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2, num_devices=2)  # type: ignore[assignment]
+    shown = [info for batch in data.clean_validation_loader() for info in batch.clips]
+    assert [info.item_id for info in shown] == [record.item_id for record in data.records["val"]]
+    assert {info.quality for info in shown} == {Quality.HQ}
+    blurred = mini(root, evaluation_split="val", evaluation_conditions=["defocus"])
+    with pytest.raises(ValueError, match=r"'val' in high quality, but it is shown in defocus:1, .*; add HQ to"):
+        blurred.clean_validation_loader()
+
+
+def mini_of(root: Path, seed: int) -> MiniSTVG:
+    data = mini(root, training_clips=4, seed=seed)
+    data.prepare_data()
+    data.setup("fit")
+    return data

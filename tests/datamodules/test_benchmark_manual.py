@@ -7,8 +7,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from datamodules.degradation import severities
-from datamodules.degradation.severities import DEGRADATION_VERSION, DEGRADATIONS
+from datamodules.degradation import severities, unseen
+from datamodules.degradation.kinds import DEGRADATION_VERSION, DEGRADATIONS, SEVERITIES, UNSEEN, UNSEEN_VERSION
 from datamodules.quality import MixedQualityPlan, expand_conditions
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text()
@@ -44,6 +44,11 @@ def test_the_severities_are_those_of_the_code() -> None:
     assert [row[2:] for row in found] == [written(table) for table in tables]
     assert f"## {DEGRADATION_VERSION}, the degradation" in MANUAL
 
+    added = [[cell.strip("`") for cell in row] for row in rows("unseen kind | parameter")]
+    assert [row[0] for row in added] == list(UNSEEN)
+    assert [row[2:] for row in added] == [written(table) for table in (unseen.QUANTISER, unseen.NOISE, SEVERITIES)]
+    assert f"## {UNSEEN_VERSION}, three kinds" in MANUAL
+
 
 def test_the_draws_follow_the_text() -> None:
     plan, found = MixedQualityPlan(0), rows("parts, benchmark seed 0")
@@ -60,7 +65,8 @@ def test_the_draws_follow_the_text() -> None:
 
 
 def test_the_conditions_are_known() -> None:
-    assert expand_conditions("matrix")[1:] == tuple(f"{kind}:{s}" for kind in DEGRADATIONS for s in range(1, 6))
+    for name, kinds in (("matrix", DEGRADATIONS), ("unseen", UNSEEN)):
+        assert expand_conditions(name)[1:] == tuple(f"{kind}:{s}" for kind in kinds for s in range(1, 6))
     (listed,) = (row for row in rows("conditions | each clip") if row[0].startswith("`["))
     names = re.findall(r"[\w:]+", listed[0])
     assert expand_conditions(names) == ("HQ", *(f"defocus:{s}" for s in range(1, 6)), "low_light:3")

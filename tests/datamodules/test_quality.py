@@ -42,6 +42,34 @@ def test_fixed_variants_are_the_only_degradations_drawn() -> None:
     assert drawn == allowed
 
 
+@pytest.mark.parametrize("variants", [None, 12])
+def test_training_never_draws_a_kind_that_is_left_out_and_the_test_shows_it_as_ever(variants: int | None) -> None:
+    plan, whole = (MixedQualityPlan(0, variants=variants, left_out=kinds) for kinds in (("low_light", "defocus"), ()))
+    plan.require_variants(CLIPS)
+    drawn = [d.degradation for epoch in range(20) for d in plan.training(CLIPS, seed=0, epoch=epoch) if d.degradation]
+    assert {degradation.kind for degradation in drawn} == {"motion_blur", "resolution"}
+    assert {degradation.severity for degradation in drawn} == {1, 2, 3, 4, 5}
+    for conditions in (expand_conditions("mixed"), expand_conditions("matrix")):
+        assert plan.evaluation(CLIPS, conditions) == whole.evaluation(CLIPS, conditions)
+    if variants is not None:
+        assert set(drawn) <= {whole.variant(clip, v) for clip in CLIPS for v in range(variants)}
+
+
+def test_without_a_variant_of_another_kind_there_is_nothing_to_train_on() -> None:
+    plan = MixedQualityPlan(0, variants=1, left_out=(MixedQualityPlan(0).variant("clip-4", 0).kind,))
+    message = r"none of the 1 degraded variants is left of 1 training clips, the first 'clip-4'; raise .*\.variants"
+    with pytest.raises(ValueError, match=message):
+        plan.require_variants(["clip-4"] * 2)
+
+
+@pytest.mark.parametrize("kinds", [("fog",), ("noise",), ("motion_blur", "defocus", "low_light", "resolution")])
+def test_kinds_that_cannot_be_left_out_are_refused(kinds: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"left_out_kinds must name some of motion_blur, .* got {kinds[0]}"):
+        MixedQualityPlan(0, left_out=kinds)
+    with pytest.raises(ValueError, match="and mixed False; correct"):
+        MixedQualityPlan(0, mixed=False, left_out=("defocus",))
+
+
 def test_high_quality_training_has_no_degradation() -> None:
     draws = MixedQualityPlan(0, mixed=False).training(CLIPS, seed=0, epoch=0)
     assert sorted(draw.index for draw in draws) == list(range(10))
@@ -108,6 +136,8 @@ def test_the_matrix_shows_every_kind_at_every_severity_and_the_benchmark_seed_de
         (["HQ", "defocus:3"], ("HQ", "defocus:3"), "HQ+defocus:3"),
         (["low_light"], tuple(f"low_light:{s}" for s in range(1, 6)), "+".join(f"low_light:{s}" for s in range(1, 6))),
         (["HQ", "motion_blur", "defocus", "low_light", "resolution"], expand_conditions("matrix"), "matrix"),
+        (["HQ", "compression", "noise", "partial"], expand_conditions("unseen"), "unseen"),
+        (["noise:3"], ("noise:3",), "noise:3"),
     ],
 )
 def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], name: str) -> None:
@@ -119,11 +149,11 @@ def test_conditions_are_chosen_by_name(chosen: Any, expanded: tuple[str, ...], n
     [
         ([], "at least one condition"),
         (["HQ", "defocus", "defocus:2"], "each once"),
-        (["LQ", "defocus:2"], "LQ is drawn of all degradations and cannot stand beside chosen ones"),
+        (["LQ", "defocus:2"], "LQ is drawn from all degradations and cannot be given beside chosen ones"),
         (["blur"], "kind must be one of motion_blur, .* got 'blur'"),
         (["defocus:6"], "severity must be one of 1, 2, 3, 4, 5, got 6"),
         (["defocus:hard"], "a condition is HQ, LQ, kind or kind:severity such as defocus:3, got 'defocus:hard'"),
-        (["hq"], "kind must be one of"),
+        (["hq"], "kind must be one of motion_blur, .*, partial, got 'hq'"),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(chosen: Any, message: str) -> None:

@@ -54,6 +54,17 @@ def test_sentences_are_short(page: Path) -> None:
     assert not STUMBLES.search(text), STUMBLES.search(text)
 
 
+def test_the_source_has_no_turn_of_phrase_that_makes_a_reader_stop() -> None:
+    """In docstrings, comments, messages and help."""
+    folders = ("stvg_nst", "datamodules", "callbacks", "benchmarks", "experiments")
+    files = [
+        file for folder in folders for suffix in ("py", "yaml") for file in (REPOSITORY / folder).rglob(f"*.{suffix}")
+    ]
+    lines = [(file, line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(files) > 200
+    assert [f"{file.relative_to(REPOSITORY)}: {line}" for file, line in lines if STUMBLES.search(line)] == []
+
+
 def test_a_sentence_ends_where_a_reader_stops() -> None:
     text = "# A title\n\nOne two three. Four `five.six` seven\neight!\n\n* a bullet of words\n* and another one\n"
     assert sentences(text) == ["One two three.", "Four code seven eight!", "* a bullet of words", "* and another one"]

@@ -36,7 +36,7 @@ def test_what_each_point_adapts_and_trains_is_listed_before_it_is_trained(tmp_pa
     lines = [line.split() for line in budget_text(found).splitlines()]
     # Two layers of 384 inputs and 96 outputs.
     assert ["lora", "2", "61,440", "2.80%"] in lines and ["rank", "8", "2", "7,680", "0.36%"] in lines
-    assert ["full", "weights", "223,872", "10.51%"] in lines
+    assert ["full", "-", "223,872", "10.51%"] in lines
     layers = [["encoder.layers.0.ffn.linear2"], ["encoder.layers.1.ffn.linear2"]]
     assert lines[lines.index(["lora,", "rank", "8:"]) + 1 :][:2] == layers
     assert ["all", "of", "encoder"] in lines

@@ -107,7 +107,7 @@ def test_ctrl_c_is_one_line_also_where_lightning_has_caught_it(capsys: pytest.Ca
         with Failures() as ended:
             interrupt()
         assert ended.status == 130
-        assert capsys.readouterr().err == f"error: interrupted; what was written until now stands{TRACEBACK_OFFER}"
+        assert capsys.readouterr().err == f"error: interrupted; what was written until now is kept{TRACEBACK_OFFER}"
 
 
 def test_an_exit_that_was_asked_for_stays_as_it_is() -> None:

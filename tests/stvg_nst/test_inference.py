@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,25 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg_nst.inference import join_passes, split_passes
+from stvg_nst.inference import join_passes, join_verdicts, split_passes
 from stvg_nst.tubes import decode_tubes, interpolate_boxes, sample_tubes
-from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
-
-
-def clip(frame_ids: Sequence[int], native_size: tuple[int, int] = (100, 200)) -> ClipInfo:
-    return ClipInfo(
-        item_id="item",
-        query="a red ball",
-        sentence_type="declarative",
-        quality=Quality.HQ,
-        degradation=None,
-        frame_ids=tuple(frame_ids),
-        target=Tube(0, 1, torch.zeros(1, 4)),
-        native_size=native_size,
-        native_length=max(frame_ids) + 1,
-        fps=25.0,
-        video="ball.mp4",
-    )
+from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput
+from tests.stvg_nst.test_tubes import clip
 
 
 def batch_of(*clips: ClipInfo) -> Batch:
@@ -131,3 +115,10 @@ def test_boxes_are_interpolated_as_in_the_original(shared: Path) -> None:
         known, frames = arrays["in_frames"].tolist(), arrays["out_frames"].tolist()
         dense = interpolate_boxes(known, torch.from_numpy(arrays["in_boxes"]), frames[0], frames[-1] + 1)
         torch.testing.assert_close(dense, torch.from_numpy(arrays["out_boxes"]))
+
+
+def test_a_router_s_verdict_is_the_mean_of_the_passes_that_show_the_clip() -> None:
+    clips = [clip([0, 3, 5]), clip([7]), clip([2, 4])]
+    passes = [torch.tensor([0.2, 0.4, 0.6]), torch.tensor([0.4, 1.0])]
+    torch.testing.assert_close(join_verdicts(passes, clips, "two_pass"), torch.tensor([0.3, 0.4, 0.8]))
+    assert torch.equal(join_verdicts(passes[:1], clips, "single_pass"), passes[0])

@@ -57,6 +57,7 @@ def settings(changes: dict[str, Any], *, processes: int = 1, clips: str = "a") -
         ({"trainer.callbacks": [{"class_path": "lightning.pytorch.callbacks.RichProgressBar"}]}, 1),
         ({"trainer.callbacks": None}, 1),
         ({"data.init_args.root": "/scratch", "data.init_args.num_workers": 0, "data.init_args.eval_batch_size": 1}, 1),
+        ({"data.init_args.validation_half": "search", "data.init_args.confirmation": "list.yaml"}, 1),
         ({"model.baseline": "results.json", "model.tuner.init_args.spaces": "b"}, 1),
         ({"trainer.devices": 2, "data.init_args.batch_size": 4}, 2),
         ({"trainer.accumulate_grad_batches": 4, "data.init_args.batch_size": 2}, 1),

@@ -12,7 +12,17 @@ import torch
 from stvg_nst.commands.weights import weights_parser
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
-from stvg_nst.tuning import FullFineTuning, GatedAdapter, LoRA, NullSpaceTuning, Tuner
+from stvg_nst.tuning import (
+    FullFineTuning,
+    GatedAdapter,
+    GatedLoRA,
+    HoulsbyAdapters,
+    LoRA,
+    NullSpaceTuning,
+    PromptTuning,
+    Switch,
+    Tuner,
+)
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, Degradation, FusedTokens, Quality, Tube
 
@@ -21,6 +31,10 @@ TUNERS: dict[str, Callable[[], Tuner]] = {
     "nst": lambda: NullSpaceTuning(TARGETS, rank=4, retrieval_width=8, heads=1, router="shared"),
     "gated": lambda: GatedAdapter(TARGETS, rank=4, retrieval_width=8, heads=1, router="shared"),
     "lora": lambda: LoRA(TARGETS, rank=4, alpha=4),
+    "gated_lora": lambda: GatedLoRA(TARGETS, rank=4, alpha=4, retrieval_width=8, heads=1),
+    "switch": lambda: Switch(["encoder"], retrieval_width=8, heads=1),
+    "houlsby": lambda: HoulsbyAdapters(TARGETS, width=4),
+    "prompts": lambda: PromptTuning(["encoder"]),
     "full": lambda: FullFineTuning(["encoder", "text"]),
 }
 

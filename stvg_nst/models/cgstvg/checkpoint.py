@@ -58,7 +58,9 @@ class LoadReport:
             f"({len(self.matched)} under their own name, {len(self.renamed)} renamed)"
         ]
         lines += [f"  {count:>5} ignored: {reason}" for reason, count in Counter(self.ignored.values()).items()]
-        parts = Counter(_part(name) for name in self.missing)
+        parts = Counter(
+            f"constants ({DERIVED})" if _is_derived(name) else name.partition(".")[0] for name in self.missing
+        )
         lines += [f"  {count:>5} of '{part}' not in the file, left as they were" for part, count in parts.items()]
         return "\n".join(lines)
 
@@ -240,8 +242,3 @@ def _fill(
 
 def _is_derived(name: str) -> bool:
     return name.endswith(".relative_position_index")
-
-
-def _part(name: str) -> str:
-    """The component that a tensor belongs to; of constants, that they are such."""
-    return f"constants ({DERIVED})" if _is_derived(name) else name.partition(".")[0]

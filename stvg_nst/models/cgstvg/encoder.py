@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from stvg_nst.models.base import TokenLayer
 from stvg_nst.models.cgstvg.layers import Attention, FeedForward, run_layer
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(TokenLayer):
     """Self-attention among the tokens of a frame and a feed-forward layer, both post-norm."""
 
     def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
+        self.width = width
         self.self_attn = Attention(width, num_heads, dropout)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

@@ -77,6 +77,7 @@ class CGSTVG(Grounder):
 
         self.visual = visual
         self.motion = motion
+        self.feature_channels = (visual.channels, motion.channels)
         self.text = text
         self.visual_proj = nn.Linear(visual.channels, width)
         self.motion_proj = nn.Linear(motion.channels, width)
@@ -190,6 +191,7 @@ class CGSTVG(Grounder):
             text_mask=text_mask,
             frame_mask=frame_mask,
             memory_mask=token_mask.expand(-1, num_frames, -1),
+            features=features,
         )
 
         cells = grid_positions(features.cell_mask, self.width)

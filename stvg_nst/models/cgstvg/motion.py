@@ -63,7 +63,7 @@ class VideoEncoder(nn.Module):
         return tokens.permute(0, 1, 4, 2, 3)
 
     def _with_neighbours(self, frames: Tensor) -> Tensor:
-        """(B, T, 3, H, W) -> (B, T, 3 * patch_frames, H, W); the first and last frame stand for what lies beyond."""
+        """(B, T, 3, H, W) -> (B, T, 3 * patch_frames, H, W); the first and last frame are repeated beyond the ends."""
         if self.patch_frames == 1:
             return frames
         reach, time = self.patch_frames // 2, torch.arange(frames.shape[1], device=frames.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -119,8 +118,3 @@ def translate_tensor(official: str, value: Tensor) -> dict[str, Tensor]:
     if name in ("visual_proj.weight", "motion_proj.weight"):
         return {name: value.flatten(1)}
     return {name: value}
-
-
-def translate_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An official ``state_dict`` under our names, as views of its tensors."""
-    return {name: part for key, value in official.items() for name, part in translate_tensor(key, value).items()}

@@ -61,7 +61,7 @@ class TextEncoder(nn.Module):
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         """As of a grounder. A sentence that is too long is not cut, as none is in the published code of the field."""
         texts = [query.lower() for query in queries]
-        # A token of a byte-level tokenizer stands for one byte or more, so most sentences need not be split: to split
+        # A token of a byte-level tokenizer covers at least one byte, so most sentences need not be split: to split
         # the 80,684 of VidSTG's training set takes ten seconds.
         most_bytes = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
         doubtful = [index for index, text in enumerate(texts) if len(text.encode()) > most_bytes]

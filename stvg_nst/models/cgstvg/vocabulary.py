@@ -10,7 +10,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaConfig
 
-from stvg_nst.whole_files import write_whole
+from stvg_nst.machine.whole_files import write_whole
 
 # In RoBERTa's own order, so that the padding index is 1 as its position embeddings expect.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")

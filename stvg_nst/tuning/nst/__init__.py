@@ -10,12 +10,14 @@ Read the files in this order:
 2. ``reference.py``: the reference bank, eq. (2), and what travels through a forward.
 3. ``unit.py``: the quality-adaptive unit, which retrieves, eq. (3), proposes coefficients, eq. (4), and routes.
 4. ``residual.py``: the dual-space reparameterisation, eq. (5).
+   ``router.py`` is the one router that may serve all layers, ahead of them.
 5. ``objective.py``: the router's loss and the regulariser, eqs. (6) and (7).
 6. ``controls.py``: the method without its null space.
 7. ``options.py`` and ``injection.py``: what a recipe chooses, and how the parts are put into a frozen model.
 8. ``folding.py`` and ``certify.py``: what can be multiplied out after training, and what is left of the frozen model.
 
-The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`.
+The split of a weight into row and null space, Sec. III-B, is :mod:`stvg_nst.nullspace`. What clean clips leave unused
+of a layer's input, which a row branch may read instead, is :mod:`stvg_nst.tuning.hq_null`.
 
 Shapes follow :mod:`stvg_nst.types`; besides, d_in and d_out are a layer's sizes, and "..." are the token axes of a
 layer's input, (T,) or (T, M).
@@ -23,25 +25,30 @@ layer's input, (T,) or (T, M).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
+from stvg_nst.models.base import Grounder
+from stvg_nst.tuning.base import CleanBatch, LayerReport, TunedLinear
+from stvg_nst.tuning.clean_inputs import measure_clean_inputs
+from stvg_nst.tuning.hq_null import HQNullSpace, measure_null_spaces
 from stvg_nst.tuning.nst.injection import put_router, wrap_layers
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
-from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser
+from stvg_nst.tuning.nst.objective import describe_calls, null_leak, router_loss, subspace_regulariser, verdict_of
 from stvg_nst.tuning.nst.options import NullSpaceOptions
 from stvg_nst.tuning.nst.reference import ForwardState, ReferenceTokens, find_reference
+from stvg_nst.tuning.nst.routed import RoutedTuner
+from stvg_nst.tuning.nst.unit import HQNullMlp
 
 __all__ = ["NullSpaceLinear", "NullSpaceTuning", "ReferenceTokens"]
 
 
 @dataclass
-class NullSpaceTuning(NullSpaceOptions, Tuner):
+class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
     """Null-space tuning (NST) of the layers that match ``targets``."""
 
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
@@ -58,13 +65,33 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         return wrapped, reports
 
     def _attach(self, grounder: nn.Module) -> None:
-        bank_width, source = self._reference_of(grounder)
+        _, source = self._reference_of(grounder)
         self._state.watch(source)
         if self.routes and self.router == "shared":
-            put_router(self, source, bank_width, like=next(grounder.parameters()))
+            assert isinstance(grounder, Grounder), "no other model has a place ahead of its layers"
+            put_router(self, grounder, source, per=self.gate_per, coefficients_from=self.coefficients_from)
 
     def _reference_of(self, model: nn.Module) -> tuple[int, nn.Module]:
         return find_reference(model, self.reference, routed_ahead=self.router == "shared", per=self.gate_per)
+
+    # --- calibration --------------------------------------------------------------------------------------------------
+
+    @property
+    def clean_clips(self) -> int:
+        return self.calibration_clips if self.row_input == "hq_null" else 0
+
+    def is_calibrated(self, grounder: nn.Module) -> bool:
+        return all(space.is_measured for space in _hq_null_spaces(grounder).values())
+
+    def calibrate(
+        self, grounder: nn.Module, batches: Iterable[CleanBatch], forward: Callable[[CleanBatch], object]
+    ) -> None:
+        if not (spaces := _hq_null_spaces(grounder)):
+            return
+        layers = {layer.name: layer for layer in _wrapped_layers(grounder)}
+        with self.bypass():
+            clean = measure_clean_inputs(grounder, layers, batches, forward)
+        measure_null_spaces(spaces, clean, self.hq_energy)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -139,20 +166,22 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
             values |= {f"{quantity}/{layer}": value for quantity, value in found.items()}
         return values
 
-    @contextmanager
-    def override_gate(self, value: float | Tensor | None) -> Iterator[None]:
+    @torch.no_grad()
+    def verdicts(self) -> Tensor | None:
+        """The mean over real frames where each has a gate of its own, and over the layers' routers."""
+        if self.router == "shared":
+            return super().verdicts()
+        layers = self._state.read(tuple(self._leakage), close=False)
+        said = [verdict for calls in layers.values() if (verdict := verdict_of(calls)) is not None]
+        return torch.stack(said).mean(0) if said else None
+
+    def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
 
         Args:
             value: in [0, 1]; a number, (B,), or (B, T) with a gate a frame; ``None`` leaves the router in charge.
         """
-        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
-            raise ValueError(f"a gate must lie in [0, 1], got {value}")
-        before, self._state.forced_gate = self._state.forced_gate, value
-        try:
-            yield
-        finally:
-            self._state.forced_gate = before
+        return self._state.forcing_gate(value)
 
     def fold(self, grounder: nn.Module) -> None:
         """Fold every wrapped layer for deployment, in place: the same outputs for less, and no more training or saving.
@@ -162,7 +191,7 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
         Raises:
             RuntimeError: this tuner is not injected into the model.
         """
-        layers = [module for module in grounder.modules() if isinstance(module, NullSpaceLinear)]
+        layers = _wrapped_layers(grounder)
         if {layer.name for layer in layers} != set(self._leakage) or not layers:
             raise RuntimeError(
                 f"expected the model that this tuner was injected into, with {len(self._leakage)} wrapped layers, got "
@@ -185,3 +214,13 @@ class NullSpaceTuning(NullSpaceOptions, Tuner):
             yield
         finally:
             self._state.bypassed = before
+
+
+def _wrapped_layers(model: nn.Module) -> list[NullSpaceLinear]:
+    return [module for module in model.modules() if isinstance(module, NullSpaceLinear)]
+
+
+def _hq_null_spaces(model: nn.Module) -> dict[str, HQNullSpace]:
+    """By layer; empty where no row branch reads its input through one, or the model is folded."""
+    heads = {layer.name: layer.unit.row_head for layer in _wrapped_layers(model)}
+    return {name: head.space for name, head in heads.items() if isinstance(head, HQNullMlp) and head.space is not None}

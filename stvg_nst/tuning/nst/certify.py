@@ -6,7 +6,7 @@ What is guaranteed and what is only observed is told apart by :data:`stvg_nst.re
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -15,25 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
-from stvg_nst.report.certificate import LayerCertificate, OutputChange, Standing
+from stvg_nst.report.certificate import HQNullCertificate, LayerCertificate, OutputChange, Standing
 from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.base import InjectionReport, LayerReport
+from stvg_nst.tuning.hq_null import HQNullSpace
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
+from stvg_nst.tuning.nst.unit import HQNullMlp
 from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
 
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUTPUTS = ("boxes", "confidence", "start_end", "actioness")
 
-ForcedGate = Literal["closed", "own"]
+ForcedGate = Literal["closed", "own", "open"]
 Group = Literal["HQ", "LQ", "closed"]
 
 
 @torch.no_grad()
 def certify(
     grounder: Grounder, tuner: NullSpaceTuning, injection: InjectionReport, batches: Iterable[Batch]
-) -> tuple[tuple[LayerCertificate, ...], tuple[OutputChange, ...]]:
+) -> tuple[tuple[LayerCertificate, ...], tuple[OutputChange, ...], tuple[HQNullCertificate, ...]]:
     """Run each batch through the frozen model, with every gate closed, and as the model is; compare.
+
+    Where row branches read the HQ null spaces of their inputs, every gate is opened, too.
 
     The layers' leaks are measured on the inputs that they have in the frozen model: real features, and those that they
     have wherever the gates ahead of them are closed.
@@ -49,13 +53,20 @@ def certify(
     """
     layers = {module.name: module for module in grounder.modules() if isinstance(module, NullSpaceLinear)}
     probes = {name: LeakProbe() for name, layer in layers.items() if _space(layer).null_basis.shape[1]}
+    hq_probes = {
+        name: HQNullProbe(layer.unit.row_head.space)
+        for name, layer in layers.items()
+        if isinstance(layer.unit.row_head, HQNullMlp) and layer.unit.row_head.space is not None
+    }
     changes = _Changes()
     for batch in batches:
+        for hq_probe in hq_probes.values():
+            hq_probe.qualities = batch.qualities
         features = batch.features
         if features is None:
             assert batch.frames is not None
             features = grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
-        with tuner.bypass(), _hooked(layers, probes):
+        with tuner.bypass(), _hooked(layers, probes), _hooked(layers, hq_probes):
             frozen = grounder.ground(features, batch.frame_mask, batch.queries)
         with tuner.override_gate(0.0):
             closed = grounder.ground(features, batch.frame_mask, batch.queries)
@@ -69,15 +80,24 @@ def certify(
         if tuner.gate in ("hard", "oracle"):
             groups["closed"] = _closed_clips(gates)
         changes.add("own", groups, _compare(frozen, tubes, own, decode_tubes(own, batch.clips)))
+        if hq_probes:
+            with tuner.override_gate(1.0):
+                opened = grounder.ground(features, batch.frame_mask, batch.queries)
+            groups = {"HQ": groups["HQ"], "LQ": groups["LQ"]}
+            changes.add("open", groups, _compare(frozen, tubes, opened, decode_tubes(opened, batch.clips)))
 
     leaks = any(_space(layer).leaks for layer in layers.values())
     answers = changes.summary(tuner, leaks=leaks)
-    return tuple(_layer(report, layers[report.name], probes.get(report.name)) for report in injection.layers), answers
+    return (
+        tuple(_layer(report, layers[report.name], probes.get(report.name)) for report in injection.layers),
+        answers,
+        tuple(probe.certificate(name) for name, probe in hq_probes.items()),
+    )
 
 
 def standing_of(tuner: NullSpaceTuning, gate: ForcedGate, group: Group, *, leaks: bool) -> Standing:
     """What a change of the answers is worth; ``leaks`` says whether the null branch of any layer does."""
-    if gate == "own" and group != "closed":
+    if gate != "closed" and group != "closed":
         return "observation"
     # A hard gate that is known ahead of the layers skips the residual of the clips that it closes on, leak included.
     skipped = tuner.gate == "hard" and (gate == "closed" or tuner.router == "shared")
@@ -143,6 +163,57 @@ class LeakProbe:
         peak = _norms(after.float() - before.float(), mask).amax()
         # Not the builtin, which would lose a NaN.
         self._peak[name] = torch.maximum(self._peak[name], peak) if name in self._peak else peak
+
+
+class HQNullProbe:
+    """A forward hook of a bypassed layer: how much of its input is its row branch shown, and what would it add?
+
+    Args:
+        space: that the row branch reads its input through.
+    """
+
+    qualities: Tensor
+    """Of the batch that runs, (B,)."""
+
+    def __init__(self, space: HQNullSpace) -> None:
+        self._space = space
+        self._energy: dict[tuple[Quality, str], Tensor] = {}
+
+    def __call__(self, layer: NullSpaceLinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        (x,) = inputs
+        bank = layer.state.bank_for(layer.name)
+        mask = bank.mask_of(x, layer.name)
+        row = layer.unit(x, bank, mask).row
+        row_image, _ = _space(layer).images(layer.weight_matrix)
+        added = F.linear(row, row_image).expand_as(output)
+        values = {"input": x, "passed": self._space.project(x), "output": output, "added": added}
+        for quality in Quality:
+            tokens = mask & (self.qualities.to(mask.device) == quality).reshape(-1, *(1,) * (mask.ndim - 1))
+            for name, value in values.items():
+                energy = _norms(value, tokens).square().sum()
+                self._energy[quality, name] = self._energy.get((quality, name), 0.0) + energy
+
+    def certificate(self, name: str) -> HQNullCertificate:
+        """What was found in the layer of that name."""
+        return HQNullCertificate(
+            name=name,
+            inputs=len(self._space.projection),
+            directions=round(self._space.projection.double().trace().item()),
+            clips=int(self._space.clips),
+            hq_passed=self._share(Quality.HQ, "passed", "input"),
+            lq_passed=self._share(Quality.LQ, "passed", "input"),
+            hq_added=self._root_share(Quality.HQ),
+            lq_added=self._root_share(Quality.LQ),
+        )
+
+    def _root_share(self, quality: Quality) -> float | None:
+        share = self._share(quality, "added", "output")
+        return None if share is None else share**0.5
+
+    def _share(self, quality: Quality, part: str, whole: str) -> float | None:
+        """Of two energies; None without a clip of that quality."""
+        share = self._energy[quality, part] / self._energy[quality, whole]
+        return share.item() if share.isfinite() else None
 
 
 def _norms(values: Tensor, mask: Tensor) -> Tensor:
@@ -222,7 +293,7 @@ def _space(layer: NullSpaceLinear) -> DualSpaceReparameterization:
 
 
 @contextmanager
-def _hooked(layers: Mapping[str, NullSpaceLinear], probes: Mapping[str, LeakProbe]) -> Iterator[None]:
+def _hooked(layers: Mapping[str, NullSpaceLinear], probes: Mapping[str, Callable[..., None]]) -> Iterator[None]:
     handles = [layers[name].register_forward_hook(probe) for name, probe in probes.items()]
     try:
         yield

@@ -3,7 +3,8 @@
 The null branch of an exact null space never reaches the output, and goes. The last layer of a coefficient head and the
 image of its basis become one map, where that is the smaller one. Where nobody needs the semantic gap any more, because
 the layer has no router of its own and its coefficients come from the reference alone, the projection joins the
-attention's query, and the attention's output joins the heads.
+attention's query, and the attention's output joins the heads. A row branch that reads the HQ null space takes the
+projection into its first layer, and where nothing else reads the reference, nothing is looked up any more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
-from stvg_nst.tuning.nst.unit import Mlp, QualityAdaptiveUnit, pool_tokens
+from stvg_nst.tuning.nst.unit import HQNullMlp, Mlp, QualityAdaptiveUnit, pool_tokens
 
 
 class FoldedUnit(nn.Module):
@@ -69,6 +70,11 @@ def fold_layer(
         if unit.null_head is not None and null_image is not None:
             _append(unit.null_head, null_image)
         unit.row_rank, folded = d_out, FoldedSpace()
+    if isinstance(unit.row_head, HQNullMlp):
+        unit.row_head.fold()
+        if unit.null_head is None and unit.router is None:
+            unit.retrieval = unit.project = None
+        return unit, folded
     gapless = unit.router is None and unit.coefficients_from == "reference"
     return FoldedUnit(unit) if gapless else unit, folded
 
@@ -82,12 +88,14 @@ def compose(first: nn.Linear, second: nn.Linear) -> nn.Linear:
 
 def _append(head: Mlp, image: Tensor) -> None:
     """Let a head put out ``image @ coefficients``; image is (d_out, k)."""
-    weight, bias = (image.double() @ tensor.double() for tensor in (head.outer.weight, head.outer.bias))
-    head.outer = _linear(weight, bias, like=head.outer.weight)
+    before, image = head.outer, image.double()
+    bias = None if before.bias is None else image @ before.bias.double()
+    head.outer = _linear(image @ before.weight.double(), bias, like=before.weight)
 
 
-def _linear(weight: Tensor, bias: Tensor, *, like: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=like.device, dtype=like.dtype)
+def _linear(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device=like.device, dtype=like.dtype)
     layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
+    if bias is not None:
+        layer.bias.copy_(bias)
     return layer

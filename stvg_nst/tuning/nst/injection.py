@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.nullspace import DualSpace, DualSpaceStore, split_dual_space, weight_matrix
-from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.base import LayerReport, TunedLinear
+from stvg_nst.tuning.initial_values import drawn
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
-from stvg_nst.tuning.nst.options import NullSpaceOptions
+from stvg_nst.tuning.nst.options import NullSpaceOptions, RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
-from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit, SharedRouter
+from stvg_nst.tuning.nst.router import GapRouter, SharedRouter, StatisticsRouter
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, GatePer, QualityAdaptiveUnit
 from stvg_nst.tuning.selection import select_layers
 
 # Enough for eq. (7) to have something to shrink, too little to matter where a null space is exact.
@@ -35,12 +32,7 @@ def wrap_layers(
     Raises:
         ValueError: an option does not fit the model or a layer.
     """
-    width = options.width(bank_width)
-    if options.heads < 1 or width % options.heads:
-        raise ValueError(
-            f"heads must divide the width of retrieval {width}, got {options.heads}; "
-            f"change --model.tuner.init_args.heads"
-        )
+    options.width(bank_width)  # refused before anything is decomposed
     targets = select_layers(
         grounder,
         options.targets,
@@ -68,19 +60,39 @@ def wrap_layers(
     return wrapped, tuple(reports)
 
 
-def put_router(options: NullSpaceOptions, source: nn.Module, bank_width: int, *, like: Tensor) -> None:
-    """Give the reference point one router ahead of all wrapped layers, of the device and dtype of ``like``."""
-    width = options.width(bank_width)
-    with _drawn(options.drawn_with, "router"):
-        router = SharedRouter(
-            bank_width,
-            width=width,
-            heads=options.heads,
-            hidden=options.hidden or width,
-            per=options.gate_per,
-            coefficients_from=options.coefficients_from,
+def put_router(
+    options: RouterOptions,
+    grounder: Grounder,
+    source: nn.Module,
+    *,
+    per: GatePer,
+    coefficients_from: CoefficientsFrom,
+) -> None:
+    """Give the reference point ``source`` one router ahead of all wrapped layers, of the grounder's device and dtype.
+
+    Raises:
+        ValueError: the router reads statistics of features, and the grounder does not say how wide these are.
+    """
+    width = options.width(grounder.width)
+    if options.router_reads == "statistics" and not grounder.feature_channels:
+        raise ValueError(
+            f"router_reads 'statistics' needs the channels of the encoders' features, and {type(grounder).__name__} "
+            "has no feature_channels; set it, or router_reads to gap"
         )
-    source.router = router.to(like)
+    router: SharedRouter
+    with drawn(options.drawn_with, "router"):
+        if options.router_reads == "statistics":
+            router = StatisticsRouter(grounder.feature_channels, hidden=options.hidden or width, per=per)
+        else:
+            router = GapRouter(
+                grounder.width,
+                width=width,
+                heads=options.heads,
+                hidden=options.hidden or width,
+                per=per,
+                coefficients_from=coefficients_from,
+            )
+    source.router = router.to(next(grounder.parameters()))
 
 
 def _check_rank(name: str, layer: nn.Module, rank: int) -> None:
@@ -97,11 +109,11 @@ def _wrap_layer(
 ) -> NullSpaceLinear:
     weight, width = weight_matrix(layer), options.width(bank_width)
     # The basis has a stream of its own, so that a control that draws it shares all else with null-space tuning.
-    with _drawn(options.drawn_with, f"{name}/basis"):
+    with drawn(options.drawn_with, f"{name}/basis"):
         dual_space = DualSpaceReparameterization(
             weight, space, rank=options.rank, null_branch=options.null_branch, basis=options.basis
         )
-    with _drawn(options.drawn_with, name):
+    with drawn(options.drawn_with, name):
         unit = QualityAdaptiveUnit(
             space.shape[1],
             bank_width,
@@ -114,10 +126,12 @@ def _wrap_layer(
             gate_per=options.gate_per,
             coefficients_from=options.coefficients_from,
             coefficients_per=options.coefficients_per,
+            row_input=options.row_input,
         )
         # Tuning starts from the pre-trained function: what reaches the output, a leak included, starts at zero.
         nn.init.zeros_(unit.row_head.outer.weight)
-        nn.init.zeros_(unit.row_head.outer.bias)
+        if unit.row_head.outer.bias is not None:
+            nn.init.zeros_(unit.row_head.outer.bias)
         if unit.null_head is not None:
             nn.init.normal_(unit.null_head.outer.weight, std=0.0 if dual_space.leaks else NULL_HEAD_STD)
             nn.init.zeros_(unit.null_head.outer.bias)
@@ -144,11 +158,3 @@ def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
         leakage=space.leakage,
         adapter=f"row {k_r}, null {k_n}" if k_n else f"row {k_r}, no null branch",
     )
-
-
-@contextmanager
-def _drawn(seed: int, name: str) -> Iterator[None]:
-    """Initial values on the CPU from a forked generator: the same on any device, and the global one stays in place."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(derive_seed(seed, name))
-        yield

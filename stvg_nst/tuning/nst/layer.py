@@ -92,7 +92,7 @@ class NullSpaceLinear(TunedLinear):
         logits = self.state.shared_logits if found.logits is None else found.logits
         if gate is None:
             assert found.logits is not None, "without a gate from elsewhere a unit has a router of its own"
-            gate = self._gate_of(found.logits)
+            gate = found.logits.sigmoid().round() if self._hard else found.logits.sigmoid()
         self._record(found.row, found.null, logits, gate, mask)
 
         spread = _spread(gate, x).to(found.row.dtype)
@@ -149,12 +149,11 @@ class NullSpaceLinear(TunedLinear):
                 f"the gate of '{self.name}' is the quality label, and none was given; run the forward inside "
                 "tuner.conditioned_on(qualities)"
             )
-        return None if self.state.shared_logits is None else self._gate_of(self.state.shared_logits)
+        return self.state.routed_gate(hard=self._hard)
 
-    def _gate_of(self, logits: Tensor) -> Tensor:
-        """g, 0 for high and 1 for low quality; the shape of the logits."""
-        gate = logits.sigmoid()
-        return gate.round() if self.gate == "hard" and not self.training else gate
+    @property
+    def _hard(self) -> bool:
+        return self.gate == "hard" and not self.training
 
 
 def _spread(gate: Tensor, x: Tensor) -> Tensor:

@@ -71,15 +71,20 @@ def describe_calls(calls: Sequence[CallRecord]) -> dict[str, Tensor]:
     ``router`` is left out where no router spoke.
     """
     values = {"gate": torch.stack([per_clip(call.gate, call.frame_mask) for call in calls]).mean(0)}
-    routed = [per_clip(call.logits.sigmoid(), call.frame_mask) for call in calls if call.logits is not None]
-    if routed:
-        values["router"] = torch.stack(routed).mean(0)
+    if (verdict := verdict_of(calls)) is not None:
+        values["router"] = verdict
     energies = [residual_energies(call) for call in calls]
     mean = {part: torch.stack([each[part] for each in energies]).mean(0) for part in energies[0]}
     values["row_energy"], values["null_energy"] = mean["gated_row"], mean["gated_null"]
     values["row_share"] = _share(mean["gated_row"], mean["gated_null"])
     values["row_share_before"] = _share(mean["row"], mean["null"])
     return values
+
+
+def verdict_of(calls: Sequence[CallRecord]) -> Tensor | None:
+    """(B,), what the router says of each clip, the mean over a layer's calls; ``None`` where no router spoke."""
+    routed = [per_clip(call.logits.sigmoid(), call.frame_mask) for call in calls if call.logits is not None]
+    return torch.stack(routed).mean(0) if routed else None
 
 
 def _share(part: Tensor, other: Tensor) -> Tensor:

@@ -10,18 +10,84 @@ from typing import ClassVar, Literal, get_args
 import torch
 
 from stvg_nst.nullspace import RankRule
+from stvg_nst.tuning.clean_inputs import check_calibration_clips
+from stvg_nst.tuning.hq_null import check_energy
 from stvg_nst.tuning.nst.layer import ForwardMode, Gate
 from stvg_nst.tuning.nst.reference import ReferenceTokens
 from stvg_nst.tuning.nst.residual import Basis
-from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer
+from stvg_nst.tuning.nst.router import RouterReads
+from stvg_nst.tuning.nst.unit import CoefficientsFrom, CoefficientsPer, GatePer, RowInput
 from stvg_nst.tuning.selection import Strategy
 
 RouterPlace = Literal["layer", "shared"]
 GateTraining = Literal["router", "label"]
 
 
+@dataclass(kw_only=True)
+class RouterOptions:
+    """What a recipe with a router chooses of it, whatever its gate is put before."""
+
+    retrieval_width: int | None = None
+    """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
+    cost, and falls in proportion."""
+
+    heads: int = 4
+    """Heads of the cross-attention to the reference bank."""
+
+    hidden: int | None = None
+    """Hidden width of the router, and of the coefficient heads where there are any; the width of retrieval if not
+    given."""
+
+    router_reads: RouterReads = "gap"
+    """What a router ahead of all layers reads: the semantic gap of the grounding model's visual tokens, as in the
+    paper, or statistics of the frozen encoders' features, which tell mild degradations better."""
+
+    false_alarms: float | None = None
+    """Share of clean clips that may open a hard gate, such as 0.01. When a fit ends, the threshold is set by the clean
+    clips of the validation split, and kept with the adapter. Without it the threshold is a probability of one half."""
+
+    lambda_router: float = 0.5
+    """Weight of the router's loss in the objective, eq. (6)."""
+
+    seed: int | None = None
+    """Of the initial values, which depend on it, the layer's name and the options that shape its tensors, and not on
+    the other layers; the run's seed if not given."""
+
+    free_fields: ClassVar[frozenset[str]] = frozenset({"false_alarms", "lambda_router", "seed"})
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "retrieval_width"):
+            if (width := getattr(self, name)) is not None and width < 1:
+                raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
+        if self.router_reads not in get_args(RouterReads):
+            raise ValueError(
+                f"router_reads must be one of {', '.join(get_args(RouterReads))}, got {self.router_reads!r}"
+            )
+        if self.false_alarms is not None and not 0 < self.false_alarms < 1:
+            raise ValueError(f"false_alarms is a share between 0 and 1, or null, got {self.false_alarms}")
+
+    @property
+    def drawn_with(self) -> int:
+        """The seed of the initial values and of a strategy's draw."""
+        return torch.initial_seed() if self.seed is None else self.seed
+
+    def width(self, bank_width: int) -> int:
+        """w, the width of retrieval from a bank of that width.
+
+        Raises:
+            ValueError: the heads do not divide it.
+        """
+        width = bank_width if self.retrieval_width is None else self.retrieval_width
+        if self.heads < 1 or width % self.heads:
+            raise ValueError(
+                f"heads must divide the width of retrieval {width}, got {self.heads}; "
+                f"change --model.tuner.init_args.heads"
+            )
+        return width
+
+
 @dataclass
-class NullSpaceOptions:
+class NullSpaceOptions(RouterOptions):
     """What a recipe of null-space tuning chooses."""
 
     targets: Sequence[str]
@@ -41,16 +107,6 @@ class NullSpaceOptions:
     rank: int | None = 64
     """Directions of each subspace that a layer may use; fewer where a subspace has fewer, and ``null`` for all of them.
     The paper uses 64."""
-
-    retrieval_width: int | None = None
-    """Width that the reference is retrieved at, eq. (3); the grounding model's if not given. Retrieval is most of the
-    method's cost, and falls in proportion."""
-
-    heads: int = 4
-    """Heads of the cross-attention to the reference bank."""
-
-    hidden: int | None = None
-    """Hidden width of the coefficient heads and the router; the width of retrieval if not given."""
 
     gate: Gate = "soft"
     """``hard`` rounds the gate at inference, which preserves clips judged high-quality exactly; training is soft.
@@ -79,6 +135,19 @@ class NullSpaceOptions:
     coefficients_per: CoefficientsPer = "token"
     """One residual for each token, or one for all tokens of a frame or a clip, from their mean."""
 
+    row_input: RowInput = "shared"
+    """What the row branch computes its coefficients from: what ``coefficients_from`` says, as the null branch does
+    (``shared``), or the layer's input in directions in which clean clips have next to no energy (``hq_null``). With the
+    latter even an open gate does little to a clean clip. They are measured before the first step, and kept in 4 d_in^2
+    bytes a layer."""
+
+    hq_energy: float = 0.99
+    """Under ``row_input: hq_null``, the share of the clean clips' energy that lies outside those directions."""
+
+    calibration_clips: int = 64
+    """Under ``row_input: hq_null``, how many clean clips of the tuning set they are measured on; all where there are
+    fewer."""
+
     basis: Basis = "svd"
     """Where the directions come from: the weight's own subspaces, or, as controls, random ones, fixed or learned.
     ``svd_whitened`` divides each direction of the row space by its singular value: all their images have length 1."""
@@ -103,29 +172,24 @@ class NullSpaceOptions:
     spaces: Path | None = None
     """Folder that keeps the decompositions, so that no later start computes them again; without one nothing is kept."""
 
-    lambda_router: float = 0.5
-    """Weight of the router's loss in the objective, eq. (6)."""
-
     lambda_reg: float = 1e-3
     """Weight of the subspace regulariser, eq. (7), in the objective, eq. (6)."""
 
     lambda_leak: float = 0.0
     """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
 
-    seed: int | None = None
-    """Of the adapters' initial values, which depend on it, the layer's name and the options that shape its tensors, and
-    not on the other layers; the run's seed if not given."""
-
     # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
     # the soft and the hard gate, and all others differ in their tensors.
-    free_fields: ClassVar[frozenset[str]] = frozenset(
+    free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields | frozenset(
         {
             *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),
-            *("lambda_router", "lambda_reg", "lambda_leak", "seed", "spaces"),
+            *("lambda_reg", "lambda_leak", "spaces"),
+            *("row_input", "hq_energy", "calibration_clips"),
         }
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choices = {
             "gate": Gate,
             "gate_training": GateTraining,
@@ -133,15 +197,25 @@ class NullSpaceOptions:
             "router": RouterPlace,
             "coefficients_from": CoefficientsFrom,
             "coefficients_per": CoefficientsPer,
+            "row_input": RowInput,
             "basis": Basis,
             "forward_mode": ForwardMode,
         }
-        for name in ("hidden", "retrieval_width"):
-            if (width := getattr(self, name)) is not None and width < 1:
-                raise ValueError(f"{name} must be at least 1, got {width}; leave it out for the model's width")
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
+        if self.false_alarms is not None and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"false_alarms needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' and gate "
+                f"'{self.gate}': only one gate for all layers has one threshold"
+            )
+        if self.router_reads == "statistics" and not (self.routes and self.router == "shared"):
+            raise ValueError(
+                f"router_reads 'statistics' needs router 'shared' and gate 'soft' or 'hard', got router "
+                f"'{self.router}' and gate '{self.gate}': a router in a layer sees the layer's input, and no features"
+            )
+        check_energy(self.hq_energy)
+        check_calibration_clips(self.calibration_clips)
         if self.gate_training == "label" and not (self.routes and self.router == "shared"):
             raise ValueError(
                 f"gate_training 'label' needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' "
@@ -158,12 +232,3 @@ class NullSpaceOptions:
     def routes(self) -> bool:
         """Whether routers decide; a control's gate comes from elsewhere."""
         return self.gate in ("soft", "hard")
-
-    @property
-    def drawn_with(self) -> int:
-        """The seed of the initial values and of a strategy's draw."""
-        return torch.initial_seed() if self.seed is None else self.seed
-
-    def width(self, bank_width: int) -> int:
-        """w, the width of retrieval from a bank of that width."""
-        return bank_width if self.retrieval_width is None else self.retrieval_width

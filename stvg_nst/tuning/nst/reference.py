@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +128,14 @@ def frames_with_tokens(mask: Tensor) -> Tensor:
     return mask if mask.ndim <= 2 else mask.flatten(2).any(dim=-1)
 
 
+class _Router(Protocol):
+    """What :class:`stvg_nst.tuning.nst.router.SharedRouter` is to a forward."""
+
+    threshold: Tensor
+
+    def __call__(self, reference: Reference, bank: ReferenceBank) -> Tensor: ...
+
+
 class ForwardState:
     """What the wrapped layers of one model share while it runs: the bank on its way in, their records on the way out.
 
@@ -140,6 +149,7 @@ class ForwardState:
         self._records: dict[str, list[CallRecord]] = {}
         self._open = False
         self.shared_logits: Tensor | None = None
+        self._threshold: Tensor | None = None
         self.forced_gate: float | Tensor | None = None
         self._begun_with: float | Tensor | None = None
         self.bypassed = False
@@ -155,10 +165,10 @@ class ForwardState:
     def observe(self, point: nn.Module, inputs: tuple[Tensor, ...], reference: Reference) -> None:
         """Of a grounder's reference point; a shared router is its child."""
         self._begin(bank := ReferenceBank.of(reference))
-        router: Callable[[Tensor, Tensor, ReferenceBank], Tensor] | None = getattr(point, "router", None)
+        router: _Router | None = getattr(point, "router", None)
         if router is not None and not self.bypassed:
-            mask = reference.visual_mask & reference.frame_mask[..., None]
-            self.shared_logits = router(reference.visual.detach(), mask, bank)
+            self.shared_logits = router(reference, bank)
+            self._threshold = router.threshold
 
     def observe_tokens(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Of the module of another model whose output (B, N, D), or (B, D, ...) maps, are the reference's tokens."""
@@ -172,6 +182,33 @@ class ForwardState:
     def known_gate(self) -> float | Tensor | None:
         """What the gate is forced to, or was as this forward began: checkpointing runs layers again behind that."""
         return self._begun_with if self.forced_gate is None else self.forced_gate
+
+    def routed_gate(self, *, hard: bool) -> Tensor | None:
+        """What the shared router makes of the gate, 0 for high and 1 for low quality; ``None`` without such a router.
+
+        (B,) or (B, T), float32; a ``hard`` one is open or closed.
+        """
+        if self.shared_logits is None:
+            return None
+        if not hard:
+            return self.shared_logits.sigmoid()
+        assert self._threshold is not None, "it comes with the logits"
+        return (self.shared_logits > self._threshold).float()
+
+    @contextmanager
+    def forcing_gate(self, value: float | Tensor | None) -> Iterator[None]:
+        """The gate of every layer is ``value``, a number, (B,) or (B, T), whatever a router says; ``None`` forces none.
+
+        Raises:
+            ValueError: it does not lie in [0, 1].
+        """
+        if value is not None and not torch.as_tensor(value).sub(0.5).abs().le(0.5).all():
+            raise ValueError(f"a gate must lie in [0, 1], got {value}")
+        before, self.forced_gate = self.forced_gate, value
+        try:
+            yield
+        finally:
+            self.forced_gate = before
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:

@@ -12,24 +12,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.tuning.base import TuningModule
+from stvg_nst.tuning.hq_null import HQNullSpace
 from stvg_nst.tuning.nst.reference import Assessment, ReferenceBank, masked_mean
 
 GatePer = Literal["clip", "frame"]
 CoefficientsFrom = Literal["reference", "reference_and_gap", "input"]
 CoefficientsPer = Literal["token", "frame", "clip"]
+RowInput = Literal["shared", "hq_null"]
 
 
 class Mlp(nn.Module):
     """Two layers with a GELU between them."""
 
-    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+    def __init__(self, width_in: int, hidden: int, width_out: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.inner = nn.Linear(width_in, hidden)
-        self.outer = nn.Linear(hidden, width_out)
+        self.inner = nn.Linear(width_in, hidden, bias=bias)
+        self.outer = nn.Linear(hidden, width_out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(F.gelu(self.inner(x)))
+
+
+class HQNullMlp(Mlp):
+    """f(P x), where P projects onto the HQ null space and f(0) = 0: on clean clips it has next to nothing to say."""
+
+    space: HQNullSpace | None
+
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+        super().__init__(width_in, hidden, width_out, bias=False)
+        self.space = HQNullSpace(width_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # P is applied to the weight and not to the input, which has far more tokens than the weight has rows.
+        weight = self.inner.weight if self.space is None else self.space.project(self.inner.weight)
+        return self.outer(F.gelu(F.linear(x, weight)))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply P out for inference."""
+        assert self.space is not None, "a head is folded once"
+        self.inner.weight.copy_(self.space.project(self.inner.weight))
+        self.space = None
 
 
 class CrossAttention(nn.Module):
@@ -106,39 +129,6 @@ class Router(nn.Module):
             return self.mlp(pooled.to(self.mlp.inner.weight.dtype)).squeeze(-1).float()
 
 
-class SharedRouter(TuningModule):
-    """One router ahead of all wrapped layers: it reads the gap of the grounding model's own visual tokens.
-
-    A clip's gate is then known before the first wrapped layer runs, which is what lets a hard gate skip them all.
-    Where the coefficients come from the input alone, so does the gate: nothing is then looked up anywhere.
-    """
-
-    def __init__(
-        self,
-        bank_width: int,
-        *,
-        width: int,
-        heads: int,
-        hidden: int,
-        per: GatePer,
-        coefficients_from: CoefficientsFrom,
-    ) -> None:
-        super().__init__()
-        looks_up = coefficients_from != "input"
-        self.retrieval = Retrieval(bank_width, bank_width, width=width, heads=heads) if looks_up else None
-        self.project = None if looks_up else nn.Linear(bank_width, width)
-        self.router = Router(width, hidden, per)
-
-    def forward(self, tokens: Tensor, mask: Tensor, bank: ReferenceBank) -> Tensor:
-        """Logits, (B,) or (B, T), of visual tokens (B, T, N, D) and their mask (B, T, N)."""
-        if self.retrieval is not None:
-            _, gap = self.retrieval(tokens, bank)
-        else:
-            assert self.project is not None
-            gap = self.project(tokens)
-        return self.router(gap, mask)
-
-
 class QualityAdaptiveUnit(nn.Module):
     """Detects what a degraded input lacks and proposes coefficients for both subspaces, Sec. III-C.
 
@@ -150,8 +140,10 @@ class QualityAdaptiveUnit(nn.Module):
         heads: of the cross-attention.
         hidden: width of the coefficient heads and of the router.
         routes: whether the unit has a router of its own.
-        gate_per, coefficients_from, coefficients_per: as in :class:`stvg_nst.tuning.NullSpaceTuning`.
+        gate_per, coefficients_from, coefficients_per, row_input: as in :class:`stvg_nst.tuning.NullSpaceTuning`.
     """
+
+    row_head: Mlp
 
     def __init__(
         self,
@@ -167,30 +159,34 @@ class QualityAdaptiveUnit(nn.Module):
         gate_per: GatePer,
         coefficients_from: CoefficientsFrom,
         coefficients_per: CoefficientsPer,
+        row_input: RowInput = "shared",
     ) -> None:
         super().__init__()
         self.coefficients_from = coefficients_from
         self.coefficients_per = coefficients_per
         self.row_rank = row_rank
         looks_up = coefficients_from != "input"
-        self.retrieval = Retrieval(d_in, bank_width, width=width, heads=heads) if looks_up else None
-        self.project = None if looks_up else nn.Linear(d_in, width)
+        # A row branch of its own input leaves the other branch, and a router, to read what is looked up.
+        is_read = row_input == "shared" or null_rank > 0 or routes
+        self.retrieval = Retrieval(d_in, bank_width, width=width, heads=heads) if looks_up and is_read else None
+        self.project = nn.Linear(d_in, width) if is_read and not looks_up else None
         source = 2 * width if coefficients_from == "reference_and_gap" else width
-        self.row_head = Mlp(source, hidden, row_rank)
+        self.row_head = Mlp(source, hidden, row_rank) if row_input == "shared" else HQNullMlp(d_in, hidden, row_rank)
         self.null_head = Mlp(source, hidden, null_rank) if null_rank else None
         self.router = Router(width, hidden, gate_per) if routes else None
 
     def forward(self, x: Tensor, bank: ReferenceBank, mask: Tensor) -> Assessment:
         """Assess x (B, ..., d_in), of which mask (B, ...) says what is real."""
         x, mask = pool_tokens(x, mask, self.coefficients_per)
+        source = gap = x
         if self.retrieval is not None:
             found, gap = self.retrieval(x, bank)
             source = found if self.coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
-        else:
-            assert self.project is not None
+        elif self.project is not None:
             source = gap = self.project(x)  # the ablation without retrieval: a plain perceptron, routed by the input
 
-        row = self.row_head(source)  # Eq. (4), C_r = MLP_r(X_ref)
+        # Eq. (4), C_r = MLP_r(X_ref)
+        row = self.row_head(x if isinstance(self.row_head, HQNullMlp) else source)
         null = None if self.null_head is None else self.null_head(source)  # Eq. (4), C_n = MLP_n(X_ref)
         return Assessment(row, null, None if self.router is None else self.router(gap, mask))
 

@@ -9,7 +9,7 @@ import torch
 
 from datamodules.caches import array_store
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.features import FeatureCache, FeatureWriter, feature_key
+from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key
 from datamodules.caches.frames import FramesOfClip
 from datamodules.degradation.golden_pixels import PixelOrigin
 from stvg_nst.types import Degradation
@@ -20,7 +20,7 @@ VIDEO = FramesOfClip("clip", Path("nowhere.mp4"), (0, 4, 8), (9, 16))
 
 
 def add(writer: FeatureWriter, key: str, appearance: torch.Tensor, motion: torch.Tensor) -> None:
-    writer.add_features(key, appearance, motion, clip=VIDEO, video_bytes=5)
+    writer.add_features(ClipVersion(key, VIDEO, 5), appearance, motion)
 
 
 @pytest.fixture

@@ -8,18 +8,20 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.degradation.severities import (
-    ABSOLUTE_SHORT_SIDE,
+from datamodules.degradation.kinds import (
     DEGRADATION_VERSION,
     DEGRADATIONS,
     SEVERITIES,
+    fixed_degradation,
+    sample_degradation,
+    version_name,
+)
+from datamodules.degradation.severities import (
+    ABSOLUTE_SHORT_SIDE,
     blur_along_line,
     blur_gaussian,
     degrade,
-    fixed_degradation,
     line_kernel,
-    sample_degradation,
-    version_name,
 )
 from stvg_nst.types import Degradation
 

@@ -42,6 +42,20 @@ def test_a_film_is_in_training_or_in_validation(hcstvg: Callable[..., Path]) -> 
     assert not films[0] & films[1] and all(films)
 
 
+def test_a_film_is_in_one_half_of_the_validation_split(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(train=TRAIN)
+    halves: dict[str, set[str]] = {}
+    for half in ("search", "ablate"):
+        data = module(root, held_out=0.7, validation_half=half, eval_frame_rate=0.2)
+        loader = data.evaluation_loader("val")
+        halves[half] = {info.item_id for batch in loader for info in batch.clips}
+    whole = module(root, held_out=0.7)
+    whole.setup_split("val")
+    assert halves["search"] | halves["ablate"] == {record.clip_id for record in whole.records["val"]}
+    films = [{name.partition("_")[2] for name in names} for names in halves.values()]
+    assert not films[0] & films[1] and all(films)
+
+
 def test_the_held_out_part_hangs_on_names_only(hcstvg: Callable[..., Path]) -> None:
     root = hcstvg(train=TRAIN)
     whole = {record.item_id for record in module(root, seed=1).load_records("val")}

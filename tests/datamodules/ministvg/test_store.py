@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from datamodules.ministvg import store
 from datamodules.ministvg.scene import VERSION
-from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations, verify_split
+from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def assert_as_listed(folder: Path) -> None:
+    """Every file has the size and the sum that the manifest says."""
+    for name, file in json.loads((folder / "manifest.json").read_text())["files"].items():
+        content = (folder / name).read_bytes()
+        assert file == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}, name
+
+
 def test_what_is_written(split: Path) -> None:
     clips = [f"clips/val-0000{index}.mp4" for index in range(3)]
     assert list(contents(split)) == ["annotations.json", *clips, "manifest.json"]
     manifest = json.loads((split / "manifest.json").read_text())
     assert (manifest["version"], manifest["split"], manifest["num_clips"]) == (VERSION, "val", 3)
     assert manifest["seed"] == f"derive_seed('ministvg', '{VERSION}', 'val', index)"
-    verify_split(split)
+    assert_as_listed(split)
     annotations = load_annotations(split)
     assert [annotation.file for annotation in annotations] == [split / clip for clip in clips]
     assert all(annotation.file.is_file() for annotation in annotations)
@@ -60,7 +68,7 @@ def test_finished_split_is_reused(split: Path, tmp_path: Path, monkeypatch: pyte
 def test_split_grows_without_changing(split: Path, tmp_path: Path) -> None:
     before = contents(split / "clips")
     assert ensure_split(tmp_path, "val", num_clips=5, progress=False) == split
-    verify_split(split)
+    assert_as_listed(split)
     after = contents(split / "clips")
     assert {name: after[name] for name in before} == before
     assert len(load_annotations(split)) == len(after) == 5
@@ -99,7 +107,7 @@ def test_killed_rendering_leaves_nothing_that_looks_finished(held: int, split: P
     assert process.exitcode == 9
     assert contents(split) == before
     assert split.exists() == bool(held)
-    verify_split(ensure_split(tmp_path, "val", num_clips=6, progress=False))
+    assert_as_listed(ensure_split(tmp_path, "val", num_clips=6, progress=False))
 
 
 def test_interrupted_rendering_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,27 +135,19 @@ def test_loser_of_a_race_takes_the_winners_files(
     assert [path.name for path in folder.parent.iterdir()] == ["val"]
 
 
-def test_flipped_byte_is_found_by_verification(split: Path) -> None:
-    clip = split / "clips" / "val-00001.mp4"
-    data = bytearray(clip.read_bytes())
-    data[len(data) // 2] ^= 1
-    clip.write_bytes(data)
-    load_annotations(split)
-    with pytest.raises(DamagedSplitError, match=r"expected sha256 \w{64} in '.*val-00001.mp4', got sha256") as caught:
-        verify_split(split)
-    assert caught.value.path == clip
-    assert f"delete '{split}'" in str(caught.value)
-
-
 def test_truncated_and_missing_files_are_found_at_once(split: Path, tmp_path: Path) -> None:
     clip = split / "clips" / "val-00002.mp4"
     size = clip.stat().st_size
     clip.write_bytes(clip.read_bytes()[:100])
-    with pytest.raises(DamagedSplitError, match=rf"expected {size} bytes in '.*val-00002.mp4', got 100 bytes"):
+    with pytest.raises(
+        DamagedSplitError, match=rf"expected {size} bytes in '.*val-00002.mp4', got 100 bytes"
+    ) as caught:
         ensure_split(tmp_path, "val", num_clips=3)
+    assert caught.value.path == clip
+    assert f"delete '{split}'" in str(caught.value)
     clip.unlink()
     with pytest.raises(DamagedSplitError, match=r"val-00002.mp4', got no such file"):
-        verify_split(split)
+        ensure_split(tmp_path, "val", num_clips=3)
 
 
 @pytest.mark.parametrize(

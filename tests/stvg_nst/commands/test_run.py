@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
-from stvg_nst.commands.run import RunCLI
+from stvg_nst.commands.run import RunCLI, RunConfig
 
 
 @pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CSVLogger")])
@@ -44,3 +46,12 @@ def test_the_name_of_a_run_is_utf_8() -> None:
     cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/caf\udce9", trainer=Namespace())))
     with pytest.raises(ValueError, match="the name of a run's folder must be UTF-8"):
         RunCLI.before_instantiate_classes(cli)
+
+
+def test_a_kept_configuration_keeps_a_null_that_is_not_the_default(tmp_path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rank", type=int | None, default=64)
+    RunConfig(parser, parser.parse_args(["--rank=null"])).save_config(
+        SimpleNamespace(default_root_dir=tmp_path), None, "fit"
+    )
+    assert parser.parse_path(tmp_path / "config.yaml").rank is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stvg_nst.evaluation import evaluate, parse_ground_truth, parse_predictions
-from stvg_nst.evaluation.bootstrap import clip_rows, drawn_clips, interval
+from stvg_nst.evaluation.bootstrap import clip_rows, drawn_counts, interval, p_value
 
 BOX = [0, 0, 10, 10]
 
@@ -47,7 +47,7 @@ def test_a_clip_is_a_text() -> None:
 
 
 def test_draws_are_those_of_the_seed_however_many_at_once() -> None:
-    few, many = (np.concatenate([*drawn_clips(7, count, seed=3)]) for count in (70, 130))
+    few, many = (np.concatenate([*drawn_counts(7, count, seed=3)]) for count in (70, 130))
     assert (few.sum(axis=1) == 7).all() and (many[:70] == few).all()
     assert clip_rows(["b", "a", "b"])[0].tolist() == [1, 0, 1]
 
@@ -55,3 +55,17 @@ def test_draws_are_those_of_the_seed_however_many_at_once() -> None:
 def test_what_is_never_defined_has_no_interval() -> None:
     assert np.isnan(interval(np.array([np.nan]))).all()
     assert interval(np.array([1.0, np.nan, 3.0])) == pytest.approx((1.05, 2.95))
+
+
+def test_a_p_value_counts_the_replicates_beyond_zero_and_the_sample_itself() -> None:
+    # Of 9 replicates 1 lies below 0, of 8 others and 1 that is not defined none does.
+    assert p_value(np.array([-1.0, 1, 2, 3, 4, 5, 6, 7, 8])) == pytest.approx(2 * 2 / 10)
+    assert p_value(np.array([1.0, 1, 2, 3, 4, 5, 6, 7, np.nan])) == pytest.approx(2 * 1 / 9)
+    assert p_value(-np.array([1.0, 1, 2, 3, 4, 5, 6, 7])) == pytest.approx(2 * 1 / 9)
+    assert p_value(np.zeros(5)) == 1 and np.isnan(p_value(np.array([np.nan])))
+
+
+def test_a_p_value_agrees_with_the_interval() -> None:
+    for shift in (1.5, 1.9, 2.0, 2.1, 2.5):
+        values = np.random.default_rng(0).normal(shift, 1, 100_000)
+        assert (p_value(values) < 0.05) is (interval(values)[0] > 0)

@@ -38,12 +38,16 @@ def truth(conditions: Mapping[str, Sequence[str]] = CONDITIONS, **fields: Any) -
     return parse_ground_truth(header | {"tubes": tubes})
 
 
-def answer(hits: Mapping[tuple[str, str], int], method: str = "Mine") -> Predictions:
+def answer(
+    hits: Mapping[tuple[str, str], int], method: str = "Mine", verdicts: Sequence[float] | None = None
+) -> Predictions:
     """Predictions that cover ``hits`` of ten frames perfectly: tIoU = vIoU = hits / 10."""
     tubes = [
         {"item_id": item, "condition": condition, "start": 0, "stop": count, "boxes": [BOX] * count}
         for (item, condition), count in hits.items()
     ]
+    for tube, verdict in zip(tubes, verdicts or (), strict=verdicts is not None):
+        tube["verdict"] = verdict
     return parse_predictions({"format": "stvg-predictions", "version": 1, "method": method, "tubes": tubes})
 
 

@@ -270,3 +270,17 @@ def test_bad_boxes_are_taken_as_the_header_says(tmp_path: Path) -> None:
     path.write_text(render_ground_truth("Tiny", "test", [], bad_boxes="cut"))
     with pytest.raises(TubeFileError, match=r"bad_boxes: expected one of refuse, clip, .* got \"cut\""):
         load_ground_truth(path)
+
+
+def test_verdicts_on_the_quality_are_of_every_tube_or_of_none() -> None:
+    content = predictions()
+    assert parse_predictions(content).verdicts is None
+    content["tubes"][1]["verdict"] = 0.5
+    with pytest.raises(TubeFileError, match=r"tubes\[1\].verdict: expected a verdict of every tube or of none"):
+        parse_predictions(content)
+    content["tubes"][0]["verdict"] = 0
+    verdicts = parse_predictions(content).verdicts
+    assert verdicts is not None and verdicts.tolist() == [0.0, 0.5]
+    content["tubes"][0]["verdict"] = 1.5
+    with pytest.raises(TubeFileError, match=r"tubes\[0\].verdict: expected a number in \[0, 1\], got 1.5"):
+        parse_predictions(content)

@@ -148,6 +148,7 @@ def test_samples_are_sorted_and_complete() -> None:
         "vIoU": 0.3,
         "pred_start": 0,
         "pred_stop": 3,
+        "verdict": None,
     }
     assert results[0]["degradation"] is None
 

@@ -67,7 +67,7 @@ MODELS: dict[str, Callable[[], CGSTVG]] = {
 
 
 def by_name(model: CGSTVG) -> CGSTVG:
-    """Weights that hang on nothing but their names and shapes."""
+    """Weights that depend on nothing but their names and shapes."""
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
             continue

@@ -18,7 +18,7 @@ from stvg_nst.models.cgstvg.decoder import BoxDecoder, Memory, TimeDecoder
 from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
 from stvg_nst.models.cgstvg.layers import MLP, time_positions
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.official import translate_name, translate_state
+from stvg_nst.models.cgstvg.official import translate_name, translate_tensor
 from stvg_nst.types import Batch, GroundingOutput
 
 TERMS = {
@@ -42,7 +42,7 @@ def weights(rule: ModuleType, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
         and rule.canonical(key) == key
         and translate_name(key) is not None
     }
-    return translate_state(values)
+    return {name: part for key, value in values.items() for name, part in translate_tensor(key, value).items()}
 
 
 def golden(cgstvg: Path, name: str) -> dict[str, Tensor]:

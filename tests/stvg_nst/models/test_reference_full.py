@@ -23,7 +23,7 @@ from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg.layers import grid_positions
-from stvg_nst.models.cgstvg.official import ALIASES, translate_name, translate_state
+from stvg_nst.models.cgstvg.official import ALIASES, translate_name, translate_tensor
 from stvg_nst.models.cgstvg.regions import region_bounds
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Quality, Tube
 
@@ -64,15 +64,15 @@ def model(
 ) -> CGSTVG:
     """Every weight by the golden files' rule."""
     checksums = json.loads((cgstvg / "golden" / "00_weights_crc32.json").read_text())
-    official: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key, shape in shapes.items():
         if translate_name(key) is not None:
             values = rule.make_value(key, shape)
             assert zlib.crc32(values.tobytes()) == checksums[key]["crc32"], key
-            official[key] = torch.from_numpy(values)
+            weights |= translate_tensor(key, torch.from_numpy(values))
     model = build_full_size()
     constants = {key: value for key, value in model.state_dict().items() if key.endswith("position_index")}
-    model.load_state_dict({**translate_state(official), **constants}, assign=True)
+    model.load_state_dict({**weights, **constants}, assign=True)
     return model.eval()
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from stvg_nst.report.certificate import (
     Certificate,
+    HQNullCertificate,
     LayerCertificate,
     OutputChange,
     certificate_sheet,
+    load_certificate,
     to_json,
 )
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
@@ -87,3 +89,25 @@ def test_json_keeps_every_number():
         *CERTIFICATE.layers
     ]
     assert [OutputChange(**change) for change in content["changes"]] == [*CERTIFICATE.changes]
+
+
+def test_what_a_row_branch_sees_of_clean_clips_has_a_table_where_it_is_measured(capsys, tmp_path):
+    show(CERTIFICATE)
+    assert "HQ passed" not in capsys.readouterr().out
+    layer = HQNullCertificate("head", 96, 44, 64, 0.0123, None, 0.004, None)
+    opened = OutputChange("open", "HQ", 16, "observation", 0.01, 0.1, 0.2, 0.3, 2, 1)
+    certificate = replace(CERTIFICATE, hq_null=(layer,), changes=(*CERTIFICATE.changes, opened))
+    show(certificate)
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "head 96 44 64 1.23 % - 0.40 % -" in rows
+    assert "open HQ 16 1.0e-02 1.0e-01 2.0e-01 3.0e-01 2 1 observation" in rows
+    assert any("note: passed: share of the energy" in row for row in rows)
+    (tmp_path / "certificate.json").write_text(to_json(certificate))
+    assert load_certificate(tmp_path / "certificate.json") == certificate
+
+
+def test_a_certificate_from_before_there_were_hq_null_spaces_is_read(tmp_path):
+    content = json.loads(to_json(CERTIFICATE))
+    del content["hq_null"]
+    (tmp_path / "certificate.json").write_text(json.dumps(content))
+    assert load_certificate(tmp_path / "certificate.json") == CERTIFICATE

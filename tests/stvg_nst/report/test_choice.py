@@ -53,6 +53,16 @@ def test_the_best_level_by_was_is_written_with_all_that_was_tried(
     assert choose(path, tmp_path, "--overwrite") == 0
 
 
+def test_what_was_tried_goes_where_results_are(search: Any, tmp_path: Path) -> None:
+    path, table = search(), tmp_path / "results" / "tried.csv"
+    assert choose(path, tmp_path, "--table", str(table)) == 0
+    assert len(table.read_text().splitlines()) == 4
+    assert not (tmp_path / "chosen.csv").exists()
+    assert f"# m_vIoU. {table} holds all that were tried.\n" in (tmp_path / "chosen.yaml").read_text()
+    with pytest.raises(StudyError, match=r"chosen\.yaml' exists already"):
+        choose(path, tmp_path, "--table", str(table))
+
+
 def test_an_overlay_is_never_replaced_by_choices(search: Any, tmp_path: Path) -> None:
     path = search()
     (tmp_path / "chosen.yaml").write_text("trainer: {max_epochs: 3}\n")
@@ -67,9 +77,15 @@ def test_a_choice_at_the_edge_is_called_so(search: Any, tmp_path: Path, capsys: 
     assert "a: high, the edge of the grid (of 2;" in capsys.readouterr().out
 
 
-def test_choices_need_the_validation_split_and_every_run(search: Any, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="choices are made on the split 'val', but the study measured 'test'"):
-        choose(search(set=None), tmp_path)
+@pytest.mark.parametrize("split", ["test", "val_ablate", "confirm"])
+def test_choices_need_the_validation_split(search: Any, tmp_path: Path, split: str) -> None:
+    path = search(set={"data.init_args.evaluation_split": split})
+    with pytest.raises(StudyError, match=f"on the split 'val' or its half 'search', but the study measured '{split}'"):
+        choose(path, tmp_path)
+
+
+def test_choices_can_be_made_on_a_half_of_the_validation_split(search: Any, tmp_path: Path) -> None:
+    assert choose(search(set={"data.init_args.evaluation_split": "val_search"}), tmp_path) == 0
 
 
 def test_an_unfinished_grid_is_no_equal_chance(search: Any, tmp_path: Path) -> None:
@@ -107,7 +123,7 @@ def test_what_was_chosen_before_is_kept_of_the_other_points(
     assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == ranks
     assert [row.split(",")[0] for row in (tmp_path / "chosen.csv").read_text().splitlines()[1:]] == ["a", "a", "a", "b"]
     assert (
-        "# Kept as they were chosen before (the .csv counts their seeds): b.\n"
+        "# Kept as they were chosen before (the table counts their seeds): b.\n"
         in (tmp_path / "chosen.yaml").read_text()
     )
     assert "kept as they were chosen before: b\n" in capsys.readouterr().out

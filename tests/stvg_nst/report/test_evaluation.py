@@ -115,3 +115,15 @@ def test_a_faulty_file_is_named_without_a_traceback(
     assert command("mine.json", "truth.json") == 1
     expected = "error: mine.json: tubes[0].boxes[0][3]: expected a finite number, got NaN"
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_verdicts_are_shown_by_kind_and_severity(command: Any, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((files / "mine.json").read_text())
+    for tube, verdict in zip(content["tubes"], (0.1, 0.7, 0.8, 0.9), strict=True):
+        tube["verdict"] = verdict
+    (files / "mine.json").write_text(json.dumps(content))
+    assert command("mine.json", "truth.json", "--json", "out.json") == 0
+    shown = capsys.readouterr().out
+    assert "AUROC of the verdicts of <mine|[red]> on the quality, by kind and severity" in shown
+    assert row(shown, "defocus") == row(shown, "all kinds") == ["0.750", "0.750"]
+    assert json.loads((files / "out.json").read_text())["separation"]["defocus:3"] == 0.75

@@ -57,6 +57,43 @@ def test_clips_are_drawn_whole(findings: Findings) -> None:
     assert (found.low, found.high) == pytest.approx(10 * np.quantile(count, [0.025, 0.975]))
 
 
+def shift(findings: Findings, by: Callable[[int, str], float]) -> None:
+    """Lets LoRA be as good as NST in the decoders, but for so much overlap, by seed and clip, on both qualities."""
+    lora, nst, _ = findings.methods
+    for (own, _), (other, _) in zip(lora.replicates, nst.replicates, strict=True):
+        assert own.place == other.place
+        for sample, twin in zip(own.results.samples, other.results.samples, strict=True):
+            added = by(own.run.seed or 0, sample["item_id"].split("/")[0])
+            sample["vIoU"] = twin["vIoU"] + added  # type: ignore[index]
+
+
+def test_seeds_are_drawn_where_it_is_asked_for_with_all_their_runs(findings: Findings) -> None:
+    """A difference of 20 points under one of two seeds: a draw has it 0, 1 or 2 times of 2."""
+    shift(findings, lambda seed, clip: 0.2 * seed)
+    lora, nst, _ = findings.methods
+    replicates = [own for method in findings.methods for own, _ in method.replicates]
+    fixed, drawn = (PairedBootstrap(replicates, draws=4000, over_seeds=over) for over in (False, True))
+    found = fixed.difference(lora, nst, "MQ", "m_vIoU")
+    assert found is not None and (found.mean, found.low, found.high) == pytest.approx((10, 10, 10))
+    assert found.p == pytest.approx(2 / 4001)
+    found = drawn.difference(lora, nst, "MQ", "m_vIoU")
+    assert found is not None and (found.mean, found.low, found.high) == pytest.approx((10, 0, 20))
+    assert found.p == pytest.approx(2 * 0.25, abs=0.03) and not found.decided
+
+
+def test_clips_and_seeds_are_drawn_apart(findings: Findings) -> None:
+    """A difference of 40 points on one of four clips under one of two seeds, and of 10 everywhere."""
+    shift(findings, lambda seed, clip: 0.1 + 0.4 * (seed == 1 and clip == "c2"))
+    lora, nst, _ = findings.methods
+    replicates = [own for method in findings.methods for own, _ in method.replicates]
+    found = PairedBootstrap(replicates, draws=4000, over_seeds=True).difference(lora, nst, "WAS", "m_vIoU")
+    assert found is not None and found.decided and found.mean == pytest.approx(2 * (10 + 40 / 8))
+    generator = np.random.default_rng(1)
+    clips, seeds = generator.binomial(4, 0.25, size=100_000), generator.binomial(2, 0.5, size=100_000)
+    expected = np.quantile(2 * (10 + 40 * clips / 4 * seeds / 2), [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
 def test_without_a_common_run_there_is_no_difference(study: Study, finish: Finish) -> None:
     findings = read_findings([study], finish(lambda run: run.point == "decoder / NST"))
     lora, nst, _ = findings.methods

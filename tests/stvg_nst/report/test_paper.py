@@ -96,7 +96,7 @@ def test_a_grounder_that_not_all_have_moves_no_difference(study: Study, finish: 
     assert "57.00 (+" not in sheet_markdown(table) and "(+4.00 \u00b1" in sheet_markdown(table)
     changes = {method.name: severity_changes(method.replicates) for method in findings.methods[:2]}
     assert changes["LoRA"]["defocus", "1"] == pytest.approx(11) and changes["NST"]["defocus", "1"] == pytest.approx(9)
-    assert "over other grounders do not compare: decoder / LoRA stands on first alone; whole" in sheet_text(table)
+    assert "over other grounders do not compare: decoder / LoRA was run on first alone; whole" in sheet_text(table)
 
 
 def test_figure_2_by_grounder(study: Study, finish: Finish) -> None:

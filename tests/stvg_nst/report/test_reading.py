@@ -79,7 +79,7 @@ def test_an_absent_grounder_is_said(study: Study, finish: Finish) -> None:
     runs = finish()
     other = replace(study, grounder="second", baseline={**study.baseline, "model": {"weights": "absent.safetensors"}})
     findings = read_findings([study, other], runs)
-    assert "INCOMPLETE: nothing stands of second: its weights 'absent.safetensors' are not there" in findings.missing
+    assert "INCOMPLETE: second has no results: its weights 'absent.safetensors' are not there" in findings.missing
     assert [method.num_expected for method in findings.methods] == [8, 8, 8] and not findings.complete
     assert read_findings([other], runs).baselines == ()
 

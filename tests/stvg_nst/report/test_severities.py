@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stvg_nst.report import report_folders
-from stvg_nst.report.severities import severity_section
+from stvg_nst.report.severities import separation_section, severity_section
 from stvg_nst.results.results_file import ResultsFileError, load_results
 from tests.stvg_nst.report.test_folder import write_run
 
@@ -72,3 +72,17 @@ def test_clean_runs_and_foreign_samples_are_told(tmp_path: Path) -> None:
     foreign = {name: value for name, value in SAMPLES[0].items() if name != "tIoU"}
     with pytest.raises(ResultsFileError, match=r"'samples\[0\].tIoU' is missing"):
         severity_section([replace(clean, samples=(foreign,))], "m_vIoU")
+
+
+def test_routers_stand_side_by_side_by_what_they_tell_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [sample | {"verdict": v} for sample, v in zip(SAMPLES, (0.2, 0.4, 0.9, 0.1, 0.5, 0.6), strict=True)]
+    write_run(tmp_path / "a", "NullSpaceTuning", 42, samples=said, evaluation_conditions="matrix")
+    other = [sample | {"verdict": None} for sample in SAMPLES]
+    write_run(tmp_path / "b", "ZeroShot", 40, samples=other, evaluation_conditions="matrix")
+    assert report_folders([tmp_path], tmp_path / "out.md", "m_vIoU") == 0
+    markdown = (tmp_path / "out.md").read_text()
+    assert "MiniSTVG test, benchmark seed 0, shown in matrix, AUROC of the router by degradation" in markdown
+    assert "| defocus | NullSpaceTuning | 0.750 | 1.000 | 0.833 |\n" in markdown
+    assert "| low_light | NullSpaceTuning | 0.000 | - | 0.000 |\n" in markdown
+    assert "| LQ, all samples | NullSpaceTuning | 0.500 | 1.000 | 0.625 |\n" in markdown
+    assert separation_section([load_results(tmp_path / "b" / "results.json")]) is None

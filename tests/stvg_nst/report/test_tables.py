@@ -101,7 +101,9 @@ def test_without_a_baseline_there_are_costs_alone(study: Study, tmp_path: Path) 
     assert run(study, runs, "--show", "cost", "--costs", str(costs)) == 0
     assert "| decoder | NST | 1.60 k |" in (runs / "tables" / "cost.md").read_text()
     (runs / "tables" / "table1.md").write_text("of runs that lie elsewhere now")
-    with pytest.raises(StudyError, match=r"nothing to compare with: no baseline stands below '.*empty'; INCOMPLETE"):
+    with pytest.raises(
+        StudyError, match=r"nothing to compare with: no baseline has results below '.*empty'; INCOMPLETE"
+    ):
         run(study, runs, "--show", "cost", "table1", "--costs", str(costs))
     assert (runs / "tables" / "table1.md").exists()
 

@@ -258,12 +258,26 @@ def test_what_no_search_has_chosen_for_is_not_run(
 ) -> None:
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text("rank 8: {trainer.lr: 7}\n")
-    path = write(seeds=[0], chosen=str(chosen))
+    path = write(seeds=[0], chosen=[str(chosen)])
     assert study(path) == 0
     assert set(stages(tmp_path / "runs")) == {"zero-shot", "rank-8-seed0"}
     assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out
     with pytest.raises(StudyError, match="no search has chosen the settings of rank 4, which would not be compared"):
         study(path, "--only", "rank *")
+
+
+def test_a_quick_study_runs_what_no_search_has_chosen_for_where_it_is_named(
+    study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("rank 8: {trainer.lr: 7}\n")
+    path = write(seeds=[0], chosen=[str(chosen)], quick={"seeds": [0]})
+    assert study(path, "--quick") == 0
+    assert set(stages(tmp_path / "runs-quick")) == {"zero-shot", "rank-8-seed0"}
+    assert "left out, for no search has chosen their settings: rank 4\n" in capsys.readouterr().out
+    assert study(path, "--quick", "--only", "rank 4") == 0
+    assert set(stages(tmp_path / "runs-quick")) == {"rank-4-seed0"}
+    assert "left out, for no search" not in capsys.readouterr().out
 
 
 def test_runs_at_once_share_the_cores(
@@ -330,7 +344,7 @@ def test_different_conditions_are_not_compared(study: Any, write: Write, tmp_pat
         ({"split": "val"}, r"was measured on MiniSTVG val, benchmark seed 0, but the baseline .* on MiniSTVG test, "),
         ({"evaluation_conditions": "matrix"}, "was measured on MiniSTVG test, benchmark seed 0, shown in matrix, but"),
         ({"samples": [{"item_id": "b", "quality": "HQ"}]}, "has 1 samples, which are not the 2 of the baseline"),
-        ({"seed": 7}, "is of seed 7, but stands for seed 1"),
+        ({"seed": 7}, "has seed 7, but is in the place of seed 1"),
         ({"metrics": {"HQ/m_tIoU": 1.0}}, "lacks HQ/m_vIoU, HQ/vIoU@0.3, HQ/vIoU@0.5, LQ/m_tIoU"),
     ):
         path.write_text(json.dumps(results | change))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stvg_nst.study import StudyError, planned_runs, read_studies
+from stvg_nst.study.definition import Primary, study_files
 
 Write = Callable[..., Path]
 
@@ -35,7 +36,7 @@ def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> N
     chosen.write_text("rank 8: {trainer.lr: 7}\nanother study's: {trainer.lr: 8}\n")
     levels = {"few": {"trainer.clips": 2}, "many": {"trainer.clips": 9, "trainer.lr": 6}}
     grounders = {"one": {"trainer.weights": 1}, "two": {"trainer.weights": 2}}
-    one, two = read_studies(write(levels=levels, grounders=grounders, chosen=str(chosen)))
+    one, two = read_studies(write(levels=levels, grounders=grounders, chosen=[str(chosen)]))
     assert [*one.points] == ["rank 4, few", "rank 4, many", "rank 8, few", "rank 8, many"]
     assert one.cells["rank 8, many"] == ("rank 8", "many") and one.unchosen == ("rank 4",)
     assert one.unchosen_words == "no search has chosen for rank 4: the settings of the overlays hold"
@@ -43,6 +44,44 @@ def test_levels_grounders_and_what_was_chosen(write: Write, tmp_path: Path) -> N
     assert two.points["rank 8, many"]["trainer"] == {"max_epochs": 4, "weights": 2, "lr": 6, "clips": 9}
     assert two.baseline["trainer"]["weights"] == 2 and (two.title, two.heading) == ("Two ranks", "Two ranks, two")
     assert two.folder_in(tmp_path) == tmp_path / "two"
+
+
+def test_searches_choose_different_settings_of_a_point(write: Write, tmp_path: Path) -> None:
+    rates, weights = tmp_path / "rates.yaml", tmp_path / "weights.yaml"
+    rates.write_text("rank 4: {trainer.lr: 7}\nrank 8: {trainer.lr: 8}\n")
+    weights.write_text("rank 8: {trainer.twin: 30}\n")
+    (study,) = read_studies(write(chosen=[str(rates), str(weights)]))
+    assert study.points["rank 8"]["trainer"] == {"max_epochs": 4, "lr": 8, "twin": 30} and study.unchosen == ()
+    weights.write_text("rank 8: {trainer.lr: 30}\n")
+    with pytest.raises(StudyError, match=r"weights\.yaml' chooses trainer\.lr for 'rank 8', as a file before it does"):
+        read_studies(write(chosen=[str(rates), str(weights)]))
+
+
+def test_what_a_study_was_made_to_compare(write: Write) -> None:
+    (study,) = read_studies(write(primary={"method": "rank 8", "against": ["rank 4"]}))
+    assert study.primary == Primary("rank 8", ("rank 4",))
+    assert read_studies(write())[0].primary is None
+    for against, said in ((["rank 5"], "got 'rank 5'; it has rank 4, rank 8"), ([], "got no other; it has")):
+        with pytest.raises(StudyError, match=f"'primary' compares a point with others of the study, {said}"):
+            read_studies(write(primary={"method": "rank 8", "against": against}))
+    quick = {"points": ["rank 8"]}
+    (short,) = read_studies(write(primary={"method": "rank 8", "against": ["rank 4"]}, quick=quick), quick=True)
+    assert short.primary is None
+
+
+def test_a_study_is_made_of_all_files_that_it_names(write: Write, tmp_path: Path) -> None:
+    overlays, chosen = [tmp_path / f"{name}.yaml" for name in ("base", "own", "other")], tmp_path / "chosen.yaml"
+    chosen.write_text("rank 4: {trainer.lr: 7}\n")
+    below = write(overlays=[str(overlays[0])], points={"rank 4": {}, "other": {"overlays": [str(overlays[2])]}})
+    below.rename(tmp_path / "below.yaml")
+    path = tmp_path / "above.yaml"
+    path.write_text(
+        f"extends: {tmp_path / 'below.yaml'}\ntitle: Above\nchosen: [{chosen}]\nonly: ['rank 4']\n"
+        f"points: {{'rank 4': {{overlays: [{overlays[1]}]}}}}\n"
+    )
+    named = study_files(path)
+    assert {path, tmp_path / "below.yaml", chosen, *overlays[:2]} < {*named} and overlays[2] not in named
+    assert len(named) == len(set(named))
 
 
 def test_a_study_extends_another_file(write: Write, tmp_path: Path) -> None:
@@ -110,7 +149,7 @@ def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> N
         ({"tests": {"a": {}, "b": {}}}, "tests 'a' and 'b' are the same run"),
         ({"grounders": {"a": {}, "b": {}}}, "grounders 'a' and 'b' are the same run"),
         ({"grounders": {"a": 3}}, "grounder 'a' must be a mapping of dotted names to values, {} for none, got 3"),
-        ({"chosen": "absent.yaml"}, "absent.yaml: cannot be read: No such file"),
+        ({"chosen": ["absent.yaml"]}, "absent.yaml: cannot be read: No such file"),
         ({"tuner": None}, "point 'rank 4' names no tuner; give it 'overlays', or the study 'tuner'"),
     ],
 )

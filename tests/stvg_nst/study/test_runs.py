@@ -1,4 +1,4 @@
-"""A run of a study, held against what stands in its folder."""
+"""A run of a study, compared with what its folder holds."""
 
 from __future__ import annotations
 

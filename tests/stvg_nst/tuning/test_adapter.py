@@ -182,3 +182,29 @@ def test_it_loads_in_the_precision_of_the_model(toy, saved):
     load_adapter(path, other, tuner)
     assert other.head.unit.router.mlp.inner.weight.dtype == torch.float64
     assert torch.equal(other.head.unit.router.mlp.inner.weight.float(), grounder.head.unit.router.mlp.inner.weight)
+
+
+@pytest.fixture
+def of_an_older_version(toy, tmp_path):
+    """An adapter with a shared router, of before routers had a threshold and a choice of what they read."""
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(TARGETS, rank=6, router="shared", seed=5)
+    tuner.inject(grounder)
+    path = tmp_path / "older.safetensors"
+    save_adapter(path, grounder, tuner)
+    config = adapter.asdict(read_adapter_config(path))
+    del config["fields"]["router_reads"]
+    state = load_file(path)
+    del state["reference_point.router.threshold"]
+    save_file(state, path, metadata={adapter.METADATA_KEY: json.dumps(config)})
+    return path
+
+
+def test_an_older_file_loads_and_what_it_does_not_say_is_the_default(toy, of_an_older_version):
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(TARGETS, rank=6, router="shared", seed=9)
+    tuner.inject(grounder)
+    load_adapter(of_an_older_version, grounder, tuner)
+    assert grounder.reference_point.router.threshold == 0
+    name = "reference_point.router.router.mlp.inner.weight"
+    assert torch.equal(grounder.get_parameter(name), load_file(of_an_older_version)[name])
+    other = NullSpaceTuning(TARGETS, rank=6, router="shared", router_reads="statistics")
+    expect_mismatch(toy, of_an_older_version, "'router_reads': expected gap, got statistics", other)

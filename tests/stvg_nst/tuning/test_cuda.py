@@ -22,8 +22,11 @@ pytestmark = pytest.mark.gpu
 QUERIES = ("the small red star jumps up and down", "what large thing spins?")
 QUALITIES = torch.tensor([0, 1])
 OVERLAYS = Path("experiments/tuner")
-SCOPE = yaml.safe_load(Path("experiments/scope/both.yaml").read_text())["model"]["tuner"]
-METHODS = ("full", "lora", "adalora", "dora", "flylora", "gated_adapter", "nst", "nst_paper")
+SCOPES = Path("experiments/scope")
+METHODS = (
+    *("full", "lora", "adalora", "dora", "flylora", "houlsby", "prompts", "switch", "gated_lora", "gated_adapter"),
+    *("nst", "nst_paper"),
+)
 Scene = tuple[BackboneFeatures, Tensor]
 
 
@@ -50,7 +53,9 @@ def scene(frozen: nn.Module) -> Scene:
 
 def build(method: str) -> Tuner:
     overlay = yaml.safe_load((OVERLAYS / f"{method}.yaml").read_text())["model"]["tuner"]
-    overlay = overlay if {"targets", "scope"} & overlay["init_args"].keys() else merge(overlay, SCOPE)
+    if not {"targets", "scope"} & overlay["init_args"].keys():
+        scope = SCOPES / ("encoder_modules.yaml" if method in ("prompts", "switch") else "both.yaml")
+        overlay = merge(overlay, yaml.safe_load(scope.read_text())["model"]["tuner"])
     overlay["init_args"].pop("spaces", None)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Tuner, "tuner")

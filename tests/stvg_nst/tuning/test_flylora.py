@@ -178,7 +178,7 @@ def test_the_bias_keeps_single_precision_over_a_weight_of_half(toy):
 def test_it_is_not_merged(toy):
     grounder = toy.ToyGrounder()
     FlyLoRA(TARGETS, rank=6).inject(grounder)
-    with pytest.raises(TypeError, match="FlyLoraLinear cannot be merged: what it adds is no fixed matrix"):
+    with pytest.raises(ValueError, match="FlyLoraLinear cannot be merged: what it adds is no fixed matrix"):
         grounder.head.merged()
 
 

@@ -105,7 +105,7 @@ def test_a_merged_layer_computes_the_same_and_the_frozen_weight_stays(toy, metho
 def test_what_depends_on_its_input_is_not_merged(toy):
     grounder = toy.ToyGrounder()
     NullSpaceTuning(TARGETS, rank=6).inject(grounder)
-    with pytest.raises(TypeError, match="NullSpaceLinear cannot be merged: what it adds is no fixed matrix"):
+    with pytest.raises(ValueError, match="NullSpaceLinear cannot be merged: what it adds is no fixed matrix"):
         grounder.head.merged()
 
 

@@ -170,7 +170,7 @@ def test_all_is_by_name_and_takes_no_whole_module(toy):
     grounder = toy.ToyGrounder()
     targets = ["head", "*coder.linear2"]
     assert select_layers(grounder, targets) == select_by_name(grounder, targets)
-    with pytest.raises(ValueError, match=r"'encoder' must match nn\.Linear only, got FeedForward at 'encoder'"):
+    with pytest.raises(ValueError, match=r"'encoder' must match nn\.Linear only, got EncoderLayer at 'encoder'"):
         select_layers(grounder, ["encoder"])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.models.base import Grounder, ReferencePoint, TokenLayer
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
@@ -29,10 +29,24 @@ class FeedForward(nn.Module):
         return self.norm(x + self.linear2(self.dropout(self.linear1(x).relu())))
 
 
+class EncoderLayer(FeedForward, TokenLayer):
+    """A perceptron of tokens that have attended to each other, without weights for that."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(width, hidden)
+        self.width = width
+
+    def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        placed, visible = tokens + positions, mask[..., None, :].expand(*tokens.shape[:2], -1, -1)
+        attended = nn.functional.scaled_dot_product_attention(placed, placed, tokens, visible)
+        return super().forward(tokens + attended)
+
+
 class ToyGrounder(Grounder):
     """16 wide; the head (16 -> 9) is shared by two decoder stages and hangs on the model under two names."""
 
     width = 16
+    feature_channels = (3, 3)
 
     def __init__(self, seed: int = 0, *, checkpointing: bool | None = None) -> None:
         super().__init__()
@@ -43,7 +57,7 @@ class ToyGrounder(Grounder):
             self.statistics = nn.BatchNorm1d(self.width)
             self.words = nn.Embedding(50, self.width)
             self.reference_point = ReferencePoint()
-            self.encoder = FeedForward(self.width, 40)
+            self.encoder = EncoderLayer(self.width, 40)
             self.decoder = FeedForward(self.width, 48)
             self.head = nn.Linear(self.width, 9)
         self.alias = nn.ModuleList([self.head])
@@ -63,14 +77,19 @@ class ToyGrounder(Grounder):
         shared_text = text[:, None].expand(-1, frame_mask.shape[1], -1, -1)
         shared_mask = text_mask[:, None].expand(-1, frame_mask.shape[1], -1) & frame_mask[..., None]
         memory_mask = torch.cat([visual_mask, shared_mask], dim=2)
-        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask)
+        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
 
         memory = torch.cat([visual, shared_text], dim=2)
+        positions = torch.zeros_like(memory[:, :1])
+        # What a padded frame sees does not matter, but it must see something.
+        token_mask = torch.cat([features.cell_mask.flatten(1), text_mask], dim=1)[:, None]
         if self.checkpointing is None:
-            memory = self.encoder(memory)
+            memory = self.encoder(memory, positions, token_mask)
         else:
             # A reentrant checkpoint needs an input that requires a gradient to take part in the backward pass.
-            memory = checkpoint(self.encoder, memory.requires_grad_(), use_reentrant=self.checkpointing)
+            memory = checkpoint(
+                self.encoder, memory.requires_grad_(), positions, token_mask, use_reentrant=self.checkpointing
+            )
         pooled = memory.masked_fill(~memory_mask[..., None], 0.0).sum(2) / memory_mask.sum(2, keepdim=True).clamp(min=1)
         stages = [self.head(pooled), self.head(pooled + self.decoder(pooled))]
         out = torch.stack(stages)  # (S, B, T, 9)

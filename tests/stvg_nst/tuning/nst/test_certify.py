@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,7 +64,7 @@ def certified(toy):
         if change is not None:
             change(grounder)
         batches = [make_batch(toy), make_batch(toy, 1)] if batches is None else batches
-        layers, changes = certify(grounder, tuner, report, batches)
+        layers, changes, _ = certify(grounder, tuner, report, batches)
         return {layer.name: layer for layer in layers}, {(row.gate, row.clips): row for row in changes}
 
     return run
@@ -178,6 +180,45 @@ def test_what_skips_a_clip_is_exact_though_layers_leak(certified, router, forwar
     _, changes = certified(["encoder.linear1", "head"], **options, **leaking)
     assert changes["closed", "HQ"].standing == "guarantee"
     assert changes["closed", "HQ"].none and changes["closed", "LQ"].none
+
+
+def test_the_hq_null_space_is_measured_on_both_qualities(toy):
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(toy.TARGETS, rank=6, seed=0, row_input="hq_null")
+    report = tuner.inject(grounder)
+    clean = [torch.zeros(1), torch.zeros(1)]  # the toy's first clip, which is HQ, twice
+    tuner.calibrate(grounder, clean, lambda batch: grounder(*(part[:1] for part in toy.toy_batch())))
+    for layer in toy.layers_of(grounder):
+        layer.unit.row_head.outer.weight.data.fill_(0.1)
+    _, changes, rows = certify(grounder, tuner, report, [make_batch(toy)])
+    assert [row.name for row in rows] == ["encoder.linear2", "decoder.linear2", "head"]
+    for row in rows:
+        assert (row.clips, row.inputs) == (2, {"encoder.linear2": 40, "decoder.linear2": 48, "head": 16}[row.name])
+        assert 0 < row.directions < row.inputs
+        assert 0 < row.hq_passed <= 0.01 < row.lq_passed, "the bound holds on what was measured, and on nothing else"
+        assert 0 < row.hq_added < row.lq_added
+    opened = {row.clips: row for row in changes if row.gate == "open"}
+    assert {row.standing for row in opened.values()} == {"observation"}
+    assert opened["LQ"].start_end > opened["HQ"].start_end > 0
+
+    (mask,) = {tuple(call.mask.shape) for call in tuner._state.read(["head"], close=False)["head"]}
+    assert mask == (3, 5)
+    seen: list[torch.Tensor] = []
+    grounder.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with tuner.bypass(), torch.no_grad():
+        grounder(*toy.toy_batch())
+    tokens = torch.stack(seen)[:, 0]  # both calls, the HQ clip, whose frames are all real
+    share = (tokens @ grounder.head.unit.row_head.space.projection).square().sum() / tokens.square().sum()
+    assert rows[2].hq_passed == pytest.approx(share.item(), rel=1e-4)
+
+
+def test_a_quality_without_a_clip_has_no_share(toy):
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(["head"], rank=6, row_input="hq_null")
+    report = tuner.inject(grounder)
+    tuner.calibrate(grounder, [make_batch(toy)], lambda batch: grounder(batch.frames, batch.frame_mask, batch.queries))
+    batch = replace(make_batch(toy), qualities=torch.tensor([0, 0, 0]))
+    _, _, (row,) = certify(grounder, tuner, report, [batch])
+    assert row.hq_passed is not None and row.hq_added == 0
+    assert row.lq_passed is row.lq_added is None
 
 
 def test_a_broken_guarantee_is_shown_as_broken(certified, monkeypatch, capsys):

@@ -143,3 +143,22 @@ def test_a_checkpoint_that_drops_the_graph_is_refused(toy, tuned):
 def test_a_part_below_the_normal_numbers_has_its_share_too():
     tiny = torch.tensor([1e-40, 0.0, 3.0])
     assert _share(tiny, torch.tensor([0.0, 0.0, 1.0])).tolist() == [1.0, 0.0, 0.75]
+
+
+@pytest.mark.parametrize("router", ["shared", "layer"])
+def test_a_verdict_is_what_the_routers_say_whatever_the_gates_are(toy, tuned, router):
+    grounder, tuner = tuned(router=router, gate="hard")
+    grounder(*toy.toy_batch())
+    said = torch.stack([value for name, value in tuner.diagnostics().items() if name.startswith("router/")])
+    torch.testing.assert_close(tuner.verdicts(), said.mean(0))
+    assert ((tuner.verdicts() > 0) & (tuner.verdicts() < 1)).all()
+    if router == "shared":
+        with tuner.override_gate(1.0):
+            grounder(*toy.toy_batch())
+        torch.testing.assert_close(tuner.verdicts(), said.mean(0))
+
+
+def test_a_control_without_a_router_gives_no_verdict(toy, tuned):
+    grounder, tuner = tuned(gate="open")
+    grounder(*toy.toy_batch())
+    assert tuner.verdicts() is None

@@ -44,10 +44,15 @@ def test_a_config_can_name_it_and_its_help_comes_from_the_fields():
     [
         ({"gate_training": "label"}, "needs router 'shared' and gate 'soft' or 'hard', got router 'layer'"),
         ({"gate_training": "label", "router": "shared", "gate": "oracle"}, "and gate 'oracle'"),
+        ({"router_reads": "pixels"}, "router_reads must be one of gap, statistics, got 'pixels'"),
+        ({"router_reads": "statistics"}, "needs router 'shared' and gate 'soft' or 'hard', got router 'layer'"),
         ({"gate_jitter": 0.1}, "be 0 unless gate_training is 'label', got 0.1"),
+        ({"row_input": "reference"}, "row_input must be one of shared, hq_null, got 'reference'"),
+        ({"hq_energy": 1.0}, r"in \(0, 1\), got 1.0"),
+        ({"calibration_clips": 0}, "calibration_clips must be at least 1, got 0"),
         ({"gate_training": "label", "router": "shared", "gate_jitter": 0.7}, r"\[0, 0.5\].*got 0.7"),
     ],
 )
-def test_a_label_that_a_router_could_read_is_refused(options, message):
+def test_options_that_do_not_fit_each_other_or_themselves_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NullSpaceTuning(["head"], **options)

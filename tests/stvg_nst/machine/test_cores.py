@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stvg_nst.cores import granted_cores
+from stvg_nst.machine.cores import granted_cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process to cores")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.folder_lock import locked
+from stvg_nst.machine.folder_lock import locked
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.whole_files import whole_file, write_whole
+from stvg_nst.machine.whole_files import whole_file, write_whole
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the name ``path`` once the block has ended, in place of what had that name.
+    """A path to write to. When the block has ended, it takes the name ``path``.
 
-    If the block fails, on a full disk for instance, what it has written goes, and what had the name stays. Several
-    processes, on several machines too, may write the same file at once: the last one stands. The folder is made.
+    If the block fails, on a full disk for instance, what it has written is deleted, and an older file stays. Several
+    processes, even on several machines, may write the same file at once: the last one wins. The folder is made.
 
     The file gets the permissions that ``open(path, "w")`` would give it, whatever its writer chose. A link stays a
-    link, and what it leads to is replaced. A device or a pipe is written to as it is.
+    link: the file that it leads to is replaced. A device or a pipe is written to directly.
 
     Raises:
         OSError: the file cannot be written; it names ``path``.
@@ -60,7 +60,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to a device or a pipe, of which nothing can be renamed."""
+    """Whether a path leads to a device or a pipe, which cannot be replaced by renaming."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from stvg_nst.whole_files import is_stream
+from stvg_nst.machine.whole_files import is_stream
 
 
 class OutputError(ValueError):
-    """An output that would take the place of something that is to stay, or that cannot be a file."""
+    """An output that would replace something that must stay, or that cannot be a file."""
 
 
 def check_outputs(
@@ -24,15 +24,14 @@ def check_outputs(
     """Refuses files that could not be written, or that should not be.
 
     Args:
-        outputs: the files to write, by what the user knows them by, such as ``--json``; ``None`` for those not asked
-            for.
-        inputs: files that the command reads. None of them is replaced, by whatever name or link an output reaches it.
-        replace: whether a file that stands may be replaced.
+        outputs: the files to write, by the options that name them, such as ``--json``; ``None`` for those not wanted.
+        inputs: files that the command reads. None of them is replaced, not even through another name or a link.
+        replace: whether an existing file may be replaced.
 
     Raises:
         OutputError: an output is a folder, or an input, or two outputs are the same file.
-        FileExistsError: a file stands there, and is not to be replaced.
-        OSError: its folder cannot be written, or the file that stands there may not.
+        FileExistsError: the file exists, and must not be replaced.
+        OSError: its folder cannot be written, or the existing file may not be.
     """
     wanted = {name: Path(path) for name, path in outputs.items() if path is not None}
     read = [Path(path) for path in inputs if path is not None]
@@ -49,7 +48,7 @@ def check_outputs(
         if path.exists() and not replace:
             raise FileExistsError(f"'{path}' exists already; choose another name, or give --overwrite")
         if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "is there, and must not be written", str(path))
+            raise PermissionError(errno.EACCES, "exists, but may not be written", str(path))
         check_folder_is_writable(Path(os.path.realpath(path)).parent)
 
 
@@ -57,7 +56,7 @@ def check_folder_is_writable(folder: Path) -> None:
     """Tries to make a file in a folder, or in the nearest one above it that exists.
 
     Raises:
-        OSError: there a file stands in the way, or the folder cannot be written.
+        OSError: a file is in the way, or the folder cannot be written.
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

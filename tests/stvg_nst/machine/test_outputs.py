@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from stvg_nst.outputs import OutputError, check_folder_is_writable, check_outputs
+from stvg_nst.machine.outputs import OutputError, check_folder_is_writable, check_outputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -87,7 +87,7 @@ def test_permissions_count_for_those_who_are_not_root(common_folder: Path) -> No
     program = f"""
 import os, sys
 from pathlib import Path
-from stvg_nst.outputs import check_outputs
+from stvg_nst.machine.outputs import check_outputs
 os.chdir("/"); os.setuid(65534)
 for name in ("closed/new/a.json", "open/protected.json", "open/a.json"):
     try:
@@ -99,7 +99,7 @@ for name in ("closed/new/a.json", "open/protected.json", "open/a.json"):
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert ran.stdout.splitlines() == [
         f"no file can be made there (Permission denied) {common_folder}/closed",
-        f"is there, and must not be written {protected}",
+        f"exists, but may not be written {protected}",
         "fine",
     ]
 

@@ -1,0 +1,141 @@
+"""One router ahead of the tuned layers, for any method: what it says of a clip decides what these layers do to it.
+
+The router is the one of null-space tuning (:class:`stvg_nst.tuning.nst.router.SharedRouter`). It reads what the frozen
+model makes of a clip, which no gate has touched, and learns from the quality labels. In training the label is the gate
+of the tuned layers, and no error of the router reaches them. In validation and test the router decides, and no label is
+read.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stvg_nst.models.base import Grounder
+from stvg_nst.tuning.base import TunedLayer
+from stvg_nst.tuning.nst.injection import put_router
+from stvg_nst.tuning.nst.objective import router_loss
+from stvg_nst.tuning.nst.options import RouterOptions
+from stvg_nst.tuning.nst.reference import ForwardState, find_reference
+from stvg_nst.tuning.nst.routed import RoutedTuner
+
+# What the router says is logged under the name of the place where a grounder calls it.
+ROUTER = "reference_point"
+
+
+class GatedLayer(TunedLayer):
+    """A frozen layer beside something tuned, of which each clip gets as much as its gate says.
+
+    Args:
+        base_layer: called on an input whose first axis is the clip.
+        name: its name in the model, for messages.
+        hard: whether the router's word is rounded.
+        state: of the model's router, shared by all gated layers.
+    """
+
+    def __init__(self, base_layer: nn.Module, *, name: str, hard: bool, state: ForwardState) -> None:
+        super().__init__(base_layer)
+        self.name = name
+        self.hard = hard
+        self.state = state
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B,) float32 in [0, 1]: 0 where a clip of x (B, ...) gets the frozen layer alone.
+
+        Raises:
+            ValueError: the layer ran ahead of the router, or its input does not lead with the clips.
+        """
+        if self.state.shared_logits is None:
+            raise ValueError(
+                f"'{self.name}' runs ahead of the router, which reads what becomes of its output, so no gate can "
+                "choose there; tune what lies behind it, such as experiments/scope/encoder_modules.yaml"
+            )
+        gate = gate_of_clips(self.state, hard=self.hard)
+        if len(gate) != len(x):
+            raise ValueError(
+                f"the input of '{self.name}' must have the {len(gate)} clips on its first axis, got {tuple(x.shape)}; "
+                "take the layer out of what is tuned"
+            )
+        return gate
+
+
+def gate_of_clips(state: ForwardState, *, hard: bool) -> Tensor:
+    """(B,) float32: the gate that is forced upon the forward, else what its router says."""
+    assert state.shared_logits is not None, "a gated method has a shared router"
+    if (forced := state.known_gate) is not None:
+        gate = torch.as_tensor(forced, dtype=torch.float32, device=state.shared_logits.device)
+        return gate.expand_as(state.shared_logits)
+    routed = state.routed_gate(hard=hard)
+    assert routed is not None, "there are logits"
+    return routed
+
+
+@dataclass(kw_only=True)
+class GatedTuner(RouterOptions, RoutedTuner):
+    """A method whose layers are gated by a router, which learns from the quality labels."""
+
+    free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields
+    _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
+    _training: bool = field(default=False, init=False, repr=False, compare=False)
+
+    @property
+    def hard(self) -> bool:
+        """Whether the router's word is rounded."""
+        return True
+
+    def check_router(self, grounder: nn.Module) -> None:
+        """Refuse a model that has no place for a router, or none of this size.
+
+        Raises:
+            ValueError: so.
+        """
+        bank_width, _ = find_reference(grounder, None, routed_ahead=True, per="clip")
+        self.width(bank_width)
+
+    def _attach(self, grounder: nn.Module) -> None:
+        _, point = find_reference(grounder, None, routed_ahead=True, per="clip")
+        self._state.watch(point)
+        assert isinstance(grounder, Grounder), "no other model has a reference point"
+        put_router(self, grounder, point, per="clip", coefficients_from="reference")
+
+    def _gate_in_training(self, labels: Tensor) -> Tensor:
+        """The gates (B,) that the layers learn with, of labels (B,), 0 for high and 1 for low quality."""
+        return labels
+
+    def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
+        if not self._training:
+            return nullcontext()
+        return self.override_gate(self._gate_in_training(qualities.float()))
+
+    def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
+        """Force the gate of every layer to a number or (B,) in [0, 1]; ``None`` leaves the router in charge."""
+        return self._state.forcing_gate(value)
+
+    def set_training(self, grounder: nn.Module, mode: bool) -> None:
+        super().set_training(grounder, mode)
+        self._training = mode
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"router": self.lambda_router}
+
+    def auxiliary_losses(self, qualities: Tensor) -> dict[str, Tensor]:
+        """``router`` of the last forward: its cross-entropy with the labels (B,), eq. (6)."""
+        return {"router": router_loss(self._said, qualities.float(), self._frame_mask)}
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Of the last forward, (B,): ``gate`` as applied, and ``router`` as the router would have it."""
+        said = self._said.sigmoid()
+        return {f"gate/{ROUTER}": gate_of_clips(self._state, hard=self.hard), f"router/{ROUTER}": said}
+
+    @property
+    def _said(self) -> Tensor:
+        """The router's logits (B,) of the last forward."""
+        if (logits := self._state.shared_logits) is None:
+            raise RuntimeError(f"{type(self).__name__} has seen no forward yet; call the grounder first")
+        return logits
