@@ -122,14 +122,20 @@ def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options:
     num_bad = 0
     console = Console()
     with progress_bar() as bar:
-        task = bar.add_task("answering", total=len(rows), completed=len(rows) - len(left), visible=is_table)
-        for row, answer in answer_rows(grounder, left, asking, workers=options.workers, draw=draw):
+        rows_bar = bar.add_task("rows", total=len(rows), completed=len(rows) - len(left), visible=is_table)
+        windows_bar = bar.add_task("windows", total=None, visible=not is_table)
+
+        def progress(done: int, windows: int) -> None:
+            bar.update(windows_bar, completed=done, total=windows)
+
+        told = None if is_table else progress
+        for row, answer in answer_rows(grounder, left, asking, workers=options.workers, draw=draw, progress=told):
             if isinstance(answer, Exception):
                 _refuse(row, answer, options)
                 num_bad += 1
             line = answers.add(row, answer)
             say(console, line.rstrip("\n") if options.json else _words(row, answer))
-            bar.update(task, advance=1)
+            bar.update(rows_bar, advance=1)
     entries = [_entry(answers.lines[row.item_id]) for row in rows if row.item_id in answers.lines]
     write_whole(folder / RunFile.PREDICTIONS, render_predictions(network.method, entries))
     if is_table:

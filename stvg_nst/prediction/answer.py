@@ -15,8 +15,6 @@ from stvg_nst.prediction.pictures import Scene, draw_film, draw_strip
 from stvg_nst.types import Tube
 
 FROZEN: Colour = (0, 114, 178)  # told from PREDICTED by the colour-blind
-# The quality from which a film counts as degraded, as a hard gate does.
-DEGRADED = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +30,7 @@ class Answer:
         method: of its adapter, as files of predictions name it.
         segment: of the film that was looked at, half-open, native frames.
         footage: the film.
+        degraded_above: the quality above which the model takes a film for degraded.
         frozen: what the frozen model says of the same; ``None`` where it was not asked, or is the one that answers.
     """
 
@@ -43,6 +42,7 @@ class Answer:
     method: str
     segment: tuple[int, int]
     footage: Footage = field(repr=False)
+    degraded_above: float = 0.5
     frozen: Answer | None = None
 
     @property
@@ -112,7 +112,7 @@ class Answer:
         words = f"{start:.2f} s to {stop:.2f} s (frames {self.tube.start} to {self.tube.stop - 1})"
         words += f", confidence {self.confidence:.2f}"
         if self.quality is not None:
-            words += f", {'degraded' if self.quality > DEGRADED else 'clean'} ({self.quality:.2f})"
+            words += f", {'degraded' if self.quality > self.degraded_above else 'clean'} ({self.quality:.2f})"
         return words
 
     def _scene(self, compare: bool) -> Scene:

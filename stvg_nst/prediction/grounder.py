@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -15,6 +15,8 @@ from stvg_nst.prediction.answer import Answer
 from stvg_nst.prediction.network import Network
 from stvg_nst.prediction.viewing import show
 from stvg_nst.prediction.windows import Finding, best_finding, cut_windows
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +81,7 @@ class VideoGrounder:
         window: float | None = None,
         overlap: float | None = None,
         compare: bool = True,
+        progress: Progress | None = None,
     ) -> Answer:
         """Finds what a sentence speaks of in a video.
 
@@ -95,6 +98,7 @@ class VideoGrounder:
             overlap: seconds that neighbouring windows share at least; half a window by default. What lasts no longer
                 lies whole in one of them.
             compare: ask the frozen network too, where an adapter answers.
+            progress: is told of a long video how many windows are done, and how many there are.
 
         Raises:
             VideoDecodeError: the file is missing, no video, truncated or damaged.
@@ -110,6 +114,7 @@ class VideoGrounder:
             window=window,
             overlap=overlap,
             compare=compare,
+            progress=progress,
         )
         return answer
 
@@ -124,6 +129,7 @@ class VideoGrounder:
         window: float | None = None,
         overlap: float | None = None,
         compare: bool = True,
+        progress: Progress | None = None,
     ) -> tuple[Answer, ...]:
         """As :meth:`ground`, of several sentences, for which the video is decoded and encoded once.
 
@@ -140,6 +146,8 @@ class VideoGrounder:
         for frame_ids, frames in show(footage, windows, self.viewing):
             with self._working:
                 found.append(_look(networks, frames, frame_ids, footage.size, sentences))
+            if progress is not None:
+                progress(len(found), len(windows))
         return tuple(
             self._answer(footage, segment, sentence, [[each[row] for each in window] for window in found])
             for row, sentence in enumerate(sentences)
@@ -181,6 +189,7 @@ class VideoGrounder:
             method=self.network.method,
             segment=segment,
             footage=footage,
+            degraded_above=self.network.degraded_above,
             frozen=frozen,
         )
 

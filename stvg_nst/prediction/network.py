@@ -19,6 +19,7 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.prediction.windows import Finding
 from stvg_nst.tuning.adapter import load_adapter, read_adapter_config
 from stvg_nst.tuning.base import Tuner
+from stvg_nst.tuning.nst.router import SharedRouter
 from stvg_nst.types import BackboneFeatures, GroundingOutput, Tube
 
 # Sentences that the network is asked at once: more of them need memory for as many copies of a window's tokens.
@@ -63,6 +64,12 @@ class Network:
     def method(self) -> str:
         """The name of its tuner, as results have it."""
         return "ZeroShot" if self.tuner is None else type(self.tuner).__name__
+
+    @property
+    def degraded_above(self) -> float:
+        """The quality from which on a hard gate opens: one half, or what it was calibrated to."""
+        routers = [module for module in self.grounder.modules() if isinstance(module, SharedRouter)]
+        return routers[0].threshold.sigmoid().item() if routers else 0.5
 
     def adapted(self, adapter: Path) -> Network:
         """The same frozen weights, which stay in memory once, under an adapter.
@@ -133,10 +140,9 @@ class Network:
         return [Finding(frame_ids, *each) for each in zip(tubes, confidences, means, strict=True)]
 
     def _qualities(self, count: int) -> list[float | None]:
-        """Of each sentence's window in the last forward: what the routers say, their mean where there are several."""
-        said = {} if self.tuner is None else self.tuner.diagnostics()
-        routed = [value for name, value in said.items() if name.startswith("router/")]
-        return torch.stack(routed).mean(0).tolist() if routed else [None] * count
+        """What the router says of each sentence's window in the last forward."""
+        verdicts = None if self.tuner is None else self.tuner.verdicts()
+        return [None] * count if verdicts is None else verdicts.tolist()
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, self.dtype)

@@ -16,7 +16,7 @@ from datamodules.footage import open_footage
 from datamodules.video import VideoDecodeError
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.answer import Answer
-from stvg_nst.prediction.grounder import VideoGrounder
+from stvg_nst.prediction.grounder import Progress, VideoGrounder
 
 BadRowPolicy = Literal["refuse", "skip"]
 
@@ -212,13 +212,20 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def answer_rows(
-    grounder: VideoGrounder, rows: Sequence[Row], asking: Asking, *, workers: int, draw: Callable[[Row, Answer], None]
+    grounder: VideoGrounder,
+    rows: Sequence[Row],
+    asking: Asking,
+    *,
+    workers: int,
+    draw: Callable[[Row, Answer], None],
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Row, Answer | Exception]]:
     """Answers rows as their films come, several films at a time; rows of one part of a film share its decoding.
 
     Args:
         workers: films that are read at a time; the network works for one of them at a time.
         draw: makes pictures of an answer, in the same thread.
+        progress: as of :meth:`VideoGrounder.ground`, where all rows are about one film.
 
     Yields:
         Each row with its answer, or with what is wrong with it: see :data:`BAD`.
@@ -227,7 +234,7 @@ def answer_rows(
     for row in rows:
         parts.setdefault((row.video, row.start, row.stop), []).append(row)
     with _pool(workers) as pool:
-        working = [pool.submit(_answer_part, grounder, part, asking, draw) for part in parts.values()]
+        working = [pool.submit(_answer_part, grounder, part, asking, draw, progress) for part in parts.values()]
         for done in as_completed(working):
             yield from done.result()
 
@@ -243,7 +250,11 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _answer_part(
-    grounder: VideoGrounder, rows: Sequence[Row], asking: Asking, draw: Callable[[Row, Answer], None]
+    grounder: VideoGrounder,
+    rows: Sequence[Row],
+    asking: Asking,
+    draw: Callable[[Row, Answer], None],
+    progress: Progress | None,
 ) -> list[tuple[Row, Answer | Exception]]:
     found: list[tuple[Row, Answer | Exception]] = []
     sound = []
@@ -265,6 +276,7 @@ def _answer_part(
             window=asking.window,
             overlap=asking.overlap,
             compare=asking.compare,
+            progress=progress,
         )
     except BAD as error:
         return [*found, *((row, error) for row in sound)]

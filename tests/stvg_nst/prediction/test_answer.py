@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def answer(*, frames: int = 40, frozen: bool = True, segment: tuple[int, int] | 
     if frozen:
         tube = Tube(5, 12, torch.tensor([[100.0, 20, 160, 70]]).expand(7, 4))
         other = Answer("a box moves", tube, 0.25, None, "mini, frozen", "ZeroShot", whole, footage)
-    return Answer("a box moves", Tube(10, 20, boxes), 0.5, 0.75, "mini, night", "NST", whole, footage, other)
+    return Answer("a box moves", Tube(10, 20, boxes), 0.5, 0.75, "mini, night", "NST", whole, footage, 0.6, other)
 
 
 def test_the_numbers_are_one_line_of_json() -> None:
@@ -43,6 +44,7 @@ def test_the_numbers_are_one_line_of_json() -> None:
     assert said["frozen"]["seconds"] == [0.5, 1.2] and "frozen" not in said["frozen"]
     assert (said["confidence"], said["quality"], said["frozen"]["quality"]) == (0.5, 0.75, None)
     assert found.summary() == "1.00 s to 2.00 s (frames 10 to 19), confidence 0.50, degraded (0.75)"
+    assert replace(found, degraded_above=0.8).summary().endswith("clean (0.75)")
 
 
 def test_the_evaluator_reads_it(tmp_path: Path) -> None:

@@ -150,7 +150,10 @@ def test_the_answer_is_found_in_a_long_film(mini: VideoGrounder, clips: MiniSTVG
     assert records[0].clip_id != records[1].clip_id
     noise = np.random.default_rng(0).integers(90, 110, (32, 128, 128, 3), dtype=np.uint8)
     shown = [noise, read_frames(records[0].video, range(32)), noise, noise, read_frames(records[1].video, range(32))]
-    answers = mini.ground_all(np.concatenate(shown), [record.query for record in records], fps=8)
+    told: list[tuple[int, int]] = []
+    queries = [record.query for record in records]
+    answers = mini.ground_all(np.concatenate(shown), queries, fps=8, progress=lambda *counts: told.append(counts))
+    assert told == [(done, 9) for done in range(1, 10)]
     for record, answer, place in zip(records, answers, (1, 4), strict=True):
         start, stop = record.target.start + 32 * place, record.target.stop + 32 * place
         shared = min(stop, answer.tube.stop) - max(start, answer.tube.start)
