@@ -219,9 +219,9 @@ $(LEFT_OUT_FEATURES)/val-matrix/index.json: | $(STAMP)
 # come out the same, and studies go on from there.
 RESULTS ?= results.tar.xz
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
-PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers),$(error there are no runs below runs/search/lr or $(COMPARE)/peers))
+PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers $(CONFIRM)),$(error there are no runs below runs/search/lr, $(COMPARE)/peers or $(CONFIRM)))
 .PHONY: pack-results
-pack-results:  ## search and comparison as one small file (RESULTS=docs/peers/results.tar.xz: that one)
+pack-results:  ## searches and comparisons as one small file (RESULTS=docs/peers/results.tar.xz: that one)
 	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -
 
 .PHONY: pretrain

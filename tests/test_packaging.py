@@ -238,9 +238,13 @@ def test_a_failed_run_keeps_no_table_from_being_made(checkout: Path, target: str
 
 
 def test_packed_results_are_those_of_the_runs_and_nothing_larger(checkout: Path) -> None:
-    kept = ["runs/compare/peers/mini/NST-seed0/draw-0/results.json", "runs/search/lr/LoRA-seed0/diverged.txt"]
+    kept = [
+        "runs/compare/peers/mini/NST-seed0/draw-0/results.json",
+        "runs/confirm/rates/NST-seed0/results.json",
+        "runs/search/lr/LoRA-seed0/diverged.txt",
+    ]
     left = ["runs/compare/peers/mini/NST-seed0/adapter.safetensors", "runs/mini/nst/results.json"]
-    assert "no runs stand below runs/search/lr" in make(checkout, "pack-results", "RESULTS=packed.tar.xz").stderr
+    assert "there are no runs below runs/search/lr" in make(checkout, "pack-results", "RESULTS=packed.tar.xz").stderr
     for name in kept + left:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(name)

@@ -11,7 +11,7 @@ import pytest
 
 from stvg_nst.machine.outputs import OutputError, check_folder_is_writable, check_outputs
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def test_what_can_be_written_passes_and_leaves_no_trace(tmp_path: Path) -> None:
