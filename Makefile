@@ -316,6 +316,10 @@ bench-data: | $(STAMP)  ## measure what a clip costs from its file to the networ
 bench-reading: | $(STAMP)  ## measure how long annotations and cached features take to read
 	$(BIN)/python -m benchmarks.reading
 
+.PHONY: bench-long
+bench-long: | $(STAMP)  ## measure how the answer is found in a long film
+	$(BIN)/python -m benchmarks.long_films
+
 .PHONY: clean
 clean:  ## remove caches and build products; runs/, data/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
