@@ -179,20 +179,20 @@ $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATU
 	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,experiments/confirm)/chosen_$*.yaml \
 	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
 
-confirm-rates:  ## second comparison: the rate of every method, on the search half (about 2 h 45 min, JOBS=2)
-confirm-twins:  ## then the weight of the clean twin, for four methods (about 1 h 15 min, JOBS=2)
-confirm-gates:  ## then soft or hard gates (about 20 min, JOBS=2)
+confirm-rates:  ## second comparison: the rate of every method, on the search half (about 5 h 15 min, JOBS=2)
+confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h 50 min, JOBS=2)
+confirm-gates:  ## then soft or hard gates (about 25 min, JOBS=2)
 
-confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 20 min, JOBS=2)
+confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 30 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/parts,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 1 h, JOBS=2)
+confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 1 h 10 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
 
-confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 20 min, JOBS=2)
+confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 25 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
 
-confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 2 h 45 min, JOBS=2; QUICK=1: 5 min, on val)
+confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 4 h, JOBS=2; QUICK=1: 5 min, on val)
 	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES))
 	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
 	  $(TO_OUTPUT) $(if $(QUICK),--quick)
