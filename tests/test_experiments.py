@@ -91,7 +91,10 @@ def inject_configured(model: Mapping[str, Any]) -> InjectionReport:
     return tuner.inject(built.grounder)
 
 
-@pytest.mark.parametrize(("scope", "count"), [("decoder", 21), ("encoder", 2), ("encoder_all", 12), ("both", 23)])
+@pytest.mark.parametrize(
+    ("scope", "count"),
+    [("decoder", 21), ("encoder", 2), ("encoder_all", 12), ("encoder_all_inputs", 14), ("both", 23)],
+)
 def test_the_adapters_of_a_scope_tune_the_same_layers_of_the_miniature(scope: str, count: int) -> None:
     layers = {name: tuple(layer.name for layer in inject(name, scope).layers) for name in (*SCOPELESS, "nst")}
     assert len(set(layers.values())) == 1 and len(layers["nst"]) == count
@@ -112,6 +115,7 @@ def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
     model = inject("full")
     assert 0 < decoder.trainable < both.trainable < model.trainable < model.total == decoder.total
     assert decoder.trainable + encoder.trainable == both.trainable
+    assert encoder.trainable < inject("full", "encoder_inputs_modules").trainable < model.trainable
 
 
 @pytest.mark.parametrize("scope", MODULES)

@@ -14,6 +14,43 @@ from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TokenGrid:
+    """Which tokens of a layer's input are real, and which of the clip's frames they are of.
+
+    Args:
+        mask: (B, F) bool for an input (B, F, d_in), (B, F, N) for one (B, F, N, d_in); True on real tokens.
+        frames: (F,) int64, the sampled frame of each of the F; ``None`` where these are all sampled frames in order.
+    """
+
+    mask: Tensor
+    frames: Tensor | None = None
+
+    def of_clips(self, clips: Tensor) -> TokenGrid:
+        """The grid of some clips only, by their indices."""
+        return TokenGrid(self.mask[clips], self.frames)
+
+    def along_frames(self, values: Tensor) -> Tensor:
+        """Values of clips (B,) as they are, those of sampled frames (B, T) as values of the grid's frames, (B, F)."""
+        return values if values.ndim == 1 or self.frames is None else values[:, self.frames]
+
+
+def grid_of(grids: Sequence[TokenGrid], x: Tensor, layer: str) -> TokenGrid:
+    """The grid of a layer's input x (B, F, d_in) or (B, F, N, d_in), told by its shape.
+
+    Raises:
+        ValueError: x has the shape of none of them.
+    """
+    for grid in grids:
+        if x.shape[:-1] == grid.mask.shape:
+            return grid
+    known = ", ".join(str(tuple(grid.mask.shape)) for grid in grids)
+    raise ValueError(
+        f"the input of '{layer}' must lead with one of {known}, got {tuple(x.shape)}: its padding is unknown; take "
+        f"'{layer}' out of --model.tuner.init_args.targets"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """The clip and the sentence as the grounding model sees them before its first tunable layer.
 
@@ -27,6 +64,7 @@ class Reference:
         frame_mask: (B, T) bool, True on real frames.
         memory_mask: (B, T, M) bool, True on real tokens of the memory.
         features: what the visual tokens were made of, where the model hands it over.
+        inputs: masks (B, F, N) of the inputs of layers that the visual tokens come from, where these may be tuned.
 
     Raises:
         ValueError: the shapes disagree.
@@ -39,6 +77,7 @@ class Reference:
     frame_mask: Tensor
     memory_mask: Tensor
     features: BackboneFeatures | None = None
+    inputs: tuple[TokenGrid, ...] = ()
 
     def __post_init__(self) -> None:
         if self.visual.ndim != 4 or self.text.ndim != 3:
@@ -57,6 +96,21 @@ class Reference:
         for name, shape in expected.items():
             if (got := tuple(getattr(self, name).shape)) != shape:
                 raise ValueError(f"visual tokens {tuple(self.visual.shape)} need {name} {shape}, got {got}")
+        shapes = [tuple(mask.shape) for mask in (self.frame_mask, self.memory_mask)]
+        for grid in self.inputs:
+            length, shape = frames if grid.frames is None else len(grid.frames), tuple(grid.mask.shape)
+            if shape[:-1] != (batch, length):
+                raise ValueError(f"an input of {length} frames needs a mask ({batch}, {length}, N), got {shape}")
+            if shape in shapes:
+                raise ValueError(f"the inputs of layers are told apart by their shapes, got {shape} twice")
+            shapes.append(shape)
+
+    @property
+    def grids(self) -> tuple[TokenGrid, ...]:
+        """Where tokens of layers' inputs are real: of one token a frame, of the memory, and of :attr:`inputs`."""
+        frame_mask = self.frame_mask
+        inputs = (TokenGrid(grid.mask & grid.along_frames(frame_mask)[..., None], grid.frames) for grid in self.inputs)
+        return TokenGrid(frame_mask), TokenGrid(self.memory_mask & frame_mask[..., None]), *inputs
 
 
 class ReferencePoint(nn.Module):
@@ -75,9 +129,16 @@ class ReferencePoint(nn.Module):
         frame_mask: Tensor,
         memory_mask: Tensor,
         features: BackboneFeatures | None = None,
+        inputs: tuple[TokenGrid, ...] = (),
     ) -> Reference:
         """Bundle the tokens; shapes as in :class:`Reference`."""
-        return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
+        return Reference(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features, inputs)
+
+
+def frozen_layer(layer: nn.Module) -> nn.Module:
+    """A layer as it was before a tuner put something around it; the layer itself where none did."""
+    frozen: nn.Module = getattr(layer, "base_layer", layer)
+    return frozen
 
 
 class TokenLayer(nn.Module, ABC):
@@ -99,8 +160,10 @@ class Grounder(nn.Module, ABC):
 
     Contract with the tuners: every ``nn.Linear`` that may be tuned is called through its forward (nothing reads its
     ``.weight``) on an input whose first axis is the clip, and exactly one :class:`ReferencePoint` is called per
-    :meth:`ground`, ahead of them. Null-space tuning moreover reads which positions of that input are real from
-    its shape: it takes (B, T, d), one token a frame, and (B, T, M, d), the memory, and refuses any other.
+    :meth:`ground`, ahead of them. A layer that the reference's visual tokens come from may be tuned, too: these tokens
+    are those of its :func:`frozen_layer`, and what a tuner put around it is called behind the reference point.
+    Null-space tuning moreover reads which positions of that input are real from its shape: it takes (B, T, d), one
+    token a frame, (B, T, M, d), the memory, and the inputs that the reference names, and refuses any other.
     Prompts stand in front of the tokens of each :class:`TokenLayer`.
     """
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.models.base import Reference, ReferencePoint
+from stvg_nst.models.base import Reference, ReferencePoint, frozen_layer, grid_of
 from stvg_nst.tuning.base import CleanBatch
 
 
@@ -91,7 +91,7 @@ class _Probe:
 
     def see_input(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         (x,) = inputs
-        if not isinstance(getattr(layer, "base_layer", layer), nn.Linear):
+        if not isinstance(frozen_layer(layer), nn.Linear):
             x = x.movedim(1, -1)  # of a convolution
         # In double precision: the energies that tell directions apart may be far apart themselves.
         tokens = x[self._real(x, name)].double()
@@ -100,7 +100,7 @@ class _Probe:
         moment.tokens += len(tokens)
 
     def _real(self, x: Tensor, layer: str) -> Tensor:
-        """Which tokens are no padding: (B, T) of x (B, T, d_in), (B, T, M) of x (B, T, M, d_in)."""
+        """Which tokens of x (B, ..., d_in) are no padding, (B, ...)."""
         if not self._knows_padding:
             return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
         if self.reference is None:
@@ -108,16 +108,7 @@ class _Probe:
                 f"'{layer}' ran ahead of the reference point, where the padding of its input is unknown; take it out "
                 "of --model.tuner.init_args.targets"
             )
-        frame_mask = self.reference.frame_mask
-        memory_mask = self.reference.memory_mask & frame_mask[..., None]
-        for mask in (frame_mask, memory_mask):
-            if x.shape[:-1] == mask.shape:
-                return mask
-        raise ValueError(
-            f"the input of '{layer}' must lead with the clips' frames {tuple(frame_mask.shape)} or memory "
-            f"{tuple(memory_mask.shape)}, got {tuple(x.shape)}: its padding is unknown; take it out of "
-            "--model.tuner.init_args.targets"
-        )
+        return grid_of(self.reference.grids, x, layer).mask
 
 
 def check_calibration_clips(clips: int) -> None:

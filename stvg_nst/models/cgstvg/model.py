@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import KeptEncodings
-from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
 from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
 from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
@@ -181,17 +181,25 @@ class CGSTVG(Grounder):
         """Joins the three kinds of tokens, frame by frame, and lets them attend to each other."""
         num_frames = frame_mask.shape[1]
         text, text_mask = self.text(queries)
-        appearance, motion = self._project(features)
-        cell_mask = features.cell_mask.flatten(1)
+        projections = self.visual_proj, self.motion_proj
+        maps = _tokens(features.appearance), _tokens(features.motion)
+        frozen = [frozen_layer(projection)(tokens) for projection, tokens in zip(projections, maps, strict=True)]
+        cell_mask = features.cell_mask.flatten(1)[:, None].expand(-1, num_frames, -1)
         token_mask = _token_mask(features, text_mask)
         self.reference_point(
-            visual=torch.cat((appearance, motion), dim=2),
-            visual_mask=torch.cat((cell_mask, cell_mask), dim=1)[:, None].expand(-1, num_frames, -1),
+            visual=torch.cat(frozen, dim=2),
+            visual_mask=torch.cat((cell_mask, cell_mask), dim=2),
             text=text,
             text_mask=text_mask,
             frame_mask=frame_mask,
             memory_mask=token_mask.expand(-1, num_frames, -1),
             features=features,
+            inputs=(TokenGrid(cell_mask),),
+        )
+        # What is tuned around a projection may read the reference, and so it runs behind it.
+        appearance, motion = (
+            known if frozen_layer(projection) is projection else projection(tokens)
+            for projection, tokens, known in zip(projections, maps, frozen, strict=True)
         )
 
         cells = grid_positions(features.cell_mask, self.width)
@@ -211,10 +219,7 @@ class CGSTVG(Grounder):
 
     def _project(self, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
         """Appearance and motion tokens, each (B, T, N, D)."""
-        return (
-            self.visual_proj(features.appearance.flatten(3).transpose(2, 3)),
-            self.motion_proj(features.motion.flatten(3).transpose(2, 3)),
-        )
+        return self.visual_proj(_tokens(features.appearance)), self.motion_proj(_tokens(features.motion))
 
     def _fuse(self, appearance: Tensor, text: Tensor, motion: Tensor, cells: Tensor, token_mask: Tensor) -> Tensor:
         """The encoder's tokens (B, T, M, D), of cells with positions (B, N, D) and of words, which have none."""
@@ -248,6 +253,11 @@ class CGSTVG(Grounder):
             appearance, motion = self._project(clip)
             cells = grid_positions(clip.cell_mask, self.width)
             return self._fuse(appearance, text, motion, cells, _token_mask(clip, text_mask))[0]
+
+
+def _tokens(maps: Tensor) -> Tensor:
+    """(B, T, C, h, w) -> (B, T, N, C), one token a cell."""
+    return maps.flatten(3).transpose(2, 3)
 
 
 def _token_mask(features: BackboneFeatures, text_mask: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class LeakProbe:
     def __call__(self, layer: NullSpaceLinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         (x,) = inputs
         bank = layer.state.bank_for(layer.name)
-        mask = bank.mask_of(x, layer.name)
+        mask = bank.grid_of(x, layer.name).mask
         found, space = layer.unit(x, bank, mask), layer.dual_space
         gate = x.new_zeros(())
         residual = space.residual(gate, found.row, found.null).expand_as(x)
@@ -181,7 +181,7 @@ class HQNullProbe:
     def __call__(self, layer: NullSpaceLinear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         (x,) = inputs
         bank = layer.state.bank_for(layer.name)
-        mask = bank.mask_of(x, layer.name)
+        mask = bank.grid_of(x, layer.name).mask
         row = layer.unit(x, bank, mask).row
         row_image, _ = layer.dual_space.images(layer.weight_matrix)
         added = row.mapped(row_image).expand_as(output)

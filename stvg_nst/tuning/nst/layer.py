@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.models.base import TokenGrid
 from stvg_nst.nullspace import weight_matrix
 from stvg_nst.tuning.base import TunedLinear
 from stvg_nst.tuning.nst.coefficients import Coefficients
@@ -21,7 +22,7 @@ ForwardMode = Literal["separate", "literal"]
 class NullSpaceLinear(TunedLinear):
     """A frozen linear layer, or 1 x 1 convolution, under null-space tuning.
 
-    In a grounder it takes (B, T, d_in) or (B, T, M, d_in); in any other model whatever leads with the sample.
+    In a grounder it takes (B, F, d_in) or (B, F, N, d_in); in any other model whatever leads with the sample.
 
     Args:
         base_layer: the frozen layer.
@@ -75,16 +76,16 @@ class NullSpaceLinear(TunedLinear):
 
     def _forward_tokens(self, x: Tensor) -> Tensor:
         bank = self.state.bank_for(self.name)
-        mask = bank.mask_of(x, self.name)
-        gate = self._known_gate(mask)
+        grid = bank.grid_of(x, self.name)
+        mask, gate = grid.mask, self._known_gate(grid)
         # A router of the layer's own has to see all clips, whatever gate is forced upon it.
         routed = self.unit.router is not None
         hard = self.gate == "hard" and not self.training
         if gate is not None and hard and not routed:
-            return self._forward_open_clips(x, bank, mask, gate)
+            return self._forward_open_clips(x, bank, grid, gate)
 
         found = self.unit(x, bank, mask)
-        logits = self.state.shared_logits if found.logits is None else found.logits
+        logits = self._shared_logits(grid) if found.logits is None else found.logits
         if gate is None:
             assert found.logits is not None, "without a gate from elsewhere a unit has a router of its own"
             gate = found.logits.sigmoid().round() if self._hard else found.logits.sigmoid()
@@ -98,12 +99,12 @@ class NullSpaceLinear(TunedLinear):
         # A leak or a rounded sum would reach the clips that a hard gate closes on, too.
         return torch.where(_spread(_any_open(gate, mask), x), y, self._frozen(x)) if hard else y
 
-    def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, mask: Tensor, gate: Tensor) -> Tensor:
+    def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, grid: TokenGrid, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
 
         A closed gate leaves no null term either where the null space is exact; where it leaks, the leak is skipped too.
         """
-        y, logits = self._frozen(x), self.state.shared_logits
+        y, mask, logits = self._frozen(x), grid.mask, self._shared_logits(grid)
         clips = _any_open(gate, mask).nonzero().squeeze(1)
         if not len(clips):
             self._record(self.unit.of_no_clip(x), None, logits, gate, mask, clips)
@@ -126,22 +127,29 @@ class NullSpaceLinear(TunedLinear):
         call = CallRecord(row, null, logits, gate, mask, self.dual_space, self.weight_matrix, clips)
         self.state.record(self.name, call)
 
-    def _known_gate(self, mask: Tensor) -> Tensor | None:
+    def _shared_logits(self, grid: TokenGrid) -> Tensor | None:
+        """The shared router's, (B,), or (B, F) where there is one a frame; ``None`` without such a router."""
+        logits = self.state.shared_logits
+        return None if logits is None else grid.along_frames(logits)
+
+    def _known_gate(self, grid: TokenGrid) -> Tensor | None:
         """g where it does not depend on this layer's input: forced from outside, always open, or the shared router's.
 
-        (B,), or (B, T) if there is one a frame.
+        (B,), or (B, F) if there is one a frame.
         """
+        clips, device = len(grid.mask), grid.mask.device
         if (forced := self.state.known_gate) is not None:
-            value = torch.as_tensor(forced, dtype=torch.float32, device=mask.device)
-            return value.expand(len(mask)) if value.ndim == 0 else value
+            value = torch.as_tensor(forced, dtype=torch.float32, device=device)
+            return value.expand(clips) if value.ndim == 0 else grid.along_frames(value)
         if self.gate == "open":
-            return torch.ones(len(mask), device=mask.device)
+            return torch.ones(clips, device=device)
         if self.gate == "oracle":
             raise RuntimeError(
                 f"the gate of '{self.name}' is the quality label, and none was given; run the forward inside "
                 "tuner.conditioned_on(qualities)"
             )
-        return self.state.routed_gate(hard=self._hard)
+        routed = self.state.routed_gate(hard=self._hard)
+        return None if routed is None else grid.along_frames(routed)
 
     @property
     def _hard(self) -> bool:
@@ -149,10 +157,10 @@ class NullSpaceLinear(TunedLinear):
 
 
 def _spread(gate: Tensor, x: Tensor) -> Tensor:
-    """A gate (B,) or (B, T) with axes of size 1 behind it, to broadcast over coefficients of x (B, ..., d)."""
+    """A gate (B,) or (B, F) with axes of size 1 behind it, to broadcast over coefficients of x (B, ..., d)."""
     return gate.reshape(gate.shape + (1,) * (x.ndim - gate.ndim))
 
 
 def _any_open(gate: Tensor, mask: Tensor) -> Tensor:
-    """(B,), the clips of a gate (B,) or (B, T) that is open in any real frame; ``mask`` is that of the tokens."""
+    """(B,), the clips of a gate (B,) or (B, F) that is open in any real frame; ``mask`` is that of the tokens."""
     return gate.bool() if gate.ndim == 1 else (gate.bool() & frames_with_tokens(mask)).any(dim=1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.base import Grounder, Reference, ReferencePoint
+from stvg_nst.models.base import Grounder, Reference, ReferencePoint, TokenGrid, grid_of
 from stvg_nst.tuning.nst.coefficients import Coefficients
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ class ReferenceTokens:
 class ReferenceBank(NamedTuple):
     """What the wrapped layers retrieve from, and which positions of their inputs are real.
 
-    tokens is (B, R, D) and mask (B, R), True on real tokens. frame_mask (B, T) and memory_mask (B, T, M) are those of
-    a grounder; a model of any other kind has neither, and all of its tokens are real.
+    tokens is (B, R, D) and mask (B, R), True on real tokens. grids are those of a grounder, the first of which has one
+    token a frame; a model of any other kind has none, and all of its tokens are real.
     """
 
     tokens: Tensor
     mask: Tensor
-    frame_mask: Tensor | None
-    memory_mask: Tensor | None
+    grids: tuple[TokenGrid, ...]
 
     @classmethod
     def of(cls, reference: Reference) -> ReferenceBank:
@@ -56,37 +55,34 @@ class ReferenceBank(NamedTuple):
         context = masked_mean(visual.flatten(1, 2), real.flatten(1)).to(visual.dtype)[:, None]  # (B, 1, D)
         tokens = torch.cat([context, reference.text.detach()], dim=1)  # Eq. (2)
         mask = F.pad(reference.text_mask, (1, 0), value=True)
-        return cls(tokens, mask, frame_mask, reference.memory_mask & frame_mask[..., None])
+        return cls(tokens, mask, reference.grids)
 
     @classmethod
     def of_tokens(cls, tokens: Tensor) -> ReferenceBank:
         """The bank of a model that grounds nothing: the mean of some tokens (B, N, D), and the tokens themselves."""
         tokens = tokens.detach()
         tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        return cls(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), None, None)
+        return cls(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), ())
 
-    def mask_of(self, x: Tensor, layer: str) -> Tensor:
-        """The mask of a layer's input: (B, T) for x (B, T, d_in), (B, T, M) for x (B, T, M, d_in).
+    def grid_of(self, x: Tensor, layer: str) -> TokenGrid:
+        """Which tokens of a layer's input x (B, ..., d_in) are real.
 
         Raises:
-            ValueError: the leading shape of x is neither.
+            ValueError: the leading shape of x is none that the grounder knows.
         """
-        if self.frame_mask is None or self.memory_mask is None:
-            return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        for mask in (self.frame_mask, self.memory_mask):
-            if x.shape[:-1] == mask.shape:
-                return mask
-        frames, memory = (tuple(mask.shape) for mask in (self.frame_mask, self.memory_mask))
-        raise ValueError(
-            f"the input of '{layer}' must lead with the clips' frames {frames} or memory {memory}, got "
-            f"{tuple(x.shape)}: its padding is unknown; take '{layer}' out of --model.tuner.init_args.targets"
-        )
+        if not self.grids:
+            return TokenGrid(torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
+        return grid_of(self.grids, x, layer)
+
+    @property
+    def frame_mask(self) -> Tensor:
+        """(B, T), True on real frames of a grounder."""
+        return self.grids[0].mask
 
     def of_clips(self, clips: Tensor) -> ReferenceBank:
         """The bank of some clips only, by their indices."""
-        frame_mask = None if self.frame_mask is None else self.frame_mask[clips]
-        memory_mask = None if self.memory_mask is None else self.memory_mask[clips]
-        return ReferenceBank(self.tokens[clips], self.mask[clips], frame_mask, memory_mask)
+        grids = tuple(grid.of_clips(clips) for grid in self.grids)
+        return ReferenceBank(self.tokens[clips], self.mask[clips], grids)
 
 
 class Assessment(NamedTuple):
@@ -104,8 +100,9 @@ class Assessment(NamedTuple):
 class CallRecord(NamedTuple):
     """One call of a wrapped layer.
 
-    row and null are as in :class:`Assessment`; gate is (B,) or (B, T), as applied, and logits are its router's, None
-    where no router spoke; mask (B, ...) is that of the input's tokens; weight is the frozen W. ``clips`` lists the
+    row and null are as in :class:`Assessment`; gate is (B,) or (B, F), as applied, and logits are its router's, None
+    where no router spoke; mask (B, ...) is that of the input's tokens, and F its frames; weight is the frozen W.
+    ``clips`` lists the
     clips that row and null belong to where a hard gate skipped the others, and is None where they belong to all.
     """
 
@@ -120,7 +117,7 @@ class CallRecord(NamedTuple):
 
     @property
     def frame_mask(self) -> Tensor:
-        """(B, T), True on real frames."""
+        """(B, F), True on real frames."""
         return frames_with_tokens(self.mask)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, visual
 from stvg_nst.models.cgstvg.layers import grid_positions
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
+from stvg_nst.tuning import NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 QUERIES = ("a small red star jumps up and down", "what large thing spins?")
@@ -251,6 +253,37 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base_layer(x)
+
+
+@torch.no_grad()
+def test_a_tuned_projection_runs_behind_the_reference_which_is_that_of_the_frozen_one(grounder: CGSTVG) -> None:
+    tuned = copy.deepcopy(grounder)
+    tuned.motion_proj = nn.Sequential(OrderedDict(base_layer=tuned.motion_proj, shift=nn.ReLU()))  # type: ignore
+    order: list[str] = []
+    seen: dict[str, Tensor] = {}
+    for name, model in (("frozen", grounder), ("tuned", tuned)):
+        model.reference_point.register_forward_hook(
+            lambda point, inputs, reference, name=name: order.append(name) or seen.__setitem__(name, reference.visual)
+        )
+    tuned.motion_proj.register_forward_hook(lambda *call: order.append("projection"))
+    frames = clip(6, 64, 64, seed=0)
+    answers = [run(model, frames, QUERIES[0]).boxes for model in (grounder, tuned)]
+    assert order == ["frozen", "tuned", "projection"]
+    assert torch.equal(seen["frozen"], seen["tuned"])
+    assert not torch.equal(*answers)
+
+
+@torch.no_grad()
+def test_padding_has_no_part_in_what_is_tuned_ahead_of_the_encoder(grounder: CGSTVG) -> None:
+    tuned = copy.deepcopy(grounder)
+    tuner = NullSpaceTuning(["visual_proj", "motion_proj"], rank=4, heads=1, gate_per="frame", seed=0)
+    tuner.inject(tuned)
+    for name, parameter in tuned.named_parameters():
+        if "row_head.outer" in name:
+            parameter.fill_(0.1)
+    assert_each_clip_is_as_if_alone(tuned, (5, 9))
+    frames = clip(6, 64, 64, seed=0)
+    assert not torch.equal(run(tuned, frames, QUERIES[0]).boxes, run(grounder, frames, QUERIES[0]).boxes)
 
 
 @torch.no_grad()

@@ -77,5 +77,5 @@ def test_what_cannot_be_measured_is_refused(toy):
     with pytest.raises(ValueError, match=r"'pixels' ran ahead of the reference point, .* take it out of"):
         show(toy, grounder, {"pixels": grounder.pixels}, 0)
     grounder.encoder.linear1.register_forward_pre_hook(lambda module, inputs: inputs[0].flatten(0, 1))
-    with pytest.raises(ValueError, match=r"frames \(3, 5\) or memory \(3, 5, 10\), got \(15, 10, 16\)"):
+    with pytest.raises(ValueError, match=r"one of \(3, 5\), \(3, 5, 10\), \(3, 5, 4\), got \(15, 10, 16\)"):
         show(toy, grounder, {"layer": grounder.encoder.linear1}, 0)

@@ -17,12 +17,13 @@ from stvg_nst.tuning import (
 )
 from stvg_nst.tuning.gated import GatedLayer, GatedTuner
 
-TARGETS = ("encoder.linear2", "decoder.linear2", "head")
+TARGETS = ("pixels", "encoder.linear2", "decoder.linear2", "head")
+SCOPE = ("pixels", "encoder", "decoder", "head")
 QUALITIES = torch.tensor([0, 1, 1])
 ROUTER = {"retrieval_width": 8, "heads": 2, "hidden": 12}
 TUNERS = {
-    "switch": lambda **options: Switch(("encoder", "decoder", "head"), **options),
-    "switch_both": lambda **options: Switch(("encoder", "decoder", "head"), tuned_on="both", **options),
+    "switch": lambda **options: Switch(SCOPE, **options),
+    "switch_both": lambda **options: Switch(SCOPE, tuned_on="both", **options),
     "gated_lora": lambda **options: GatedLoRA(TARGETS, rank=6, **options),
     "gated_lora_hard": lambda **options: GatedLoRA(TARGETS, rank=6, gate="hard", **options),
 }
@@ -43,7 +44,7 @@ def tuned(toy, request) -> tuple[nn.Module, GatedTuner]:
 def test_the_router_is_that_of_null_space_tuning(toy):
     routers = []
     for tuner in (
-        NullSpaceTuning(TARGETS, rank=6, router="shared", **ROUTER, seed=3),
+        NullSpaceTuning(TARGETS, rank=3, router="shared", **ROUTER, seed=3),
         *(make(**ROUTER, seed=3) for make in TUNERS.values()),
     ):
         grounder = toy.ToyGrounder()
@@ -192,9 +193,9 @@ def test_a_forward_is_needed_before_anything_is_said_of_it(toy):
 
 
 def test_a_layer_whose_gate_cannot_be_known_is_refused(toy):
-    grounder = toy.ToyGrounder()
-    GatedLoRA(["pixels"], rank=2).inject(grounder)
-    with pytest.raises(ValueError, match=r"'pixels' runs ahead of the router, .* tune what lies behind it"):
+    grounder = toy.ReadingToy()
+    GatedLoRA(["reading"], rank=2).inject(grounder)
+    with pytest.raises(ValueError, match=r"'reading' runs ahead of the router, .* tune what lies behind it"):
         grounder(*toy.toy_batch())
     grounder = toy.ToyGrounder()
     GatedLoRA(TARGETS, rank=2).inject(grounder)

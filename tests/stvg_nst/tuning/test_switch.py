@@ -92,11 +92,11 @@ def test_what_it_cannot_copy_is_refused_by_name(toy):
 
 
 def test_what_lies_ahead_of_the_router_cannot_be_switched(toy):
-    grounder = toy.ToyGrounder()
-    tuner = Switch(["pixels"])
+    grounder = toy.ReadingToy()
+    tuner = Switch(["reading"])
     tuner.inject(grounder)
     tuner.set_training(grounder, True)
-    with tuner.conditioned_on(QUALITIES), pytest.raises(ValueError, match="'pixels' runs ahead of the router"):
+    with tuner.conditioned_on(QUALITIES), pytest.raises(ValueError, match="'reading' runs ahead of the router"):
         grounder(*toy.toy_batch())
 
 

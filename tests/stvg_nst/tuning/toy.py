@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stvg_nst.models.base import Grounder, ReferencePoint, TokenLayer
+from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, TokenLayer, frozen_layer
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
@@ -70,14 +70,17 @@ class ToyGrounder(Grounder):
         return BackboneFeatures(cells, cells, torch.ones(len(frames), 2, 2, dtype=torch.bool, device=frames.device))
 
     def ground(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> GroundingOutput:
-        visual = self.pixels(features.appearance.flatten(3).transpose(2, 3))  # (B, T, 4, D)
-        visual = self.statistics(visual.flatten(0, 2).T[None]).squeeze(0).T.view_as(visual)
+        cells = features.appearance.flatten(3).transpose(2, 3)  # (B, T, 4, 3)
+        visual = self.normalise(frozen_layer(self.pixels)(cells))
         visual_mask = features.cell_mask.flatten(1)[:, None] & frame_mask[..., None]
         text, text_mask = self.read(queries)
         shared_text = text[:, None].expand(-1, frame_mask.shape[1], -1, -1)
         shared_mask = text_mask[:, None].expand(-1, frame_mask.shape[1], -1) & frame_mask[..., None]
         memory_mask = torch.cat([visual_mask, shared_mask], dim=2)
-        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features)
+        grids = (TokenGrid(features.cell_mask.flatten(1)[:, None].expand_as(visual_mask)),)
+        self.reference_point(visual, visual_mask, text, text_mask, frame_mask, memory_mask, features, grids)
+        if frozen_layer(self.pixels) is not self.pixels:
+            visual = self.normalise(self.pixels(cells))
 
         memory = torch.cat([visual, shared_text], dim=2)
         positions = torch.zeros_like(memory[:, :1])
@@ -101,12 +104,27 @@ class ToyGrounder(Grounder):
             frame_mask=frame_mask,
         )
 
+    def normalise(self, visual: Tensor) -> Tensor:
+        return self.statistics(visual.flatten(0, 2).T[None]).squeeze(0).T.view_as(visual)
+
     def read(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids = [[zlib.crc32(word.encode()) % 50 for word in query.split()] for query in queries]
         length = max(map(len, ids))
         mask = torch.tensor([[i < len(row) for i in range(length)] for row in ids], device=self.words.weight.device)
         padded = torch.tensor([row + [0] * (length - len(row)) for row in ids], device=self.words.weight.device)
         return self.words(padded), mask
+
+
+class ReadingToy(ToyGrounder):
+    """Its words run through a linear layer, which lies ahead of the reference point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = nn.Linear(self.width, self.width)
+
+    def read(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
+        words, mask = super().read(queries)
+        return self.reading(words), mask
 
 
 def toy_batch(seed: int = 0, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, list[str]]:

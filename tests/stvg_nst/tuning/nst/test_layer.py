@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stvg_nst.models.base import TokenGrid
 from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.adapter import save_adapter
 from stvg_nst.tuning.nst import NullSpaceTuning
@@ -89,6 +90,28 @@ def test_frame_gates_take_a_forced_value_too(toy, tuned):
     for value in (0.0, torch.zeros(3), torch.zeros(3, 5)):
         with tuner.override_gate(value):
             torch.testing.assert_close(toy.flat(grounder(*toy.toy_batch())), base, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("gate", ["soft", "hard"])
+@pytest.mark.parametrize("router", ["shared", "layer"])
+def test_a_gate_a_frame_follows_the_frames_of_an_input_that_has_others(toy, tuned, gate, router):
+    grounder, tuner = tuned(router=router, gate=gate, gate_per="frame")
+    every_other = TokenGrid(torch.ones(3, 3, 7, dtype=torch.bool), torch.tensor([0, 2, 4]))
+    grounder.reference_point.register_forward_pre_hook(
+        lambda point, inputs: (*inputs[:-1], (*inputs[-1], every_other)), prepend=True
+    )
+    gates = torch.tensor([[0.0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [1, 0, 1, 0, 1]])
+    layer, x = grounder.decoder.linear2, torch.randn(3, 3, 7, 48)
+    with tuner.override_gate(gates):
+        grounder(*toy.toy_batch())
+        moved = layer(x) != layer.base_layer(x)
+        assert tuner.diagnostics()["gate/decoder.linear2"].shape == (3,)
+    # The third sampled frame of the second clip is padding, whose gate was shut like all of its others.
+    assert moved.any(dim=(2, 3)).tolist() == [[False, True, False], [False] * 3, [True] * 3]
+    tuner.set_training(grounder, True)
+    grounder(*toy.toy_batch())
+    layer(x)
+    assert all(loss.isfinite() for loss in tuner.auxiliary_losses(QUALITIES).values())
 
 
 def test_hard_gate_rounds_at_inference_only(toy, tuned):
@@ -236,8 +259,10 @@ def test_gates_trained_by_their_labels_send_each_clip_one_way_and_teach_the_rout
     assert router and all(".router." in name for name in router)
 
 
-def test_labels_that_train_the_gates_reach_no_router_and_no_evaluation(toy, tuned):
-    grounder, tuner = tuned(router="shared", gate_training="label")
+@pytest.mark.parametrize("router_reads", ["gap", "statistics"])
+def test_labels_that_train_the_gates_reach_no_router_and_no_evaluation(toy, tuned, router_reads):
+    targets = ["pixels", *toy.TARGETS]  # the first of them makes the tokens that a router reads
+    grounder, tuner = tuned(targets, rank=3, router="shared", router_reads=router_reads, gate_training="label")
     tuner.set_training(grounder, True)
     logits = []
     for labels in (QUALITIES, 1 - QUALITIES):

@@ -30,7 +30,8 @@ def test_eq_2_bank_by_hand():
     # Frame 0 is real, and its first two tokens are: (0, 1) and (2, 3).
     assert bank.tokens.tolist() == [[[1.0, 2.0], [7.0, 7.0], [7.0, 7.0]]]
     assert bank.mask.tolist() == [[True, True, False]]
-    assert bank.memory_mask.tolist() == [[[True] * 3, [False] * 3]]
+    assert bank.frame_mask.tolist() == [[True, False]]
+    assert bank.grids[1].mask.tolist() == [[[True] * 3, [False] * 3]]
     assert not bank.tokens.requires_grad
 
 
@@ -90,7 +91,7 @@ def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
 def test_an_input_of_unknown_layout_is_refused(toy, tuned, shape):
     grounder, _ = tuned()
     grounder(*toy.toy_batch())
-    message = rf"'decoder.linear2' must lead with the clips' frames \(3, 5\) or memory \(3, 5, 10\), got \({shape[0]}, "
+    message = rf"'decoder.linear2' must lead with one of \(3, 5\), \(3, 5, 10\), \(3, 5, 4\), got \({shape[0]}, "
     with pytest.raises(ValueError, match=message):
         grounder.decoder.linear2(torch.zeros(shape))
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stvg_nst.models.base import TokenGrid
 from stvg_nst.tuning.adapter import adapter_state
 from stvg_nst.tuning.nst.reference import ReferenceBank
 from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit, Retrieval
@@ -25,7 +26,7 @@ def test_eq_3_and_4_and_the_gap_by_hand(coefficients_from):
     nn.init.zeros_(attention.query.bias)
     x = torch.randn(1, 3, 4)
     mask = torch.tensor([[True, True, False]])
-    bank = ReferenceBank(torch.randn(1, 4, 4), torch.tensor([[True, True, True, False]]), mask, mask[..., None])
+    bank = ReferenceBank(torch.randn(1, 4, 4), torch.tensor([[True, True, True, False]]), (TokenGrid(mask),))
     found = attention.value(bank.tokens[:, :3]).mean(1, keepdim=True).expand(1, 3, 4) + attention.out.bias
     gap = x - found
     source = found if coefficients_from == "reference" else torch.cat([found, gap], dim=-1)
@@ -48,7 +49,7 @@ def test_retrieval_is_attention_in_its_textbook_form(heads):
     mixed = F.scaled_dot_product_attention(*split, attn_mask=mask[:, None, None])
     found = attention.out(mixed.transpose(1, 2).flatten(2))
 
-    lookup = retrieval(x, ReferenceBank(tokens, mask, None, None))
+    lookup = retrieval(x, ReferenceBank(tokens, mask, ()))
     torch.testing.assert_close(lookup.found(), found)
     torch.testing.assert_close(lookup.gap(), queries - found)
     for source in (found, torch.cat([found, queries - found], dim=-1)):
