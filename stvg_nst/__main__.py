@@ -17,6 +17,7 @@ PROGRAM = "python -m stvg_nst"
 GROUPS = {
     "": {
         "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
+        "export": ("weights:export", "write a tuned grounder as one file, for predict and for Python"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),
         "validate": ("run:validate", "measure it on the validation split"),
         "test": ("run:test", "measure it on the test split, beside a --model.baseline"),
@@ -44,7 +45,6 @@ GROUPS = {
         "encoders": ("pretrain:encoders", "pretrain its visual encoders"),
         "grounding": ("pretrain:grounding", "pretrain its grounding model (takes the options of fit)"),
         "boxes": ("pretrain:boxes", "go on with its boxes (takes the options of fit)"),
-        "export": ("weights:export", "write a grounder and what was tuned in it as plain weights"),
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, (place, _) in group.items()}

@@ -22,6 +22,9 @@ from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.weights import save_weights
 from stvg_nst.overlay_parser import OverlayParser
+from stvg_nst.prediction.exported import export_tuned
+from stvg_nst.prediction.loading import ModelSource, build
+from stvg_nst.prediction.network import Network
 from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.tuning.base import TunedLayer, replace_modules
 
@@ -117,13 +120,13 @@ def _check_target(options: Namespace, sources: Sequence[Path | str | None]) -> N
 
 
 def export(arguments: Sequence[str], program: str) -> int:
-    """Writes a tuned grounder as plain weights, and says where."""
+    """Writes a tuned grounder as one file, and says where."""
     print(ExportCLI(arguments, program).export())
     return 0
 
 
 class ExportCLI(BuiltCLI):
-    """`export`: writes a grounder with what was tuned in it as plain weights, of the size that it had before."""
+    """`export`: writes a tuned grounder as one file, for `predict` and :func:`stvg_nst.load`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -136,19 +139,25 @@ class ExportCLI(BuiltCLI):
         )
 
     def export(self) -> Path:
-        """
+        """What can be multiplied into the weights becomes plain weights; a gate stays one, and is hard.
+
         Raises:
-            ValueError: nothing was tuned, or what was tuned is no change of the weights, as with null-space tuning.
+            ValueError: nothing was tuned, or the gate is the true quality of a clip.
         """
         module: Any = self.model
-        if self.config.model.adapter is None:
+        model = self.config.model
+        if model.adapter is None:
             raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
         check_outputs({"--output": self.config.output}, inputs=self.read_files())
-        tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]
-        replace_modules(module.grounder, {layer: layer.merged() for layer in tuned})
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
-        description = ModelDescription(
-            grounder=self.config.model.grounder.as_dict(), viewing=viewing_of(self.datamodule, module.inference)
-        )
-        save_weights(self.config.output, module.grounder, dtype=dtype, description=description)
+        description = ModelDescription(model.grounder.as_dict(), viewing_of(self.datamodule, module.inference))
+        tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]
+        if all(type(layer).merged is not TunedLayer.merged for layer in tuned):
+            replace_modules(module.grounder, {layer: layer.merged() for layer in tuned})
+            save_weights(self.config.output, module.grounder, dtype=dtype, description=description)
+        else:
+            weights = None if model.weights == "random" else Path(model.weights)
+            source = ModelSource("", description, weights, seed=int(self.config.seed_everything))
+            frozen = Network(build(source).eval(), None, module.inference, torch.float32)
+            export_tuned(self.config.output, frozen, Path(model.adapter), description, dtype=dtype)
         return self.config.output

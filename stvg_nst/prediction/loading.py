@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from stvg_nst.inference import InferenceProtocol
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.description import DescriptionError, ModelDescription
 from stvg_nst.models.weights import load_weights
+from stvg_nst.prediction.exported import ExportedTuner, load_frozen_part, load_tuned_part
 from stvg_nst.prediction.grounder import VideoGrounder
 from stvg_nst.prediction.network import Network
 from stvg_nst.prediction.viewing import viewing_of
@@ -29,6 +30,9 @@ Precision = Literal["float32", "bfloat16", "float16"]
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED: Mapping[str, Path] = {"mini": PACKAGE / "models" / "mini"}
 """Grounders that come with the suite: folders of ``model.safetensors``, and of an ``adapter.safetensors`` perhaps."""
+
+EXPORTED = "exported"
+"""The name of what was tuned in an exported file."""
 
 _OWN_CLASSES = "stvg_nst.models."
 
@@ -45,6 +49,7 @@ class ModelSource:
         weights: the file, ``None`` for random ones.
         seed: of random weights.
         adapter: the file of the adapter that answers, ``None`` for none.
+        exported: what was tuned, where the weights file holds that too.
     """
 
     name: str
@@ -52,6 +57,7 @@ class ModelSource:
     weights: Path | None
     seed: int = 0
     adapter: Path | None = None
+    exported: ExportedTuner | None = None
 
 
 def load(
@@ -79,9 +85,12 @@ def load(
     """
     chosen, precision = _device(device), _precision(dtype)
     found = find_source(source)
-    grounder = _build(found).to(chosen).eval().requires_grad_(False)
+    grounder = build(found).to(chosen).eval().requires_grad_(False)
     frozen = Network(grounder, None, found.description.viewing.inference, precision)
     loaded = VideoGrounder(found.name, found.description.viewing, frozen, {})
+    if found.exported is not None and found.weights is not None:
+        tuned = load_tuned_part(found.weights, found.exported, frozen)
+        loaded = replace(loaded, adapters={EXPORTED: tuned}, adapter=EXPORTED)
     own = {} if found.adapter is None else {_own_name(found): found.adapter}
     for name, path in {**own, **(adapters or {})}.items():
         loaded = loaded.with_adapter(name, path)
@@ -96,7 +105,7 @@ def find_source(source: str | Path) -> ModelSource:
         folder = SHIPPED[str(source)]
         adapter = folder / RunFile.ADAPTER
         found = _of_weights_file(folder / "model.safetensors", str(source))
-        return ModelSource(found.name, found.description, found.weights, adapter=adapter if adapter.exists() else None)
+        return replace(found, adapter=adapter if adapter.exists() else None)
     if path.is_dir():
         return _of_run(path)
     if path.exists():
@@ -117,7 +126,7 @@ def _of_weights_file(path: Path, name: str) -> ModelSource:
         raise DescriptionError(
             f"'{path}' asks for {foreign[0]}, and a file may name classes of {_OWN_CLASSES[:-1]} only"
         )
-    return ModelSource(name, description, path)
+    return ModelSource(name, description, path, exported=ExportedTuner.from_metadata(metadata, str(path)))
 
 
 def _of_run(folder: Path) -> ModelSource:
@@ -165,7 +174,8 @@ def _data_of(config: Mapping[str, Any]) -> STVGDataModule:
     ).data
 
 
-def _build(source: ModelSource) -> Grounder:
+def build(source: ModelSource) -> Grounder:
+    """The network of a source in float32 on the CPU, its adapters left out; errors as of :func:`load`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
     config = parser.parse_object({"grounder": _with_places(source.description.grounder)})
@@ -173,7 +183,8 @@ def _build(source: ModelSource) -> Grounder:
         torch.manual_seed(source.seed)
         grounder: Grounder = parser.instantiate(config).grounder
     if source.weights is not None:
-        load_weights(source.weights, grounder)
+        fill = load_weights if source.exported is None else load_frozen_part
+        fill(source.weights, grounder)
     return grounder
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,11 @@ class Network:
             ValueError: its method is none of this suite's, or needs to be told the quality of a clip.
             OSError: it cannot be read.
         """
-        tuner = tuner_of(adapter)
-        twin = _shared_copy(self.grounder)
+        return self.under(tuner_of(adapter), adapter)
+
+    def under(self, tuner: Tuner, adapter: Path) -> Network:
+        """As :meth:`adapted`, by a tuner that is made already and fits the adapter."""
+        twin = shared_copy(self.grounder)
         tuner.inject(twin)
         _unshare_trained(twin, self.grounder)
         load_adapter(adapter, twin, tuner)
@@ -170,6 +173,39 @@ def tube_confidences(
     return [sure[row, (tube.start <= ids) & (ids < tube.stop)].mean().item() for row, tube in enumerate(tubes)]
 
 
+class TunerOptions(Protocol):
+    """A tuner's class, by module and name, and its options."""
+
+    @property
+    def tuner(self) -> str: ...
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOptions:
+    """Those that an adapter was made with, as far as they matter to its answers."""
+
+    tuner: str
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, adapter: Path) -> AdapterOptions:
+        """
+        Raises:
+            AdapterMismatchError: the file is no adapter.
+        """
+        saved = read_adapter_config(adapter)
+        options = dict(saved.fields)
+        if saved.fingerprints and "targets" in options:
+            options["targets"] = [*saved.fingerprints]  # the very layers, whatever pattern or draw has chosen them
+            options |= {name: value for name, value in _CHOOSES_ALL.items() if name in options}
+        if "spaces" in options:
+            options["spaces"] = None  # a folder of the machine that trained it
+        return cls(saved.tuner, options)
+
+
 def tuner_of(adapter: Path) -> Tuner:
     """The method that made an adapter, with the options that it was made with.
 
@@ -177,26 +213,30 @@ def tuner_of(adapter: Path) -> Tuner:
         AdapterMismatchError: the file is no adapter.
         ValueError: its method is none of this suite's, or needs to be told the quality of a clip.
     """
-    saved = read_adapter_config(adapter)
-    module, _, name = saved.tuner.rpartition(".")
-    # A class that is there already, and never a module that a file asks to be imported.
+    return make_tuner(AdapterOptions.of(adapter), str(adapter))
+
+
+def make_tuner(wanted: TunerOptions, source: str) -> Tuner:
+    """A tuner of a class that is there already, and never of a module that a file asks to be imported.
+
+    Args:
+        source: what asks for it, as errors name it.
+
+    Raises:
+        ValueError: there is no such class, or its gate needs to be told the quality of a clip.
+    """
+    module, _, name = wanted.tuner.rpartition(".")
     kind = getattr(sys.modules.get(module), name, None)
     if not isinstance(kind, type) or not issubclass(kind, Tuner):
         raise ValueError(
-            f"'{adapter}' was made by {saved.tuner}, which is no method of stvg_nst.tuning; import its module first"
+            f"'{source}' was made by {wanted.tuner}, which is no method of stvg_nst.tuning; import its module first"
         )
-    options = dict(saved.fields)
-    if saved.fingerprints and "targets" in options:
-        options["targets"] = [*saved.fingerprints]  # the very layers, whatever pattern or draw has chosen them
-        options |= {name: value for name, value in _CHOOSES_ALL.items() if name in options}
-    if "spaces" in options:
-        options["spaces"] = None  # a folder of the machine that trained it
-    if options.get("gate") == "oracle":
-        raise ValueError(f"the gate of '{adapter}' is the true quality of a clip, which nobody says of your own video")
-    return kind(**options)
+    if wanted.options.get("gate") == "oracle":
+        raise ValueError(f"the gate of '{source}' is the true quality of a clip, which nobody says of your own video")
+    return kind(**wanted.options)
 
 
-def _shared_copy(grounder: Grounder) -> Grounder:
+def shared_copy(grounder: Grounder) -> Grounder:
     """Modules of its own around the same tensors."""
     memo = {id(tensor): tensor for tensor in _tensors((grounder,))}
     return copy.deepcopy(grounder, memo)

@@ -1,4 +1,4 @@
-"""`export`: what was tuned becomes part of the weights, or it is refused."""
+"""`export`: what was tuned becomes part of the weights, or stands beside them in the same file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.commands.weights import export
+from stvg_nst.prediction import load
 from stvg_nst.tuning import save_adapter
 
 
@@ -45,14 +46,17 @@ def test_a_low_rank_update_becomes_part_of_the_weight(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize(
-    ("overlays", "layer"),
-    [(["tuner/nst"], "NullSpaceLinear"), (["tuner/prompts", "scope/encoder_modules"], "PromptedLayer")],
+    ("overlays", "method"),
+    [(["tuner/nst"], "NullSpaceTuning"), (["tuner/prompts", "scope/encoder_modules"], "PromptTuning")],
 )
-def test_what_is_no_change_of_weights_is_refused(overlays: list[str], layer: str, tmp_path: Path) -> None:
-    options = tuned(miniature(*overlays), tmp_path / "adapter.safetensors")
-    with pytest.raises(ValueError, match=f"{layer} cannot be merged: what it adds is no fixed matrix"):
-        export([*options, f"--output={tmp_path / 'weights.safetensors'}"], "test")
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+def test_what_is_no_change_of_weights_stays_beside_them(overlays: list[str], method: str, tmp_path: Path) -> None:
+    options, output = tuned(miniature(*overlays), tmp_path / "adapter.safetensors"), tmp_path / "weights.safetensors"
+    assert export([*options, f"--output={output}", "--precision=single"], "test") == 0
+    grounder = load(output, device="cpu")
+    assert grounder.network.method == method and grounder.viewing.num_frames == 16
+    frozen = BuiltCLI(miniature("tuner/zero_shot"), "test").model.grounder.state_dict()
+    own = grounder.frozen.grounder.state_dict()
+    assert own.keys() == frozen.keys() and all(torch.equal(own[name], frozen[name]) for name in own)
 
 
 def test_without_an_adapter_there_is_nothing_to_export(tmp_path: Path) -> None:
