@@ -23,8 +23,9 @@ from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.weights import save_weights
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.prediction.exported import export_tuned
-from stvg_nst.prediction.loading import ModelSource, build
+from stvg_nst.prediction.loading import ModelSource, build, load
 from stvg_nst.prediction.network import Network
+from stvg_nst.prediction.program import as_program, save_program
 from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.tuning.base import TunedLayer, replace_modules
 
@@ -137,6 +138,9 @@ class ExportCLI(BuiltCLI):
             default="half",
             help="of the exported numbers: single to train on from them, or to keep fitting a cache of features",
         )
+        parser.add_argument(
+            "--program", type=Path | None, default=None, help="also write what follows the visual encoders as a .pt2"
+        )
 
     def export(self) -> Path:
         """What can be multiplied into the weights becomes plain weights; a gate stays one, and is hard.
@@ -148,7 +152,8 @@ class ExportCLI(BuiltCLI):
         model = self.config.model
         if model.adapter is None:
             raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
-        check_outputs({"--output": self.config.output}, inputs=self.read_files())
+        outputs = {"--output": self.config.output, "--program": self.config.program}
+        check_outputs(outputs, inputs=self.read_files())
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
         description = ModelDescription(model.grounder.as_dict(), viewing_of(self.datamodule, module.inference))
         tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]
@@ -160,4 +165,6 @@ class ExportCLI(BuiltCLI):
             source = ModelSource("", description, weights, seed=int(self.config.seed_everything))
             frozen = Network(build(source).eval(), None, module.inference, torch.float32)
             export_tuned(self.config.output, frozen, Path(model.adapter), description, dtype=dtype)
+        if self.config.program is not None:
+            save_program(self.config.program, as_program(load(self.config.output, device="cpu").network))
         return self.config.output

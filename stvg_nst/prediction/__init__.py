@@ -8,6 +8,8 @@ Together with the commands this room knows the data modules' readers of films; n
 4. ``windows.py``: a long film in windows, and the best of their tubes.
 5. ``network.py``: one window through the network, with an adapter or without.
 6. ``answer.py`` and ``pictures.py``: what comes out, in numbers and to look at.
+7. ``table.py``: many rows.
+8. ``exported.py`` and ``program.py``: a tuned network as one file, and as a program of tensors.
 """
 
 from stvg_nst.prediction.answer import Answer

@@ -20,7 +20,7 @@ from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, Time
 from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
 from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.text import TextEncoder
+from stvg_nst.models.cgstvg.text import TextEncoder, TokenIds
 from stvg_nst.models.cgstvg.visual import ImageEncoder
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
@@ -141,12 +141,13 @@ class CGSTVG(Grounder):
         self,
         features: BackboneFeatures,
         frame_mask: Tensor,
-        queries: Sequence[str],
+        queries: Sequence[str] | TokenIds,
         select_context: ContextRule | None = None,
     ) -> GroundingOutput:
         """Grounds sentences in encoded clips.
 
         Args:
+            queries: sentences, or what the tokenizer makes of them.
             select_context: replaces the rule that chooses the frames whose regions refine the boxes; by default those
                 that the model itself trusts.
         """
@@ -177,7 +178,7 @@ class CGSTVG(Grounder):
         memory = self._remember(features, frame_mask, queries)
         return FusedTokens(memory.tokens, memory.token_mask)
 
-    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> Memory:
+    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str] | TokenIds) -> Memory:
         """Joins the three kinds of tokens, frame by frame, and lets them attend to each other."""
         num_frames = frame_mask.shape[1]
         text, text_mask = self.text(queries)
@@ -203,7 +204,7 @@ class CGSTVG(Grounder):
         )
 
         cells = grid_positions(features.cell_mask, self.width)
-        if self.encodings is None:
+        if self.encodings is None or isinstance(queries, TokenIds):
             tokens = self._fuse(appearance, text, motion, cells, token_mask)
         else:
             tokens = self._kept_tokens(self.encodings, features, frame_mask, queries, token_mask)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, RobertaConfig, RobertaModel
 
 from stvg_nst.queries import query_fault
+
+
+class TokenIds(NamedTuple):
+    """Sentences as the tokenizer reads them: ids (B, L) int64, and their mask (B, L) int64, 1 on real tokens."""
+
+    ids: Tensor
+    mask: Tensor
 
 
 class TextEncoder(nn.Module):
@@ -38,20 +46,25 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, queries: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Sequence[str] | TokenIds) -> tuple[Tensor, Tensor]:
         """B sentences -> tokens (B, L, width) and their mask (B, L), True on real tokens.
 
         Raises:
             ValueError: a text is no sentence, or longer than the encoder can take.
         """
+        tokens = queries if isinstance(queries, TokenIds) else self.tokenize(queries)
+        device = self.norm.weight.device  # the projection may be tuned, and a wrapped layer has no weight
+        mask = tokens.mask.to(device)
+        hidden = self.body(input_ids=tokens.ids.to(device), attention_mask=mask).last_hidden_state
+        return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
+
+    def tokenize(self, queries: Sequence[str]) -> TokenIds:
+        """B sentences, lower-cased and padded to the longest; raises as :meth:`forward`."""
         tokens = self.tokenizer([query.lower() for query in queries], padding="longest", return_tensors="pt")
         if tokens.input_ids.shape[1] > self.max_tokens or any(map(query_fault, queries)):
             index, fault = next(iter(self.query_faults(queries).items()))
             raise ValueError(f"expected a sentence that the text encoder takes, got {queries[index]!a}, which {fault}")
-        device = self.norm.weight.device  # the projection may be tuned, and a wrapped layer has no weight
-        mask = tokens.attention_mask.to(device)
-        hidden = self.body(input_ids=tokens.input_ids.to(device), attention_mask=mask).last_hidden_state
-        return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
+        return TokenIds(tokens.input_ids, tokens.attention_mask)
 
     @property
     def max_tokens(self) -> int:

@@ -81,7 +81,8 @@ class NullSpaceLinear(TunedLinear):
         # A router of the layer's own has to see all clips, whatever gate is forced upon it.
         routed = self.unit.router is not None
         hard = self.gate == "hard" and not self.training
-        if gate is not None and hard and not routed:
+        # Which clips are open is data, and a program of `torch.export` has no branches by data.
+        if gate is not None and hard and not routed and not torch.compiler.is_exporting():
             return self._forward_open_clips(x, bank, grid, gate)
 
         found = self.unit(x, bank, mask)

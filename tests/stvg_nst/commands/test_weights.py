@@ -32,7 +32,9 @@ def tuned(options: list[str], path: Path) -> list[str]:
 def test_a_low_rank_update_becomes_part_of_the_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = tuned(miniature("tuner/lora", "scope/decoder"), tmp_path / "adapter.safetensors")
     output = tmp_path / "weights.safetensors"
-    assert export([*options, f"--output={output}", "--precision=single"], "test") == 0
+    program = tmp_path / "ground.pt2"
+    assert export([*options, f"--output={output}", "--precision=single", f"--program={program}"], "test") == 0
+    assert program.stat().st_size > 1e6
     assert capsys.readouterr().out.endswith(f"{output}\n")
     written, frozen = load_file(output), BuiltCLI(miniature("tuner/zero_shot"), "test").model.grounder.state_dict()
     assert written.keys() == frozen.keys()
