@@ -22,7 +22,6 @@ from stvg_nst.models.description import DescriptionError, ModelDescription
 from stvg_nst.models.weights import require_fit
 from stvg_nst.prediction.network import AdapterOptions, Network, make_tuner, shared_copy
 from stvg_nst.tensor_files import read_tensors, save_tensors
-from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.nst import NullSpaceTuning
 
 METADATA_KEY = "stvg_nst_tuned"
@@ -74,20 +73,14 @@ def export_tuned(
     hard = {"gate": "hard"} if made.options.get("gate") == "soft" else {}
     tuner = make_tuner(AdapterOptions(made.tuner, made.options | hard), str(adapter))
     network = frozen.under(tuner, adapter)
-    exported = ExportedTuner(made.tuner, made.options | hard, folded=can_fold(tuner))
-    if exported.folded:
-        assert isinstance(tuner, NullSpaceTuning)
+    exported = ExportedTuner(made.tuner, made.options | hard, folded=isinstance(tuner, NullSpaceTuning))
+    if isinstance(tuner, NullSpaceTuning):
         tuner.fold(network.grounder)
     tensors = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().clone().contiguous()
         for name, tensor in network.grounder.state_dict().items()
     }
     save_tensors(path, tensors, description.to_metadata() | exported.to_metadata())
-
-
-def can_fold(tuner: Tuner) -> bool:
-    """Whether there is a shorter form; a router in each layer would have nothing to say any more."""
-    return isinstance(tuner, NullSpaceTuning) and tuner.router == "shared"
 
 
 def load_frozen_part(path: Path, grounder: Grounder) -> None:
