@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -60,8 +61,15 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotation marks the texts that :class:`_Loader` would take for numbers, such as 1e3."""
+
+
 # YAML 1.1 wants a dot and a sign in a number with an exponent.
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
 def load_yaml(text: str, source: str) -> Any:
@@ -88,6 +96,12 @@ def load_yaml(text: str, source: str) -> Any:
         raise kind(f"{source}{'' if mark is None else f', line {mark.line + 1}'}: {problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # a character that YAML does not know; 2024-13-01 tagged as a date
         raise ConfigurationError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def dump_yaml(content: Config, *, in_a_line: bool = False, sort_keys: bool = False) -> str:
+    """Settings as YAML, which :func:`load_yaml` reads as they are; ``in_a_line`` without a break."""
+    width = math.inf if in_a_line else None
+    return yaml.dump(dict(content), Dumper=_Dumper, default_flow_style=in_a_line, sort_keys=sort_keys, width=width)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

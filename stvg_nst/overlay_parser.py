@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import deque
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -20,6 +18,7 @@ from stvg_nst.configuration import (
     Config,
     ConfigurationError,
     RepeatedKeyError,
+    dump_yaml,
     is_yaml_file,
     load_yaml,
     look_up,
@@ -99,7 +98,7 @@ def merged_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     if not config:
         return words, files
     # In flow style it begins with a brace, and no parser takes it for the name of a file.
-    text = yaml.safe_dump(config, default_flow_style=True, sort_keys=False, width=math.inf)
+    text = dump_yaml(config, in_a_line=True)
     return [f"--config={text}", *words], files
 
 

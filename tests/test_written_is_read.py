@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,7 +20,7 @@ from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheKind
 from datamodules.degradation.files import DegradedClip, DegradedManifest
 from datamodules.degradation.files import read_manifest as read_degraded
 from datamodules.degradation.files import write_manifest as write_degraded
-from stvg_nst.configuration import read_yaml
+from stvg_nst.configuration import dump_yaml, load_yaml, read_yaml
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
 from stvg_nst.machine.whole_files import write_whole
@@ -160,8 +159,10 @@ SETTINGS = st.recursive(
 
 
 @given(st.dictionaries(UNICODE, SETTINGS, max_size=3))
+@example({"0E0": ["1e3", 1e3, "2024-01-31", "1:30"]})
 def test_the_settings_of_a_study(tmp_path: Path, config: dict[str, Any]) -> None:
-    write_whole(tmp_path / "point.yaml", yaml.safe_dump(config))
+    write_whole(tmp_path / "point.yaml", dump_yaml(config))
+    assert load_yaml(dump_yaml(config, in_a_line=True), "the command line") == config
     assert read_yaml(tmp_path / "point.yaml") == config
     assert not differences(read_yaml(tmp_path / "point.yaml"), config)
 

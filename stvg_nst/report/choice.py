@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
-
 from stvg_nst.arguments import CommandParser, seed
-from stvg_nst.configuration import Config, read_yaml
+from stvg_nst.configuration import Config, dump_yaml, read_yaml
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, Quantity, over_seeds
@@ -186,7 +184,7 @@ def choices_yaml(study: Study, choices: Sequence[Choice], kept: Mapping[str, Con
     if study.quick:
         header += f"# {study.title}\n"
     chosen: dict[str, Config] = {choice.row: dict(study.levels[choice.level]) for choice in choices} | dict(kept)
-    return header + yaml.safe_dump({row: chosen[row] for row in study.rows if row in chosen}, sort_keys=False)
+    return header + dump_yaml({row: chosen[row] for row in study.rows if row in chosen})
 
 
 def choices_csv(choices: Sequence[Choice], kept: Sequence[Sequence[str]]) -> str:

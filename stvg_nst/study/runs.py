@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from stvg_nst.configuration import Config, merge, read_yaml
+from stvg_nst.configuration import Config, dump_yaml, merge, read_yaml
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
@@ -212,11 +210,11 @@ class StudyRun:
             raise StudyError(f"{self}: model.weights '{self.weights}' is no file; check the overlays")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.weights_file, "" if self.weights is None else f"{file_sum(self.weights)}  {self.weights}\n")
-        write_whole(self.config_file, _HEADER + yaml.safe_dump(dict(self.config), sort_keys=False))
+        write_whole(self.config_file, _HEADER + dump_yaml(self.config))
         for test in self.tests:
             if test.name and not test.results.exists():
                 test.folder.mkdir(exist_ok=True)
-                write_whole(test.settings_file, yaml.safe_dump(dict(test.settings)))
+                write_whole(test.settings_file, dump_yaml(test.settings, sort_keys=True))
 
     def stages(self) -> tuple[Stage, ...]:
         """What is left to do: a fit, which goes on where it was interrupted, and tests; the baseline is only tested."""
