@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention import side_by_side
-from stvg_nst.models.cgstvg.layers import attend_conditionally
+from stvg_nst.models.cgstvg.layers import attend, attend_conditionally
 
 CLIPS, FRAMES, TOKENS, WIDTH, HEADS = 2, 3, 7, 8, 2
 
@@ -38,6 +38,18 @@ def test_scores_by_content_and_position_are_those_of_both_side_by_side(
     weight = torch.randn_like(expected)
     gradients = (torch.autograd.grad((x * weight).sum(), inputs) for x in (mixed, expected))
     torch.testing.assert_close(*gradients)
+
+
+def test_half_precision_is_attended_in_single_precision_on_a_cpu() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3, CLIPS, TOKENS, WIDTH, dtype=torch.bfloat16)
+    mask = torch.ones(CLIPS, TOKENS, dtype=torch.bool)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = attend(*inputs, num_heads=HEADS, mask=mask, dropout=0.0)
+
+    expected = attend(*inputs.float(), num_heads=HEADS, mask=mask, dropout=0.0)
+    torch.testing.assert_close(mixed, expected.bfloat16(), rtol=0, atol=0)
 
 
 def test_dropout_thins_the_weights_and_keeps_their_mean() -> None:
