@@ -33,8 +33,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from stvg_nst.models import CGSTVG
+from stvg_nst.models.blocks.vocabulary import write_stand_in
 from stvg_nst.models.cgstvg import windows
-from stvg_nst.models.cgstvg.vocabulary import write_stand_in
 from stvg_nst.tuning import LoRA, NullSpaceTuning, Tuner
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 

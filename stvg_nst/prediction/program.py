@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stvg_nst.machine.whole_files import whole_file
+from stvg_nst.models.blocks.text import TokenIds
 from stvg_nst.models.cgstvg import CGSTVG
-from stvg_nst.models.cgstvg.text import TokenIds
 from stvg_nst.prediction.network import Network
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.types import BackboneFeatures

@@ -9,15 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.cgstvg.layers import (
-    MLP,
-    Attention,
-    FeedForward,
-    FrameAttention,
-    attend_conditionally,
-    box_positions,
-    run_layer,
-)
+from stvg_nst.models.blocks.layers import MLP, Attention, FeedForward, FrameAttention, run_layer
+from stvg_nst.models.cgstvg.conditional import attend_conditionally, box_positions
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 
 ContextRule = Callable[[Tensor, Tensor], Tensor]
@@ -78,7 +71,7 @@ class TimeDecoder(nn.Module):
     """Finds when: a state for each sampled frame after each layer.
 
     Args:
-        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
+        recompute: as in :class:`stvg_nst.models.blocks.encoder.CrossModalEncoder`.
     """
 
     def __init__(
@@ -192,7 +185,7 @@ class BoxDecoder(nn.Module):
     """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts.
 
     Args:
-        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
+        recompute: as in :class:`stvg_nst.models.blocks.encoder.CrossModalEncoder`.
     """
 
     def __init__(

@@ -6,22 +6,22 @@ One class for the full-size model and for the embedded miniature; they differ by
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
+from stvg_nst.models.blocks.clips import encode_clips
+from stvg_nst.models.blocks.encoder import CrossModalEncoder
+from stvg_nst.models.blocks.image import ImageEncoder
+from stvg_nst.models.blocks.layers import MLP
+from stvg_nst.models.blocks.positions import grid_positions, time_positions
+from stvg_nst.models.blocks.text import TextEncoder, TokenIds
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
-from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
-from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.text import TextEncoder, TokenIds
-from stvg_nst.models.cgstvg.visual import ImageEncoder
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
@@ -114,28 +114,9 @@ class CGSTVG(Grounder):
     def encode(
         self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
     ) -> BackboneFeatures:
-        """Appearance and motion features of every clip as if it were alone, padded to the largest.
-
-        Clips of one length and size are encoded together. Padding never enters an encoder: convolutions and shifted
-        windows would mix it into the clip.
-        """
+        """Appearance and motion features of every clip as if it were alone, padded to the largest."""
         sizes = frame_sizes or [(frames.shape[-2], frames.shape[-1])] * len(frames)
-        groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for index, (length, size) in enumerate(zip(frame_mask.sum(1).tolist(), sizes, strict=True)):
-            groups[(length, *size)].append(index)
-
-        encoded: dict[int, tuple[Tensor, Tensor]] = {}
-        for (length, height, width), members in groups.items():
-            clips = frames[members, :length, :, :height, :width]
-            appearance, motion = _outside_autograd(self.visual, clips), _outside_autograd(self.motion, clips)
-            if appearance.shape[-2:] != motion.shape[-2:]:
-                raise ValueError(
-                    f"frames of {height} x {width} give an appearance grid {tuple(appearance.shape[-2:])} but a motion "
-                    f"grid {tuple(motion.shape[-2:])}; choose sizes that both encoders divide alike"
-                )
-            encoded.update(zip(members, zip(appearance, motion, strict=True), strict=True))
-        ordered = [encoded[index] for index in range(len(frames))]
-        return _pad_features(ordered, frames.shape[1])
+        return encode_clips(frames, frame_mask, sizes, self.visual, self.motion)
 
     def ground(
         self,
@@ -273,29 +254,3 @@ def _content(clip: BackboneFeatures, token_ids: Sequence[int]) -> str:
     for part in (clip.appearance, clip.motion):
         digest.update(part.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _outside_autograd(encoder: nn.Module, clips: Tensor) -> Tensor:
-    """Runs an encoder, without keeping anything for a backward pass where all of it is frozen."""
-    trained = any(parameter.requires_grad for parameter in encoder.parameters())
-    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-        return encoder(clips)
-
-
-def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> BackboneFeatures:
-    """Stacks per-clip features (T_i, C, h_i, w_i), padded with zeros at the end of time and at the right and bottom."""
-    rows = max(appearance.shape[-2] for appearance, _ in encoded)
-    columns = max(appearance.shape[-1] for appearance, _ in encoded)
-
-    def stack(maps: Sequence[Tensor]) -> Tensor:
-        def padding(source: Tensor) -> tuple[int, ...]:
-            """From the last axis to the first, before and behind."""
-            return 0, columns - source.shape[3], 0, rows - source.shape[2], 0, 0, 0, num_frames - source.shape[0]
-
-        return torch.stack([F.pad(source, padding(source)) for source in maps])
-
-    appearance, motion = (stack(maps) for maps in zip(*encoded, strict=True))
-    cell_mask = torch.zeros(len(encoded), rows, columns, dtype=torch.bool, device=appearance.device)
-    for mask, (source, _) in zip(cell_mask, encoded, strict=True):
-        mask[: source.shape[-2], : source.shape[-1]] = True
-    return BackboneFeatures(appearance, motion, cell_mask)

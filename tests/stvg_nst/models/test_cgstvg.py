@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, visual
-from stvg_nst.models.cgstvg.layers import grid_positions
+from stvg_nst.models.blocks import image
+from stvg_nst.models.blocks.positions import grid_positions
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 from stvg_nst.tuning import NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
@@ -189,7 +190,7 @@ def test_autocast_is_near_full_precision_and_has_gradients(
 def test_recomputed_layers_give_the_same_gradients_and_keep_less(
     grounder: CGSTVG, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visual, "_PIECE", 2 * 64 * 64)  # two frames
+    monkeypatch.setattr(image, "_PIECE", 2 * 64 * 64)  # two frames
     frames, mask = clip(4, 64, 64, seed=3), torch.ones(1, 4, dtype=torch.bool)
     module = getattr(grounder, part)
     gradients: dict[bool, dict[str, Tensor]] = {}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention import side_by_side
-from stvg_nst.models.cgstvg.layers import attend_conditionally
+from stvg_nst.models.cgstvg.conditional import attend_conditionally
 
 CLIPS, FRAMES, TOKENS, WIDTH, HEADS = 2, 3, 7, 8, 2
 

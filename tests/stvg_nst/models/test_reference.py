@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.losses import GroundingLoss
+from stvg_nst.models.blocks.encoder import CrossModalEncoder
+from stvg_nst.models.blocks.layers import MLP
+from stvg_nst.models.blocks.positions import time_positions
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, Memory, TimeDecoder
-from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
-from stvg_nst.models.cgstvg.layers import MLP, time_positions
 from stvg_nst.models.cgstvg.motion import VideoEncoder
 from stvg_nst.models.cgstvg.official import translate_name, translate_tensor
 from stvg_nst.types import Batch, GroundingOutput
