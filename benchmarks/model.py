@@ -267,8 +267,7 @@ def backward(case: Case, grounder: CGSTVG, tuner: Tuner, features: BackboneFeatu
 
 
 def total(output: GroundingOutput) -> Tensor:
-    parts = output.boxes, output.confidence, output.start_end, output.actioness
-    return torch.stack([part.float().square().mean() for part in parts]).sum()
+    return torch.stack([part.float().square().mean() for part in output.answers.values()]).sum()
 
 
 # --- how -------------------------------------------------------------------------------------------------------------

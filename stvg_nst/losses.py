@@ -72,6 +72,7 @@ class GroundingLoss(nn.Module):
         def mean_over_boxes(values: Tensor) -> Tensor:
             return _sum_over_frames(values, with_box) * num_clips / num_boxes
 
+        assert output.confidence is not None
         confidence = output.confidence.float()
         if self.confidence_kind == "smooth_l1":
             confidence_loss = mean_over_boxes(F.smooth_l1_loss(confidence, overlap, reduction="none"))
@@ -92,6 +93,7 @@ class GroundingLoss(nn.Module):
         return torch.stack([self.weights[name] * term.mean(1).sum() for name, term in terms.items()]).sum()
 
     def _actioness(self, output: GroundingOutput, inside: Tensor) -> Tensor:
+        assert output.actioness is not None
         logits = output.actioness.float()
         weight = torch.where(inside, 1.0, _OUTSIDE_WEIGHT)
         loss = F.binary_cross_entropy_with_logits(logits, inside.float().expand_as(logits), reduction="none") * weight

@@ -362,22 +362,38 @@ class FusedTokens:
     mask: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroundingOutput:
     """The network's answer after each of its S decoder stages; the last stage is the prediction.
 
+    Every grounder says boxes and where the tube starts and ends. What it does not say besides is ``None``.
+
     Args:
         boxes: (S, B, T, 4), cxcywh in units of the frame, in [0, 1].
-        confidence: (S, B, T), in (0, 2): the sum of an appearance and a motion score of the box.
         start_end: (S, B, T, 2), logits of each frame being the first, and the last, of the tube.
-        actioness: (S, B, T), logits of each frame lying inside the tube.
         frame_mask: (B, T) bool, True on real frames.
-        fused: the tokens that the decoders were given, where the model says them.
+        confidence: (S, B, T), in (0, 2): the sum of an appearance and a motion score of the box.
+        actioness: (S, B, T), logits of each frame lying inside the tube.
+        time_attention: (S, B, T, T), how much each frame's query (third axis) looks at each other frame's; a mean over
+            heads, after dropout.
+        fused: the tokens that the decoders were given.
     """
 
     boxes: Tensor
-    confidence: Tensor
     start_end: Tensor
-    actioness: Tensor
     frame_mask: Tensor
+    confidence: Tensor | None = None
+    actioness: Tensor | None = None
+    time_attention: Tensor | None = None
     fused: FusedTokens | None = None
+
+    @property
+    def answers(self) -> dict[str, Tensor]:
+        """What is said of each frame, by name: boxes, start and end, and what else the model says."""
+        named = {
+            "boxes": self.boxes,
+            "confidence": self.confidence,
+            "start_end": self.start_end,
+            "actioness": self.actioness,
+        }
+        return {name: value for name, value in named.items() if value is not None}

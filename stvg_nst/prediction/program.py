@@ -47,6 +47,7 @@ class TensorGround(nn.Module):
         frames = torch.ones(appearance.shape[:2], dtype=torch.bool, device=appearance.device)
         features = BackboneFeatures(appearance, motion, cells)
         output = self.grounder.ground(features, frames, TokenIds(token_ids, token_mask))
+        assert output.confidence is not None and output.actioness is not None
         return output.boxes[-1], output.confidence[-1], output.start_end[-1], output.actioness[-1]
 
 

@@ -23,7 +23,10 @@ def answer(lengths: tuple[int, ...], seed: int = 0) -> GroundingOutput:
     def random(*shape: int) -> Tensor:
         return torch.rand(STAGES, clips, frames, *shape, generator=generator).requires_grad_()
 
-    return GroundingOutput(random(4), random(), random(2), random(), mask)
+    boxes, confidence, start_end, actioness = random(4), random(), random(2), random()
+    return GroundingOutput(
+        boxes=boxes, start_end=start_end, frame_mask=mask, confidence=confidence, actioness=actioness
+    )
 
 
 def batch(output: GroundingOutput, inside: Tensor) -> Batch:
@@ -33,10 +36,8 @@ def batch(output: GroundingOutput, inside: Tensor) -> Batch:
 
 
 def clip(output: GroundingOutput, index: int, length: int) -> GroundingOutput:
-    parts = (output.boxes, output.confidence, output.start_end, output.actioness)
-    return GroundingOutput(
-        *(part[:, index : index + 1, :length] for part in parts), output.frame_mask[[index], :length]
-    )
+    parts = {name: value[:, index : index + 1, :length] for name, value in output.answers.items()}
+    return GroundingOutput(**parts, frame_mask=output.frame_mask[[index], :length])
 
 
 @pytest.mark.parametrize("length", [1, 4])

@@ -39,7 +39,10 @@ class Stub(Grounder):
         logits = torch.zeros(1, *frame_mask.shape, 2)
         logits[0, :, 0, 0] = logits[0, :, -1, 1] = 9
         boxes = torch.full((1, *frame_mask.shape, 4), 0.5)
-        return GroundingOutput(boxes, logits[..., 0], logits, logits[..., 0], frame_mask)
+        single = logits[..., 0]
+        return GroundingOutput(
+            boxes=boxes, start_end=logits, frame_mask=frame_mask, confidence=single, actioness=single
+        )
 
 
 def make(**options: Any) -> GroundingModule:
