@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.divergence import DivergedError
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
@@ -30,6 +31,9 @@ class Stub(Grounder):
 
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
+
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
 
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Any) -> BackboneFeatures:
         self.shown.append(frames.shape[1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import KeptEncodings
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
 from stvg_nst.models.blocks.clips import encode_clips
 from stvg_nst.models.blocks.encoder import CrossModalEncoder
@@ -107,6 +108,10 @@ class CGSTVG(Grounder):
 
     def fusion(self) -> tuple[nn.Module, ...]:
         return self.text, self.visual_proj, self.motion_proj, self.encoder
+
+    def objective(self) -> GroundingLoss:
+        """The original's on HC-STVG; the overlays of its VidSTG weights name that of VidSTG."""
+        return GroundingLoss()
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         return self.text.query_faults(queries)
