@@ -102,23 +102,30 @@ class BackboneFeatures:
 
     Args:
         appearance: (B, T, C_a, h, w), from the image encoder, frame by frame.
-        motion: (B, T, C_m, h, w), from the video encoder.
+        motion: (B, T, C_m, h, w), from the video encoder; ``None`` where the model has none.
         cell_mask: (B, h, w) bool, True on cells that belong to the clip and not to the batch's padding.
     """
 
     appearance: Tensor
-    motion: Tensor
+    motion: Tensor | None
     cell_mask: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Appearance, and motion where there is one."""
+        return (self.appearance,) if self.motion is None else (self.appearance, self.motion)
+
+    @classmethod
+    def of(cls, appearance: Tensor, motion: Tensor | None = None, *, cell_mask: Tensor) -> BackboneFeatures:
+        """From :attr:`maps`."""
+        return cls(appearance, motion, cell_mask)
 
     def unpadded(self, index: int, length: int) -> BackboneFeatures:
         """One clip of ``length`` frames, as if it were alone: B = 1 and no padding."""
         rows, columns = int(self.cell_mask[index, :, 0].sum()), int(self.cell_mask[index, 0].sum())
         clip = slice(index, index + 1)
-        return BackboneFeatures(
-            self.appearance[clip, :length, :, :rows, :columns],
-            self.motion[clip, :length, :, :rows, :columns],
-            self.cell_mask[clip, :rows, :columns],
-        )
+        maps = (maps[clip, :length, :, :rows, :columns] for maps in self.maps)
+        return BackboneFeatures.of(*maps, cell_mask=self.cell_mask[clip, :rows, :columns])
 
     def replaced(self, clips: Tensor, others: BackboneFeatures) -> BackboneFeatures:
         """These features with some clips' replaced by other features of the same clips.
@@ -136,20 +143,21 @@ class BackboneFeatures:
             ]
             return ours.index_copy(0, clips, F.pad(theirs, padding))
 
-        return BackboneFeatures(
-            put(self.appearance, others.appearance),
-            put(self.motion, others.motion),
-            put(self.cell_mask, others.cell_mask),
-        )
+        maps = (put(ours, theirs) for ours, theirs in zip(self.maps, others.maps, strict=True))
+        return BackboneFeatures.of(*maps, cell_mask=put(self.cell_mask, others.cell_mask))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> BackboneFeatures:
+        """With something done to each tensor."""
+        return BackboneFeatures.of(*map(change, self.maps), cell_mask=change(self.cell_mask))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def share_memory_(self) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).share_memory_() for f in fields(self)))
+        return self.changed(lambda tensor: tensor.share_memory_())
 
     def pin_memory(self) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return self.changed(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)

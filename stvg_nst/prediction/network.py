@@ -274,9 +274,4 @@ def _unshare_trained(twin: Grounder, frozen: Grounder) -> None:
 
 
 def _repeated(features: BackboneFeatures, count: int) -> BackboneFeatures:
-    return BackboneFeatures(
-        *(
-            tensor.expand(count, *tensor.shape[1:])
-            for tensor in (features.appearance, features.motion, features.cell_mask)
-        )
-    )
+    return features.changed(lambda tensor: tensor.expand(count, *tensor.shape[1:]))

@@ -5,19 +5,17 @@ One class for the full-size model and for the embedded miniature; they differ by
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
-from stvg_nst.models.blocks.clips import encode_clips
+from stvg_nst.models.blocks.clips import cell_tokens, encode_clips
 from stvg_nst.models.blocks.encoder import CrossModalEncoder
 from stvg_nst.models.blocks.image import ImageEncoder
+from stvg_nst.models.blocks.kept import kept_tokens
 from stvg_nst.models.blocks.layers import MLP
 from stvg_nst.models.blocks.positions import grid_positions, time_positions
 from stvg_nst.models.blocks.text import TextEncoder, TokenIds
@@ -169,7 +167,7 @@ class CGSTVG(Grounder):
         num_frames = frame_mask.shape[1]
         text, text_mask = self.text(queries)
         projections = self.visual_proj, self.motion_proj
-        maps = _tokens(features.appearance), _tokens(features.motion)
+        maps = tuple(map(cell_tokens, features.maps))
         frozen = [frozen_layer(projection)(tokens) for projection, tokens in zip(projections, maps, strict=True)]
         cell_mask = features.cell_mask.flatten(1)[:, None].expand(-1, num_frames, -1)
         token_mask = _token_mask(features, text_mask)
@@ -193,7 +191,16 @@ class CGSTVG(Grounder):
         if self.encodings is None or isinstance(queries, TokenIds):
             tokens = self._fuse(appearance, text, motion, cells, token_mask)
         else:
-            tokens = self._kept_tokens(self.encodings, features, frame_mask, queries, token_mask)
+            tokens = kept_tokens(
+                self.encodings,
+                features,
+                frame_mask,
+                queries,
+                self.text,
+                token_mask=token_mask,
+                width=self.width,
+                fuse=self._fuse_alone,
+            )
         return Memory(
             tokens=tokens,
             positions=torch.cat((cells, torch.zeros_like(text), torch.zeros_like(cells)), dim=1)[:, None],
@@ -204,58 +211,22 @@ class CGSTVG(Grounder):
             times=time_positions(num_frames, self.width, tokens.device),
         )
 
-    def _project(self, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
-        """Appearance and motion tokens, each (B, T, N, D)."""
-        return self.visual_proj(_tokens(features.appearance)), self.motion_proj(_tokens(features.motion))
-
     def _fuse(self, appearance: Tensor, text: Tensor, motion: Tensor, cells: Tensor, token_mask: Tensor) -> Tensor:
         """The encoder's tokens (B, T, M, D), of cells with positions (B, N, D) and of words, which have none."""
         words = text[:, None].expand(-1, appearance.shape[1], -1, -1)
         positions = torch.cat((cells, torch.zeros_like(text), cells), dim=1)[:, None]
         return self.encoder(torch.cat((appearance, words, motion), dim=2), positions, token_mask)
 
-    def _kept_tokens(
-        self,
-        kept: KeptEncodings,
-        features: BackboneFeatures,
-        frame_mask: Tensor,
-        queries: Sequence[str],
-        token_mask: Tensor,
-    ) -> Tensor:
-        """The encoder's tokens (B, T, M, D) as they are kept, zeros on padding; a new clip is encoded alone."""
-        tokens = torch.zeros(*frame_mask.shape, token_mask.shape[-1], self.width, device=frame_mask.device)
-        for index, (query, length) in enumerate(zip(queries, frame_mask.sum(1).tolist(), strict=True)):
-            clip = features.unpadded(index, length)
-            content = _content(clip, self.text.token_ids(query))
-            alone = kept.get(content, partial(self._encode_alone, clip, query))
-            # Padding keeps the order of the real tokens.
-            tokens[index, :length][:, token_mask[index, 0]] = alone.to(tokens.device)
-        return tokens
-
-    @torch.no_grad()
-    def _encode_alone(self, clip: BackboneFeatures, query: str) -> Tensor:
-        """The encoder's tokens (T, M, D) of one clip without padding, in float32."""
-        with torch.autocast(clip.appearance.device.type, enabled=False):
-            text, text_mask = self.text([query])
-            appearance, motion = self._project(clip)
-            cells = grid_positions(clip.cell_mask, self.width)
-            return self._fuse(appearance, text, motion, cells, _token_mask(clip, text_mask))[0]
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """(B, T, C, h, w) -> (B, T, N, C), one token a cell."""
-    return maps.flatten(3).transpose(2, 3)
+    def _fuse_alone(self, clip: BackboneFeatures, query: str) -> Tensor:
+        """The encoder's tokens (T, M, D) of one clip without padding."""
+        text, text_mask = self.text([query])
+        appearance, motion = map(cell_tokens, clip.maps)
+        cells = grid_positions(clip.cell_mask, self.width)
+        token_mask = _token_mask(clip, text_mask)
+        return self._fuse(self.visual_proj(appearance), text, self.motion_proj(motion), cells, token_mask)[0]
 
 
 def _token_mask(features: BackboneFeatures, text_mask: Tensor) -> Tensor:
     """(B, 1, M), True on real tokens of a frame."""
     cells = features.cell_mask.flatten(1)
     return torch.cat((cells, text_mask, cells), dim=1)[:, None]
-
-
-def _content(clip: BackboneFeatures, token_ids: Sequence[int]) -> str:
-    """Checksum of all that the encoder is given: features of one clip without padding, and a sentence."""
-    digest = hashlib.sha256(repr((clip.appearance.shape, clip.motion.shape, tuple(token_ids))).encode())
-    for part in (clip.appearance, clip.motion):
-        digest.update(part.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
