@@ -319,6 +319,14 @@ def test_the_case_of_a_sentence_does_not_matter(grounder: CGSTVG) -> None:
     torch.testing.assert_close(lower, upper)
 
 
+def test_a_text_encoder_may_read_capitals() -> None:
+    reading = TextEncoder("stvg_nst/models/mini", 32, lower_case=False)
+    small, capital = (reading.token_ids(query) for query in ("a red star", "A Red STAR"))
+    assert small != capital and tuple(reading.tokenize(["A Red STAR"]).ids[0].tolist()) == capital
+    assert small == TextEncoder("stvg_nst/models/mini", 32).token_ids("A Red STAR")
+    assert "at most 48 tokens" in reading.query_faults(["STAR " * 30])[0] and not reading.query_faults(["star " * 30])
+
+
 def test_region_of_every_box_holds_at_least_one_cell_of_the_clip_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(2, 500, 4, generator=generator) * 1.4 - 0.2
