@@ -7,6 +7,7 @@ would bypass a wrapper in silence.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -42,7 +43,27 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: T
     return mixed.transpose(1, 2).flatten(2).unflatten(0, leading)
 
 
-def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+def attend_with_weights(
+    query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Tensor, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """As :func:`attend`, and the weights besides, which fused kernels keep to themselves.
+
+    Args:
+        query: (B, Q, D_qk); key: (B, N, D_qk); value: (B, N, D_v).
+        mask: (B, N) bool, True on keys that may be seen; every query needs one.
+        dropout: probability on the attention weights (0 outside training).
+
+    Returns:
+        (B, Q, D_v), and the weights (B, Q, N), a mean over heads, as they are after dropout.
+    """
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    weights = F.dropout(logits.masked_fill(~mask[:, None, None], -math.inf).softmax(-1), dropout)
+    mixed = weights.to(value.dtype) @ value
+    return mixed.transpose(1, 2).flatten(2), weights.mean(1)
+
+
+def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Any:
     """``layer(*inputs)``; with ``recompute``, whose inner results are computed anew in the backward pass, not kept."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
@@ -74,6 +95,18 @@ class Attention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
         )
         return self.out_proj(mixed)
+
+    def with_weights(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of (B, Q, D), (B, N, D) and a mask (B, N): the answer, and the weights of :func:`attend_with_weights`."""
+        mixed, weights = attend_with_weights(
+            self.q_proj(query),
+            self.k_proj(key),
+            self.v_proj(value),
+            num_heads=self.num_heads,
+            mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed), weights
 
 
 class FrameAttention(Attention):

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
 from stvg_nst.models.blocks.clips import cell_tokens, encode_clips
+from stvg_nst.models.blocks.decoder import FrameDecoder
 from stvg_nst.models.blocks.encoder import CrossModalEncoder
 from stvg_nst.models.blocks.image import ImageEncoder
 from stvg_nst.models.blocks.kept import kept_tokens
 from stvg_nst.models.blocks.layers import MLP
 from stvg_nst.models.blocks.positions import grid_positions, time_positions
 from stvg_nst.models.blocks.text import TextEncoder, TokenIds
-from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
+from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory
 from stvg_nst.models.cgstvg.motion import VideoEncoder
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
@@ -83,7 +84,7 @@ class CGSTVG(Grounder):
         self.reference_point = ReferencePoint()
 
         self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout, recompute=recompute_encoder)
-        self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout, recompute=recompute_decoders)
+        self.time_decoder = FrameDecoder(decoder_depth, width, num_heads, hidden, dropout, recompute=recompute_decoders)
         self.anchor_head = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             nn.Dropout(dropout),
@@ -137,7 +138,7 @@ class CGSTVG(Grounder):
         """
         memory = self._remember(features, frame_mask, queries)
 
-        states = self.time_decoder(memory)
+        states = self.time_decoder(memory, memory.times).states
         # Stage by stage, so that a tuned head sees the clip on its first axis.
         actioness = torch.stack([self.actioness_head(state).squeeze(-1) for state in states])
         trusted_in_time = actioness[-1].detach() > self.actioness_threshold
