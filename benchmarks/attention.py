@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.tuning import measure
-from stvg_nst.models.cgstvg.layers import attend, attend_conditionally
+from stvg_nst.models.blocks.layers import attend
+from stvg_nst.models.cgstvg.conditional import attend_conditionally
 
 SHAPES = {
     "the miniature, 16 clips": (16, 16, 144, 96, 4),

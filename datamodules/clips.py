@@ -173,11 +173,8 @@ def _collate_pictures(clips: Sequence[Clip] | Sequence[QualityClip]) -> _Picture
     cached = [clip.features for clip in clips if clip.features is not None]
     features = None
     if cached:
-        features = BackboneFeatures(
-            appearance=_pad([x.appearance[0] for x in cached]),
-            motion=_pad([x.motion[0] for x in cached]),
-            cell_mask=_pad([x.cell_mask[0] for x in cached]),
-        )
+        maps = (_pad([clip[0] for clip in each]) for each in zip(*(x.maps for x in cached), strict=True))
+        features = BackboneFeatures.of(*maps, cell_mask=_pad([x.cell_mask[0] for x in cached]))
     lengths = torch.tensor([len(x) for x in pixels] or [x.appearance.shape[1] for x in cached])
     return {
         "frames": _pad(pixels) if pixels else None,

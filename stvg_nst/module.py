@@ -62,7 +62,7 @@ class GroundingModule(SampleMeanModule):
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
-        loss: the grounding objective.
+        loss: the grounding objective; by default the one that the grounder was trained by.
         optimizer: of the trainable parameters.
         learning_rates: of parameters by shell-style patterns of their names in the grounder, the first that matches;
             all others have the optimiser's.
@@ -123,7 +123,7 @@ class GroundingModule(SampleMeanModule):
             grounder.keep_encodings(EncodingStore(encodings, modules_fingerprint(grounder.fusion())))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
-        self.loss = loss or GroundingLoss()
+        self.loss = loss or grounder.objective()
         self.make_optimizer = optimizer
         self.learning_rates = learning_rates or {}
         self.schedule = schedule or CosineSchedule(warmup_steps)
