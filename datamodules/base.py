@@ -36,7 +36,7 @@ from datamodules.quality import (
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
-from datamodules.transforms import Resize
+from datamodules.transforms import Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -248,7 +248,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _shows_unseen(self, split: Split) -> bool:
         return split != "train" and shows_unseen(self.shown_conditions(split))
 
-    def resize(self) -> Resize | None:
+    def resize(self) -> Resizing | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 

@@ -22,7 +22,7 @@ from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import FrameChoice
-from datamodules.transforms import Resize, to_network
+from datamodules.transforms import Resizing, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import (
     BackboneFeatures,
@@ -47,7 +47,7 @@ class ClipDataset(Dataset[Clip]):
         self,
         records: Sequence[Record],
         choose: FrameChoice,
-        resize: Resize | None,
+        resize: Resizing | None,
         pixels: PixelSource,
         cache: FeatureCache | None,
         augmentation: Augmentation | None = None,
