@@ -22,6 +22,8 @@ from datamodules.degradation.files import DegradedFiles
 from datamodules.quality import conditions_name
 from datamodules.records import Record
 from datamodules.sampling import FramesByClock
+from datamodules.scale_and_crop import ScaleAndCrop
+from datamodules.shown import ClipAugmentation
 from datamodules.transforms import Resize, Resizing, ShortSide
 from stvg_nst.results.conditions import Conditions
 from stvg_nst.types import Tube
@@ -93,8 +95,10 @@ class AnnotatedVideos(STVGDataModule):
     """folder of degraded videos (``degrade dataset``), whose files the evaluation shows as LQ clips; ``null`` to
     degrade on the fly."""
 
-    augmentation: Augmentation | None = None
-    """cuts and mirrors of training clips, by chance; ``null`` for none."""
+    augmentation: Augmentation | ScaleAndCrop | None = None
+    """what is done to training clips by chance: ``{flip: 0.7, crop: 0.5}`` cuts and mirrors them, as CG-STVG;
+    ``{sizes: [224, 352], sizes_before_crop: [200], smallest_crop: 192}`` scales them and cuts parts out of them, as
+    TubeDETR; ``null`` for nothing."""
 
     def __post_init__(self) -> None:
         if self.features is not None and self.augmentation is not None:
@@ -106,6 +110,15 @@ class AnnotatedVideos(STVGDataModule):
             raise ValueError(
                 "a cache holds the sampled frames, and this augmentation samples others of every cut: set its crop to "
                 "0, or --data.init_args.frames null"
+            )
+        if isinstance(self.augmentation, ScaleAndCrop) and (self.resizing, self.resolution) != (
+            "short_side",
+            self.augmentation.resolution,
+        ):
+            raise ValueError(
+                f"training clips of short sides up to {self.augmentation.resolution} need an evaluation at that, got "
+                f"resizing {self.resizing} and resolution {self.resolution}; set --data.init_args.resizing short_side, "
+                "and the resolution to the largest of --data.init_args.augmentation.sizes"
             )
         super().__post_init__()
         self.degraded_files = None if self.degraded is None else DegradedFiles(self.degraded)
@@ -129,7 +142,7 @@ class AnnotatedVideos(STVGDataModule):
             return None
         return ShortSide(self.resolution) if self.resizing == "short_side" else Resize(self.resolution, self.antialias)
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         return self.augmentation
 
     @property

@@ -15,7 +15,6 @@ import lightning
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
@@ -36,6 +35,7 @@ from datamodules.quality import (
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
+from datamodules.shown import ClipAugmentation
 from datamodules.transforms import Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
@@ -252,7 +252,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 

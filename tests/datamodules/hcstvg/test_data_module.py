@@ -104,6 +104,8 @@ def test_clips_can_be_shown_and_read_as_by_tubedetr(hcstvg: Callable[..., Path])
     assert clip.frame_ids == (0, 2, 4, 6, 10, 12, 14, 16)
     assert (clip.target.start, clip.target.stop) == (4, 10)
     assert data.resize() == ShortSide(32) and data.conditions("test").dataset == "hcstvg_v1, convention tubedetr"
+    ours = {name: data.provenance()[name] for name in options}
+    assert ours == {**options, "sampling": {"rate": 0.5, "at_most": 8}}
     known = module(root).provenance()
     assert {**known, "antialias": None} == {k: v for k, v in data.provenance().items() if k not in options}
     assert "convention" not in known, "a cache that was built before there was a choice stays valid"
