@@ -15,7 +15,6 @@ import lightning
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
@@ -36,7 +35,8 @@ from datamodules.quality import (
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
-from datamodules.transforms import Resize
+from datamodules.shown import ClipAugmentation
+from datamodules.transforms import Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -248,11 +248,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _shows_unseen(self, split: Split) -> bool:
         return split != "train" and shows_unseen(self.shown_conditions(split))
 
-    def resize(self) -> Resize | None:
+    def resize(self) -> Resizing | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 
