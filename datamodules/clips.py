@@ -33,6 +33,7 @@ from stvg_nst.types import (
     Quality,
     QualityBatch,
     QualityClip,
+    with_box,
 )
 
 
@@ -86,6 +87,12 @@ class ClipDataset(Dataset[Clip]):
         if flipped:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return to_network(pixels, self._resize), None
+
+    def count_boxes(self, draw: Draw) -> int:
+        """The true boxes of a draw that teach, without reading its frames."""
+        record, frame_ids, _ = self._show(draw)
+        boxes, inside = _sample_target(describe_sample(record, frame_ids, draw.degradation))
+        return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
         """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
