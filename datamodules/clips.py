@@ -32,6 +32,7 @@ from stvg_nst.types import (
     Quality,
     QualityBatch,
     QualityClip,
+    with_box,
 )
 
 
@@ -82,6 +83,12 @@ class ClipDataset(Dataset[Clip]):
         if shown.mirrored:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return to_network(pixels, shown.resize), None
+
+    def count_boxes(self, draw: Draw) -> int:
+        """The true boxes of a draw that teach, without reading its frames."""
+        record, frame_ids, _ = self._show(draw)
+        boxes, inside = _sample_target(describe_sample(record, frame_ids, draw.degradation))
+        return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
         """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
@@ -198,11 +205,11 @@ def limit_threads(worker: int) -> None:
 def start_worker(worker: int) -> None:
     """What a loader process does first: it works with one thread, and outlives what ends the training.
 
-    `timeout`, SLURM and others send SIGTERM to every process of a command. The training goes on to the end of its step
-    then, and needs its batches; it ends its loader processes itself.
+    `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end of
+    its step then, and needs its batches; it ends its loader processes itself.
     """
     limit_threads(worker)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

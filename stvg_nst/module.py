@@ -210,7 +210,9 @@ class GroundingModule(SampleMeanModule):
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
-        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
+        # The same batch draws the same dropout whichever process it is dealt to: batches are dealt in turn.
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, place, 0))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective of a batch, a scalar.

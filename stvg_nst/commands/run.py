@@ -21,6 +21,7 @@ from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
+from stvg_nst.processes import LastWords, ended_with_parent
 from stvg_nst.report import print_report
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
@@ -64,6 +65,7 @@ class RunCLI(ComponentsCLI):
         self, stage: str, arguments: Sequence[str], model_class: type[LightningModule] = GroundingModule
     ) -> None:
         with ExitStack() as self._held:
+            self._held.enter_context(ended_with_parent())
             self._held.enter_context(stoppable())
             super().__init__(
                 **{**components(), "model_class": model_class},
@@ -141,7 +143,7 @@ class RunCLI(ComponentsCLI):
             trusted = self.config.fit.weights_only is False
             first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
         others = [callback for callback in callbacks if callback not in first]
-        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        trainer.callbacks = [*first, *others, LastWords(), Interruption()]  # type: ignore[attr-defined]
         self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
         return trainer
 
