@@ -23,7 +23,7 @@ Unit = Literal["seconds", "frames"]
 Word = TypeVar("Word")
 
 _PART = re.compile(r"#\d+-\d+$")
-_KNOWN = ("video", "sentence", "start", "stop", "boxes", "unit", "part", "type", "split", "item_id")
+FIELDS = ("video", "sentence", "start", "stop", "boxes", "unit", "part", "type", "split", "item_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def read_lines(file: Path) -> Lines:
             document = parse_json(text, file, item)
             fields = Fields.of(file, item, document.value)
             duplicates += document.duplicates
-            unknown.update(fields.unknown(_KNOWN))
+            unknown.update(fields.unknown(FIELDS))
             video, split = _video(fields), _split(fields)
             seen[video] += 1
             item_id = fields.text("item_id") if "item_id" in fields else f"{video}/{seen[video]}"
