@@ -65,9 +65,6 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     renders_videos: ClassVar[bool] = False
     """Whether the version in the provenance fixes the videos, because they are rendered by it."""
 
-    clip_seconds: ClassVar[float] = 20.0
-    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
-
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
     """What the data set has."""
 
@@ -256,6 +253,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     def _shows_unseen(self, split: Split) -> bool:
         return split != "train" and shows_unseen(self.shown_conditions(split))
+
+    @property
+    def clip_seconds(self) -> float:
+        """What a clip lasts at most, or nearly so. Networks know no longer ones, and are shown windows of it."""
+        return 20.0
 
     def resize(self) -> Resizing | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
