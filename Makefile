@@ -1,5 +1,5 @@
 # The suite's commands, in the order a newcomer needs them. `make` alone lists them.
-# Every stage prints the command it runs; each can be typed by hand just as well.
+# Every target runs commands that can be typed by hand just as well; `make -n TARGET` shows them.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,6 +21,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STVG := $(BIN)/python -m stvg_nst
+# VERBOSE=1 shows the commands of `make train`, and all that the libraries say in them.
+QUIETLY := $(if $(VERBOSE),,@)
+SPEAKING := $(if $(VERBOSE),--verbose)
+COMMA := ,
+heading = @printf '\n%s\n' $(1)
 # OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -56,7 +61,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("stvg_nst needs Python 3.11 or newer, but " \
 	  "$(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@[ -t 1 ] || quiet=--quiet; \
+	  $(BIN)/python -m pip install $${quiet:-} --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------- training
@@ -64,19 +70,24 @@ $(STAMP): pyproject.toml constraints.txt
 # A finished stage is not repeated when a config changes; give the new run a folder of its own (make train RUNS=...).
 .PHONY: train
 train: $(RUNS)/zero-shot/results.json $(RUNS)/nst/results.json  ## tune on the embedded benchmark, compare with zero-shot
-	$(STVG) report $(RUNS)
+	$(QUIETLY)$(STVG) report $(RUNS)
+	@echo 'pictures of tubes: $(RUNS)/nst/tubes.png; what happened inside: make dashboard'
 
 $(FEATURES)/test/index.json: | $(STAMP)
-	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
+	$(call heading,'1 of 4  render the benchmark$(COMMA) and store what the frozen encoders say of it (about 2 min on 2 cores)')
+	$(QUIETLY)$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
 
 $(RUNS)/zero-shot/results.json: | $(FEATURES)/test/index.json
-	$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D)
+	$(call heading,'2 of 4  test the frozen grounder on clean and degraded clips (about 1 min)')
+	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING)
 
 $(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json
-	$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last
+	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 3 min)')
+	$(QUIETLY)$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last $(SPEAKING)
 
 $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
-	$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) \
+	$(call heading,'4 of 4  test the tuned grounder on the same clips (about 1 min)')
+	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --table false $(SPEAKING) \
 	  --model.adapter $(RUNS)/nst/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
 
 # Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
