@@ -17,9 +17,10 @@ from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.models.cgstvg import CGSTVG
-from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
+from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_video_swin
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.description import ModelDescription
+from stvg_nst.models.foreign_checkpoint import load_roberta
 from stvg_nst.models.weights import save_weights
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.prediction.exported import export_tuned
