@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stvg_nst.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
-from stvg_nst.types import Batch, GroundingOutput
+from stvg_nst.types import Batch, GroundingOutput, with_box
 
 _OUTSIDE_WEIGHT = 0.3  # of frames outside the tube in the actioness term
 
@@ -20,10 +20,11 @@ class GroundingLoss(nn.Module):
 
     A term is computed where its weight is above 0, and what it compares must then be said by the grounder.
 
-    In training, box terms are means over the true boxes of a batch, those of all processes together. In evaluation they
-    are means over a clip: no value depends on what else is in a batch, and no process waits for another, which may have
-    a batch less. The other terms are always means over a clip, so that a batch of one gives the original's values. A
-    true box without an area teaches nothing about boxes and their confidence, but its frame is in the tube.
+    In training, box terms are means over the true boxes of an optimiser step, as far as the batch says what the step
+    holds (``Batch.step``), else over those of this batch in all processes. In evaluation they are means over a clip: no
+    value depends on what else is in a batch, and no process waits for another, which may have a batch less. The other
+    terms are always means over a clip, so that a batch of one gives the original's values. A true box without an area
+    teaches nothing about boxes and their confidence, but its frame is in the tube.
 
     Args:
         boxes, giou, confidence, start_end, actioness: weight of each term.
@@ -97,18 +98,20 @@ class GroundingLoss(nn.Module):
     def _boxes(self, output: GroundingOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms over true boxes."""
         inside = batch.inside
-        boxed = inside & (batch.boxes[..., 2:] > 0).all(-1)
-        if self.training:
+        boxed = with_box(batch.boxes, inside)
+        if self.training and batch.step is not None:
+            num_clips, num_boxes = torch.tensor((batch.step.clips, batch.step.boxes)).to(inside.device).float()
+        elif self.training:
             totals = torch.stack((inside.new_full((), len(batch), dtype=torch.float32), boxed.sum().float()))
             num_clips, num_boxes = _mean_over_processes(totals)
         else:
             num_clips, num_boxes = inside.new_ones((), dtype=torch.float32), boxed.sum(1).float()
         num_boxes = num_boxes.clamp(min=1)
         predicted, true = output.boxes.float(), batch.boxes.float().expand_as(output.boxes)
-        with_box = boxed.expand(output.boxes.shape[:-1])
+        counted = boxed.expand(output.boxes.shape[:-1])
 
         def mean_over_boxes(values: Tensor) -> Tensor:
-            return _sum_over_frames(values, with_box) * num_clips / num_boxes
+            return _sum_over_frames(values, counted) * num_clips / num_boxes
 
         predicted_xyxy, true_xyxy = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
         terms = {
@@ -123,7 +126,7 @@ class GroundingLoss(nn.Module):
             else:
                 # A sum of two sigmoids and yet read as a logit here, as in the original.
                 entropy = F.binary_cross_entropy_with_logits(confidence, overlap, reduction="none")
-                terms["confidence"] = _mean_over_frames(entropy, with_box)
+                terms["confidence"] = _mean_over_frames(entropy, counted)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:

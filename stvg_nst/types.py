@@ -255,6 +255,29 @@ class Clip:
             )
 
 
+def with_box(boxes: Tensor, inside: Tensor) -> Tensor:
+    """(..., T) bool: frames whose true box teaches, which lie inside the target and have a box with an area.
+
+    Args:
+        boxes: (..., T, 4) cxcywh.
+        inside: (..., T) bool.
+    """
+    return inside & (boxes[..., 2:] > 0).all(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """What all batches of an optimiser step hold, in all processes.
+
+    Args:
+        clips: their number.
+        boxes: true boxes that teach, by :func:`with_box`.
+    """
+
+    clips: int
+    boxes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clips of possibly different lengths and sizes, padded at the end of time and at the right and bottom.
@@ -270,6 +293,8 @@ class Batch:
         qualities: (B,) int64, values of :class:`Quality`.
         twins: the low-quality clips in high quality, in their order, where that is asked for and there are any.
         extra: further clips, for their quality alone, where that is asked for.
+        step: of the optimiser step that this batch is one of several of; ``None`` where it is the whole step, or where
+            nobody has counted.
     """
 
     clips: tuple[ClipInfo, ...]
@@ -282,6 +307,7 @@ class Batch:
     qualities: Tensor
     twins: Batch | None = None
     extra: QualityBatch | None = None
+    step: StepTotals | None = None
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stvg_nst.losses import GroundingLoss
-from stvg_nst.types import Batch, GroundingOutput
+from stvg_nst.types import Batch, GroundingOutput, StepTotals
 
 STAGES = 2
 
@@ -130,6 +131,25 @@ def test_evaluation_gives_each_clip_the_terms_that_it_has_alone() -> None:
         alone = clip(output, index, length)
         for name, values in loss(alone, batch(alone, inside[[index], :length])).items():
             torch.testing.assert_close(together[name][:, index], values[:, 0])
+
+
+def test_box_terms_are_means_over_the_true_boxes_of_the_step_a_batch_is_part_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", lambda totals: pytest.fail("what the step holds is known"))
+    outputs, loss = (answer((4, 4)), answer((4, 4), seed=1)), GroundingLoss()
+    insides = (torch.ones(2, 4, dtype=torch.bool), torch.tensor([[False, True, False, False]] * 2))
+    parts = [batch(output, inside) for output, inside in zip(outputs, insides, strict=True)]
+    shares = [
+        loss(output, replace(part, step=StepTotals(clips=4, boxes=10)))
+        for output, part in zip(outputs, parts, strict=True)
+    ]
+    errors = [
+        (output.boxes - part.boxes).abs().sum(-1)[:, part.inside] for output, part in zip(outputs, parts, strict=True)
+    ]
+    mean = (shares[0]["boxes"].mean(1) + shares[1]["boxes"].mean(1)) / 2
+    torch.testing.assert_close(mean, torch.cat(errors, dim=1).mean(1))
 
 
 def test_box_terms_of_uneven_processes_weighed_by_their_clips_are_the_mean_over_all_boxes(
