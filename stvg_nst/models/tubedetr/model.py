@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stvg_nst.inference import InferenceProtocol
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
 from stvg_nst.models.blocks.clips import cell_tokens, encode_clips
@@ -46,6 +47,8 @@ class TubeDETR(Grounder):
     Raises:
         ValueError: the stride is not positive.
     """
+
+    tunable = ("encoder", "fast_*", "decoder", "*_head")
 
     def __init__(
         self,
@@ -113,6 +116,13 @@ class TubeDETR(Grounder):
 
     def fusion(self) -> tuple[nn.Module, ...]:
         return self.text, self.visual_proj, self.encoder, self.fast_encoder, self.fast_residual
+
+    def require_inference(self, protocol: InferenceProtocol) -> None:
+        if protocol != "single_pass":
+            raise ValueError(
+                f"TubeDETR is shown all frames of a clip at once, got {protocol}: halves of a clip would have other "
+                f"frames in its encoder and other distances in time than it was trained with; give single_pass"
+            )
 
     def objective(self) -> GroundingLoss:
         return GroundingLoss(
