@@ -182,6 +182,8 @@ class AnnotatedVideos(STVGDataModule):
         """
         assert split != "confirm", "it has no such split"
         official: OfficialSplit = "train" if split == "val" and self.held_out else split
+        entries = self._manifest_entries()
+        self.source.learn(entries)
         reading = self.source.read(official)
         mismatch = self.source.count_mismatch(official) if self.expect_official_counts else ""
         if mismatch:
@@ -190,7 +192,6 @@ class AnnotatedVideos(STVGDataModule):
                 "--data.init_args.expect_official_counts false"
             )
         wanted = [a for a in reading.annotations if split == "test" or self._is_of(a, split)]
-        entries = self._manifest_entries()
         fitted = fit_annotations(
             self._without_bad_videos(wanted, split, entries),
             self.source.with_boxes,

@@ -32,6 +32,7 @@ from stvg_nst.types import (
     Quality,
     QualityBatch,
     QualityClip,
+    with_box,
 )
 
 
@@ -82,6 +83,12 @@ class ClipDataset(Dataset[Clip]):
         if shown.mirrored:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
         return to_network(pixels, shown.resize), None
+
+    def count_boxes(self, draw: Draw) -> int:
+        """The true boxes of a draw that teach, without reading its frames."""
+        shown = self._show(draw)
+        boxes, inside = _sample_target(describe_sample(shown.record, shown.frame_ids, draw.degradation))
+        return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
         """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
@@ -169,11 +176,8 @@ def _collate_pictures(clips: Sequence[Clip] | Sequence[QualityClip]) -> _Picture
     cached = [clip.features for clip in clips if clip.features is not None]
     features = None
     if cached:
-        features = BackboneFeatures(
-            appearance=_pad([x.appearance[0] for x in cached]),
-            motion=_pad([x.motion[0] for x in cached]),
-            cell_mask=_pad([x.cell_mask[0] for x in cached]),
-        )
+        maps = (_pad([clip[0] for clip in each]) for each in zip(*(x.maps for x in cached), strict=True))
+        features = BackboneFeatures.of(*maps, cell_mask=_pad([x.cell_mask[0] for x in cached]))
     lengths = torch.tensor([len(x) for x in pixels] or [x.appearance.shape[1] for x in cached])
     return {
         "frames": _pad(pixels) if pixels else None,
@@ -201,11 +205,11 @@ def limit_threads(worker: int) -> None:
 def start_worker(worker: int) -> None:
     """What a loader process does first: it works with one thread, and outlives what ends the training.
 
-    `timeout`, SLURM and others send SIGTERM to every process of a command. The training goes on to the end of its step
-    then, and needs its batches; it ends its loader processes itself.
+    `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end
+    of its step then, and needs its batches; it ends its loader processes itself.
     """
     limit_threads(worker)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

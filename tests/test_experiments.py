@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
 SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
 OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
 OF_TUBEDETR = [name for name in OVERLAYS["data"] if name.endswith("_tubedetr")]  # a test of their own parses them
+HARDWARE = sorted(path.stem for path in (FOLDER / "hardware").glob("*.yaml") if path.stem != "ddp")
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
@@ -157,6 +160,23 @@ def test_pretraining_parses(monkeypatch: pytest.MonkeyPatch, stage: str) -> None
 @pytest.fixture(scope="module")
 def fit_parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
     return settings_parser("fit", tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+@pytest.mark.parametrize("data", ["mini_cached", "hcstvg_v2", "vidstg"])
+def test_hardware_goes_over_any_data_and_ddp_over_any_hardware(
+    fit_parser: LightningArgumentParser, data: str, name: str
+) -> None:
+    names = ("base", f"data/{data}", "model/cgstvg", "tuner/nst", f"hardware/{name}", "hardware/ddp")
+    read = [yaml.safe_load((FOLDER / f"{overlay}.yaml").read_text()) for overlay in names]
+    whole = reduce(merge, [*read, {"model": {"weights": "random"}, "run": "runs/never"}])
+    config = fit_parser.parse_object(whole)
+    sizes = config.data.init_args
+    assert sizes.effective_batch == 32 and 32 % sizes.batch_size == 0 and sizes.batch_size % 2 == 0
+    strategy = config.trainer.strategy
+    assert strategy.class_path.endswith("DDPStrategy") and strategy.init_args.timeout == timedelta(minutes=30)
+    ours = ("find_unused_parameters", "static_graph", "gradient_as_bucket_view")
+    assert [strategy.init_args[name] for name in ours] == [False, False, True]
 
 
 @pytest.mark.parametrize(

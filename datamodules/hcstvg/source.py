@@ -47,7 +47,7 @@ class HCSTVGSource(AnnotatedSource):
             names.append({"train": "trainv2.json", "test": "valv2.json"}[split])
         return [self.root / "annos" / f"hcstvg_{self.version}" / name for name in names]
 
-    def _read(self, file: Path) -> Reading:
+    def _read(self, file: Path, split: OfficialSplit) -> Reading:
         return read_hcstvg(file, self._convention)
 
     def _video_folders(self) -> Sequence[Path]:

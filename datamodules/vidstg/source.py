@@ -74,7 +74,7 @@ class VidSTGSource(AnnotatedSource):
     def _annotation_files(self, split: OfficialSplit) -> Sequence[Path]:
         return self.root / "sent_annos" / f"{split}_annotations.json", self.root / "vstg_annos" / f"{split}.json"
 
-    def _read(self, file: Path) -> Reading:
+    def _read(self, file: Path, split: OfficialSplit) -> Reading:
         read = read_merged if file.parent.name == "vstg_annos" else read_sentences
         return read(file, self._convention)
 

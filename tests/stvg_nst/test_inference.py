@@ -35,8 +35,7 @@ def batch_of(*clips: ClipInfo) -> Batch:
 
 
 def answer(boxes: Tensor, start_end: Tensor, frame_mask: Tensor) -> GroundingOutput:
-    zeros = torch.zeros(1, *frame_mask.shape)
-    return GroundingOutput(boxes[None], zeros, start_end[None], zeros, frame_mask)
+    return GroundingOutput(boxes=boxes[None], start_end=start_end[None], frame_mask=frame_mask)
 
 
 def spiked(part: Batch, *spans: tuple[int, int]) -> GroundingOutput:
