@@ -33,7 +33,7 @@ class OwnClips(AnnotatedVideos):
     _: KW_ONLY
 
     frame_rate: float | None = 3.2
-    """frames sampled a second; ``null`` where ``num_frames`` says how many."""
+    """frames sampled a second, where there is no ``sampling``; ``null`` where ``num_frames`` says how many."""
 
     num_frames: int | None = None
     """frames sampled of a clip, spread evenly; ``null`` where ``frame_rate`` says how many."""
@@ -54,6 +54,11 @@ class OwnClips(AnnotatedVideos):
             value = getattr(self, option)
             if value is not None and not value > 0:
                 raise ValueError(f"--data.init_args.{option} must be positive, got {value}")
+        if self.convention != "annotated":
+            raise ValueError(
+                f"--data.init_args.convention {self.convention} is about published files, and this is a data set of "
+                "your own: leave it at 'annotated'"
+            )
         if self.held_out:
             raise ValueError(
                 f"--data.init_args.held_out must be 0, got {self.held_out}: give lines of the annotations a 'split' "
@@ -69,6 +74,8 @@ class OwnClips(AnnotatedVideos):
         return OwnClipsSource(self.root)
 
     def frame_choice(self, split: Split) -> FrameChoice:
+        if self.sampling is not None:
+            return self.sampling
         if self.num_frames is not None:
             return EvenFrames(self.num_frames)
         assert self.frame_rate is not None
