@@ -212,8 +212,8 @@ def limit_threads(worker: int) -> None:
 def start_worker(worker: int) -> None:
     """What a loader process does first: it works with one thread, and outlives what ends the training.
 
-    `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end of
-    its step then, and needs its batches; it ends its loader processes itself.
+    `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end
+    of its step then, and needs its batches; it ends its loader processes itself.
     """
     limit_threads(worker)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-_INDEX = "index.json"
+_INDEX, _SUM = "index.json", "crc32"
 _SCHEMA = 1
 
 
@@ -102,7 +102,8 @@ class ArrayWriter:
             with self._data:  # and so its lock, until the folder has its name
                 self._data.flush()  # fails where the disk is full
                 if kind is None:
-                    (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
+                    content = {**self._header, "rows": self._rows}
+                    (self._temporary / _INDEX).write_text(json.dumps({**content, _SUM: _sum(content)}))
                     self._take_name()
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)  # it is not there any more where it took its name
@@ -117,6 +118,11 @@ class ArrayWriter:
                 f"'{self._folder}' was finished by another process in the meantime; use it, or "
                 f"{self._kind.remedy(self._folder)}"
             ) from error
+
+
+def _sum(content: Mapping[str, Any]) -> int:
+    """Checksum of what an index says, however JSON writes it down."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -159,6 +165,13 @@ class ArrayStore:
             raise CacheError(f"no {kind.name} in '{folder}': build it with `{kind.command}`")
         try:
             self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            stated = self.header.pop(_SUM, None)
+            summed = _sum(self.header)
+            if stated is not None and stated != summed:  # older ones state none
+                raise CacheError(
+                    f"'{folder / _INDEX}' is damaged: its checksum is {summed}, and it states {stated}; "
+                    f"{kind.remedy(folder)}"
+                )
             self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
             found = self.header["provenance"]
             size = sum(self._num_bytes(row) for row in self.rows.values())
