@@ -16,7 +16,6 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
@@ -37,8 +36,9 @@ from datamodules.quality import (
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
+from datamodules.shown import ClipAugmentation
 from datamodules.steps import StepCounter, batches_of_effective_batch, describe_step
-from datamodules.transforms import Resize
+from datamodules.transforms import Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -64,9 +64,6 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     renders_videos: ClassVar[bool] = False
     """Whether the version in the provenance fixes the videos, because they are rendered by it."""
-
-    clip_seconds: ClassVar[float] = 20.0
-    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
 
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
     """What the data set has."""
@@ -257,11 +254,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _shows_unseen(self, split: Split) -> bool:
         return split != "train" and shows_unseen(self.shown_conditions(split))
 
-    def resize(self) -> Resize | None:
+    @property
+    def clip_seconds(self) -> float:
+        """What a clip lasts at most, or nearly so. Networks know no longer ones, and are shown windows of it."""
+        return 20.0
+
+    def resize(self) -> Resizing | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 

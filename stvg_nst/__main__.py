@@ -18,6 +18,7 @@ GROUPS = {
     "": {
         "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
         "export": ("weights:export", "write a tuned grounder as one file, for predict and for Python"),
+        "tune": ("tune:tune", "tune a model on a folder of your own clips, and compare it with the frozen one"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),
         "validate": ("run:validate", "measure it on the validation split"),
         "test": ("run:test", "measure it on the test split, beside a --model.baseline"),

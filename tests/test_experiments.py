@@ -229,6 +229,24 @@ def test_training_of_the_full_size_augments(
     assert augmentation == {"flip": 0.7, "crop": 0.5, "crop_of": "samples", "swap_sides": True}
 
 
+@pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
+def test_clips_are_shown_as_to_tubedetr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    names = ("base", f"data/{data}_tubedetr", "model/cgstvg", "pretrain/cgstvg", "pretrain/tubedetr_augmentation")
+    smaller = ("--data.init_args.augmentation.smallest_crop=150", "--data.init_args.sampling.rate=4")
+    assert parse(monkeypatch, *configs(*names), *smaller) == 0
+    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert options["augmentation"] == {
+        "sizes": [224, 256, 288, 320, 352],
+        "sizes_before_crop": [200, 250, 300],
+        "smallest_crop": 150,
+        "at_most": 200,
+    }
+    assert options["sampling"] == {"rate": 4.0, "at_most": 200}
+    assert (options["resizing"], options["resolution"], options["convention"]) == ("short_side", 352, "tubedetr")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -178,7 +178,7 @@ def build(source: ModelSource) -> Grounder:
     """The network of a source in float32 on the CPU, its adapters left out; errors as of :func:`load`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
-    config = parser.parse_object({"grounder": _with_places(source.description.grounder)})
+    config = parser.parse_object({"grounder": with_places(source.description.grounder)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         grounder: Grounder = parser.instantiate(config).grounder
@@ -188,14 +188,14 @@ def build(source: ModelSource) -> Grounder:
     return grounder
 
 
-def _with_places(config: Any) -> Any:
+def with_places(config: Any) -> Any:
     """A component whose text encoders' folders are found from anywhere."""
     if not isinstance(config, Mapping):
         return config
     return {
         name: str(_located(value))
         if name == "source" and isinstance(value, str) and "/" in value
-        else _with_places(value)
+        else with_places(value)
         for name, value in config.items()
     }
 
