@@ -123,9 +123,10 @@ def test_a_growth_that_is_killed_while_it_moves_in_is_finished_or_begun_again(
         done.append(places)
         replace(*places)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(store.os, "replace", replace_or_die)
-        ensure_split(tmp_path, "val", num_clips=5, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_split(tmp_path, "val", num_clips=5, progress=False)
     smaller = ensure_split(tmp_path, "val", num_clips=3, progress=False)
     assert len(load_annotations(smaller)) == (5 if moved > 3 else 3)
     assert_as_listed(ensure_split(tmp_path, "val", num_clips=5, progress=False))
