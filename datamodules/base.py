@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.caches.array_store import CacheError
@@ -310,7 +309,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                     f"--trainer.accumulate_grad_batches is {asked}; leave that out"
                 )
             trainer.accumulate_grad_batches = gathered
-        rank_zero_info(describe_step(trainer, self.batch_size))
+        if trainer.is_global_zero:
+            _log.info(describe_step(trainer, self.batch_size))
 
     def _open(self, split: Split) -> None:
         """Opens what the samples of a split are read from."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 import shlex
@@ -126,7 +128,7 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
             f"'{path}' ({path.stat().st_size:,} bytes) is no whole checkpoint: it was cut, or is of another program"
         )
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=not trusted)
+        content = _load(path, trusted=trusted)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"'{path}' holds more than tensors and plain values, which could run code when it is loaded "
@@ -141,6 +143,15 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
         ours = "encoders" if stage == "encoders" else "fit"
         raise CheckpointError(f"'{path}' is no checkpoint of our `{ours}`: it lacks {', '.join(missing)}")
     return content
+
+
+def _load(path: Path, *, trusted: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=not trusted)
+    except RuntimeError as error:
+        if os.strerror(errno.ENODEV) not in str(error):
+            raise
+    return torch.load(path, map_location="cpu", weights_only=not trusted)  # the file system cannot map files
 
 
 def _check_sums(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -216,12 +217,21 @@ class ArrayStore:
         num_bytes = self._num_bytes(row)
         data = np.empty(0, np.uint8)
         if num_bytes:  # of nothing there is no map
-            data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(num_bytes,))
+            data = self._bytes(row["offset"], num_bytes)
         if zlib.crc32(data.data) != row["crc32"]:
             raise CacheError(f"the bytes of '{key}' in '{self._folder}' are damaged; {self._kind.remedy(self._folder)}")
         values = np.asarray(data).view(self._kind.dtype)
         ends = np.cumsum([math.prod(shape) for shape in row["shapes"]])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(values, ends), row["shapes"], strict=True)]
+
+    def _bytes(self, offset: int, count: int) -> np.ndarray:
+        """A part of the file, mapped; read where the file system cannot map, as some of clusters cannot."""
+        try:
+            return np.memmap(self._file, np.uint8, mode="c", offset=offset, shape=(count,))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return np.fromfile(self._file, np.uint8, count=count, offset=offset)
 
     def _num_bytes(self, row: Mapping[str, Any]) -> int:
         return np.dtype(self._kind.dtype).itemsize * sum(math.prod(shape) for shape in row["shapes"])

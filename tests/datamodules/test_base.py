@@ -90,6 +90,7 @@ def stepping(data: MiniSTVG, *, rank: int, processes: int, asked: int = 1) -> Mi
     """A data module that is set up for a fit on one of several processes."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         global_rank=rank,
+        is_global_zero=rank == 0,
         world_size=processes,
         num_nodes=1,
         accumulate_grad_batches=asked,
@@ -148,7 +149,7 @@ def test_an_effective_batch_that_no_number_of_batches_makes_is_refused(
 
 
 def test_what_a_step_follows_is_said_before_the_first(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "lightning")
+    caplog.set_level("INFO", "datamodules.base")
     stepping(mini(root, batch_size=2, effective_batch=8), rank=0, processes=2)
     assert (
         "a step of the optimiser follows 8 clips: 2 processes, 2 clip(s) in a batch of each, 2 batch(es) gathered; "
