@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.caches.array_store import CacheError
@@ -307,6 +308,11 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 raise ValueError(
                     f"--data.init_args.effective_batch {self.effective_batch} gathers {gathered} batches a step, but "
                     f"--trainer.accumulate_grad_batches is {asked}; leave that out"
+                )
+            if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"--data.init_args.effective_batch {self.effective_batch} gathers as many batches in every epoch, "
+                    "but a GradientAccumulationScheduler sets another number; leave out one of the two"
                 )
             trainer.accumulate_grad_batches = gathered
         if trainer.is_global_zero:
