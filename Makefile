@@ -1,5 +1,5 @@
 # The suite's commands, in the order a newcomer needs them. `make` alone lists them.
-# Every stage prints the command it runs; each can be typed by hand just as well.
+# Every target runs commands that can be typed by hand just as well; `make -n TARGET` shows them.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,6 +21,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STVG := $(BIN)/python -m stvg_nst
+# VERBOSE=1 shows the commands of `make train`, and all that the libraries say in them.
+QUIETLY := $(if $(VERBOSE),,@)
+SPEAKING := $(if $(VERBOSE),--verbose)
+COMMA := ,
+heading = @printf '\n%s\n' $(1)
 # OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -56,7 +61,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("stvg_nst needs Python 3.11 or newer, but " \
 	  "$(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@[ -t 1 ] || quiet=--quiet; \
+	  $(BIN)/python -m pip install $${quiet:-} --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------- training
@@ -64,19 +70,24 @@ $(STAMP): pyproject.toml constraints.txt
 # A finished stage is not repeated when a config changes; give the new run a folder of its own (make train RUNS=...).
 .PHONY: train
 train: $(RUNS)/zero-shot/results.json $(RUNS)/nst/results.json  ## tune on the embedded benchmark, compare with zero-shot
-	$(STVG) report $(RUNS)
+	$(QUIETLY)$(STVG) report $(RUNS)
+	@echo 'pictures of tubes: $(RUNS)/nst/tubes.png; what happened inside: make dashboard'
 
 $(FEATURES)/test/index.json: | $(STAMP)
-	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
+	$(call heading,'1 of 4  render the benchmark$(COMMA) and store what the frozen encoders say of it (about 2 min on 2 cores)')
+	$(QUIETLY)$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
 
 $(RUNS)/zero-shot/results.json: | $(FEATURES)/test/index.json
-	$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D)
+	$(call heading,'2 of 4  test the frozen grounder on clean and degraded clips (about 1 min)')
+	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING)
 
 $(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json
-	$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last
+	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 3 min)')
+	$(QUIETLY)$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last $(SPEAKING)
 
 $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
-	$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) \
+	$(call heading,'4 of 4  test the tuned grounder on the same clips (about 1 min)')
+	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --table false $(SPEAKING) \
 	  --model.adapter $(RUNS)/nst/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
 
 # Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
@@ -116,8 +127,8 @@ SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weig
 CACHES := $(FEATURES) $(if $(wildcard $(SECOND)),$(SECOND_FEATURES))
 DRAWS := $(CACHES:%=%/test/index.json) $(if $(QUICK),,$(CACHES:%=%/test-benchmark1/index.json))
 PEERS := experiments/compare/peers.yaml
-study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) \
-  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
+only = $(if $(ONLY),--only '$(ONLY)')
+study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) $(or $(4),$(only)) $(if $(QUICK),--quick)
 TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json \
   $(TO_OUTPUT) $(if $(QUICK),--quick)
 
@@ -167,33 +178,37 @@ curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## 
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
 # The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose, and
-# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once.
+# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once. The five methods of the primary
+# comparisons come first; ALL=1 adds the other ten.
 CONFIRM := runs/confirm
 CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(FEATURES)/confirm/index.json $(FEATURES)/confirm-benchmark1/index.json)
 LEFT_OUT_FEATURES := $(DATA)/features/mini-5
 CONFIRM_SEARCHES := rates twins gates
+MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
+confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
+methods = $(or $(only),$(if $(ALL)$(QUICK),,--only $(MAIN)))
 .PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unseen confirm
 $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATURES)/test/index.json
-	$(call study,$<,$(CONFIRM)/$*,$(FEATURES))
-	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick) \
+	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
+	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
 	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,experiments/confirm)/chosen_$*.yaml \
 	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
 
-confirm-rates:  ## second comparison: the rate of every method, on the search half (about 5 h 15 min, JOBS=2)
-confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h 50 min, JOBS=2)
-confirm-gates:  ## then soft or hard gates (about 25 min, JOBS=2)
+confirm-rates:  ## second comparison: the rate of every method, on the search half (about 1 h, JOBS=2; ALL=1: 2 h 30 min)
+confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h, JOBS=2)
+confirm-gates:  ## then soft or hard gates (about 15 min, JOBS=2)
 
-confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 30 min, JOBS=2)
+confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h, JOBS=2)
 	$(call study,$<,$(CONFIRM)/parts,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 1 h 10 min, JOBS=2)
+confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
 
-confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 25 min, JOBS=2)
+confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
 
-confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 4 h, JOBS=2; QUICK=1: 5 min, on val)
-	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES))
+confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
+	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES),$(methods))
 	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
 	  $(TO_OUTPUT) $(if $(QUICK),--quick)
 

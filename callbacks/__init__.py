@@ -7,6 +7,8 @@ from callbacks.moving_average import MovingAverage
 from callbacks.nullspace_monitor import NullSpaceMonitor
 from callbacks.predictions_writer import PredictionsWriter
 from callbacks.results_writer import ResultsWriter
+from callbacks.run_log import RunLog
+from callbacks.run_progress import RunProgress
 from callbacks.tube_visualizer import TubeVisualizer
 
 __all__ = [
@@ -17,5 +19,7 @@ __all__ = [
     "NullSpaceMonitor",
     "PredictionsWriter",
     "ResultsWriter",
+    "RunLog",
+    "RunProgress",
     "TubeVisualizer",
 ]

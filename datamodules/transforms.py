@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,21 +32,21 @@ class Resize:
     """Brings frames to one height, bilinearly; frames wider than 7 : 5 are squeezed to that.
 
     Args:
-        height: in pixels.
+        resolution: the height, in pixels.
         antialias: average over the pixels that fall away.
 
     Source: CG-STVG, whose published models were trained with antialiasing on HC-STVG and without on VidSTG.
     """
 
-    height: int
+    resolution: int
     antialias: bool
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(H, W) that frames of a size are brought to."""
-        return self.height, max(1, min(int(self.height * width / height), int(self.height * 1.4)))
+        return self.resolution, max(1, min(int(self.resolution * width / height), int(self.resolution * 1.4)))
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """float (T, 3, H, W) -> (T, 3, height, W')."""
+        """float (T, 3, H, W) -> (T, 3, resolution, W')."""
         height, width = frames.shape[-2:]
         size = self.size(height, width)
         if size == (height, width):
@@ -54,10 +56,73 @@ class Resize:
         return interpolate(frames, size, mode="bilinear", antialias=self.antialias)
 
 
-def to_network(frames: np.ndarray, resize: Resize | None) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class ShortSide:
+    """Brings the short side of frames to one length, and keeps their shape; the long side of narrow ones has a limit.
+
+    Grey levels are whole numbers before and after, and nothing is averaged over the pixels that fall away.
+
+    Args:
+        resolution: the short side, in pixels.
+
+    Source: TubeDETR (Yang et al., CVPR 2022).
+    """
+
+    resolution: int
+
+    @property
+    def longest(self) -> int:
+        """The most pixels of a long side: 1333 for 800, the proportion of DETR."""
+        return round(self.resolution * 1333 / 800)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) that frames of a size are brought to."""
+        return scaled_size(height, width, self.resolution, self.longest)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3) -> (T, H', W', 3)."""
+        return scale(frames, self.size(*frames.shape[1:3]))
+
+
+def scaled_size(height: int, width: int, short_side: int, longest: int | None = None) -> tuple[int, int]:
+    """(H, W) of a frame whose short side is brought to a length, or to less where its long side would be ``longest``.
+
+    Source: TubeDETR's sizes, its rounding included.
+    """
+    short, long = min(height, width), max(height, width)
+    if longest is not None and long / short * short_side > longest:
+        short_side = max(1, round(longest * short / long))
+    if short_side == short:
+        return height, width
+    other = int(short_side * long / short)
+    return (short_side, other) if height < width else (other, short_side)
+
+
+def scale(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (T, H, W, 3) -> (T, H', W', 3), bilinearly, with OpenCV's rounding."""
+    if size == frames.shape[1:3]:
+        return frames
+    return np.stack([cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR) for frame in frames])
+
+
+Resizing = Resize | ShortSide
+"""How a data set's frames are brought to the network's size."""
+
+
+class PixelResize(Protocol):
+    """Makes uint8 frames of others, as :class:`ShortSide` does."""
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) that frames of a size are brought to."""
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3) -> (T, H', W', 3)."""
+
+
+def to_network(frames: np.ndarray, resize: Resize | PixelResize | None) -> Tensor:
     """uint8 RGB (T, H, W, 3) -> normalised float32 (T, 3, H', W'), resized unless ``resize`` is ``None``."""
-    if resize is None:
-        return normalise(frames)
+    if not isinstance(resize, Resize):
+        return normalise(frames if resize is None else resize(frames))
     height, width = resize.size(*frames.shape[1:3])
     pixels = torch.empty(len(frames), 3, height, width)
     for start in range(0, len(frames), _CHUNK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -15,7 +16,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -46,6 +47,8 @@ from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, QualityBatch, Tube
 
+_say = rank_zero_only(logging.getLogger(__name__).info)
+
 
 class Answers(TypedDict):
     """What an evaluation step finds: B tubes, and B verdicts of the tuner's router, ``None`` where it has none."""
@@ -62,7 +65,7 @@ class GroundingModule(SampleMeanModule):
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors), to test it.
-        loss: the grounding objective.
+        loss: the grounding objective; by default the one that the grounder was trained by.
         optimizer: of the trainable parameters.
         learning_rates: of parameters by shell-style patterns of their names in the grounder, the first that matches;
             all others have the optimiser's.
@@ -117,13 +120,12 @@ class GroundingModule(SampleMeanModule):
         if self._clean is not None:
             self._clean.keep_apart(grounder)
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
-        rank_zero_info(str(self.injection))
         if encodings is not None:
             self._refuse_tuned_fusion()
             grounder.keep_encodings(EncodingStore(encodings, modules_fingerprint(grounder.fusion())))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
-        self.loss = loss or GroundingLoss()
+        self.loss = loss or grounder.objective()
         self.make_optimizer = optimizer
         self.learning_rates = learning_rates or {}
         self.schedule = schedule or CosineSchedule(warmup_steps)
@@ -194,7 +196,7 @@ class GroundingModule(SampleMeanModule):
                 f"{name} calibrates on {wanted} clean clips of the tuning set, but the trainer has no data module with "
                 "`clean_training_loader`; fit with one, or load an adapter"
             )
-        rank_zero_info(f"{name} looks at up to {wanted} clean clips of the tuning set")
+        _say(f"{name} looks at up to {wanted} clean clips of the tuning set")
         self.eval()
         with torch.no_grad():
             self.tuner.calibrate(self.grounder, self._clean_batches(clean_loader(wanted)), self)
@@ -210,7 +212,9 @@ class GroundingModule(SampleMeanModule):
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
-        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
+        # The same batch draws the same dropout whichever process it is dealt to: batches are dealt in turn.
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, place, 0))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective of a batch, a scalar.
@@ -281,7 +285,7 @@ class GroundingModule(SampleMeanModule):
                     self(part)
                     for clip, logit in zip(part.clips, self.tuner.opening_logits().tolist(), strict=True):
                         highest[clip.video] = max(highest[clip.video], logit)
-        rank_zero_info(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
+        _say(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
         self.train(mode).cpu()  # as Lightning leaves it
 
     def _divergence(self, what: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning import Trainer
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 # Where a run lies, what it shows and what it measures. All else counts, so that a new option is not forgotten.
 _WITHOUT_EFFECT = {
@@ -32,6 +33,7 @@ PLACES = ("features", "frames", "degraded")
 _WATCHING = {
     *("AdapterCheckpoint", "HyperparameterSummary", "NullSpaceMonitor", "PredictionsWriter", "ResultsWriter"),
     *("TubeVisualizer", "ModelCheckpoint", "LearningRateMonitor", "RichProgressBar", "TQDMProgressBar"),
+    *("RunProgress", "RunLog"),
     *("ModelSummary", "RichModelSummary", "DeviceStatsMonitor", "ThroughputMonitor", "Timer"),
 }
 _BATCH = "data.init_args.batch_size x processes x trainer.accumulate_grad_batches"
@@ -50,12 +52,17 @@ def training_settings(config: Mapping[str, Any], trainer: Trainer) -> dict[str, 
     settings["model"]["weights"] = _content(config["model"]["weights"])
     settings["trainer"]["precision"] = trainer.precision
     settings["trainer"].pop("accumulate_grad_batches")
-    for callback in config["trainer"]["callbacks"] or ():
-        if callback["class_path"].rpartition(".")[2] not in _WATCHING:
-            settings["trainer"][callback["class_path"]] = callback.get("init_args", {})
-    settings[_BATCH] = clips_of_a_batch(config, trainer) * config["trainer"]["accumulate_grad_batches"]
+    for callback in training_callbacks(config["trainer"]["callbacks"] or ()):
+        settings["trainer"][callback["class_path"]] = callback.get("init_args", {})
+    # By now an effective batch has set how many batches the trainer gathers.
+    settings[_BATCH] = clips_of_a_batch(config, trainer) * trainer.accumulate_grad_batches
     settings["training clips"] = trainer.datamodule.training_fingerprint()  # type: ignore[attr-defined]
     return settings
+
+
+def training_callbacks(callbacks: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of a configuration that may train something: all but the ones that are known to watch only."""
+    return [callback for callback in callbacks if callback["class_path"].rpartition(".")[2] not in _WATCHING]
 
 
 def clips_of_a_batch(config: Mapping[str, Any], trainer: Trainer) -> int:
@@ -71,6 +78,8 @@ def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 def _with_effect(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     kept = {}
     for key, value in config.items():
+        if key == "effective_batch" and value is None:  # as in a configuration from before there was one
+            continue
         if key in _WITHOUT_EFFECT.get(name, ()) or (name == "data.init_args" and key.startswith("eval")):
             continue
         kept[key] = _with_effect(value, f"{name}.{key}".lstrip(".")) if isinstance(value, Mapping) else value

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ MODULES = [name for name in SCOPES if name.endswith("_modules")]  # of whole mod
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
 SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
 OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
+HARDWARE = sorted(path.stem for path in (FOLDER / "hardware").glob("*.yaml") if path.stem != "ddp")
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
 
@@ -155,6 +158,23 @@ def fit_parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentPar
     return settings_parser("fit", tmp_path_factory.mktemp("run"))
 
 
+@pytest.mark.parametrize("name", HARDWARE)
+@pytest.mark.parametrize("data", ["mini_cached", "hcstvg_v2", "vidstg"])
+def test_hardware_goes_over_any_data_and_ddp_over_any_hardware(
+    fit_parser: LightningArgumentParser, data: str, name: str
+) -> None:
+    names = ("base", f"data/{data}", "model/cgstvg", "tuner/nst", f"hardware/{name}", "hardware/ddp")
+    read = [yaml.safe_load((FOLDER / f"{overlay}.yaml").read_text()) for overlay in names]
+    whole = reduce(merge, [*read, {"model": {"weights": "random"}, "run": "runs/never"}])
+    config = fit_parser.parse_object(whole)
+    sizes = config.data.init_args
+    assert sizes.effective_batch == 32 and 32 % sizes.batch_size == 0 and sizes.batch_size % 2 == 0
+    strategy = config.trainer.strategy
+    assert strategy.class_path.endswith("DDPStrategy") and strategy.init_args.timeout == timedelta(minutes=30)
+    ours = ("find_unused_parameters", "static_graph", "gradient_as_bucket_view")
+    assert [strategy.init_args[name] for name in ours] == [False, False, True]
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(path for path in FOLDER.rglob("*.yaml") if "seeds:" in path.read_text()),
@@ -207,6 +227,24 @@ def test_training_of_the_full_size_augments(
     assert parse(monkeypatch, *configs(*names)) == 0
     augmentation = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["augmentation"]
     assert augmentation == {"flip": 0.7, "crop": 0.5, "crop_of": "samples", "swap_sides": True}
+
+
+@pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
+def test_clips_are_shown_as_to_tubedetr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
+) -> None:
+    names = ("base", f"data/{data}_tubedetr", "model/cgstvg", "pretrain/cgstvg", "pretrain/tubedetr_augmentation")
+    smaller = ("--data.init_args.augmentation.smallest_crop=150", "--data.init_args.sampling.rate=4")
+    assert parse(monkeypatch, *configs(*names), *smaller) == 0
+    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    assert options["augmentation"] == {
+        "sizes": [224, 256, 288, 320, 352],
+        "sizes_before_crop": [200, 250, 300],
+        "smallest_crop": 150,
+        "at_most": 200,
+    }
+    assert options["sampling"] == {"rate": 4.0, "at_most": 200}
+    assert (options["resizing"], options["resolution"], options["convention"]) == ("short_side", 352, "tubedetr")
 
 
 @pytest.mark.parametrize(

@@ -209,10 +209,11 @@ def test_training_goes_on_behind_the_last_finished_stage(checkout: Path) -> None
     assert make(checkout, "train", "RUNS=runs/t").returncode != 0
     assert calls(checkout) == ["install", "cache", "test", "fit"]
     (checkout / "broken").unlink()
-    again = make(checkout, "train", "RUNS=runs/t")
+    again = make(checkout, "train", "RUNS=runs/t", "VERBOSE=1")
     assert again.returncode == 0, again.stderr
     assert calls(checkout) == ["fit", "test", "report"]
-    assert "-m stvg_nst fit --config" in again.stdout, "stages print their command"
+    assert "-m stvg_nst fit --config" in again.stdout, "each command can be seen, to be typed by hand"
+    assert "--verbose" in again.stdout and "3 of 4  tune it by NST" in again.stdout
     make(checkout, "train", "RUNS=runs/t")
     assert calls(checkout) == ["report"]
 

@@ -29,7 +29,7 @@ class VidSTG(AnnotatedVideos):
     """share of the training set's videos that ``val`` gets."""
 
     num_frames: int = 64
-    """frames sampled of a segment, in training."""
+    """frames sampled of a segment, in training, where there is no ``sampling``."""
 
     eval_num_frames: int = 64
     """and in validation and test."""
@@ -55,10 +55,10 @@ class VidSTG(AnnotatedVideos):
         return 90.0  # of the 3,996 segments of the validation set 99 in 100 are no longer
 
     def annotated_source(self) -> AnnotatedSource:
-        return VidSTGSource(self.root)
+        return VidSTGSource(self.root, self.convention)
 
     def frame_choice(self, split: Split) -> FrameChoice:
-        return EvenFrames(self.num_frames_of[split])
+        return self.sampling or EvenFrames(self.num_frames_of[split])
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "num_frames": dict(self.num_frames_of)}

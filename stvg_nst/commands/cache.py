@@ -13,6 +13,7 @@ from rich.console import Console
 from datamodules.base import Split, STVGDataModule
 from datamodules.caches.disk_room import check_room, room_words
 from stvg_nst.arguments import positive_int
+from stvg_nst.commands.console import console
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.machine.cores import granted_cores
@@ -23,8 +24,9 @@ _WHICH = "which to store; train, val and test unless given"
 
 
 def features(arguments: Sequence[str], program: str) -> int:
-    for split, folder in FeaturesCLI(arguments, program).build().items():
-        print(f"{split}: {folder}")
+    with console():
+        for split, folder in FeaturesCLI(arguments, program).build().items():
+            print(f"{split}: {folder}")
     return 0
 
 

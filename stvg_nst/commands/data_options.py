@@ -38,8 +38,10 @@ def check_folder(root: Path) -> None:
 
 
 def progress_bar() -> Progress:
+    """On a terminal, as long as the work goes on."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def say(console: Console, line: str) -> None:

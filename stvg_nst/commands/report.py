@@ -24,5 +24,8 @@ def report(arguments: Sequence[str], program: str) -> int:
         metavar="METRIC",
         help="also show a metric, m_vIoU unless named, by kind and severity, with mean, worst and LQ relative to HQ",
     )
+    parser.add_argument("--by-sentence", action="store_true", help="also show a table for each type of sentence")
     options = parser.parse_args(arguments)
-    return report_folders(options.folders, options.markdown, options.by_degradation, options.html)
+    return report_folders(
+        options.folders, options.markdown, options.by_degradation, options.html, by_sentence=options.by_sentence
+    )

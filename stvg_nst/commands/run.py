@@ -18,9 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.commands.confirmation import require_listed
+from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
+from stvg_nst.processes import LastWords, ended_with_parent
 from stvg_nst.report import print_report
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
@@ -45,7 +47,7 @@ def test(arguments: Sequence[str], program: str) -> int:
     """Tests, and prints the table of what it has left, beside the baseline's where one was given."""
     cli = RunCLI("test", arguments)
     results = Path(cli.trainer.default_root_dir) / RunFile.RESULTS
-    if cli.trainer.is_global_zero and results.is_file():
+    if cli.config.test.table and cli.trainer.is_global_zero and results.is_file():
         baseline: Any = cli.model.baseline
         print_report([results] if baseline is None else [baseline.path, results])
     return 0
@@ -64,6 +66,7 @@ class RunCLI(ComponentsCLI):
         self, stage: str, arguments: Sequence[str], model_class: type[LightningModule] = GroundingModule
     ) -> None:
         with ExitStack() as self._held:
+            self._held.enter_context(ended_with_parent())
             self._held.enter_context(stoppable())
             super().__init__(
                 **{**components(), "model_class": model_class},
@@ -84,10 +87,17 @@ class RunCLI(ComponentsCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
+        """Lightning's own ``verbose`` is on unless it is given, for its table of all metrics; ours is a flag."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] | ({"verbose"} if name != "fit" else set()) for name in ("fit", "validate", "test")}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        parser.add_argument("--verbose", action="store_true", help="also show what the libraries tell of themselves")
+        if subcommand != "fit":
+            self._subcommand_method_arguments[subcommand].append("verbose")
+        if subcommand == "test":
+            parser.add_argument("--table", type=bool, default=True, help="print the table of the results at the end")
         if subcommand == "fit":
             parser.add_argument(
                 "--changed_settings",
@@ -103,6 +113,7 @@ class RunCLI(ComponentsCLI):
         super().parse_arguments(parser, args)
         stage = self.config.subcommand
         config = self.config[stage]
+        self._held.enter_context(console(verbose=config.verbose))
         if isinstance(config.trainer.callbacks, Namespace):
             config.trainer.callbacks = [config.trainer.callbacks]
         run = Path(config.run)
@@ -127,6 +138,8 @@ class RunCLI(ComponentsCLI):
         _refuse_bare_trainer(config.trainer)
         _refuse_other_logger(config.trainer.logger)
         _drop_unwanted_progress_bars(config.trainer)
+        if config.trainer.get("enable_model_summary") is None:
+            config.trainer.enable_model_summary = config.get("verbose", False)
         config.trainer.logger = Namespace(
             class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
         )
@@ -141,7 +154,7 @@ class RunCLI(ComponentsCLI):
             trusted = self.config.fit.weights_only is False
             first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
         others = [callback for callback in callbacks if callback not in first]
-        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        trainer.callbacks = [*first, *others, LastWords(), Interruption()]  # type: ignore[attr-defined]
         self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
         return trainer
 

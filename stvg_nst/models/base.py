@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import KeptEncodings
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.queries import query_fault
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
@@ -204,6 +205,14 @@ class Grounder(nn.Module, ABC):
         if not self.fusion():
             raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
         self.encodings = kept
+
+    def objective(self) -> GroundingLoss:
+        """What the model was trained by, and so what a run minimises unless ``--model.loss`` names something else.
+
+        Raises:
+            ValueError: the model names none.
+        """
+        raise ValueError(f"{type(self).__name__} names no objective of its own; give --model.loss")
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         """What is wrong with the queries that :meth:`ground` would refuse, by index, in words that follow "which".

@@ -22,6 +22,8 @@ def report_folders(
     markdown: Path | None = None,
     by_degradation: str | None = None,
     html: Path | None = None,
+    *,
+    by_sentence: bool = False,
 ) -> int:
     """Reports every ``results.json`` below some folders on the terminal, and as Markdown and HTML where asked to.
 
@@ -29,6 +31,7 @@ def report_folders(
         folders: of runs; a run below two of them counts once.
         markdown, html: files to write, too.
         by_degradation: a metric to show by kind and severity of degradation; ``None`` for none.
+        by_sentence: also show a table for each type of sentence, as the files always have.
 
     Returns:
         Exit status: 0 where at least one run is shown, 1 otherwise.
@@ -57,6 +60,8 @@ def report_folders(
 
         shown = [(sheet, benchmark.runs) for sheet, benchmark in zip(sheets, benchmarks, strict=True)]
         write_whole(html, report_page(folders, shown, left_out))
+    if not by_sentence:
+        sheets = [_sheet(benchmark, by_degradation, by_sentence=False) for benchmark in benchmarks]
     _print(sheets, left_out)
     return 0 if sheets else 1
 
@@ -74,7 +79,7 @@ def _unfinished(folder: Path) -> Iterator[str]:
 def print_report(paths: Iterable[Path]) -> None:
     """Prints one table for all runs under the same conditions, and the files that were left out with the reason."""
     benchmarks, left_out = _read(paths)
-    _print([_sheet(benchmark) for benchmark in benchmarks], left_out)
+    _print([_sheet(benchmark, by_sentence=False) for benchmark in benchmarks], left_out)
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[_Benchmark], list[str]]:
@@ -110,10 +115,10 @@ def _measured_alike(runs: Sequence[RunResults]) -> Iterator[_Benchmark]:
         yield _Benchmark(groups[way], sorted(groups.keys() - {way}))
 
 
-def _sheet(benchmark: _Benchmark, by_degradation: str | None = None) -> Sheet:
+def _sheet(benchmark: _Benchmark, by_degradation: str | None = None, *, by_sentence: bool = True) -> Sheet:
     """One benchmark's tables, and what their reader must know."""
     runs, apart = benchmark.runs, benchmark.apart
-    kinds = (None, *_sentence_types(runs))
+    kinds = (None, *(_sentence_types(runs) if by_sentence else ()))
     notes = list(_notes(runs))
     if apart:
         notes.append(f"what was measured in {' or in '.join(apart)} does not compare, and has a table of its own")

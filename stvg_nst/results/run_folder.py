@@ -11,6 +11,7 @@ class RunFile:
     VALIDATE_CONFIG = "validate.yaml"
     TEST_CONFIG = "test.yaml"
     CHECKPOINTS = "checkpoints"  # a folder
+    LAYERS = "layers.txt"  # what a fit tunes, every layer
     ADAPTER_LAST = "adapter_last.safetensors"  # after each validation
     ADAPTER = "adapter.safetensors"  # of a fit that is complete
     PREDICTIONS = "predictions.json"

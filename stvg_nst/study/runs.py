@@ -14,6 +14,7 @@ from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.overlays import StudyError, differences
 from stvg_nst.study.weights_sum import file_sum, is_same
+from stvg_nst.training_settings import training_callbacks
 
 BASELINE_FOLDER = "zero-shot"
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}
@@ -188,7 +189,8 @@ class StudyRun:
             return []  # it failed before it learnt anything: what it was asked for may be corrected
         if not self.config_file.exists() or not self.weights_file.exists():
             raise StudyError(f"'{self.folder}' holds a run that no study made; choose another folder with --runs")
-        changes = differences(_renamed(read_yaml(self.config_file)), self.config)
+        before = _without_watchers(_renamed(read_yaml(self.config_file)))
+        changes = differences(before, _without_watchers(self.config))
         if self.point is None:  # it is only tested, and reads nothing of how the points are trained
             changes = [change for change in changes if not change.startswith(_RECIPE)]
         changes += [change for test in self.tests for change in test.changes()]
@@ -266,6 +268,14 @@ def planned_runs(study: Study, folder: Path, places: tuple[str, ...] = ()) -> tu
         for point, config in study.points.items()
     )
     return run(None, None, BASELINE_FOLDER, study.baseline), tuple(runs)
+
+
+def _without_watchers(config: Config) -> Config:
+    """The configuration without callbacks that only watch: what a run shows of itself is no part of its result."""
+    trainer = config.get("trainer") or {}
+    if not trainer.get("callbacks"):
+        return config
+    return {**config, "trainer": {**trainer, "callbacks": training_callbacks(trainer["callbacks"])}}
 
 
 def refuse_changed(runs: Iterable[StudyRun]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -108,13 +110,32 @@ class InjectionReport:
         """The worst of all layers."""
         return max((layer.leakage for layer in self.layers), default=0.0)
 
-    def __str__(self) -> str:
-        title = (
+    @property
+    def title(self) -> str:
+        """The whole of it in one line."""
+        leakage = f", worst leakage {self.leakage:.1e}" if self.layers else ""
+        return (
             f"{self.method}: {len(self.layers)} tuned layers, {self.trainable:,} of {self.total:,} parameters "
-            f"trainable ({self.trainable / max(self.total, 1):.2%})"
+            f"trainable ({self.trainable / max(self.total, 1):.2%}){leakage}"
         )
+
+    def folded(self) -> str:
+        """The table with one line for all layers whose names differ in numbers only; ranges where they differ."""
+        groups: dict[str, list[LayerReport]] = defaultdict(list)
+        for layer in self.layers:
+            groups[re.sub(r"(?<=\.)\d+(?=\.|$)", "*", layer.name)].append(layer)
+        width = max((len(name) for name in groups), default=0)
+        lines = []
+        for name, layers in groups.items():
+            out = _range(layer.shape[0] for layer in layers)
+            inside = _range(layer.shape[1] for layer in layers)
+            nullity = _range(layer.nullity for layer in layers)
+            lines.append(f"  {name:<{width}}  {len(layers):>3} of {out} x {inside}, nullity {nullity}")
+        return "\n".join([self.title, *lines, *(f"  {part}" for part in self.parts)])
+
+    def __str__(self) -> str:
         if not self.layers:
-            return "\n".join([title, *(f"  {part}" for part in self.parts)])
+            return "\n".join([self.title, *(f"  {part}" for part in self.parts)])
         width = max(len("layer"), *(len(layer.name) for layer in self.layers))
         lines = [f"  {'layer':<{width}}  {'weight':>12}  {'rank':>5}  {'nullity':>7}  {'leakage':>8}  adapter"]
         for layer in self.layers:
@@ -124,7 +145,12 @@ class InjectionReport:
                 f"{layer.leakage:>8.1e}  {layer.adapter}"
             )
         lines += [f"  {part}" for part in self.parts]
-        return "\n".join([f"{title}, worst leakage {self.leakage:.1e}", *lines])
+        return "\n".join([self.title, *lines])
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 class Tuner(ABC):

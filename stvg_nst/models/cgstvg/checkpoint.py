@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from transformers import RobertaModel
 
+from stvg_nst.models.blocks.text import require_readable
 from stvg_nst.models.cgstvg.model import CGSTVG
 from stvg_nst.models.cgstvg.official import ALIASES, DERIVED, ignored_reason, translate_tensor
-from stvg_nst.models.cgstvg.text import require_readable
 from stvg_nst.models.weights import WeightsMismatchError, require_fit
 
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from stvg_nst.commands.weights import FULL_SIZE, weights_parser
 from stvg_nst.models import CGSTVG
+from stvg_nst.models.blocks.vocabulary import write_stand_in
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
-from stvg_nst.models.cgstvg.vocabulary import write_stand_in
 from stvg_nst.models.weights import load_weights
 
 FILE = Path(__file__).with_name("drift.json")

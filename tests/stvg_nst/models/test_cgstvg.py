@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, visual
-from stvg_nst.models.cgstvg.layers import grid_positions
+from stvg_nst.models.blocks import image
+from stvg_nst.models.blocks.positions import grid_positions
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 from stvg_nst.tuning import NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
@@ -189,7 +190,7 @@ def test_autocast_is_near_full_precision_and_has_gradients(
 def test_recomputed_layers_give_the_same_gradients_and_keep_less(
     grounder: CGSTVG, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visual, "_PIECE", 2 * 64 * 64)  # two frames
+    monkeypatch.setattr(image, "_PIECE", 2 * 64 * 64)  # two frames
     frames, mask = clip(4, 64, 64, seed=3), torch.ones(1, 4, dtype=torch.bool)
     module = getattr(grounder, part)
     gradients: dict[bool, dict[str, Tensor]] = {}
@@ -316,6 +317,14 @@ def test_impossible_sentences_are_refused(grounder: CGSTVG, query: str, message:
 def test_the_case_of_a_sentence_does_not_matter(grounder: CGSTVG) -> None:
     lower, upper = grounder.text(("a red star",))[0], grounder.text(("A Red STAR",))[0]
     torch.testing.assert_close(lower, upper)
+
+
+def test_a_text_encoder_may_read_capitals() -> None:
+    reading = TextEncoder("stvg_nst/models/mini", 32, lower_case=False)
+    small, capital = (reading.token_ids(query) for query in ("a red star", "A Red STAR"))
+    assert small != capital and tuple(reading.tokenize(["A Red STAR"]).ids[0].tolist()) == capital
+    assert small == TextEncoder("stvg_nst/models/mini", 32).token_ids("A Red STAR")
+    assert "at most 48 tokens" in reading.query_faults(["STAR " * 30])[0] and not reading.query_faults(["star " * 30])
 
 
 def test_region_of_every_box_holds_at_least_one_cell_of_the_clip_itself() -> None:

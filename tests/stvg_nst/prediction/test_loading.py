@@ -192,6 +192,7 @@ def test_a_file_that_asks_for_something_else_is_refused(tmp_path: Path, changes:
         ({"resolution": 0}, "resolution must be positive, got 0"),
         ({"clip_seconds": float("inf")}, "clip_seconds must be positive, got inf"),
         ({"inference": "three_pass"}, "inference must be one of"),
+        ({"at_most": 200}, "at_most 200 limits the frames at a rate, but none is given"),
     ],
 )
 def test_a_viewing_that_cannot_be_is_refused(mini: VideoGrounder, changes: dict[str, Any], message: str) -> None:
@@ -200,7 +201,9 @@ def test_a_viewing_that_cannot_be_is_refused(mini: VideoGrounder, changes: dict[
 
 
 def test_what_is_written_is_read(mini: VideoGrounder) -> None:
-    for viewing in (mini.viewing, Viewing(None, 3.2, 420, False, "two_pass", 20.0)):
+    of_cgstvg = Viewing(None, 3.2, 420, False, "two_pass", 20.0)
+    of_tubedetr = Viewing(None, 5.0, 352, False, "single_pass", 20.0, at_most=200, short_side=True)
+    for viewing in (mini.viewing, of_cgstvg, of_tubedetr):
         described = ModelDescription({"class_path": "stvg_nst.models.CGSTVG"}, viewing)
         assert ModelDescription.from_metadata(described.to_metadata(), "file") == described
 

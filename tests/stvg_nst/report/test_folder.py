@@ -94,13 +94,18 @@ def test_each_benchmark_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "MiniSTVG test, benchmark seed 0" in text and "MiniSTVG test, benchmark seed 1" in text
 
 
-def test_sentence_types_have_tables_where_there_are_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sentence_types_have_tables_where_there_are_two_and_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     points = {"HQ/m_vIoU": 40.0, "HQ/declarative/m_vIoU": 40.0}
     write_run(tmp_path / "one" / "run", "ZeroShot", 0, metrics=points)
-    report_folders([tmp_path / "one"])
+    report_folders([tmp_path / "one"], by_sentence=True)
     assert "sentences" not in capsys.readouterr().out
     write_run(tmp_path / "two" / "run", "ZeroShot", 0, metrics=points | {"HQ/interrogative/m_vIoU": 30.0})
-    report_folders([tmp_path / "two"])
+    report_folders([tmp_path / "two"], tmp_path / "table.md")
+    assert "sentences" not in capsys.readouterr().out
+    assert "interrogative sentences" in (tmp_path / "table.md").read_text()
+    report_folders([tmp_path / "two"], by_sentence=True)
     text = " ".join(capsys.readouterr().out.split())  # a title is folded to the width of its table
     assert "declarative sentences" in text and "interrogative sentences" in text and "30.00" in text
 

@@ -40,3 +40,18 @@ def test_a_baseline_is_the_same_however_the_points_are_trained(tmp_path: Path) -
     run.weights_file.touch()
     run.config_file.write_text(yaml.safe_dump({"trainer": {"devices": 1}}))
     assert run.changes() == ["trainer.devices: 1 before, 'absent' now"]
+
+
+def test_what_a_run_shows_of_itself_is_no_part_of_its_configuration(tmp_path: Path) -> None:
+    def config(*callbacks: str) -> dict[str, Any]:
+        return {"trainer": {"max_epochs": 4, "callbacks": [{"class_path": name} for name in callbacks]}}
+
+    run = StudyRun("nst", 0, tmp_path, config("callbacks.RunProgress", "callbacks.MovingAverage"), (), None, ())
+    run.adapter.touch()
+    run.weights_file.touch()
+    run.config_file.write_text(
+        yaml.safe_dump(config("lightning.pytorch.callbacks.RichProgressBar", "callbacks.MovingAverage"))
+    )
+    assert run.changes() == []
+    run.config_file.write_text(yaml.safe_dump(config("lightning.pytorch.callbacks.RichProgressBar")))
+    assert len(run.changes()) == 1, "an average decides what is trained"

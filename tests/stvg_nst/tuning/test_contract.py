@@ -222,6 +222,21 @@ def test_only_what_is_listed_trainable_moves(toy, tuner):
             assert after[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
+@pytest.mark.parametrize("quality", [0, 1])
+def test_whatever_a_batch_holds_each_trained_parameter_gets_a_gradient(toy, tuner, quality):
+    """Several processes wait for every gradient, and one of them may have clips of one quality alone."""
+    grounder, _ = injected(toy, tuner)
+    if not (trained := tuner.trainable_parameters(grounder)):
+        return
+    tuner.set_training(grounder, True)
+    qualities = torch.full((3,), quality)
+    with tuner.conditioned_on(qualities):
+        loss = toy.flat(grounder(*toy.toy_batch())).square().mean()
+        terms = tuner.auxiliary_losses(qualities)
+        (loss + sum(tuner.loss_weights[name] * term for name, term in terms.items())).backward()
+    assert all(parameter.grad is not None for parameter in trained)
+
+
 def test_frozen_modules_stay_in_eval_mode_and_adapters_follow(toy, tuner):
     grounder, _ = injected(toy, tuner)
     for mode in (True, False, True):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stvg_nst.nullspace import split_dual_space
+from stvg_nst.tuning.base import InjectionReport, LayerReport
 from stvg_nst.tuning.nst import NullSpaceTuning
 
 
@@ -77,6 +78,20 @@ def test_report_says_what_was_put_where(toy):
         "24",
         lines[3].split()[6],
         *["row", "12,", "null", "12"],
+    ]
+    assert [line.split() for line in report.folded().splitlines()[1:]] == [
+        ["encoder.linear1", "1", "of", "40", "x", "16,", "nullity", "0"],
+        ["encoder.linear2", "1", "of", "16", "x", "40,", "nullity", "24"],
+        ["head", "1", "of", "9", "x", "16,", "nullity", "7"],
+    ]
+
+
+def test_layers_that_differ_by_a_number_are_one_line():
+    layers = [LayerReport(f"decoder.{i}.linear2", (4, 8 + i), 4, 4 + i, 0.0, "") for i in range(3)]
+    report = InjectionReport("NullSpaceTuning", (*layers, LayerReport("head", (2, 4), 2, 2, 0.0, "")), 1, 10)
+    assert report.folded().splitlines()[1:] == [
+        "  decoder.*.linear2    3 of 4 x 8 to 10, nullity 4 to 6",
+        "  head                 1 of 2 x 4, nullity 2",
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from stvg_nst.models.base import TokenLayer
-from stvg_nst.models.cgstvg.layers import Attention, FeedForward, run_layer
+from stvg_nst.models.blocks.layers import Attention, FeedForward, run_layer
 
 
 class EncoderLayer(TokenLayer):

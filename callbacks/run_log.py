@@ -1,0 +1,88 @@
+"""What a run says in lines that stay: what it tunes, how each epoch went, and where its results are."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from callbacks.run import grounding_module, leaves_files, run_folder
+from stvg_nst.loop_position import is_finished
+from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.results.metric_names import MAIN, MetricName
+from stvg_nst.results.run_folder import RunFile
+
+_log = logging.getLogger(__name__)
+
+
+class RunLog(lightning.Callback):
+    """Says what a fit tunes and how each validation and test came out, in as few lines as that takes.
+
+    A fit leaves ``layers.txt`` in the run's folder: every tuned layer, which the console folds by patterns.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._start = 0.0
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        self._start = time.perf_counter()
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        report = grounding_module(pl_module).injection
+        _say(trainer, report.folded())
+        if leaves_files(trainer):
+            path = run_folder(trainer) / RunFile.LAYERS
+            write_whole(path, f"{report}\n")
+            if report.layers:
+                _say(trainer, f"  every layer by itself: {path}")
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.global_step:
+            _say(trainer, f"goes on after step {trainer.global_step:,}")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._losses.append(loss.detach())
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """After the validation of the epoch, which Lightning has in between."""
+        words = [f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"]
+        if self._losses:
+            words.append(f"loss {torch.stack(self._losses).mean().item():.3f}")
+        self._losses.clear()
+        _say(trainer, f"{', '.join([*words, *_scores(trainer, 'val')])}, {self._elapsed()}")
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if is_finished(trainer):
+            _say(trainer, f"tuned in {self._elapsed()}, in {run_folder(trainer)}")
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            _say(trainer, f"validated in {self._elapsed()}: {', '.join(_scores(trainer, 'val'))}")
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        _say(trainer, f"tested in {self._elapsed()}: {', '.join(_scores(trainer, 'test'))}")
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(round(time.perf_counter() - self._start), 60)
+        return f"{minutes}:{seconds:02d}"
+
+
+def _scores(trainer: lightning.Trainer, stage: str) -> list[str]:
+    """The main metric of each quality, and the WAS where there is a baseline; nothing where nothing was measured."""
+    found = trainer.callback_metrics
+    values = {view: found.get(f"{stage}/{MetricName(view, MAIN)}") for view in ("HQ", "LQ", "WAS")}
+    words = [f"{view} {value.item():.2f}" for view, value in values.items() if value is not None]
+    return [f"{stage} {MAIN} {words[0]}", *words[1:]] if words else []
+
+
+def _say(trainer: lightning.Trainer, words: str) -> None:
+    if trainer.is_global_zero:
+        _log.info(words)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from callbacks import RunLog, RunProgress
+from stvg_nst.commands.console import console
+from tests.callbacks.conftest import Run
+
+
+def test_a_fit_says_what_it_tunes_and_how_each_epoch_went(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with console():
+        run.fit(RunLog(), max_epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("GatedTuner: 1 tuned layers, 40 of 60 parameters trainable")
+    assert lines[1].split() == ["decoder.*", "1", "of", "4", "x", "4,", "nullity", "1"]
+    assert lines[2] == f"  every layer by itself: {run.folder}/layers.txt"
+    for number, line in enumerate(lines[3:5], 1):
+        assert re.fullmatch(rf"epoch {number} of 2, loss [\d.]+, val m_vIoU HQ 100\.00, LQ 50\.00, 0:0\d", line)
+    assert re.fullmatch(rf"tuned in 0:0\d, in {re.escape(str(run.folder))}", lines[5])
+    assert "decoder.0" in (run.folder / "layers.txt").read_text()
+
+
+def test_a_test_says_what_came_out_in_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with console():
+        run.test(RunLog(), RunProgress(), enable_progress_bar=True)
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"tested in 0:0\d: test m_vIoU HQ 100\.00, LQ 50\.00\n", out), "no bar is drawn in a pipe"
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_terminal_has_one_bar(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal
+    getattr(run, stage)(RunProgress(), enable_progress_bar=True)
+    out = capsys.readouterr().out
+    assert {"epoch 1 of 1" in out, "validating" in out} == {stage == "fit"}
+    assert ("testing" in out) == (stage == "test")
