@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser, Namespace
+from lightning import Trainer
 
 from stvg_nst.commands import loggers
 from stvg_nst.commands.run import RunCLI, RunConfig
@@ -43,6 +44,14 @@ def test_other_loggers_write_into_the_folder_of_the_run_and_say_what_is_not_draw
     assert not caplog.records
     prepared(csv)
     assert "pictures of tubes, histograms and the page of hyper-parameters are not drawn" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["csv", "wandb"])
+def test_overlays_of_loggers_parse(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer")
+    parser.add_argument("--config", action="config")
+    assert parser.parse_args([f"--config=experiments/logger/{name}.yaml"]).trainer.logger
 
 
 def test_weights_and_biases_is_asked_for_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
