@@ -86,8 +86,8 @@ class ClipDataset(Dataset[Clip]):
 
     def count_boxes(self, draw: Draw) -> int:
         """The true boxes of a draw that teach, without reading its frames."""
-        record, frame_ids, _ = self._show(draw)
-        boxes, inside = _sample_target(describe_sample(record, frame_ids, draw.degradation))
+        shown = self._show(draw)
+        boxes, inside = _sample_target(describe_sample(shown.record, shown.frame_ids, draw.degradation))
         return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
