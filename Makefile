@@ -20,6 +20,7 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 STVG := $(BIN)/python -m stvg_nst
 # VERBOSE=1 shows the commands of `make train`, and all that the libraries say in them.
 QUIETLY := $(if $(VERBOSE),,@)
@@ -267,6 +268,15 @@ $(PRETRAIN)/model.safetensors: $(PRETRAIN)/polish/adapter.safetensors
 $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \
 	  --data.init_args.root $(DATA) --model.weights $< --run $(@D)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	@[ -t 1 ] || quiet=--quiet; \
+	  $(BIN)/python -m pip install $${quiet:-} --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+.PHONY: demo
+demo: | $(DEMO_STAMP)  ## a web page: spoil a clip, and see what NST does to it (PORT=7860)
+	$(STVG) demo $(dir $(RUNS)) --data $(DATA) $(if $(PORT),--port $(PORT))
 
 .PHONY: dashboard
 dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=runs: all)
