@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.footage import Footage
-from stvg_nst.drawing import PREDICTED, Colour, Trace
+from stvg_nst.drawing import FROZEN, PREDICTED, Colour, Trace
 from stvg_nst.prediction.pictures import Scene, draw_film, draw_strip
 from stvg_nst.types import Tube
-
-FROZEN: Colour = (0, 114, 178)  # told from PREDICTED by the colour-blind
 
 
 @dataclass(frozen=True, slots=True, eq=False)

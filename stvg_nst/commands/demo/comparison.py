@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.footage import Footage, open_footage
-from stvg_nst.drawing import PREDICTED, TRUE
+from stvg_nst.drawing import FROZEN, PREDICTED, TRUE
 from stvg_nst.metrics.functional import tube_iou
 from stvg_nst.prediction import Answer, VideoGrounder
-from stvg_nst.prediction.answer import FROZEN, tube_trace
+from stvg_nst.prediction.answer import tube_trace
 from stvg_nst.prediction.pictures import Scene, draw_film
 from stvg_nst.types import Tube
 
