@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.caches.array_store import CacheError
@@ -314,8 +314,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                     f"--data.init_args.effective_batch {self.effective_batch} gathers {gathered} batches a step, but "
                     f"--trainer.accumulate_grad_batches is {asked}; leave that out"
                 )
+            if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"--data.init_args.effective_batch {self.effective_batch} gathers as many batches in every epoch, "
+                    "but a GradientAccumulationScheduler sets another number; leave out one of the two"
+                )
             trainer.accumulate_grad_batches = gathered
-        rank_zero_info(describe_step(trainer, self.batch_size))
+        if trainer.is_global_zero:
+            _log.info(describe_step(trainer, self.batch_size))
 
     def _open(self, split: Split) -> None:
         """Opens what the samples of a split are read from."""
