@@ -274,13 +274,17 @@ def test_training_of_the_full_size_augments(
 
 
 @pytest.mark.parametrize("data", OF_TUBEDETR)
-def test_clips_are_shown_as_to_tubedetr(
+def test_tubedetr_is_trained_as_by_its_authors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
 ) -> None:
-    names = ("base", f"data/{data}", "model/cgstvg", "pretrain/cgstvg", "pretrain/tubedetr_augmentation")
+    names = ("base", f"data/{data}", "model/tubedetr", "pretrain/tubedetr", "pretrain/tubedetr_augmentation")
     smaller = ("--data.init_args.augmentation.smallest_crop=150", "--data.init_args.sampling.rate=4")
     assert parse(monkeypatch, *configs(*names), *smaller) == 0
-    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, options = config["model"], config["data"]["init_args"]
+    assert set(model["schedule"]["init_args"]["linear"]) <= set(model["learning_rates"])
+    callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert callbacks.index("callbacks.MovingAverage") > callbacks.index("callbacks.AdapterCheckpoint")
     assert options["augmentation"] == {
         "sizes": [224, 256, 288, 320, 352],
         "sizes_before_crop": [200, 250, 300],
