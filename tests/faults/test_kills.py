@@ -27,7 +27,7 @@ KILLS, FEW = 50, 3
 OVERLAYS = ("base", "data/mini_cached", "model/mini", "model/mini_weights")
 SHORT = (
     *("--data.init_args.training_clips=8", "--data.init_args.val_clips=4", "--data.init_args.test_clips=4"),
-    *("--data.init_args.batch_size=4", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"),
+    *("--data.init_args.batch_size=4", "--trainer.max_epochs=2"),
 )
 
 
