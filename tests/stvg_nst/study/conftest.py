@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-# Obeys the configuration's `trainer.act`: die (before anything is learnt), diverge or hang (in the fit, hang in the first
-# one only), vanish (after it, without results).
+# Obeys the configuration's `trainer.act`: die (before anything is learnt), diverge or hang (in the fit; the first one
+# only), vanish (after it, without results).
 PROGRAM = """\
 import json, os, re, sys, time
 from pathlib import Path
