@@ -27,6 +27,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
 DEVELOPMENT = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["dev"]]
 DEMO = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["demo"]]
+NOTEBOOK = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["notebook"]]
 DIRECT = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME + DEVELOPMENT}
 
 
@@ -54,7 +55,7 @@ def environment() -> dict[str, str]:
 
 
 def test_ranges_admit_the_tested_versions(constraints: dict[str, str]) -> None:
-    for name, requirement in (*DIRECT.items(), *((requirement.name, requirement) for requirement in DEMO)):
+    for name, requirement in (*DIRECT.items(), *((requirement.name, requirement) for requirement in DEMO + NOTEBOOK)):
         assert name in constraints, f"constraints.txt lacks the direct dependency '{name}'"
         assert requirement.specifier.contains(constraints[name]), f"{requirement} refuses {constraints[name]}"
 
