@@ -135,8 +135,8 @@ SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weig
 CACHES := $(FEATURES) $(if $(wildcard $(SECOND)),$(SECOND_FEATURES))
 DRAWS := $(CACHES:%=%/test/index.json) $(if $(QUICK),,$(CACHES:%=%/test-benchmark1/index.json))
 PEERS := experiments/compare/peers.yaml
-study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) \
-  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
+only = $(if $(ONLY),--only '$(ONLY)')
+study = $(STVG) study $(1) --runs $(2) --data $(DATA) --features $(3) --jobs $(JOBS) $(or $(4),$(only)) $(if $(QUICK),--quick)
 TABLES := $(STVG) tables $(PEERS) --runs $(COMPARE)/peers --data $(DATA) --costs $(COMPARE)/cost.json \
   $(TO_OUTPUT) $(if $(QUICK),--quick)
 
@@ -186,33 +186,37 @@ curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## 
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
 # The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose, and
-# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once.
+# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once. The five methods of the primary
+# comparisons come first; ALL=1 adds the other ten.
 CONFIRM := runs/confirm
 CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(FEATURES)/confirm/index.json $(FEATURES)/confirm-benchmark1/index.json)
 LEFT_OUT_FEATURES := $(DATA)/features/mini-5
 CONFIRM_SEARCHES := rates twins gates
+MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
+confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
+methods = $(or $(only),$(if $(ALL)$(QUICK),,--only $(MAIN)))
 .PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unseen confirm
 $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATURES)/test/index.json
-	$(call study,$<,$(CONFIRM)/$*,$(FEATURES))
-	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick) \
+	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
+	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
 	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,experiments/confirm)/chosen_$*.yaml \
 	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
 
-confirm-rates:  ## second comparison: the rate of every method, on the search half (about 5 h 15 min, JOBS=2)
-confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h 50 min, JOBS=2)
-confirm-gates:  ## then soft or hard gates (about 25 min, JOBS=2)
+confirm-rates:  ## second comparison: the rate of every method, on the search half (about 1 h, JOBS=2; ALL=1: 2 h 30 min)
+confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h, JOBS=2)
+confirm-gates:  ## then soft or hard gates (about 15 min, JOBS=2)
 
-confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h 30 min, JOBS=2)
+confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h, JOBS=2)
 	$(call study,$<,$(CONFIRM)/parts,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 1 h 10 min, JOBS=2)
+confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
 
-confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 25 min, JOBS=2)
+confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
 
-confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 4 h, JOBS=2; QUICK=1: 5 min, on val)
-	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES))
+confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
+	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES),$(methods))
 	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
 	  $(TO_OUTPUT) $(if $(QUICK),--quick)
 

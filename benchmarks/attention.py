@@ -1,20 +1,23 @@
-"""What the box decoder's attention to its frames takes: `make bench-attention`.
+"""What attention takes: `make bench-attention`.
 
-The scores by content and by position may be summed, as the decoder does it, or come from the features of both side by
-side, written down for every token. CPU seconds of this process on one thread; the two take turns, so that the ratio
-within one run holds on a shared machine too.
+In the box decoder, the scores by content and by position may be summed, as the decoder does it, or come from the
+features of both side by side, written down for every token. In the encoder, under bfloat16, PyTorch's kernel may work
+in bfloat16 or in single precision, as the encoder does it on a CPU. CPU seconds of this process on one thread; the two
+take turns, so that the ratio within one run holds on a shared machine too.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.tuning import measure
-from stvg_nst.models.cgstvg.layers import attend, attend_conditionally
+from stvg_nst.models.blocks.layers import attend
+from stvg_nst.models.cgstvg.conditional import attend_conditionally
 
 SHAPES = {
     "the miniature, 16 clips": (16, 16, 144, 96, 4),
@@ -22,7 +25,8 @@ SHAPES = {
 }
 """Clips, frames, tokens a frame, width, heads."""
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
+"""Of the tensors to be attended: queries, keys, positions, values, in the order of each comparison."""
 
 
 def main() -> None:
@@ -32,10 +36,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for name, shape in SHAPES.items():
-        compare(name, shape, options.repeats)
+        compare_decoder(name, shape, options.repeats)
+        compare_precisions(name, shape, options.repeats)
 
 
-def compare(name: str, shape: tuple[int, int, int, int, int], repeats: int) -> None:
+def compare_decoder(name: str, shape: tuple[int, int, int, int, int], repeats: int) -> None:
     """Prints what the two take in a forward pass alone, and in one with its backward pass."""
     clips, frames, tokens, width, heads = shape
     inputs = tuple(
@@ -49,11 +54,36 @@ def compare(name: str, shape: tuple[int, int, int, int, int], repeats: int) -> N
     )
     mask = torch.ones(clips, 1, tokens, dtype=torch.bool)
     ways: dict[str, Attend] = {"side by side": side_by_side(heads, mask), "summed": summed(heads, mask)}
-    print(f"{name}: {frames} frames of {tokens} tokens, width {width}, {heads} heads")
+    print(f"box decoder, {name}: {frames} frames of {tokens} tokens, width {width}, {heads} heads")
+    print_times(ways, inputs, repeats)
+
+
+def compare_precisions(name: str, shape: tuple[int, int, int, int, int], repeats: int) -> None:
+    """Prints what self-attention over the tokens of a frame takes by the precision of its kernel."""
+    clips, frames, tokens, width, heads = shape
+    inputs = tuple(
+        torch.randn(clips * frames, tokens, width, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+    )
+    mask = torch.ones(clips * frames, tokens, dtype=torch.bool)
+
+    def in_bfloat16(*inputs: Tensor) -> Tensor:
+        query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in inputs)
+        return F.scaled_dot_product_attention(query, key, value, mask[:, None, None]).transpose(1, 2).flatten(2)
+
+    def in_single(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, num_heads=heads, mask=mask, dropout=0.0)
+
+    print(f"encoder in bfloat16, {name}: {frames} frames of {tokens} tokens, width {width}, {heads} heads")
+    print_times({"bfloat16": in_bfloat16, "single": in_single}, inputs, repeats)
+
+
+def print_times(ways: Mapping[str, Attend], inputs: tuple[Tensor, ...], repeats: int) -> None:
+    """What each of two ways takes, and how many times as long the first takes."""
     for stage, work in (("forward", forward), ("and backward", forward_and_backward)):
         seconds = measure({way: work(attention, inputs) for way, attention in ways.items()}, repeats)
         times = ", ".join(f"{way} {1e3 * seconds[way]:.1f} ms" for way in ways)
-        print(f"  {stage:12}  {times}: {seconds['side by side'] / seconds['summed']:.1f} times")
+        slow, fast = (seconds[way] for way in ways)
+        print(f"  {stage:12}  {times}: {slow / fast:.1f} times")
 
 
 def side_by_side(heads: int, mask: Tensor) -> Attend:

@@ -33,8 +33,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from stvg_nst.models import CGSTVG
+from stvg_nst.models.blocks.vocabulary import write_stand_in
 from stvg_nst.models.cgstvg import windows
-from stvg_nst.models.cgstvg.vocabulary import write_stand_in
 from stvg_nst.tuning import LoRA, NullSpaceTuning, Tuner
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
@@ -267,8 +267,7 @@ def backward(case: Case, grounder: CGSTVG, tuner: Tuner, features: BackboneFeatu
 
 
 def total(output: GroundingOutput) -> Tensor:
-    parts = output.boxes, output.confidence, output.start_end, output.actioness
-    return torch.stack([part.float().square().mean() for part in parts]).sum()
+    return torch.stack([part.float().square().mean() for part in output.answers.values()]).sum()
 
 
 # --- how -------------------------------------------------------------------------------------------------------------

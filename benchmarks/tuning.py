@@ -188,7 +188,7 @@ def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities:
 
 def total(output: GroundingOutput) -> Tensor:
     return sum(
-        (part.square().mean() for part in (output.boxes, output.confidence, output.start_end, output.actioness)),
+        (part.square().mean() for part in output.answers.values()),
         torch.zeros(()),
     )
 

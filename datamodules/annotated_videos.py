@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from datamodules.annotated import AnnotatedSource, Annotation
+from datamodules.annotated import AnnotatedSource, Annotation, Convention
 from datamodules.annotated.manifest import SOUND, VideoEntry, frames_in_files, manifest_file, read_manifest
 from datamodules.annotated.policies import Policy, advice
 from datamodules.annotated.source import OfficialSplit
@@ -21,7 +21,10 @@ from datamodules.base import Split, STVGDataModule
 from datamodules.degradation.files import DegradedFiles
 from datamodules.quality import conditions_name
 from datamodules.records import Record
-from datamodules.transforms import Resize
+from datamodules.sampling import FramesByClock
+from datamodules.scale_and_crop import ScaleAndCrop
+from datamodules.shown import ClipAugmentation
+from datamodules.transforms import Resize, Resizing, ShortSide
 from stvg_nst.results.conditions import Conditions
 from stvg_nst.types import Tube
 
@@ -43,6 +46,10 @@ class AnnotatedVideos(STVGDataModule):
     """folder of the annotations and of the videos; docs/data.md shows it."""
 
     _: KW_ONLY
+
+    convention: Convention = "annotated"
+    """how the annotation files are read: ``annotated`` as their authors mean them, ``tubedetr`` as TubeDETR's published
+    numbers have it; docs/data.md says what differs."""
 
     held_out: float = 0.1
     """share of the training set's films that ``val`` gets."""
@@ -66,11 +73,20 @@ class AnnotatedVideos(STVGDataModule):
     expect_official_counts: bool = True
     """refuse annotation files with another number of sentences than published."""
 
+    sampling: FramesByClock | None = None
+    """frames by the clock of the video, as TubeDETR has them: ``{rate: 5.0, at_most: 200}``; ``null`` for what the data
+    set's own options say."""
+
+    resizing: Literal["height", "short_side"] = "height"
+    """``height`` brings frames to one height, as CG-STVG; ``short_side`` brings their short side to one length, as
+    TubeDETR."""
+
     resolution: int | None = 420
-    """height of the frames that the network sees, in pixels; ``null`` for the native one."""
+    """height, or short side, of the frames that the network sees, in pixels; ``null`` for the native one."""
 
     antialias: bool = True
-    """average over the pixels that fall away at that; the default is how the published models were trained."""
+    """average over the pixels that fall away when a height is reached; the default is how the published models of
+    CG-STVG were trained."""
 
     batch_size: int = 2
     eval_batch_size: int = 1
@@ -79,8 +95,10 @@ class AnnotatedVideos(STVGDataModule):
     """folder of degraded videos (``degrade dataset``), whose files the evaluation shows as LQ clips; ``null`` to
     degrade on the fly."""
 
-    augmentation: Augmentation | None = None
-    """cuts and mirrors of training clips, by chance; ``null`` for none."""
+    augmentation: Augmentation | ScaleAndCrop | None = None
+    """what is done to training clips by chance: ``{flip: 0.7, crop: 0.5}`` cuts and mirrors them, as CG-STVG;
+    ``{sizes: [224, 352], sizes_before_crop: [200], smallest_crop: 192}`` scales them and cuts parts out of them, as
+    TubeDETR; ``null`` for nothing."""
 
     def __post_init__(self) -> None:
         if self.features is not None and self.augmentation is not None:
@@ -92,6 +110,15 @@ class AnnotatedVideos(STVGDataModule):
             raise ValueError(
                 "a cache holds the sampled frames, and this augmentation samples others of every cut: set its crop to "
                 "0, or --data.init_args.frames null"
+            )
+        if isinstance(self.augmentation, ScaleAndCrop) and (self.resizing, self.resolution) != (
+            "short_side",
+            self.augmentation.resolution,
+        ):
+            raise ValueError(
+                f"training clips of short sides up to {self.augmentation.resolution} need an evaluation at that, got "
+                f"resizing {self.resizing} and resolution {self.resolution}; set --data.init_args.resizing short_side, "
+                "and the resolution to the largest of --data.init_args.augmentation.sizes"
             )
         super().__post_init__()
         self.degraded_files = None if self.degraded is None else DegradedFiles(self.degraded)
@@ -110,10 +137,12 @@ class AnnotatedVideos(STVGDataModule):
     def annotated_source(self) -> AnnotatedSource:
         """The files below the root."""
 
-    def resize(self) -> Resize | None:
-        return None if self.resolution is None else Resize(self.resolution, self.antialias)
+    def resize(self) -> Resizing | None:
+        if self.resolution is None:
+            return None
+        return ShortSide(self.resolution) if self.resizing == "short_side" else Resize(self.resolution, self.antialias)
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         return self.augmentation
 
     @property
@@ -135,10 +164,12 @@ class AnnotatedVideos(STVGDataModule):
         }
 
     def conditions(self, stage: str) -> Conditions:
-        """As of any data set; what has been done with bad boxes and short clips is a part of the data set's name."""
+        """As of any data set, whose name says what has been done with bad boxes and short clips, and the convention."""
         found = super().conditions(stage)
         chosen = [f"{option} {self._policies[option]}" for option in ("on_bad_box", "on_short_clip")]
         changed = [words for words in chosen if not words.endswith(" refuse")]
+        if self.convention != "annotated":
+            changed.append(f"convention {self.convention}")
         return found._replace(dataset=", ".join([found.dataset, *changed]))
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
@@ -151,6 +182,8 @@ class AnnotatedVideos(STVGDataModule):
         """
         assert split != "confirm", "it has no such split"
         official: OfficialSplit = "train" if split == "val" and self.held_out else split
+        entries = self._manifest_entries()
+        self.source.learn(entries)
         reading = self.source.read(official)
         mismatch = self.source.count_mismatch(official) if self.expect_official_counts else ""
         if mismatch:
@@ -159,7 +192,6 @@ class AnnotatedVideos(STVGDataModule):
                 "--data.init_args.expect_official_counts false"
             )
         wanted = [a for a in reading.annotations if split == "test" or self._is_of(a, split)]
-        entries = self._manifest_entries()
         fitted = fit_annotations(
             self._without_bad_videos(wanted, split, entries),
             self.source.with_boxes,
@@ -188,13 +220,18 @@ class AnnotatedVideos(STVGDataModule):
         return self.source.film(clip_id.partition("/")[0])
 
     def provenance(self) -> dict[str, Any]:
-        resize = self.resize()
+        chosen: dict[str, Any] = {} if self.convention == "annotated" else {"convention": self.convention}
+        if self.sampling is not None:
+            chosen["sampling"] = asdict(self.sampling)
+        if self.resizing != "height":
+            chosen["resizing"] = self.resizing
         return {
             **self.shared_provenance(num_frames=None),
             "dataset": self.source.name,
             "held_out": self.held_out,
-            "resolution": None if resize is None else resize.height,
-            "antialias": None if resize is None else resize.antialias,
+            "resolution": self.resolution,
+            "antialias": self.antialias if self.resolution is not None and self.resizing == "height" else None,
+            **chosen,
         }
 
     def _note_touched(self, split: Split, fitted: Fitted, wanted: Sequence[Annotation], unread: int) -> None:

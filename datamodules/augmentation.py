@@ -10,6 +10,8 @@ from typing import Literal
 
 from datamodules.records import Record
 from datamodules.sampling import FrameChoice
+from datamodules.shown import ShownClip
+from datamodules.transforms import PixelResize, Resize
 from stvg_nst.types import Tube
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
@@ -47,6 +49,16 @@ class Augmentation:
     def resamples(self) -> bool:
         """Whether a cut shows other frames than some of those that the whole clip shows."""
         return self.crop > 0 and self.crop_of == "segment"
+
+    def show(self, record: Record, choose: FrameChoice, resize: Resize | PixelResize | None, chance: int) -> ShownClip:
+        """As :class:`datamodules.shown.ClipAugmentation` says."""
+        random = Random(chance)
+        frame_ids = self.choose(record, choose, random)
+        mirrored = self.is_flipped(random)
+        return ShownClip(self.mirrored(record) if mirrored else record, frame_ids, resize, mirrored)
+
+    def largest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
 
     def choose(self, record: Record, frames: FrameChoice, random: Random) -> tuple[int, ...]:
         """The frames to show; draws first whether to cut, then where."""

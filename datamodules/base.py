@@ -13,16 +13,17 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.augmentation import Augmentation
 from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import ClipVersion, FeatureCache, FeatureWriter, feature_key, write_features
 from datamodules.caches.frames import FrameCache, FramesOfClip, write_frames
 from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
 from datamodules.degradation.kinds import DegradationKind, version_name
-from datamodules.loaders import load_batches
+from datamodules.loaders import TrainingLoader, load_batches
+from datamodules.on_device import finish_on_device
 from datamodules.pixels import PixelSource
 from datamodules.quality import (
     HIGH,
@@ -36,7 +37,9 @@ from datamodules.quality import (
 from datamodules.records import Record
 from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
-from datamodules.transforms import Resize
+from datamodules.shown import ClipAugmentation
+from datamodules.steps import StepCounter, batches_of_effective_batch, describe_step
+from datamodules.transforms import Resize, Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -63,9 +66,6 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     renders_videos: ClassVar[bool] = False
     """Whether the version in the provenance fixes the videos, because they are rendered by it."""
 
-    clip_seconds: ClassVar[float] = 20.0
-    """What a clip lasts at most, or nearly so. Networks know no longer ones: they are shown windows of this length."""
-
     splits: ClassVar[tuple[Split, ...]] = ("train", "val", "test")
     """What the data set has."""
 
@@ -74,11 +74,20 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     batch_size: int = 8
     """clips of a training batch on each device."""
 
+    effective_batch: int | None = None
+    """clips of an optimiser step, of all devices of all nodes together. Each process then gathers the gradients of as
+    many batches as that takes, and clips of an epoch that do not fill a step are left out, so that the steps are the
+    same on any number of devices. ``null`` follows ``--trainer.accumulate_grad_batches``."""
+
     eval_batch_size: int = 16
     """clips of a validation or test batch on each device."""
 
     num_workers: int = 2
     """loader processes; 0 loads in the main process, as are small cached features whatever it says."""
+
+    finish_on: Literal["auto", "loader", "device"] = "auto"
+    """where frames become what the network takes, resized and in floats: in the loader's processes, or on the device of
+    the network, to which they then travel as bytes. ``auto`` is the device, unless that is the CPU."""
 
     benchmark_seed: int = 0
     """fixes the degradations of the evaluation; part of the benchmark, not of a run."""
@@ -137,6 +146,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             )
         self._require_split(self.evaluation_split)
         self.require_at_least("batch_size", 1)
+        if self.effective_batch is not None:
+            self.require_at_least("effective_batch", 1)
         self.require_at_least("eval_batch_size", 1)
         self.require_at_least("num_workers", 0)
         self.require_at_least("benchmark_seed", 0)
@@ -248,11 +259,16 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _shows_unseen(self, split: Split) -> bool:
         return split != "train" and shows_unseen(self.shown_conditions(split))
 
-    def resize(self) -> Resize | None:
+    @property
+    def clip_seconds(self) -> float:
+        """What a clip lasts at most, or nearly so. Networks know no longer ones, and are shown windows of it."""
+        return 20.0
+
+    def resize(self) -> Resizing | None:
         """How frames are brought to the network's size, ``None`` to show them as they are."""
         return None
 
-    def training_augmentation(self) -> Augmentation | None:
+    def training_augmentation(self) -> ClipAugmentation | None:
         """What is done to training clips by chance besides degrading them, ``None`` for nothing."""
         return None
 
@@ -281,6 +297,31 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         for split in splits.get(stage, ()):
             self.setup_split(split)
             self._open(split)
+        if stage == "fit" and self.trainer is not None:
+            self._plan_steps(self.trainer)
+
+    def _plan_steps(self, trainer: lightning.Trainer) -> None:
+        """Lets the trainer gather as many batches as the effective batch takes, and says what a step is made of.
+
+        Raises:
+            ValueError: no number of batches makes the effective batch, or another number is asked for.
+        """
+        processes, asked = trainer.world_size, trainer.accumulate_grad_batches
+        if self.effective_batch is not None:
+            gathered = batches_of_effective_batch(self.effective_batch, batch_size=self.batch_size, processes=processes)
+            if asked not in (1, gathered):
+                raise ValueError(
+                    f"--data.init_args.effective_batch {self.effective_batch} gathers {gathered} batches a step, but "
+                    f"--trainer.accumulate_grad_batches is {asked}; leave that out"
+                )
+            if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"--data.init_args.effective_batch {self.effective_batch} gathers as many batches in every epoch, "
+                    "but a GradientAccumulationScheduler sets another number; leave out one of the two"
+                )
+            trainer.accumulate_grad_batches = gathered
+        if trainer.is_global_zero:
+            _log.info(describe_step(trainer, self.batch_size))
 
     def _open(self, split: Split) -> None:
         """Opens what the samples of a split are read from."""
@@ -573,6 +614,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 self.seed,
                 rank,
                 world_size,
+                batch_size=batch_size,
+                step_clips=self.effective_batch,
                 augmented=augmented,
                 dealt=self._training_draws_dealt,
                 extra_clip_ids=[record.clip_id for record in self.extra_records],
@@ -581,8 +624,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             if len(sampler) < batch_size:
                 raise ValueError(
                     f"expected at least one training batch of {batch_size} samples for each of {world_size} "
-                    f"process(es), got {len(sampler)} samples; lower --data.init_args.batch_size or the number of "
-                    "devices, or tune on more clips"
+                    f"process(es), got {len(sampler)} samples; lower --data.init_args.batch_size, effective_batch or "
+                    "the number of devices, or tune on more clips"
                 )
         else:
             if len(clip_ids) < world_size:
@@ -593,9 +636,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = EvaluationSampler([replace(draw, index=shown[draw.index]) for draw in draws])
-        return self._load(split, sampler, batch_size)
+        return self._load(split, sampler, batch_size, finished=not self.finishes_on_device)
 
-    def _load(self, split: Split, sampler: Sampler[Draw], batch_size: int) -> DataLoader[Clip]:
+    @property
+    def finishes_on_device(self) -> bool:
+        """Whether the trainer's loops are handed frames that are finished on its device."""
+        if self.trainer is None or self.finish_on == "loader":
+            return False
+        return self.finish_on == "device" or self.trainer.strategy.root_device.type != "cpu"
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        resize = self.resize()
+        return finish_on_device(batch, resize if isinstance(resize, Resize) else None)
+
+    def _load(
+        self, split: Split, sampler: Sampler[Draw], batch_size: int, *, finished: bool = True
+    ) -> DataLoader[Clip]:
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
@@ -607,8 +663,9 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             cache,
             self.training_augmentation(),
             twins=self.twins and split == "train",
+            finished=finished,
         )
-        return load_batches(
+        loader = load_batches(
             dataset,
             collate,
             batch_size=batch_size,
@@ -619,6 +676,17 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             persistent=True,
             drop_last=isinstance(sampler, TrainingSampler),
         )
+        if isinstance(loader, TrainingLoader):
+            loader.step_totals = StepCounter(loader.sampler, dataset.count_boxes, self._batches_of_step)
+        return loader
+
+    def _batches_of_step(self, batch: int) -> range:
+        """The batches of this process that its optimiser step gathers beside one of them."""
+        if self.trainer is None:
+            return range(batch, batch + 1)
+        gathered = self.trainer.accumulate_grad_batches
+        first = batch // gathered * gathered
+        return range(first, min(first + gathered, int(self.trainer.num_training_batches)))
 
     def _training_draws_dealt(self) -> int:
         """Draws that the current epoch has had, by Lightning's count, which a checkpoint within an epoch restores."""

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from random import Random
 from typing import TypedDict
 
 import cv2
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.augmentation import Augmentation
 from datamodules.caches.features import FeatureCache, feature_key
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import FrameChoice
-from datamodules.transforms import Resize, to_network
+from datamodules.shown import ClipAugmentation, ShownClip
+from datamodules.transforms import Resize, Resizing, to_device, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import (
     BackboneFeatures,
@@ -33,6 +32,7 @@ from stvg_nst.types import (
     Quality,
     QualityBatch,
     QualityClip,
+    with_box,
 )
 
 
@@ -41,17 +41,20 @@ class ClipDataset(Dataset[Clip]):
 
     Args:
         twins: give each degraded clip its high-quality twin.
+        finished: frames are what the network takes; otherwise uint8, for
+            :func:`datamodules.on_device.finish_on_device` to finish.
     """
 
     def __init__(
         self,
         records: Sequence[Record],
         choose: FrameChoice,
-        resize: Resize | None,
+        resize: Resizing | None,
         pixels: PixelSource,
         cache: FeatureCache | None,
-        augmentation: Augmentation | None = None,
+        augmentation: ClipAugmentation | None = None,
         twins: bool = False,
+        finished: bool = True,
     ) -> None:
         self._records = records
         self._choose = choose
@@ -60,32 +63,36 @@ class ClipDataset(Dataset[Clip]):
         self._cache = cache
         self._augmentation = augmentation
         self._twins = twins
+        self._finished = finished
 
     def __getitem__(self, draw: Draw) -> Clip:
         twin = self._load(replace(draw, degradation=None)) if self._twins and draw.degradation is not None else None
         return replace(self._load(draw), twin=twin, extra=tuple(map(self._load_quality, draw.extra)))
 
     def _load(self, draw: Draw) -> Clip:
-        record, frame_ids, flipped = self._show(draw)
-        info = describe_sample(record, frame_ids, draw.degradation)
+        shown = self._show(draw)
+        info = describe_sample(shown.record, shown.frame_ids, draw.degradation)
         boxes, inside = _sample_target(info)
-        frames, features = self._read(record, frame_ids, draw, flipped=flipped)
-        return Clip(info, frames, features, boxes, inside)
+        return Clip(info, *self._read(draw, shown), boxes, inside)
 
     def _load_quality(self, draw: Draw) -> QualityClip:
-        record = self._records[draw.index]
-        return QualityClip(*self._read(record, self._choose(record), draw, flipped=False), draw.quality)
+        return QualityClip(*self._read(draw, self._show_as_it_is(draw)), draw.quality)
 
-    def _read(
-        self, record: Record, frame_ids: tuple[int, ...], draw: Draw, *, flipped: bool
-    ) -> tuple[Tensor | None, BackboneFeatures | None]:
+    def _read(self, draw: Draw, shown: ShownClip) -> tuple[Tensor | None, BackboneFeatures | None]:
         """Frames for the network, or the features that stand in for them."""
+        record = self._records[draw.index]
         if self._cache is not None:
             return None, self._cache.read(feature_key(record.clip_id, draw.degradation))
-        pixels = self._pixels.read(record, frame_ids, draw.degradation)
-        if flipped:
+        pixels = self._pixels.read(record, shown.frame_ids, draw.degradation)
+        if shown.mirrored:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        return to_network(pixels, self._resize), None
+        return (to_network if self._finished else to_device)(pixels, shown.resize), None
+
+    def count_boxes(self, draw: Draw) -> int:
+        """The true boxes of a draw that teach, without reading its frames."""
+        shown = self._show(draw)
+        boxes, inside = _sample_target(describe_sample(shown.record, shown.frame_ids, draw.degradation))
+        return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
         """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
@@ -96,19 +103,21 @@ class ClipDataset(Dataset[Clip]):
         if self._cache is not None:
             return 2 * self._cache.largest_version_bytes  # half precision on disk, single in a batch
         record = self._records[draw.index]
-        height, width = record.size if self._resize is None else self._resize.size(*record.size)
-        return 4 * len(self._choose(record)) * 3 * height * width
+        height, width = record.size
+        if self._resize is not None and (self._finished or not isinstance(self._resize, Resize)):
+            height, width = self._resize.size(height, width)
+        if self._augmentation is not None:
+            height, width = self._augmentation.largest_size((height, width))
+        return (4 if self._finished else 1) * len(self._choose(record)) * 3 * height * width
 
-    def _show(self, draw: Draw) -> tuple[Record, tuple[int, ...], bool]:
-        """The record, its answer mirrored where the clip is; the frames to show; and whether they are mirrored."""
-        record = self._records[draw.index]
+    def _show(self, draw: Draw) -> ShownClip:
         if self._augmentation is None or draw.chance is None:
-            return record, self._choose(record), False
-        random = Random(draw.chance)
-        frame_ids = self._augmentation.choose(record, self._choose, random)
-        if not self._augmentation.is_flipped(random):
-            return record, frame_ids, False
-        return self._augmentation.mirrored(record), frame_ids, True
+            return self._show_as_it_is(draw)
+        return self._augmentation.show(self._records[draw.index], self._choose, self._resize, draw.chance)
+
+    def _show_as_it_is(self, draw: Draw) -> ShownClip:
+        record = self._records[draw.index]
+        return ShownClip(record, self._choose(record), self._resize)
 
 
 def describe_sample(record: Record, frame_ids: tuple[int, ...], degradation: Degradation | None) -> ClipInfo:
@@ -173,22 +182,28 @@ def _collate_pictures(clips: Sequence[Clip] | Sequence[QualityClip]) -> _Picture
     cached = [clip.features for clip in clips if clip.features is not None]
     features = None
     if cached:
-        features = BackboneFeatures(
-            appearance=_pad([x.appearance[0] for x in cached]),
-            motion=_pad([x.motion[0] for x in cached]),
-            cell_mask=_pad([x.cell_mask[0] for x in cached]),
-        )
+        maps = (_pad([clip[0] for clip in each]) for each in zip(*(x.maps for x in cached), strict=True))
+        features = BackboneFeatures.of(*maps, cell_mask=_pad([x.cell_mask[0] for x in cached]))
     lengths = torch.tensor([len(x) for x in pixels] or [x.appearance.shape[1] for x in cached])
     return {
-        "frames": _pad(pixels) if pixels else None,
+        "frames": _pad_frames(pixels) if pixels else None,
         "features": features,
         "frame_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
         "frame_sizes": tuple((x.shape[-2], x.shape[-1]) for x in pixels),
     }
 
 
+def _pad_frames(clips: Sequence[Tensor]) -> Tensor:
+    """(T, 3, H, W) each; those in bytes keep their colours side by side in memory, as they come out of a video."""
+    if clips[0].dtype != torch.uint8:
+        return _pad(clips)
+    return _pad([clip.permute(0, 2, 3, 1) for clip in clips]).permute(0, 1, 4, 2, 3)
+
+
 def _pad(tensors: Sequence[Tensor]) -> Tensor:
     """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
+    if len({x.shape for x in tensors}) == 1:
+        return torch.stack(list(tensors))
     shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
     padded = tensors[0].new_zeros((len(tensors), *shape))
     for target, source in zip(padded, tensors, strict=True):
@@ -205,11 +220,11 @@ def limit_threads(worker: int) -> None:
 def start_worker(worker: int) -> None:
     """What a loader process does first: it works with one thread, and outlives what ends the training.
 
-    `timeout`, SLURM and others send SIGTERM to every process of a command. The training goes on to the end of its step
-    then, and needs its batches; it ends its loader processes itself.
+    `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end
+    of its step then, and needs its batches; it ends its loader processes itself.
     """
     limit_threads(worker)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

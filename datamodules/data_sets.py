@@ -1,4 +1,4 @@
-"""The data sets that lie on disk as published, by the names that the `data` commands have for them."""
+"""The data sets that lie on disk with their annotations, by the names that the `data` commands have for them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 from datamodules.annotated import AnnotatedSource
 from datamodules.hcstvg.source import HCSTVGSource
+from datamodules.own_clips.source import OwnClipsSource
 from datamodules.vidstg.source import VidSTGSource
 
 DATA_SETS: Mapping[str, Callable[[Path], AnnotatedSource]] = {
     "hcstvg_v1": partial(HCSTVGSource, version="v1"),
     "hcstvg_v2": partial(HCSTVGSource, version="v2"),
     "vidstg": VidSTGSource,
+    "own_clips": OwnClipsSource,
 }
 
 

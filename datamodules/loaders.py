@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDat
 from datamodules.caches.disk_room import free_bytes
 from datamodules.clips import start_worker
 from datamodules.samplers import TrainingSampler
+from stvg_nst.types import StepTotals
 
 TIME_LIMIT = 900.0
 """Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second.
@@ -160,10 +161,13 @@ class TrainingLoader(BatchLoader[Sample]):
     """
 
     sampler: TrainingSampler
+    step_totals: Callable[[int], StepTotals | None] | None = None
+    """Tells of the number of a batch what its step holds; ``None`` leaves that out."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.sampler.go_on()
-        yield from super().__iter__()
+        for number, batch in enumerate(super().__iter__(), start=self.sampler.batches_dealt):
+            yield batch if self.step_totals is None else replace(batch, step=self.step_totals(number))
 
     def state_dict(self) -> dict[str, Any]:
         """Empty, for the sampler asks Lightning for its place; Lightning takes a loader with a state for resumable."""

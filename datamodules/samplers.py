@@ -16,9 +16,14 @@ from stvg_nst.seeding import derive_seed
 
 
 class TrainingSampler(DistributedSampler[Draw]):
-    """Deals each process pairs of one HQ and one LQ draw, the same number to each.
+    """Deals whole batches in turn, the same number to each process, in which HQ and LQ draws alternate.
+
+    A batch holds the same draws whichever process it is dealt to. What is left of an epoch, less than ``step_clips``
+    draws, is shown in none.
 
     Args:
+        batch_size: draws of a batch of one process.
+        step_clips: draws that are dealt together or not at all, in all processes; by default a batch for each.
         dealt: tells how many draws the process has had of the epoch already.
         extra_clip_ids: clips that come with the draws for their quality alone; their indices follow those of
             ``clip_ids``.
@@ -33,6 +38,8 @@ class TrainingSampler(DistributedSampler[Draw]):
         rank: int,
         world_size: int,
         *,
+        batch_size: int,
+        step_clips: int | None = None,
         augmented: bool = False,
         dealt: Callable[[], int] = lambda: 0,
         extra_clip_ids: Sequence[str] = (),
@@ -40,6 +47,7 @@ class TrainingSampler(DistributedSampler[Draw]):
     ) -> None:
         super().__init__(clip_ids, num_replicas=world_size, rank=rank, seed=seed)  # type: ignore[arg-type]
         self._plan, self._clip_ids, self._augmented = plan, clip_ids, augmented
+        self._batch_size, self._step_clips = batch_size, step_clips or batch_size * world_size
         self._dealt, self._start = dealt, 0
         self._extra_clip_ids, self._extra_clips = extra_clip_ids, extra_clips
 
@@ -47,19 +55,33 @@ class TrainingSampler(DistributedSampler[Draw]):
         """Deals, from now on, what is left of the epoch."""
         self._start = self._dealt()
 
+    @property
+    def batches_dealt(self) -> int:
+        """How many batches of the epoch this process had before those that it is dealt now."""
+        return self._start // self._batch_size
+
+    def dealt_in(self, batches: range) -> tuple[Draw, ...]:
+        """The draws of the epoch that all processes have in these of their batches."""
+        at_once = self._batch_size * self.num_replicas
+        draws = self._plan.training(self._clip_ids, seed=self.seed, epoch=self.epoch)
+        return tuple(map(self._completed, draws[batches.start * at_once : batches.stop * at_once]))
+
     def __len__(self) -> int:
-        return len(self._clip_ids) // (2 * self.num_replicas) * 2
+        return len(self._clip_ids) // self._step_clips * (self._step_clips // self.num_replicas)
 
     def __iter__(self) -> Iterator[Draw]:
         yield from islice(self._draws(), self._start, None)
 
     def _draws(self) -> Iterator[Draw]:
         draws = self._plan.training(self._clip_ids, seed=self.seed, epoch=self.epoch)
-        for first in range(0, len(self), 2):
-            start = first * self.num_replicas + 2 * self.rank
-            for draw in draws[start : start + 2]:
-                chance = derive_seed("augmentation", self.seed, self.epoch, draw.index) if self._augmented else None
-                yield replace(draw, chance=chance, extra=self._extra(draw))
+        for first in range(0, len(self), self._batch_size):
+            start = first * self.num_replicas + self._batch_size * self.rank
+            yield from map(self._completed, draws[start : start + self._batch_size])
+
+    def _completed(self, draw: Draw) -> Draw:
+        """With what training adds to a draw: chance, and clips for their quality alone."""
+        chance = derive_seed("augmentation", self.seed, self.epoch, draw.index) if self._augmented else None
+        return replace(draw, chance=chance, extra=self._extra(draw))
 
     def _extra(self, draw: Draw) -> tuple[Draw, ...]:
         ids, count = self._extra_clip_ids, self._extra_clips

@@ -54,6 +54,28 @@ class FramesAtRate:
         return tuple(start + index for index in sample_at_rate(stop - start, fps=shown.fps, rate=self.rate))
 
 
+@dataclass(frozen=True, slots=True)
+class FramesByClock:
+    """So many frames a second by the clock of the video, spread out where that would be too many.
+
+    Args:
+        rate: frames per second wanted.
+        at_most: frames of a clip.
+
+    Source: TubeDETR (Yang et al., CVPR 2022), 5 frames a second up to 200.
+    """
+
+    rate: float = 5.0
+    at_most: int = 200
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0 or self.at_most < 1:
+            raise ValueError(f"expected a positive rate and at least one frame, got {self.rate} and {self.at_most}")
+
+    def __call__(self, shown: Segment) -> tuple[int, ...]:
+        return sample_by_clock(shown.segment, fps=shown.fps, rate=self.rate, at_most=self.at_most)
+
+
 def sample_frames(num_frames: int, num_samples: int) -> tuple[int, ...]:
     """Frame indices spread evenly over a whole clip, its first and last frame included.
 
@@ -98,3 +120,33 @@ def sample_at_rate(num_frames: int, *, fps: float, rate: float) -> tuple[int, ..
     ticks = (np.arange(num_frames) * (rate / fps)).astype(np.int64)
     _, taken = np.unique(ticks, return_index=True)
     return tuple(sorted({*taken.tolist(), num_frames - 1}))
+
+
+def sample_by_clock(segment: tuple[int, int], *, fps: float, rate: float, at_most: int) -> tuple[int, ...]:
+    """The frames of a segment with which a tick of the video's clock begins, and its first frame.
+
+    Unlike :func:`sample_at_rate` it counts ticks from the beginning of the video, not of the segment, and adds no last
+    frame.
+
+    Args:
+        segment: half-open, native frames.
+        fps: frames per second of the video.
+        rate: ticks per second; all frames where it is not below ``fps``.
+        at_most: frames; of more, as many are taken, spread evenly.
+
+    Returns:
+        Native indices, strictly increasing.
+
+    Raises:
+        ValueError: the segment is empty, or a rate is not positive.
+
+    Source: TubeDETR's sampling, its floating-point rounding included.
+    """
+    start, stop = segment
+    if not 0 <= start < stop or fps <= 0 or rate <= 0:
+        raise ValueError(f"expected at least one frame and positive rates, got frames {segment}, {fps} and {rate}")
+    ticks = (np.arange(start, stop) * (rate / fps)).astype(np.int64)
+    _, taken = np.unique(ticks, return_index=True)
+    if len(taken) > at_most:
+        taken = taken[np.arange(at_most) * len(taken) // at_most]
+    return tuple((start + taken).tolist())

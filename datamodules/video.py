@@ -25,7 +25,6 @@ __all__ = [
     "Timeline",
     "VideoDecodeError",
     "VideoInfo",
-    "check_video",
     "iter_frames",
     "probe",
     "read_frames",
@@ -99,15 +98,6 @@ def timeline(path: Path | str) -> Timeline:
     if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
         return Timeline(info, tuple(index / fps for index in range(len(times))), origin)
     return Timeline(info, tuple(time - origin for time in known), origin)
-
-
-def check_video(path: Path | str) -> VideoInfo:
-    """Decodes a whole video, strictly: meant to be run once on every file of a data set.
-
-    Raises:
-        VideoDecodeError, OSError: as :func:`probe`, whose count already takes all that there is to check.
-    """
-    return probe(path)
 
 
 def read_frames(

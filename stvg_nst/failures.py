@@ -60,6 +60,11 @@ _LIBRARY_WORDS = (
         "look whether its disk is full",
     ),
     (
+        r"gloo/|NCCL error|nccl(System|Remote)Error|clients joined|TCPStore|Connection (closed|reset) by peer",
+        "another process of this training is gone, or stands still",
+        "look above, or at its machine, for what it says; the same command with --ckpt_path last goes on",
+    ),
+    (
         r"No CUDA GPUs are available|no NVIDIA driver|devices? .*busy or unavailable|invalid device ordinal",
         "the device cannot be used",
         "choose another with --trainer.accelerator and --trainer.devices",

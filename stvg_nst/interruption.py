@@ -16,16 +16,18 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from stvg_nst.loop_position import is_finished, restart_validation
-from stvg_nst.stopping import INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
+from stvg_nst.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 
 _Handler = Callable[[int, FrameType | None], None]
+# What ends a fit behind the step that is at work: in words, and by which status.
+_ENDINGS = {signal.SIGTERM: ("terminated", TERMINATED), signal.SIGUSR1: ("told that its time is over", FOREWARNED)}
 GO_ON = "the same command with --ckpt_path last goes on from"
 _EARLY = "stopped before its end, by --trainer.max_time or by a callback,"
 
 
 @contextmanager
 def stopped_by_signals(go_on: str = GO_ON) -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM end what is within by a :class:`StoppedError`.
+    """Lets Ctrl-C, SIGTERM and SIGUSR1 end what is within by a :class:`StoppedError`.
 
     What is ignored stays ignored, as Ctrl-C is in a command that a script starts in the background.
 
@@ -35,7 +37,7 @@ def stopped_by_signals(go_on: str = GO_ON) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDINGS)}
     replaced = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in replaced:
         signal.signal(number, partial(_leave, go_on))
@@ -49,16 +51,17 @@ def stopped_by_signals(go_on: str = GO_ON) -> Iterator[None]:
 def _leave(go_on: str, number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         raise StoppedError(f"interrupted; {go_on} the last checkpoint", INTERRUPTED)
-    raise StoppedError("terminated", TERMINATED)
+    raise StoppedError(*_ENDINGS[signal.Signals(number)])
 
 
 class Interruption(Checkpoint):
-    """Ends a fit early so that it loses nothing: by SIGTERM, by ``--trainer.max_time``, or as another callback asks.
+    """Ends a fit early so that it loses nothing: by a signal, by ``--trainer.max_time``, or as another callback asks.
 
     It writes a checkpoint behind the step, or within the validation, that is at work, where several processes end the
     validation first. A fit that was asked for more steps never counts as finished. It must be the last callback.
 
-    Lightning's own handler of SIGTERM talks to the other processes from within the signal, and hangs there.
+    The signals are SIGTERM and SIGUSR1. Lightning's own handlers of both talk to the other processes from within the
+    signal, and hang there.
 
     Args:
         go_on: what goes on from a checkpoint, in words.
@@ -66,7 +69,7 @@ class Interruption(Checkpoint):
 
     def __init__(self, go_on: str = GO_ON) -> None:
         self._go_on = go_on
-        self._terminated = False
+        self._told: signal.Signals | None = None
         self._within_validation = False
 
     # --- signals ----------------------------------------------------------------------------------------------------
@@ -75,7 +78,8 @@ class Interruption(Checkpoint):
         self._on_evaluation_start(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._handle(trainer, signal.SIGTERM, self._note)
+        for number in _ENDINGS:
+            self._handle(trainer, number, self._note)
         self._handle(trainer, signal.SIGINT, self._leaver(trainer))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +90,7 @@ class Interruption(Checkpoint):
         self._on_evaluation_start(trainer)
 
     def _on_evaluation_start(self, trainer: Trainer) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (*_ENDINGS, signal.SIGINT):
             self._handle(trainer, number, self._leaver(trainer))
 
     def _handle(self, trainer: Trainer, number: signal.Signals, handler: _Handler) -> None:
@@ -95,7 +99,7 @@ class Interruption(Checkpoint):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._terminated = True
+        self._told = signal.Signals(number)
 
     def _leaver(self, trainer: Trainer) -> _Handler:
         def leave(number: int, frame: FrameType | None) -> None:
@@ -125,7 +129,7 @@ class Interruption(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         # Several processes need not have the same number of batches here, so that they cannot agree.
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.world_size == 1 and self._terminated:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.world_size == 1 and self._told:
             self._within_validation = True
             self._stop_if_asked(trainer)
 
@@ -143,15 +147,14 @@ class Interruption(Checkpoint):
             raise StoppedError(text, UNFINISHED)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        if is_finished(trainer) or not _in_any_process(trainer, self._terminated or trainer.should_stop):
+        if is_finished(trainer) or not _in_any_process(trainer, self._told is not None or trainer.should_stop):
             return
-        terminated = _in_any_process(trainer, self._terminated)
+        told = [ending for number, ending in _ENDINGS.items() if _in_any_process(trainer, self._told == number)]
         path = None if trainer.fast_dev_run else _place_of_last(trainer)  # type: ignore[attr-defined]
         if path is not None:
             trainer.save_checkpoint(path, weights_only=False)
-        why = "terminated" if terminated else _EARLY
+        why, status = told[0] if told else (_EARLY, UNFINISHED)
         on = f"{self._go_on} '{path}'" if path else "no checkpoint was written, for none is configured"
-        status = TERMINATED if terminated else UNFINISHED
         raise StoppedError(f"{why} after {trainer.global_step} steps; {on}", status)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ class GroundingModule(SampleMeanModule):
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
         adapter: a trained adapter of the same tuner (.safetensors, or ``hub:user/name``), to test it.
-        loss: the grounding objective.
+        loss: the grounding objective; by default the one that the grounder was trained by.
         optimizer: of the trainable parameters.
         learning_rates: of parameters by shell-style patterns of their names in the grounder, the first that matches;
             all others have the optimiser's.
@@ -84,7 +84,8 @@ class GroundingModule(SampleMeanModule):
             are computed once a run, as far as 2 GiB of memory hold them.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, the grounder is not made for this
+            ``inference``, or a number is out of range.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class GroundingModule(SampleMeanModule):
             grounder.keep_encodings(EncodingStore(encodings, modules_fingerprint(grounder.fusion())))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
-        self.loss = loss or GroundingLoss()
+        self.loss = loss or grounder.objective()
         self.make_optimizer = optimizer
         self.learning_rates = learning_rates or {}
         self.schedule = schedule or CosineSchedule(warmup_steps)
@@ -134,6 +135,7 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
+        grounder.require_inference(inference)
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)
@@ -212,7 +214,9 @@ class GroundingModule(SampleMeanModule):
     def on_train_batch_start(self, batch: Sized, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
         # Lightning's checkpoints do not hold the generators: a resumed fit would draw its first epoch's dropout again.
-        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, batch_idx, self.global_rank))
+        # The same batch draws the same dropout whichever process it is dealt to: batches are dealt in turn.
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(derive_seed("dropout", self._fit_seed, self.current_epoch, place, 0))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The objective of a batch, a scalar.

@@ -82,3 +82,35 @@ class CGSTVGSchedule(Schedule):
             return max(0, total_steps - step) / (total_steps - warmup)
         epoch = step // max(1, round(total_steps / self.epochs))
         return 0.1 ** sum(drop <= epoch for drop in self.drops)
+
+
+class TubeDETRSchedule(Schedule):
+    """The original's: some groups rise and fall linearly, the others drop to a tenth every so many epochs.
+
+    The rates of a step follow from the number of the step before it, because the original sets them after each step. So
+    the first step runs at the full rates, and in the second the linear groups stand still.
+
+    Args:
+        epochs: of the whole training; with ``drop_every`` it says after which steps the rates drop.
+        drop_every: so many epochs.
+        linear: patterns of the groups that rise and fall linearly instead.
+
+    Source: TubeDETR (Yang et al., CVPR 2022), whose default is to drop after 10 epochs, and again after each 10 more.
+    """
+
+    def __init__(self, epochs: int, *, drop_every: int = 10, linear: Sequence[str] = ()) -> None:
+        self.epochs = epochs
+        self.drop_every = drop_every
+        self.groups = linear
+
+    def factor(self, group: str, step: int, total_steps: int) -> float:
+        if step == 0:
+            return 1.0
+        before = step - 1
+        warmup = round(_WARM_UP * total_steps)
+        if group not in self.groups:
+            epoch = before // max(1, round(total_steps / self.epochs))
+            return 0.1 ** (epoch // self.drop_every)
+        if before < warmup:
+            return before / warmup
+        return max(0, total_steps - before) / (total_steps - warmup)

@@ -11,6 +11,9 @@ INTERRUPTED = 130
 TERMINATED = 143
 """Exit status after SIGTERM, 128 + SIGTERM."""
 
+FOREWARNED = 138
+"""Exit status after SIGUSR1, 128 + SIGUSR1, by which a batch system says ahead that a job's time is over."""
+
 
 class StoppedError(SystemExit):
     """A command that ends before its work is done: no fault, so that no traceback is shown.

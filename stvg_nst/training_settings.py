@@ -16,7 +16,7 @@ _WITHOUT_EFFECT = {
     "model": {"adapter", "baseline", "encodings", "inference", "lambda_hq"},
     "model.tuner.init_args": {"spaces"},
     "data.init_args": {
-        *("root", "manifest", "num_workers", "val_clips", "test_clips", "validation_half", "confirmation"),
+        *("root", "manifest", "num_workers", "finish_on", "val_clips", "test_clips", "validation_half", "confirmation"),
     },
     "trainer": {
         *("accelerator", "strategy", "devices", "num_nodes", "plugins", "fast_dev_run", "max_time"),
@@ -54,7 +54,8 @@ def training_settings(config: Mapping[str, Any], trainer: Trainer) -> dict[str, 
     settings["trainer"].pop("accumulate_grad_batches")
     for callback in training_callbacks(config["trainer"]["callbacks"] or ()):
         settings["trainer"][callback["class_path"]] = callback.get("init_args", {})
-    settings[_BATCH] = clips_of_a_batch(config, trainer) * config["trainer"]["accumulate_grad_batches"]
+    # By now an effective batch has set how many batches the trainer gathers.
+    settings[_BATCH] = clips_of_a_batch(config, trainer) * trainer.accumulate_grad_batches
     settings["training clips"] = trainer.datamodule.training_fingerprint()  # type: ignore[attr-defined]
     return settings
 
@@ -77,6 +78,8 @@ def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 def _with_effect(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     kept = {}
     for key, value in config.items():
+        if key == "effective_batch" and value is None:  # as in a configuration from before there was one
+            continue
         if key in _WITHOUT_EFFECT.get(name, ()) or (name == "data.init_args" and key.startswith("eval")):
             continue
         kept[key] = _with_effect(value, f"{name}.{key}".lstrip(".")) if isinstance(value, Mapping) else value

@@ -102,23 +102,30 @@ class BackboneFeatures:
 
     Args:
         appearance: (B, T, C_a, h, w), from the image encoder, frame by frame.
-        motion: (B, T, C_m, h, w), from the video encoder.
+        motion: (B, T, C_m, h, w), from the video encoder; ``None`` where the model has none.
         cell_mask: (B, h, w) bool, True on cells that belong to the clip and not to the batch's padding.
     """
 
     appearance: Tensor
-    motion: Tensor
+    motion: Tensor | None
     cell_mask: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Appearance, and motion where there is one."""
+        return (self.appearance,) if self.motion is None else (self.appearance, self.motion)
+
+    @classmethod
+    def of(cls, appearance: Tensor, motion: Tensor | None = None, *, cell_mask: Tensor) -> BackboneFeatures:
+        """From :attr:`maps`."""
+        return cls(appearance, motion, cell_mask)
 
     def unpadded(self, index: int, length: int) -> BackboneFeatures:
         """One clip of ``length`` frames, as if it were alone: B = 1 and no padding."""
         rows, columns = int(self.cell_mask[index, :, 0].sum()), int(self.cell_mask[index, 0].sum())
         clip = slice(index, index + 1)
-        return BackboneFeatures(
-            self.appearance[clip, :length, :, :rows, :columns],
-            self.motion[clip, :length, :, :rows, :columns],
-            self.cell_mask[clip, :rows, :columns],
-        )
+        maps = (maps[clip, :length, :, :rows, :columns] for maps in self.maps)
+        return BackboneFeatures.of(*maps, cell_mask=self.cell_mask[clip, :rows, :columns])
 
     def replaced(self, clips: Tensor, others: BackboneFeatures) -> BackboneFeatures:
         """These features with some clips' replaced by other features of the same clips.
@@ -136,20 +143,21 @@ class BackboneFeatures:
             ]
             return ours.index_copy(0, clips, F.pad(theirs, padding))
 
-        return BackboneFeatures(
-            put(self.appearance, others.appearance),
-            put(self.motion, others.motion),
-            put(self.cell_mask, others.cell_mask),
-        )
+        maps = (put(ours, theirs) for ours, theirs in zip(self.maps, others.maps, strict=True))
+        return BackboneFeatures.of(*maps, cell_mask=put(self.cell_mask, others.cell_mask))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> BackboneFeatures:
+        """With something done to each tensor."""
+        return BackboneFeatures.of(*map(change, self.maps), cell_mask=change(self.cell_mask))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def share_memory_(self) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).share_memory_() for f in fields(self)))
+        return self.changed(lambda tensor: tensor.share_memory_())
 
     def pin_memory(self) -> BackboneFeatures:
-        return BackboneFeatures(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return self.changed(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ class QualityClip:
     """A clip of which nothing is known but its quality; exactly one of ``frames`` and ``features`` is set.
 
     Args:
-        frames: (T, 3, H, W) float32, normalised.
+        frames: (T, 3, H, W) float32, normalised; or uint8, to be finished on the device.
         features: cached backbone features, with B = 1.
         quality: HQ or LQ.
     """
@@ -212,7 +220,7 @@ class Clip:
 
     Args:
         info: everything but tensors.
-        frames: (T, 3, H, W) float32, normalised.
+        frames: (T, 3, H, W) float32, normalised; or uint8, to be finished on the device.
         features: cached backbone features of those frames, with B = 1.
         boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside, and where
             no box counts.
@@ -247,21 +255,47 @@ class Clip:
             )
 
 
+def with_box(boxes: Tensor, inside: Tensor) -> Tensor:
+    """(..., T) bool: frames whose true box teaches, which lie inside the target and have a box with an area.
+
+    Args:
+        boxes: (..., T, 4) cxcywh.
+        inside: (..., T) bool.
+    """
+    return inside & (boxes[..., 2:] > 0).all(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """What all batches of an optimiser step hold, in all processes.
+
+    Args:
+        clips: their number.
+        boxes: true boxes that teach, by :func:`with_box`.
+    """
+
+    clips: int
+    boxes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clips of possibly different lengths and sizes, padded at the end of time and at the right and bottom.
 
     Args:
         clips: what is known of each clip besides tensors.
-        frames: (B, T, 3, H, W) float32, or ``None`` where features come from a cache.
+        frames: (B, T, 3, H, W) float32, normalised, or ``None`` where features come from a cache. On the way to a
+            device they may be uint8, at the size of the video; the data module then finishes them there.
         features: cached backbone features, or ``None``.
         frame_mask: (B, T) bool, True on real frames.
-        frame_sizes: (H, W) of each clip in network pixels before padding; empty with cached features.
+        frame_sizes: (H, W) of each clip's frames before padding; empty with cached features.
         boxes: (B, T, 4) float32, cxcywh in units of the frame; zeros outside the target and on padding.
         inside: (B, T) bool.
         qualities: (B,) int64, values of :class:`Quality`.
         twins: the low-quality clips in high quality, in their order, where that is asked for and there are any.
         extra: further clips, for their quality alone, where that is asked for.
+        step: of the optimiser step that this batch is one of several of; ``None`` where it is the whole step, or where
+            nobody has counted.
     """
 
     clips: tuple[ClipInfo, ...]
@@ -274,6 +308,7 @@ class Batch:
     qualities: Tensor
     twins: Batch | None = None
     extra: QualityBatch | None = None
+    step: StepTotals | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -362,22 +397,38 @@ class FusedTokens:
     mask: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroundingOutput:
     """The network's answer after each of its S decoder stages; the last stage is the prediction.
 
+    Every grounder says boxes and where the tube starts and ends. What it does not say besides is ``None``.
+
     Args:
         boxes: (S, B, T, 4), cxcywh in units of the frame, in [0, 1].
-        confidence: (S, B, T), in (0, 2): the sum of an appearance and a motion score of the box.
         start_end: (S, B, T, 2), logits of each frame being the first, and the last, of the tube.
-        actioness: (S, B, T), logits of each frame lying inside the tube.
         frame_mask: (B, T) bool, True on real frames.
-        fused: the tokens that the decoders were given, where the model says them.
+        confidence: (S, B, T), in (0, 2): the sum of an appearance and a motion score of the box.
+        actioness: (S, B, T), logits of each frame lying inside the tube.
+        time_attention: (S, B, T, T), how much each frame's query (third axis) looks at each other frame's; a mean over
+            heads, after dropout.
+        fused: the tokens that the decoders were given.
     """
 
     boxes: Tensor
-    confidence: Tensor
     start_end: Tensor
-    actioness: Tensor
     frame_mask: Tensor
+    confidence: Tensor | None = None
+    actioness: Tensor | None = None
+    time_attention: Tensor | None = None
     fused: FusedTokens | None = None
+
+    @property
+    def answers(self) -> dict[str, Tensor]:
+        """What is said of each frame, by name: boxes, start and end, and what else the model says."""
+        named = {
+            "boxes": self.boxes,
+            "confidence": self.confidence,
+            "start_end": self.start_end,
+            "actioness": self.actioness,
+        }
+        return {name: value for name, value in named.items() if value is not None}

@@ -6,12 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.annotated.fields import AnnotationError, Fields, read_json, shown
 from stvg_nst.types import SentenceType
+
+Convention = Literal["annotated", "tubedetr"]
+"""Whose idea of an annotation file's numbers and sentences: its authors', or that of TubeDETR's published code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,27 @@ def read_json(path: Path) -> Document:
         OSError: it cannot be read.
         AnnotationError: it is no UTF-8 or no JSON.
     """
+    return parse_json(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8; raises as :func:`read_json`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no annotation file '{path}'; docs/data.md says what belongs there"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(path, "", "", "UTF-8 text", f"byte {error.object[error.start]:#x}") from error
+
+
+def parse_json(text: str, path: Path, item: str = "") -> Document:
+    """The JSON of a file, or of an item of it.
+
+    Raises:
+        AnnotationError: it is no JSON.
+    """
     duplicates: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,21 +101,16 @@ def read_json(path: Path) -> Document:
         return value
 
     def refuse(constant: str) -> NoReturn:
-        raise AnnotationError(path, "", "", "standard JSON with finite numbers", constant)
+        raise AnnotationError(path, item, "", "standard JSON with finite numbers", constant)
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique, parse_constant=refuse)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"there is no annotation file '{path}'; docs/data.md says what belongs there"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise AnnotationError(path, "", "", "UTF-8 text", f"byte {error.object[error.start]:#x}") from error
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        place = f"{error.msg} in line {error.lineno}, column {error.colno}"
-        raise AnnotationError(path, "", "", "JSON; a cut download ends so", place) from error
+        line = f"line {error.lineno}, " * (not item)  # an item is a line
+        place = f"{error.msg} in {line}column {error.colno}"
+        raise AnnotationError(path, item, "", "JSON; a cut download ends so", place) from error
     except RecursionError as error:
-        raise AnnotationError(path, "", "", "JSON of a few levels", "hundreds of levels") from error
+        raise AnnotationError(path, item, "", "JSON of a few levels", "hundreds of levels") from error
     return Document(value, tuple(duplicates))
 
 
@@ -138,6 +154,13 @@ class Fields:
         value = self._value(name)
         if type(value) not in (int, float) or not 0 < value <= _LARGEST or not math.isfinite(value):
             raise self.error(name, "a positive number", shown(value))
+        return float(value)
+
+    def number(self, name: str) -> float:
+        """A finite number that is not negative."""
+        value = self._value(name)
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:
+            raise self.error(name, "a number that is not negative", shown(value))
         return float(value)
 
     def string(self, name: str) -> str:

@@ -24,6 +24,7 @@ class VideoEntry:
         num_bytes, mtime_ns: size and time of change of the file.
         sha256: of its bytes.
         num_frames, fps, size: of its stream, the size as (H, W).
+        times: of its frames, in seconds after the first; only for data sets that annotate in seconds.
         verdict: ``sound``, or what is wrong; it begins with ``too short`` where that is a lack of frames alone.
     """
 
@@ -34,6 +35,7 @@ class VideoEntry:
     num_frames: int | None = None
     fps: float | None = None
     size: tuple[int, int] | None = None
+    times: tuple[float, ...] | None = None
     verdict: str = SOUND
 
     @property
@@ -56,7 +58,11 @@ def manifest_file(root: Path, name: str) -> Path:
 
 def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> None:
     """Writes the manifest whole or not at all."""
-    content = {"schema": _SCHEMA, "dataset": name, "videos": {video: asdict(videos[video]) for video in sorted(videos)}}
+    entries = {video: asdict(videos[video]) for video in sorted(videos)}
+    for entry in entries.values():
+        if entry["times"] is None:
+            del entry["times"]
+    content = {"schema": _SCHEMA, "dataset": name, "videos": entries}
     write_whole(file, json.dumps(content, indent=1) + "\n")
 
 
@@ -90,6 +96,12 @@ def _entry(fields: Fields) -> VideoEntry:
         if len(sides) != 2 or not all(type(side) is int for side in sides):
             raise fields.error("size", "[height, width]", shown(sides))
         size = (sides[0], sides[1])
+    times = None
+    if given("times"):
+        listed = fields.sequence("times")
+        if not all(type(time) in (int, float) for time in listed):
+            raise fields.error("times", "a list of seconds", shown(listed))
+        times = tuple(map(float, listed))
     return VideoEntry(
         path=fields.string("path"),
         num_bytes=fields.integer("num_bytes", at_most=2**63) if given("num_bytes") else None,
@@ -98,5 +110,6 @@ def _entry(fields: Fields) -> VideoEntry:
         num_frames=fields.integer("num_frames") if given("num_frames") else None,
         fps=fields.positive("fps") if given("fps") else None,
         size=size,
+        times=times,
         verdict=fields.string("verdict"),
     )

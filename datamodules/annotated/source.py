@@ -12,6 +12,7 @@ from typing import Literal
 
 from datamodules.annotated.annotation import Annotation, Reading
 from datamodules.annotated.fields import AnnotationError
+from datamodules.annotated.manifest import VideoEntry
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
@@ -28,7 +29,7 @@ class AnnotatedSource(ABC):
 
     Attributes:
         name: of the data set.
-        official_counts: declarative and interrogative sentences of each split, as published.
+        official_counts: declarative and interrogative sentences of each published split.
     """
 
     name: str
@@ -38,10 +39,11 @@ class AnnotatedSource(ABC):
         self.root = Path(root)
         self._readings: dict[OfficialSplit, Reading] = {}
         self._videos: NamedFiles | None = None
+        self._known_videos: Mapping[str, VideoEntry] = {}
 
     @property
     def splits(self) -> tuple[OfficialSplit, ...]:
-        """The splits that are published with their answers."""
+        """The splits that have their answers."""
         return tuple(self.official_counts)
 
     def annotation_file(self, split: OfficialSplit) -> Path:
@@ -50,7 +52,7 @@ class AnnotatedSource(ABC):
         Raises:
             ValueError: the data set has no such split.
         """
-        if split not in self.official_counts:
+        if split not in self.splits:
             raise ValueError(f"{self.name} has the splits {', '.join(self.splits)}, got '{split}'")
         files = self._annotation_files(split)
         return next((file for file in files if file.is_file()), files[0])
@@ -63,16 +65,26 @@ class AnnotatedSource(ABC):
             AnnotationError: it is damaged as a whole. Faults of single items are returned.
         """
         if split not in self._readings:
-            self._readings[split] = _with_unique_items(self._read(self.annotation_file(split)))
+            self._readings[split] = _with_unique_items(self._read(self.annotation_file(split), split))
         return self._readings[split]
 
     def count_mismatch(self, split: OfficialSplit) -> str:
         """How the numbers of sentences differ from the published ones, empty where they do not."""
+        if split not in self.official_counts:
+            return ""
         reading, expected = self.read(split), self.official_counts[split]
         got = sentence_counts(reading.annotations)
         if sum(got) + reading.lost == sum(expected) and (reading.lost > 0 or got == expected):
             return ""
         return f"has {_counted(got, reading.lost)}, the published {split} split {_counted(expected)}"
+
+    def videos_to_know(self) -> tuple[str, ...]:
+        """Videos whose lengths and sizes the annotations leave to the files, so that :meth:`learn` comes first."""
+        return ()
+
+    def learn(self, videos: Mapping[str, VideoEntry]) -> None:
+        """Takes note of what is known of videos, as a data set with :meth:`videos_to_know` needs it."""
+        self._known_videos = videos
 
     def video_file(self, name: str) -> Path:
         """The file of a video, wherever it lies below the video folders; where there is none, where it should be."""
@@ -103,7 +115,7 @@ class AnnotatedSource(ABC):
         """In the order of preference."""
 
     @abstractmethod
-    def _read(self, file: Path) -> Reading: ...
+    def _read(self, file: Path, split: OfficialSplit) -> Reading: ...
 
     @abstractmethod
     def _video_folders(self) -> Sequence[Path]: ...

@@ -21,7 +21,7 @@ from datamodules.annotated.manifest import (
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.annotated.touched import Survey, fit_annotations
 from datamodules.isolation import Failure, IsolatedCalls
-from datamodules.video import DamagedFrameError, VideoDecodeError, check_video
+from datamodules.video import DamagedFrameError, VideoDecodeError, timeline
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -49,17 +49,19 @@ class VideoTask:
         name: that annotations have for it.
         file: its file.
         path: the same, relative to the data set's folder.
-        size: (H, W) of its frames.
+        size: (H, W) of its frames, ``None`` where any will do.
         num_frames: frames that it must have.
         annotated_frames: frames that the annotations say it has, ``None`` where they do not say.
+        with_times: whether the time of each frame must be known.
     """
 
     name: str
     file: Path
     path: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     num_frames: int
     annotated_frames: int | None
+    with_times: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,37 +111,86 @@ def verify(
     Raises:
         AnnotationError: the manifest is damaged or of another data set.
     """
+    looked = _Look(source, manifest, workers, time_limit, progress)
+    # Where the annotations say neither the length nor the size of a video, the videos come first.
+    if videos := source.videos_to_know():
+        looked.at([_any_video(source, video) for video in videos])
+        source.learn(looked.entries)
     annotations, faults = _read_annotations(source, splits, expect_official_counts)
     tasks, contradictions = _video_tasks(source, annotations)
     faults += contradictions
+    looked.at(tasks)
+    for task in tasks:
+        faults += _video_faults(looked.entries[task.name], task)
+    touched = Survey.of(annotations, frames_in_files(looked.entries)).lines()
+    return Verification(tuple(faults), len(annotations), len(looked.videos), looked.num_checked, touched)
 
-    known = read_manifest(manifest, source.name) if manifest.is_file() else {}
-    entries = {**known}
-    to_check = []
-    for task in tasks:
-        entry = known.get(task.name)
-        if entry is not None and entry.num_frames is not None and entry.path == task.path and entry.is_of(task.file):
-            entries[task.name] = _judged(entry, task)
-        else:
-            to_check.append(task)
-    done, saved = len(tasks) - len(to_check), time.monotonic()
-    progress(done, len(tasks))
-    calls = IsolatedCalls(check_file, workers=workers, time_limit=time_limit)
-    try:
-        for index, outcome in calls(to_check):
-            task = to_check[index]
-            entries[task.name] = _failed(task, outcome) if isinstance(outcome, Failure) else outcome
-            done += 1
-            progress(done, len(tasks))
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                write_manifest(manifest, source.name, entries)
-                saved = time.monotonic()
-    finally:
-        write_manifest(manifest, source.name, entries)
-    for task in tasks:
-        faults += _video_faults(entries[task.name], task)
-    touched = Survey.of(annotations, frames_in_files(entries)).lines()
-    return Verification(tuple(faults), len(annotations), len(tasks), len(to_check), touched)
+
+class _Look:
+    """Looks at videos, and keeps the manifest of what it finds.
+
+    Args:
+        source, manifest, workers, time_limit, progress: as of :func:`verify`.
+
+    Attributes:
+        entries: of all videos that are known, by name.
+        videos: that were asked for.
+        num_checked: of these, how many were decoded.
+    """
+
+    def __init__(
+        self,
+        source: AnnotatedSource,
+        manifest: Path,
+        workers: int,
+        time_limit: float,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._name, self._manifest, self._progress = source.name, manifest, progress
+        self._calls = IsolatedCalls(check_file, workers=workers, time_limit=time_limit)
+        self.entries = read_manifest(manifest, source.name) if manifest.is_file() else {}
+        self.videos: set[str] = set()
+        self.num_checked = 0
+
+    def at(self, tasks: Sequence[VideoTask]) -> None:
+        """Decodes those that are not known yet, or have changed, and judges all of them."""
+        to_check = []
+        for task in tasks:
+            if self._is_known(task):
+                self.entries[task.name] = _judged(self.entries[task.name], task)
+            else:
+                to_check.append(task)
+        done, saved = len(tasks) - len(to_check), time.monotonic()
+        self._progress(done, len(tasks))
+        try:
+            for index, outcome in self._calls(to_check):
+                task = to_check[index]
+                self.entries[task.name] = _failed(task, outcome) if isinstance(outcome, Failure) else outcome
+                done += 1
+                self._progress(done, len(tasks))
+                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    write_manifest(self._manifest, self._name, self.entries)
+                    saved = time.monotonic()
+        finally:
+            write_manifest(self._manifest, self._name, self.entries)
+        self.videos |= {task.name for task in tasks}
+        self.num_checked += len(to_check)
+
+    def _is_known(self, task: VideoTask) -> bool:
+        entry = self.entries.get(task.name)
+        return (
+            entry is not None
+            and entry.num_frames is not None
+            and entry.path == task.path
+            and entry.is_of(task.file)
+            and not (task.with_times and entry.times is None)
+        )
+
+
+def _any_video(source: AnnotatedSource, video: str) -> VideoTask:
+    """To learn what a video is; nothing is asked of it but that it decodes."""
+    file = source.video_file(video)
+    return VideoTask(video, file, str(file.relative_to(source.root)), None, 0, None, with_times=True)
 
 
 def check_file(task: VideoTask) -> VideoEntry:
@@ -151,18 +202,19 @@ def check_file(task: VideoTask) -> VideoEntry:
     try:
         with open(task.file, "rb") as stream:
             entry = replace(entry, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
-        info = check_video(task.file)
+        line = timeline(task.file)
     except DamagedFrameError as error:
         return replace(entry, verdict=f"damaged: {_cause(error)}")
     except (VideoDecodeError, OSError) as error:
         return replace(entry, verdict=f"unreadable: {_cause(error)}")
-    return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size), task)
+    info, times = line.info, tuple(round(t, 6) for t in line.times) if task.with_times else None
+    return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size, times=times), task)
 
 
 def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
     """An entry of a video that decodes, compared with what is needed of it."""
     assert entry.num_frames is not None
-    if entry.size != task.size:
+    if task.size is not None and entry.size != task.size:
         verdict = f"wrong size: {entry.size} (H, W), but the annotations were made for {task.size}"
     elif entry.num_frames < task.num_frames:
         verdict = f"{TOO_SHORT}: {entry.num_frames} frames, but {task.num_frames} are needed"

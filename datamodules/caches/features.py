@@ -56,9 +56,9 @@ class FeatureWriter(ArrayWriter):
     def __init__(self, folder: Path, provenance: Mapping[str, Any], backbones: str, origin: PixelOrigin) -> None:
         super().__init__(_FEATURES, folder, provenance, backbones=backbones, origin=asdict(origin))
 
-    def add_features(self, version: ClipVersion, appearance: Tensor, motion: Tensor) -> None:
-        """Appends (T, C_a, h, w) and (T, C_m, h, w), and notes what they are of."""
-        arrays = [x.detach().to("cpu", torch.float16).numpy() for x in (appearance, motion)]
+    def add_features(self, version: ClipVersion, *maps: Tensor) -> None:
+        """Appends (T, C_a, h, w), and (T, C_m, h, w) where there is a video encoder, and notes what they are of."""
+        arrays = [x.detach().to("cpu", torch.float16).numpy() for x in maps]
         clip = version.clip
         self.add(version.key, arrays, frame_ids=clip.frame_ids, size=clip.size, video_bytes=version.video_bytes)
 
@@ -91,14 +91,12 @@ def write_features(
         features = encode(batch)
         for row, info in enumerate(batch.clips):
             length = len(info.frame_ids)
-            rows, columns = features.cell_mask[row, :, 0].sum(), features.cell_mask[row, 0].sum()
-            appearance = features.appearance[row, :length, :, :rows, :columns]
-            motion = features.motion[row, :length, :, :rows, :columns]
+            maps = [x[0] for x in features.unpadded(row, length).maps]
             if not num_bytes:
-                cells = appearance.numel() + motion.numel()
+                cells = sum(x.numel() for x in maps)
                 num_bytes = len(versions) * np.dtype(_FEATURES.dtype).itemsize * cells
                 check_room(num_bytes, folder)
-            writer.add_features(versions[len(writer)], appearance, motion)
+            writer.add_features(versions[len(writer)], *maps)
             progress(len(writer), len(versions), num_bytes)
 
 
@@ -170,5 +168,5 @@ class FeatureCache:
         Raises:
             CacheError: the key is absent, or its bytes do not match their checksum.
         """
-        appearance, motion = (torch.from_numpy(x.astype(np.float32))[None] for x in self._arrays.read(key))
-        return BackboneFeatures(appearance, motion, torch.ones(1, *appearance.shape[-2:], dtype=torch.bool))
+        maps = [torch.from_numpy(x.astype(np.float32))[None] for x in self._arrays.read(key)]
+        return BackboneFeatures.of(*maps, cell_mask=torch.ones(1, *maps[0].shape[-2:], dtype=torch.bool))

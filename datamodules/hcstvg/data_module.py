@@ -30,7 +30,7 @@ class HCSTVG(AnnotatedVideos):
     """``v1`` or ``v2``."""
 
     frame_rate: float = 3.2
-    """frames sampled a second, in training."""
+    """frames sampled a second, in training, where there is no ``sampling``."""
 
     eval_frame_rate: float = 3.2
     """and in validation and test."""
@@ -42,10 +42,10 @@ class HCSTVG(AnnotatedVideos):
         self.frame_rates = {"train": self.frame_rate, "val": self.eval_frame_rate, "test": self.eval_frame_rate}
 
     def annotated_source(self) -> AnnotatedSource:
-        return HCSTVGSource(self.root, self.version)
+        return HCSTVGSource(self.root, self.version, self.convention)
 
     def frame_choice(self, split: Split) -> FrameChoice:
-        return FramesAtRate(self.frame_rates[split])
+        return self.sampling or FramesAtRate(self.frame_rates[split])
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "frame_rates": dict(self.frame_rates)}

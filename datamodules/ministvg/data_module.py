@@ -43,7 +43,6 @@ class MiniSTVG(STVGDataModule):
 
     renders_videos = True
     splits = ("train", "val", "test", "confirm")
-    clip_seconds = NUM_FRAMES / FPS
 
     root: Path = Path("data")
     """folder that holds, or will hold, the rendered clips."""
@@ -124,6 +123,10 @@ class MiniSTVG(STVGDataModule):
 
     def frame_choice(self, split: Split) -> FrameChoice:
         return EvenFrames(self.num_frames)
+
+    @property
+    def clip_seconds(self) -> float:
+        return NUM_FRAMES / FPS
 
     def resize(self) -> Resize:
         """Leaves its own clips as they are, and brings any other video to their height."""

@@ -17,8 +17,6 @@ from datamodules.vidstg.source import VidSTGSource
 class VidSTG(AnnotatedVideos):
     """Objects of 80 kinds in home videos: segments of untrimmed videos, declarative and interrogative sentences."""
 
-    clip_seconds = 90.0  # of the 3,996 segments of the validation set 99 in 100 are no longer
-
     root: Path = Path("data/vidstg")
 
     _: KW_ONLY
@@ -31,7 +29,7 @@ class VidSTG(AnnotatedVideos):
     """share of the training set's videos that ``val`` gets."""
 
     num_frames: int = 64
-    """frames sampled of a segment, in training."""
+    """frames sampled of a segment, in training, where there is no ``sampling``."""
 
     eval_num_frames: int = 64
     """and in validation and test."""
@@ -52,11 +50,15 @@ class VidSTG(AnnotatedVideos):
             "test": self.eval_num_frames,
         }
 
+    @property
+    def clip_seconds(self) -> float:
+        return 90.0  # of the 3,996 segments of the validation set 99 in 100 are no longer
+
     def annotated_source(self) -> AnnotatedSource:
-        return VidSTGSource(self.root)
+        return VidSTGSource(self.root, self.convention)
 
     def frame_choice(self, split: Split) -> FrameChoice:
-        return EvenFrames(self.num_frames_of[split])
+        return self.sampling or EvenFrames(self.num_frames_of[split])
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "num_frames": dict(self.num_frames_of)}

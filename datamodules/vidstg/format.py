@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from operator import itemgetter
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotated.annotation import Annotation, Place, Reading, read_one_per_item
+from datamodules.annotated.annotation import Annotation, Convention, Place, Reading, read_one_per_item
 from datamodules.annotated.fields import AnnotationError, Fields, are_integers, box_array, read_json, shown
 from stvg_nst.types import SentenceType
 
@@ -56,10 +57,15 @@ class Trajectories:
             return None
 
 
-def read_sentences(file: Path) -> Reading:
+def read_sentences(file: Path, convention: Convention = "annotated") -> Reading:
     """Reads ``sent_annos``: a list of relations, each with captions and questions. Boxes are in other files.
 
     Sentences are numbered through the file, which is what the merged form calls their ``id``.
+
+    Args:
+        file: the file.
+        convention: TubeDETR takes the end of a segment for one past it, so that its last frame is not shown, and leaves
+            the sentences as they are written.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,24 +80,28 @@ def read_sentences(file: Path) -> Reading:
         try:
             fields = Fields.of(file, str(index), value)
             unknown.update(fields.unknown(_ITEM_FIELDS))
-            annotations += parse_item(fields, numbers)
+            annotations += parse_item(fields, numbers, convention)
         except AnnotationError as error:
             errors.append(error)
             lost += _num_sentences(value)
     return Reading(file, tuple(annotations), tuple(errors), lost, document.duplicates, unknown)
 
 
-def read_merged(file: Path) -> Reading:
+def read_merged(file: Path, convention: Convention = "annotated") -> Reading:
     """Reads ``vstg_annos``: an object of sentences by number, each with the boxes of its target.
+
+    Args:
+        file: the file.
+        convention: as in :func:`read_sentences`.
 
     Raises:
         FileNotFoundError: there is no such file.
         AnnotationError: it is no such object. Faults of single items are returned.
     """
-    return read_one_per_item(file, "sentence", _MERGED_FIELDS, parse_merged)
+    return read_one_per_item(file, "sentence", _MERGED_FIELDS, partial(parse_merged, convention=convention))
 
 
-def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
+def parse_item(fields: Fields, numbers: Iterator[int], convention: Convention) -> list[Annotation]:
     """The sentences of one relation.
 
     ``used_segment`` counts its last frame in. ``temporal_gt`` does not, as in VidOR, whose ids end one past: in the
@@ -100,14 +110,16 @@ def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
     Args:
         fields: of the item.
         numbers: numbers of the sentences; as many are taken as the item has sentences, faulty or not.
+        convention: as in :func:`read_sentences`.
 
     Raises:
         AnnotationError: a field is missing or wrong, or the tube lies outside the segment or ends behind the video.
     """
     taken = {name: [next(numbers) for _ in _list_or_none(fields.values.get(name))] for name in _LISTS}
     num_frames = fields.integer("frame_count", at_least=1)
-    segment = _segment(fields)
-    start, stop = _span(fields, "temporal_gt", segment, num_frames)
+    segment = _segment(fields, convention)
+    shown_part = _shown(segment, convention)
+    start, stop = _span(fields, "temporal_gt", shown_part, num_frames)
     video, size, fps = fields.file_name("vid"), _size(fields), fields.positive("fps")
     known = {entry.integer("tid") for entry in fields.objects("subject/objects")}
     found = []
@@ -121,11 +133,11 @@ def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
                     item_id=f"{video}/{number}",
                     clip_id=_clip_id(video, segment),
                     video=video,
-                    query=_query(sentence),
+                    query=_query(sentence, convention),
                     sentence_type=sentence_type,
                     start=start,
                     stop=stop,
-                    segment=segment,
+                    segment=shown_part,
                     num_frames=num_frames,
                     fps=fps,
                     size=size,
@@ -139,7 +151,7 @@ def parse_item(fields: Fields, numbers: Iterator[int]) -> list[Annotation]:
     return found
 
 
-def parse_merged(fields: Fields) -> Annotation:
+def parse_merged(fields: Fields, convention: Convention) -> Annotation:
     """One sentence with its boxes.
 
     The file does not say how long the video is, only how long the segment.
@@ -147,9 +159,10 @@ def parse_merged(fields: Fields) -> Annotation:
     Raises:
         AnnotationError: a field is missing or wrong, the tube lies outside the segment, or boxes are missing.
     """
-    segment = _segment(fields)
+    segment = _segment(fields, convention)
+    shown_part = _shown(segment, convention)
     fields.integer("frame_count", at_least=segment[1] - segment[0], at_most=segment[1] - segment[0])
-    start, stop = _span(fields, "ori_temp_gt", segment)
+    start, stop = _span(fields, "ori_temp_gt", shown_part)
     video = fields.file_name("vid")
     kind = fields.text("qtype")
     if kind not in _TYPES:
@@ -162,11 +175,11 @@ def parse_merged(fields: Fields) -> Annotation:
         item_id=f"{video}/{fields.integer('id')}",
         clip_id=_clip_id(video, segment),
         video=video,
-        query=_query(fields.fields("sentence")),
+        query=_query(fields.fields("sentence"), convention),
         sentence_type=_TYPES[kind],
         start=start,
         stop=stop,
-        segment=segment,
+        segment=shown_part,
         num_frames=None,
         fps=fields.positive("fps"),
         size=_size(fields),
@@ -213,8 +226,10 @@ def clean_sentence(text: str) -> str:
     return " ".join(word for word in re.split(r"\W+", text.strip().lower()) if re.search("[a-z]", word))
 
 
-def _query(sentence: Fields) -> str:
+def _query(sentence: Fields, convention: Convention) -> str:
     text = sentence.sentence("description")
+    if convention == "tubedetr":
+        return text
     query = clean_sentence(text)
     if not query:
         raise sentence.error("description", "a sentence with a word in Latin letters", shown(text))
@@ -258,10 +273,16 @@ def _size(fields: Fields) -> tuple[int, int]:
     return fields.integer("height", at_least=1), fields.integer("width", at_least=1)
 
 
-def _segment(fields: Fields) -> tuple[int, int]:
+def _segment(fields: Fields, convention: Convention) -> tuple[int, int]:
+    """As annotated, its last frame counted in; at least one of its frames is shown."""
     segment = fields.fields("used_segment")
     begin = segment.integer("begin_fid")
-    return begin, segment.integer("end_fid", at_least=begin) + 1
+    return begin, segment.integer("end_fid", at_least=begin + (convention == "tubedetr")) + 1
+
+
+def _shown(segment: tuple[int, int], convention: Convention) -> tuple[int, int]:
+    """Half-open span of the frames of a segment that are shown."""
+    return segment if convention == "annotated" else (segment[0], segment[1] - 1)
 
 
 def _span(fields: Fields, name: str, segment: tuple[int, int], num_frames: int | None = None) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datamodules.annotated import AnnotatedSource, Annotation, AnnotationError, Reading
+from datamodules.annotated import AnnotatedSource, Annotation, AnnotationError, Convention, Reading
 from datamodules.annotated.fields import read_json
 from datamodules.annotated.source import NamedFiles, OfficialSplit, files_below
 from datamodules.vidstg.format import Trajectories, read_merged, read_sentences, with_trajectory
@@ -18,6 +18,7 @@ class VidSTGSource(AnnotatedSource):
         root: holds ``videos`` (or ``video``) with VidOR's files, and either ``sent_annos`` (the official sentences)
             with ``bbox_annos`` (VidOR's annotation of each video), or ``vstg_annos`` (both merged). The former is
             preferred where both are there.
+        convention: of segments and sentences, see :func:`datamodules.vidstg.format.read_sentences`.
     """
 
     name = "vidstg"
@@ -27,8 +28,9 @@ class VidSTGSource(AnnotatedSource):
         "test": (4610, 5693),
     }
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, convention: Convention = "annotated") -> None:
         super().__init__(root)
+        self._convention = convention
         self._trajectories: NamedFiles | None = None
 
     def with_boxes(self, annotations: Sequence[Annotation]) -> tuple[list[Annotation], list[AnnotationError]]:
@@ -72,8 +74,9 @@ class VidSTGSource(AnnotatedSource):
     def _annotation_files(self, split: OfficialSplit) -> Sequence[Path]:
         return self.root / "sent_annos" / f"{split}_annotations.json", self.root / "vstg_annos" / f"{split}.json"
 
-    def _read(self, file: Path) -> Reading:
-        return read_merged(file) if file.parent.name == "vstg_annos" else read_sentences(file)
+    def _read(self, file: Path, split: OfficialSplit) -> Reading:
+        read = read_merged if file.parent.name == "vstg_annos" else read_sentences
+        return read(file, self._convention)
 
     def _video_folders(self) -> Sequence[Path]:
         return self.root / "videos", self.root / "video"

@@ -16,7 +16,7 @@ from stvg_nst.commands.lightning_cli import SeededCLI
 from stvg_nst.commands.run import RunCLI, stoppable
 from stvg_nst.interruption import Interruption
 from stvg_nst.machine.outputs import check_folder_is_writable
-from stvg_nst.models.cgstvg.vocabulary import write_stand_in, write_text_encoder
+from stvg_nst.models.blocks.vocabulary import write_stand_in, write_text_encoder
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.pretraining import BoxPretraining, DensePretraining, GroundingPretraining
 from stvg_nst.results.run_folder import RunFile

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,16 +23,15 @@ from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whol
 from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
+from stvg_nst.commands.loggers import loggers_of_run
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
+from stvg_nst.processes import LastWords, ended_with_parent
 from stvg_nst.report import print_report, report_markdown
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.stopping import StoppedError
-
-_LOGGER = "callbacks.Dashboard"
-_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
 def fit(arguments: Sequence[str], program: str) -> int:
@@ -53,8 +53,10 @@ def test(arguments: Sequence[str], program: str) -> int:
         compared = [results] if baseline is None else [baseline.path, results]
         if cli.config.test.table:
             print_report(compared)
-        with BestEffort("the results as a text in TensorBoard"), SummaryWriter(results.parent) as dashboard:
-            dashboard.add_text("results", report_markdown(compared))
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                with BestEffort("the results as a text in TensorBoard"), SummaryWriter(logger.log_dir) as dashboard:
+                    dashboard.add_text("results", report_markdown(compared))
     return 0
 
 
@@ -71,6 +73,7 @@ class RunCLI(ComponentsCLI):
         self, stage: str, arguments: Sequence[str], model_class: type[LightningModule] = GroundingModule
     ) -> None:
         with ExitStack() as self._held:
+            self._held.enter_context(ended_with_parent())
             self._held.enter_context(stoppable())
             super().__init__(
                 **{**components(), "model_class": model_class},
@@ -140,13 +143,11 @@ class RunCLI(ComponentsCLI):
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
         _refuse_bare_trainer(config.trainer)
-        _refuse_other_logger(config.trainer.logger)
         _drop_unwanted_progress_bars(config.trainer)
         if config.trainer.get("enable_model_summary") is None:
             config.trainer.enable_model_summary = config.get("verbose", False)
-        config.trainer.logger = Namespace(
-            class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
-        )
+        loggers = loggers_of_run(config.trainer.logger, config.run)
+        config.trainer.logger = loggers if len(loggers) > 1 else loggers[0]
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)
@@ -158,7 +159,7 @@ class RunCLI(ComponentsCLI):
             trusted = self.config.fit.weights_only is False
             first.insert(0, Resumption(settings, self._checkpoint, self._policy, trusted=trusted))
         others = [callback for callback in callbacks if callback not in first]
-        trainer.callbacks = [*first, *others, Interruption()]  # type: ignore[attr-defined]
+        trainer.callbacks = [*first, *others, LastWords(), Interruption()]  # type: ignore[attr-defined]
         self.config_init[self.subcommand].ckpt_path = None if self._checkpoint is None else str(self._checkpoint)
         return trainer
 
@@ -207,20 +208,6 @@ def _refuse_name_without_text(run: str) -> None:
         run.encode()
     except UnicodeEncodeError:
         raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
-
-
-def _refuse_other_logger(logger: Any) -> None:
-    """Refuses another dashboard, instead of silently replacing it by TensorBoard's.
-
-    Raises:
-        ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
-    """
-    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
-        wanted = getattr(logger, "class_path", logger)
-        raise ValueError(
-            f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
-            "for it has no other place; leave the option out"
-        )
 
 
 def _refuse_bare_trainer(trainer: Namespace) -> None:

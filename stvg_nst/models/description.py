@@ -24,13 +24,17 @@ class Viewing:
     Args:
         num_frames: sampled of a clip, spread evenly; ``None`` where a rate says it.
         frame_rate: frames sampled a second; ``None`` where their number says it.
-        resolution: height that frames are brought to, in pixels; ``None`` leaves them as they are.
-        antialias: average over the pixels that fall away at that.
+        resolution: height, or short side, that frames are brought to, in pixels; ``None`` leaves them as they are.
+        antialias: average over the pixels that fall away when a height is reached.
         inference: at once, or in two passes.
         clip_seconds: that a clip lasts at most; a longer video is shown in windows of this length.
+        at_most: frames of a clip, where those at ``frame_rate`` are counted by the clock of the video; ``None`` where
+            they are counted from the clip's first one.
+        short_side: the resolution is that of the short side.
 
     Raises:
-        ValueError: a number is not positive, or it is not one of ``num_frames`` and ``frame_rate`` that is given.
+        ValueError: a number is not positive, it is not one of ``num_frames`` and ``frame_rate`` that is given, or
+            ``at_most`` stands beside the former.
     """
 
     num_frames: int | None
@@ -39,13 +43,17 @@ class Viewing:
     antialias: bool
     inference: InferenceProtocol
     clip_seconds: float
+    at_most: int | None = None
+    short_side: bool = False
 
     def __post_init__(self) -> None:
         if (self.num_frames is None) == (self.frame_rate is None):
             raise ValueError(
                 f"a clip is sampled by a number of frames or by a rate, got {self.num_frames} and {self.frame_rate}"
             )
-        for name in ("num_frames", "frame_rate", "resolution", "clip_seconds"):
+        if self.at_most is not None and self.frame_rate is None:
+            raise ValueError(f"at_most {self.at_most} limits the frames at a rate, but none is given; leave it out")
+        for name in ("num_frames", "frame_rate", "resolution", "clip_seconds", "at_most"):
             value = getattr(self, name)
             if value is not None and not 0 < value < inf:
                 raise ValueError(f"{name} must be positive, got {value}")

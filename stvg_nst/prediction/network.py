@@ -160,16 +160,29 @@ def tube_confidences(
     the confidence that it has in its box. Both are said frame by frame, so that windows compare with each other; the
     probabilities of start and end add up to one in every window, whether or not the sentence is about it.
 
+    Of a network that says neither, the probabilities of start and end are all there is: it is as sure as the geometric
+    mean of the two at the ends of the tube. This compares windows less well.
+
     Args:
         outputs: of each pass, for B sentences.
         frame_ids: T sampled frames of the window.
         tubes: B.
     """
-    sure = torch.zeros(len(tubes), len(frame_ids))
-    for seen, output in zip(pass_frames(len(frame_ids), inference), outputs, strict=True):
-        actioness, confidence = output.actioness[-1].float().sigmoid(), output.confidence[-1].float() / 2
-        sure[:, seen] = (actioness * confidence).cpu()
-    ids = torch.tensor(frame_ids)
+    ids, passes = torch.tensor(frame_ids), pass_frames(len(frame_ids), inference)
+    if all(output.actioness is None and output.confidence is None for output in outputs):
+        ends = torch.zeros(len(tubes), len(frame_ids), 2)
+        for seen, output in zip(passes, outputs, strict=True):
+            ends[:, seen] = output.start_end[-1].float().softmax(dim=1).cpu()
+        return [
+            (ends[row, ids == tube.start, 0] * ends[row, ids == tube.stop - 1, 1]).sqrt().item()
+            for row, tube in enumerate(tubes)
+        ]
+    sure = torch.ones(len(tubes), len(frame_ids))
+    for seen, output in zip(passes, outputs, strict=True):
+        if output.actioness is not None:
+            sure[:, seen] *= output.actioness[-1].float().sigmoid().cpu()
+        if output.confidence is not None:
+            sure[:, seen] *= output.confidence[-1].float().cpu() / 2
     return [sure[row, (tube.start <= ids) & (ids < tube.stop)].mean().item() for row, tube in enumerate(tubes)]
 
 
@@ -261,9 +274,4 @@ def _unshare_trained(twin: Grounder, frozen: Grounder) -> None:
 
 
 def _repeated(features: BackboneFeatures, count: int) -> BackboneFeatures:
-    return BackboneFeatures(
-        *(
-            tensor.expand(count, *tensor.shape[1:])
-            for tensor in (features.appearance, features.motion, features.cell_mask)
-        )
-    )
+    return features.changed(lambda tensor: tensor.expand(count, *tensor.shape[1:]))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from stvg_nst.machine.whole_files import whole_file
+from stvg_nst.models.blocks.text import TokenIds
 from stvg_nst.models.cgstvg import CGSTVG
-from stvg_nst.models.cgstvg.text import TokenIds
 from stvg_nst.prediction.network import Network
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.types import BackboneFeatures
@@ -47,6 +47,7 @@ class TensorGround(nn.Module):
         frames = torch.ones(appearance.shape[:2], dtype=torch.bool, device=appearance.device)
         features = BackboneFeatures(appearance, motion, cells)
         output = self.grounder.ground(features, frames, TokenIds(token_ids, token_mask))
+        assert output.confidence is not None and output.actioness is not None
         return output.boxes[-1], output.confidence[-1], output.start_end[-1], output.actioness[-1]
 
 

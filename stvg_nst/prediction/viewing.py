@@ -9,8 +9,8 @@ from torch import Tensor
 
 from datamodules.base import STVGDataModule
 from datamodules.footage import Footage
-from datamodules.sampling import EvenFrames, FrameChoice, FramesAtRate
-from datamodules.transforms import Resize, to_network
+from datamodules.sampling import EvenFrames, FrameChoice, FramesAtRate, FramesByClock
+from datamodules.transforms import Resize, Resizing, ShortSide, to_network
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.models.description import Viewing
 from stvg_nst.prediction.windows import Window
@@ -23,18 +23,20 @@ def viewing_of(data: STVGDataModule, inference: InferenceProtocol) -> Viewing:
         ValueError: it chooses their frames by a rule of its own.
     """
     choice, resize = data.frame_choice("test"), data.resize()
-    if not isinstance(choice, EvenFrames | FramesAtRate):
+    if not isinstance(choice, EvenFrames | FramesAtRate | FramesByClock):
         raise ValueError(
-            f"{type(data).__name__} chooses frames by {choice!r}, which no weights file can say; use EvenFrames or "
-            "FramesAtRate of datamodules.sampling"
+            f"{type(data).__name__} chooses frames by {choice!r}, which no weights file can say; use EvenFrames, "
+            "FramesAtRate or FramesByClock of datamodules.sampling"
         )
     return Viewing(
         num_frames=choice.num_frames if isinstance(choice, EvenFrames) else None,
-        frame_rate=choice.rate if isinstance(choice, FramesAtRate) else None,
-        resolution=None if resize is None else resize.height,
-        antialias=resize is not None and resize.antialias,
+        frame_rate=None if isinstance(choice, EvenFrames) else choice.rate,
+        resolution=None if resize is None else resize.resolution,
+        antialias=isinstance(resize, Resize) and resize.antialias,
         inference=inference,
         clip_seconds=data.clip_seconds,
+        at_most=choice.at_most if isinstance(choice, FramesByClock) else None,
+        short_side=isinstance(resize, ShortSide),
     )
 
 
@@ -43,12 +45,16 @@ def frame_choice(viewing: Viewing) -> FrameChoice:
     if viewing.num_frames is not None:
         return EvenFrames(viewing.num_frames)
     assert viewing.frame_rate is not None
+    if viewing.at_most is not None:
+        return FramesByClock(viewing.frame_rate, viewing.at_most)
     return FramesAtRate(viewing.frame_rate)
 
 
-def resize(viewing: Viewing) -> Resize | None:
+def resize(viewing: Viewing) -> Resizing | None:
     """How frames are brought to the network's size."""
-    return None if viewing.resolution is None else Resize(viewing.resolution, viewing.antialias)
+    if viewing.resolution is None:
+        return None
+    return ShortSide(viewing.resolution) if viewing.short_side else Resize(viewing.resolution, viewing.antialias)
 
 
 def show(footage: Footage, windows: Sequence[Window], viewing: Viewing) -> Iterator[tuple[tuple[int, ...], Tensor]]:

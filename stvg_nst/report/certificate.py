@@ -104,8 +104,8 @@ class OutputChange:
         count: number of clips.
         standing: what the numbers are worth.
         boxes: in units of the frame, cxcywh.
-        confidence: in (0, 2).
-        start_end, actioness: of the logits.
+        confidence: in (0, 2); ``None`` where the model says none.
+        start_end, actioness: of the logits; actioness is ``None`` where the model says none.
         tubes: clips whose decoded tube differs in any frame or coordinate.
         spans: clips, among these, whose tube covers other frames.
     """
@@ -115,9 +115,9 @@ class OutputChange:
     count: int
     standing: Standing
     boxes: float
-    confidence: float
+    confidence: float | None
     start_end: float
-    actioness: float
+    actioness: float | None
     tubes: int
     spans: int
 
@@ -289,8 +289,10 @@ def _change_row(change: OutputChange, certificate: Certificate) -> Row:
     return tuple(Cell(text, warns=broken) for text in texts)
 
 
-def _number(value: float) -> str:
-    """Two digits, 0 only for zero."""
+def _number(value: float | None) -> str:
+    """Two digits, 0 only for zero, and a dash for what the model does not say."""
+    if value is None:
+        return "-"
     return f"{value:.1e}" if value else "0"
 
 

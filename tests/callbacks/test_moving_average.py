@@ -112,6 +112,18 @@ def test_the_average_is_the_original_s_but_for_shared_heads(shared: Path) -> Non
         assert 1 - (1 - value) ** 2 == pytest.approx(shared_head, rel=1e-3)
 
 
+def test_the_average_is_that_of_tubedetr(shared: Path) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / "14_schedules.json").read_text())["ema"]
+    module, trainer, callback = Counter(), SimpleNamespace(global_step=0), MovingAverage(golden["decay"])
+    module.weight = nn.Parameter(torch.tensor(golden["start"]))
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    module.weight.data = torch.tensor(golden["model"])
+    for step, expected in enumerate(golden["after_steps"], 1):
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, None, step)  # type: ignore[arg-type]
+        assert callback.state_dict()["averages"]["weight"].tolist() == pytest.approx(expected, abs=1e-6 * 4e-4)
+
+
 def test_a_checkpoint_within_a_validation_holds_what_is_trained(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="left"):
         fit(tmp_path, MovingAverage(0.5), 1, limit_train_batches=2, others=[LeaveValidation()])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def vidstg(tmp_path: Path) -> Callable[..., Path]:
             for seed, video in enumerate(dict.fromkeys(item["vid"] for item in items)):
                 write_json(tmp_path / "bbox_annos" / "0001" / f"{video}.json", vidor_file())
                 write_clip(tmp_path / "videos" / "0001" / f"{video}.mp4", seed=seed)
+        return tmp_path
+
+    return build
+
+
+@pytest.fixture
+def own_clips(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a folder of own clips: a line of each of these, and a video for each of their names."""
+
+    def build(*lines: dict[str, Any]) -> Path:
+        for seed, video in enumerate(dict.fromkeys(line["video"] for line in lines)):
+            write_clip(tmp_path / video, seed=seed)
+        (tmp_path / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         return tmp_path
 
     return build

@@ -102,3 +102,10 @@ def merged_item(number: int, video: str = "1001", **changes: Any) -> dict[str, A
         "target_bboxs": [objects[sentence["target_id"]]["bbox"] for objects in frames],
     }
     return {key: value for key, value in {**item, **changes}.items() if value is not None}
+
+
+def own_line(video: str = "cam/a.mp4", **changes: Any) -> dict[str, Any]:
+    """A box that moves right by a pixel a frame, on frames [4, 12) of 20, in seconds."""
+    boxes = [{"at": 0.4, "box": [4, 6, 20, 30]}, {"at": 1.2, "box": [12, 6, 28, 30]}]
+    line = {"video": video, "sentence": "The man waves.", "start": 0.4, "stop": 1.2, "boxes": boxes}
+    return {name: value for name, value in {**line, **changes}.items() if value is not None}

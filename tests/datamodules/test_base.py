@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, pixels
@@ -23,7 +25,17 @@ from datamodules.degradation.kinds import DEGRADATIONS
 from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
 from datamodules.quality import Draw
-from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Quality, QualityBatch, Tube
+from stvg_nst.types import (
+    BackboneFeatures,
+    Batch,
+    Clip,
+    ClipInfo,
+    Quality,
+    QualityBatch,
+    StepTotals,
+    Tube,
+    with_box,
+)
 
 # Of val-00000 and so on: results of a half compare only as long as these stay.
 HALVES = ["ablate", "ablate", "ablate", "ablate", "search", "ablate", "search", "ablate"]
@@ -74,6 +86,84 @@ def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
         data.train_dataloader()
     with pytest.raises(ValueError, match="one clip of 'val' for each of 5 processes, got 4"):
         data.val_dataloader()
+
+
+def stepping(data: MiniSTVG, *, rank: int, processes: int, asked: int = 1, callbacks: Sequence[Any] = ()) -> MiniSTVG:
+    """A data module that is set up for a fit on one of several processes."""
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=rank,
+        is_global_zero=rank == 0,
+        world_size=processes,
+        num_nodes=1,
+        callbacks=callbacks,
+        accumulate_grad_batches=asked,
+        precision="32-true",
+        overfit_batches=0,
+        fit_loop=SimpleNamespace(
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+        ),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def shown(batch: Batch) -> list[tuple[str, Quality]]:
+    return [(info.item_id, info.quality) for info in batch.clips]
+
+
+@pytest.mark.usefixtures("five_training_clips")
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_step_has_the_same_batches_on_any_number_of_processes(root: Path, processes: int) -> None:
+    """Ten samples: two remain of a step of eight, and are left out everywhere."""
+    shares: list[list[Batch]] = []
+    for rank in range(processes):
+        data = mini(root, training_clips=None, batch_size=2, effective_batch=8)
+        stepping(data, rank=rank, processes=processes)
+        loader = data.train_dataloader()
+        data.trainer.num_training_batches = len(loader)  # type: ignore[union-attr, misc]
+        assert data.trainer.accumulate_grad_batches == 4 // processes  # type: ignore[union-attr]
+        shares.append(list(loader))
+    dealt = [batch for round_ in zip(*shares, strict=True) for batch in round_]
+    alone = mini(root, training_clips=None, batch_size=2)
+    alone.setup("fit")
+    expected = list(alone.train_dataloader())[:4]
+    assert [shown(batch) for batch in dealt] == [shown(batch) for batch in expected]
+    boxes = sum(int(with_box(batch.boxes, batch.inside).sum()) for batch in expected)
+    assert {batch.step for batch in dealt} == {StepTotals(clips=8, boxes=boxes)}
+    assert expected[0].step is None, "a batch that is a step by itself counts itself"
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "asked", "said"),
+    [
+        ({"batch_size": 3, "effective_batch": 8}, 1, 1, "the 3 clips that 1 .* give a batch_size of 1, 2, 4, 8$"),
+        ({"batch_size": 8, "effective_batch": 8}, 2, 1, "the 16 clips that 2 .* give a batch_size of 1, 2, 4$"),
+        ({"batch_size": 1, "effective_batch": 8}, 3, 1, "the 3 clips that 3 .* another number of devices or nodes$"),
+        ({"batch_size": 1, "effective_batch": 2}, 4, 1, "the 4 clips that 4 .* another number of devices or nodes$"),
+        ({"batch_size": 2, "effective_batch": 8}, 1, 2, "gathers 4 batches a step, but .* is 2; leave that out$"),
+    ],
+)
+def test_an_effective_batch_that_no_number_of_batches_makes_is_refused(
+    root: Path, options: dict[str, int], processes: int, asked: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        stepping(mini(root, **options), rank=0, processes=processes, asked=asked)
+
+
+def test_an_effective_batch_that_would_change_between_epochs_is_refused(root: Path) -> None:
+    data = mini(root, batch_size=2, effective_batch=4)
+    with pytest.raises(ValueError, match="GradientAccumulationScheduler sets another number; leave out one of the two"):
+        stepping(data, rank=0, processes=1, callbacks=[GradientAccumulationScheduler({0: 4})])
+
+
+def test_what_a_step_follows_is_said_before_the_first(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "datamodules.base")
+    stepping(mini(root, batch_size=2, effective_batch=8), rank=0, processes=2)
+    assert (
+        "a step of the optimiser follows 8 clips: 2 processes, 2 clip(s) in a batch of each, 2 batch(es) gathered; "
+        "precision 32-true" in caplog.text
+    )
 
 
 def test_lightning_deals_no_part_of_a_part(root: Path) -> None:

@@ -18,10 +18,10 @@ from datamodules.hcstvg.format import read_hcstvg
 from datamodules.pixels import PixelSource
 from datamodules.quality import Draw
 from datamodules.records import Record
-from datamodules.sampling import EvenFrames, FramesAtRate, sample_at_rate, sample_frames
+from datamodules.sampling import EvenFrames, FramesAtRate, FramesByClock, sample_at_rate, sample_by_clock, sample_frames
 from datamodules.vidstg.source import VidSTGSource
 from stvg_nst.types import BackboneFeatures, Tube
-from tests.datamodules.published import write_json
+from tests.datamodules.published import hcstvg_item, write_json
 
 
 def test_known_choices() -> None:
@@ -63,6 +63,47 @@ def test_a_rate_takes_the_first_frame_of_each_of_its_ticks_and_the_last_frame() 
 def test_refuses_a_senseless_rate(num_frames: int, fps: float, rate: float) -> None:
     with pytest.raises(ValueError, match=f"got {num_frames} frames, {fps} and {rate}"):
         sample_at_rate(num_frames, fps=fps, rate=rate)
+
+
+def test_a_clock_ticks_from_the_beginning_of_the_video_and_adds_no_last_frame() -> None:
+    assert FramesByClock(5)(record((7, 30), 400, 25)) == (7, 10, 15, 20, 25)
+    assert FramesByClock(5)(record((10, 30), 400, 25)) == (10, 15, 20, 25)
+    assert FramesByClock(5)(record((3, 9), 400, 4)) == (3, 4, 5, 6, 7, 8), "a slow video gives all of its frames"
+    assert FramesByClock(5, at_most=4)(record((0, 50), 400, 25)) == (0, 10, 25, 35)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rate": 0.0}, "got 0.0 and 200"), ({"at_most": 0}, "got 5.0 and 0")],
+)
+def test_a_clock_that_gives_nothing_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FramesByClock(**options)
+
+
+@pytest.mark.parametrize(("segment", "fps"), [((5, 5), 25.0), ((0, 9), 0.0)])
+def test_a_clock_needs_a_segment_and_a_rate(segment: tuple[int, int], fps: float) -> None:
+    with pytest.raises(ValueError, match=rf"got frames \({segment[0]}, {segment[1]}\), {fps} and 5"):
+        sample_by_clock(segment, fps=fps, rate=5, at_most=200)
+
+
+def test_frames_of_hcstvg_are_those_of_tubedetr(shared: Path, tmp_path: Path) -> None:
+    items = json.loads((shared / "tubedetr" / "golden" / "11_items_hcstvg.json").read_text())["items"]
+    for index, item in enumerate(items):
+        boxes, count = item["true_boxes_xywh"], item["frame_count"]
+        annotation = hcstvg_item(bbox=boxes, st_frame=item["st_frame"], img_num=count)
+        file = write_json(tmp_path / f"{index}.json", {"a.mp4": annotation})
+        (found,) = read_hcstvg(file, "tubedetr").annotations
+        frames = FramesByClock()(record(found.segment, count, found.fps))
+        assert list(frames) == item["sampled_frames"]
+        assert [frame for frame in frames if found.start <= frame < found.stop] == item["sampled_in_tube"]
+
+
+def test_frames_of_vidstg_are_those_of_tubedetr(shared: Path) -> None:
+    items = json.loads((shared / "tubedetr" / "golden" / "12_items_vidstg.json").read_text())["items"]
+    for item in items:
+        frames = FramesByClock()(record(tuple(item["segment"]), 4000, item["fps"]))
+        assert list(frames) == item["sampled_frames"]
 
 
 def record(segment: tuple[int, int], num_frames: int, fps: float) -> Record:

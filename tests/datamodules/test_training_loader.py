@@ -30,7 +30,7 @@ class Shown(list[int]):
 
 def make_loader(workers: int, dealt: list[int]) -> tuple[TrainingLoader, TrainingSampler]:
     plan = MixedQualityPlan(0, mixed=True, variants=None, kernels="relative")
-    sampler = TrainingSampler(plan, CLIPS, seed=3, rank=0, world_size=1, dealt=lambda: dealt[0])
+    sampler = TrainingSampler(plan, CLIPS, seed=3, rank=0, world_size=1, batch_size=3, dealt=lambda: dealt[0])
     loader = load_batches(
         Indices(), Shown, batch_size=3, sampler=sampler, num_workers=workers, batch_bytes=0, persistent=True
     )

@@ -52,6 +52,20 @@ def throw(error: BaseException) -> NoReturn:
             "device is out of memory .*batch_size",
         ),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "batch_size"),
+        (
+            RuntimeError(
+                "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9"
+            ),
+            "another process of this training is gone, or stands still .*--ckpt_path last",
+        ),
+        (
+            RuntimeError("[/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation"),
+            "another process of this training is gone, or stands still",
+        ),
+        (
+            RuntimeError("NCCL error in: NCCLUtils.hpp:1, remote process exited or there was a network error"),
+            "another process of this training is gone",
+        ),
         (MemoryError(), "memory is used up; lower --data.init_args.num_workers or batch_size"),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't"),

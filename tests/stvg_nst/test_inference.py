@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +35,7 @@ def batch_of(*clips: ClipInfo) -> Batch:
 
 
 def answer(boxes: Tensor, start_end: Tensor, frame_mask: Tensor) -> GroundingOutput:
-    zeros = torch.zeros(1, *frame_mask.shape)
-    return GroundingOutput(boxes[None], zeros, start_end[None], zeros, frame_mask)
+    return GroundingOutput(boxes=boxes[None], start_end=start_end[None], frame_mask=frame_mask)
 
 
 def spiked(part: Batch, *spans: tuple[int, int]) -> GroundingOutput:
@@ -115,6 +116,43 @@ def test_boxes_are_interpolated_as_in_the_original(shared: Path) -> None:
         known, frames = arrays["in_frames"].tolist(), arrays["out_frames"].tolist()
         dense = interpolate_boxes(known, torch.from_numpy(arrays["in_boxes"]), frames[0], frames[-1] + 1)
         torch.testing.assert_close(dense, torch.from_numpy(arrays["out_boxes"]))
+
+
+def still(logits: Tensor, durations: Sequence[int]) -> GroundingOutput:
+    """Of clips of so many frames, with one box all the time."""
+    frame_mask = torch.arange(logits.shape[1]) < torch.tensor(durations)[:, None]
+    return answer(torch.full((*logits.shape[:2], 4), 0.5), logits, frame_mask)
+
+
+@pytest.mark.parametrize("case", ["plain", "one_frame", "two_frames", "all_equal", "padded_alone"])
+def test_spans_are_those_of_tubedetr(shared: Path, case: str) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / "09_postprocess.json").read_text())["spans"]
+    (found,) = (entry for entry in golden if entry["name"] == case)
+    clips = [clip(frame_ids) for frame_ids in found["frame_ids"]]
+    logits = torch.tensor(found["start_end_logits"])
+    spans = [[tube.start, tube.stop] for tube in sample_tubes(still(logits, found["durations"]), clips)]
+    assert spans == found["spans"]
+
+
+def test_padding_has_no_part_in_a_span_unlike_in_tubedetr(shared: Path) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / "09_postprocess.json").read_text())["spans"]
+    batch, alone = (
+        next(entry for entry in golden if entry["name"] == f"padded_{name}") for name in ("official", "alone")
+    )
+    clips = [clip(frame_ids) for frame_ids in batch["frame_ids"]]
+    first, second = sample_tubes(still(torch.tensor(batch["start_end_logits"]), batch["durations"]), clips)
+    assert [first.start, first.stop] == batch["spans"][0]
+    assert [second.start, second.stop] == alone["spans"][0] != batch["spans"][1]
+
+
+def test_boxes_are_those_of_tubedetr(shared: Path) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / "09_postprocess.json").read_text())["boxes"]
+    boxes, sizes = torch.tensor(golden["pred_boxes"])[:, None], golden["sizes_hw"]
+    shown = answer(boxes, torch.zeros(len(boxes), 1, 2), torch.ones(len(boxes), 1, dtype=torch.bool))
+    tubes = sample_tubes(shown, [clip([0], tuple(size)) for size in sizes])
+    torch.testing.assert_close(
+        torch.cat([tube.boxes for tube in tubes]), torch.tensor(golden["xyxy"]), atol=1e-3, rtol=0
+    )
 
 
 def test_a_router_s_verdict_is_the_mean_of_the_passes_that_show_the_clip() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stvg_nst.interruption import Interruption, stopped_by_signals
-from stvg_nst.stopping import INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
+from stvg_nst.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 from tests.counting import Counting, Numbers, make_trainer
 
 Place = tuple[str, int, int]
@@ -36,18 +36,24 @@ def fit(folder: Path, module: Counting, checkpoint: Path | None = None, **option
 PLACES = [("train", 0, 0), ("train", 1, 1), ("train", 1, 2), ("val", 1, 0), ("val", 1, 1), ("val", 2, 0)]
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_terminated_fit_leaves_a_checkpoint_and_loses_no_step(tmp_path: Path, place: Place) -> None:
+ENDINGS = [(place, signal.SIGTERM, TERMINATED, "terminated") for place in PLACES]
+ENDINGS += [(PLACES[1], signal.SIGUSR1, FOREWARNED, "told that its time is over")]
+
+
+@pytest.mark.parametrize(("place", "number", "status", "why"), ENDINGS, ids=str)
+def test_a_terminated_fit_leaves_a_checkpoint_and_loses_no_step(
+    tmp_path: Path, place: Place, number: signal.Signals, status: int, why: str
+) -> None:
     whole = Counting()
     fit(tmp_path / "whole", whole)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    first, second = Counting(send(signal.SIGTERM, place)), Counting()
+    first, second = Counting(send(number, place)), Counting()
     with pytest.raises(StoppedError) as stopped:
         fit(tmp_path / "run", first)
-    assert stopped.value.code == TERMINATED
+    assert stopped.value.code == status
     steps = torch.load(last)["global_step"]
     assert stopped.value.text == (
-        f"terminated after {steps} steps; the same command with --ckpt_path last goes on from '{last}'"
+        f"{why} after {steps} steps; the same command with --ckpt_path last goes on from '{last}'"
     )
     behind = ("val", 1, 0) if place == ("train", 1, 2) else place
     assert first.seen[-1][:3] == behind, "it ends behind the batch that is at work, and behind the last of an epoch"
@@ -86,7 +92,10 @@ def test_ctrl_c_ends_a_fit_at_once_and_says_how_to_go_on(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGUSR1, FOREWARNED)],
+)
 def test_a_test_ends_at_once(tmp_path: Path, number: signal.Signals, status: int) -> None:
     module = Counting(send(number, ("test", 0, 0)))
     with pytest.raises(StoppedError) as stopped, stopped_by_signals():

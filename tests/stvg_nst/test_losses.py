@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stvg_nst.losses import GroundingLoss
-from stvg_nst.types import Batch, GroundingOutput
+from stvg_nst.types import Batch, GroundingOutput, StepTotals
 
 STAGES = 2
 
@@ -23,7 +24,10 @@ def answer(lengths: tuple[int, ...], seed: int = 0) -> GroundingOutput:
     def random(*shape: int) -> Tensor:
         return torch.rand(STAGES, clips, frames, *shape, generator=generator).requires_grad_()
 
-    return GroundingOutput(random(4), random(), random(2), random(), mask)
+    boxes, confidence, start_end, actioness = random(4), random(), random(2), random()
+    return GroundingOutput(
+        boxes=boxes, start_end=start_end, frame_mask=mask, confidence=confidence, actioness=actioness
+    )
 
 
 def batch(output: GroundingOutput, inside: Tensor) -> Batch:
@@ -33,10 +37,8 @@ def batch(output: GroundingOutput, inside: Tensor) -> Batch:
 
 
 def clip(output: GroundingOutput, index: int, length: int) -> GroundingOutput:
-    parts = (output.boxes, output.confidence, output.start_end, output.actioness)
-    return GroundingOutput(
-        *(part[:, index : index + 1, :length] for part in parts), output.frame_mask[[index], :length]
-    )
+    parts = {name: value[:, index : index + 1, :length] for name, value in output.answers.items()}
+    return GroundingOutput(**parts, frame_mask=output.frame_mask[[index], :length])
 
 
 @pytest.mark.parametrize("length", [1, 4])
@@ -131,6 +133,25 @@ def test_evaluation_gives_each_clip_the_terms_that_it_has_alone() -> None:
             torch.testing.assert_close(together[name][:, index], values[:, 0])
 
 
+def test_box_terms_are_means_over_the_true_boxes_of_the_step_a_batch_is_part_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "all_reduce", lambda totals: pytest.fail("what the step holds is known"))
+    outputs, loss = (answer((4, 4)), answer((4, 4), seed=1)), GroundingLoss()
+    insides = (torch.ones(2, 4, dtype=torch.bool), torch.tensor([[False, True, False, False]] * 2))
+    parts = [batch(output, inside) for output, inside in zip(outputs, insides, strict=True)]
+    shares = [
+        loss(output, replace(part, step=StepTotals(clips=4, boxes=10)))
+        for output, part in zip(outputs, parts, strict=True)
+    ]
+    errors = [
+        (output.boxes - part.boxes).abs().sum(-1)[:, part.inside] for output, part in zip(outputs, parts, strict=True)
+    ]
+    mean = (shares[0]["boxes"].mean(1) + shares[1]["boxes"].mean(1)) / 2
+    torch.testing.assert_close(mean, torch.cat(errors, dim=1).mean(1))
+
+
 def test_box_terms_of_uneven_processes_weighed_by_their_clips_are_the_mean_over_all_boxes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,3 +167,74 @@ def test_box_terms_of_uneven_processes_weighed_by_their_clips_are_the_mean_over_
         for output, inside in zip(outputs, insides, strict=True)
     ]
     torch.testing.assert_close(weighed, torch.cat(errors, dim=1).mean(1))
+
+
+def test_a_term_without_a_weight_is_not_computed_and_needs_nothing() -> None:
+    full = answer((5,))
+    output = GroundingOutput(boxes=full.boxes, start_end=full.start_end, frame_mask=full.frame_mask)
+    given = batch(output, torch.tensor([[False, True, True, False, False]]))
+    loss = GroundingLoss(confidence=0.0, actioness=0.0)
+    terms = loss(output, given)
+    assert list(terms) == list(loss.weights) == ["boxes", "giou", "start_end"]
+    whole = GroundingLoss()(full, batch(full, given.inside))
+    assert all(torch.equal(terms[name], whole[name]) for name in terms)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("confidence", r"weighs confidence by 3, but the grounder says no confidence of its boxes; set .*confidence 0"),
+        ("actioness", "weighs actioness by 3, but the grounder says no actioness"),
+        ("guided_attention", "weighs guided_attention by 3, but the grounder says no attention over time"),
+    ],
+)
+def test_a_weighed_term_needs_what_it_compares(name: str, message: str) -> None:
+    full = answer((5,))
+    output = GroundingOutput(boxes=full.boxes, start_end=full.start_end, frame_mask=full.frame_mask)
+    loss = GroundingLoss(**{"confidence": 0.0, "actioness": 0.0, name: 3.0})
+    with pytest.raises(ValueError, match=message):
+        loss(output, batch(output, torch.ones(1, 5, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("weights", [{"giou": -1.0}, dict.fromkeys(GroundingLoss().weights, 0.0)])
+def test_weights_that_are_no_objective_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="at least 0, and one of them above, got"):
+        GroundingLoss(**weights)
+
+
+def attending(output: GroundingOutput, attention: Tensor) -> GroundingOutput:
+    return GroundingOutput(**output.answers, frame_mask=output.frame_mask, time_attention=attention)
+
+
+def test_guided_attention_is_that_of_queries_outside_the_tube() -> None:
+    only = GroundingLoss(boxes=0, giou=0, confidence=0, start_end=0, actioness=0, guided_attention=1)
+    attention = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.0, 0.8]]).expand(STAGES, 1, 3, 3)
+    output = attending(answer((3,)), attention)
+    found = only(output, batch(output, torch.tensor([[False, True, False]])))["guided_attention"]
+    by_hand = -(torch.tensor([0.5, 0.5, 0.8, 0.2]).log().sum() / 2)
+    torch.testing.assert_close(found, by_hand.expand(STAGES, 1), atol=1e-5, rtol=0)
+    assert (only(output, batch(output, torch.ones(1, 3, dtype=torch.bool)))["guided_attention"] == 0).all()
+
+
+def test_guided_attention_above_one_is_finite_and_padding_is_nothing() -> None:
+    only = GroundingLoss(boxes=0, giou=0, confidence=0, start_end=0, actioness=0, guided_attention=1)
+    attention = torch.full((STAGES, 2, 4, 4), 1 / 0.9)  # what a dropout of 0.1 makes of a query that sees one frame
+    attention[:, 1] = torch.rand(STAGES, 4, 4, generator=torch.Generator().manual_seed(0))
+    output = attending(answer((4, 2)), attention.requires_grad_())
+    inside = torch.tensor([[True, False, False, False], [True, False, False, False]])
+    terms = only(output, batch(output, inside))["guided_attention"]
+    terms.sum().backward()
+    assert terms.isfinite().all() and attention.grad is not None and attention.grad.isfinite().all()
+    assert (attention.grad[:, 1, 2:] == 0).all() and (attention.grad[:, 1, :, 2:] == 0).all()
+    alone = attending(clip(output, 1, 2), attention[:, 1:, :2, :2])
+    torch.testing.assert_close(only(alone, batch(alone, inside[1:, :2]))["guided_attention"][:, 0], terms[:, 1])
+
+
+def test_of_a_clip_without_a_tube_all_frames_may_be_told_to_be_alike() -> None:
+    output = answer((4,))
+    empty = batch(output, torch.zeros(1, 4, dtype=torch.bool))
+    found = GroundingLoss(without_tube="uniform")(output, empty)["start_end"]
+    probability = output.start_end.softmax(dim=2)
+    expected = (probability * ((probability + 1e-6) / 0.25).log()).sum(-1).mean(-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (GroundingLoss()(output, empty)["start_end"] == 0).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.module import GroundingModule
 from stvg_nst.results.conditions import Conditions, Measurement
 from stvg_nst.results.results_file import ResultsFileError
@@ -51,6 +52,9 @@ class Network(nn.Sequential):
 
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
+
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
 
 
 def module(baseline: Path) -> GroundingModule:

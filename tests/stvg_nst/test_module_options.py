@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.divergence import DivergedError
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
@@ -31,6 +32,9 @@ class Stub(Grounder):
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
 
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
+
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Any) -> BackboneFeatures:
         self.shown.append(frames.shape[1])
         return BackboneFeatures(frames, frames, torch.ones(len(frames), 1, 1, dtype=torch.bool))
@@ -39,7 +43,10 @@ class Stub(Grounder):
         logits = torch.zeros(1, *frame_mask.shape, 2)
         logits[0, :, 0, 0] = logits[0, :, -1, 1] = 9
         boxes = torch.full((1, *frame_mask.shape, 4), 0.5)
-        return GroundingOutput(boxes, logits[..., 0], logits, logits[..., 0], frame_mask)
+        single = logits[..., 0]
+        return GroundingOutput(
+            boxes=boxes, start_end=logits, frame_mask=frame_mask, confidence=single, actioness=single
+        )
 
 
 def make(**options: Any) -> GroundingModule:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from datamodules import HCSTVG, MiniSTVG
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.cgstvg import TextEncoder
 from stvg_nst.module import GroundingModule
 from stvg_nst.tuning import ZeroShot
@@ -30,6 +31,9 @@ class Reader(torch.nn.Module):
 
     def backbones(self) -> tuple[torch.nn.Module, ...]:
         return ()
+
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
 
     def query_faults(self, queries: Any) -> dict[int, str]:
         return self.text.query_faults(queries)

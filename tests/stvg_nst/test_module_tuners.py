@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelChec
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.tuning import AdaLoRA, FlyLoRA, LayerReport, LoRA, TunedLinear, Tuner, adapter_state
@@ -34,6 +35,9 @@ class TinyGrounder(Grounder):
 
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
+
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
 
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
         return BackboneFeatures(frames, frames, torch.ones(len(frames), *frames.shape[-2:], dtype=torch.bool))

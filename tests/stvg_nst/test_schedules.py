@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.schedules import CGSTVGSchedule, CosineSchedule
+from stvg_nst.schedules import CGSTVGSchedule, CosineSchedule, Schedule, TubeDETRSchedule
 
 RATES = {
     "hcstvg": {"": 3e-4, "visual.*": 2e-5, "text.*": 5e-5, "time_decoder.*": 1e-4},
@@ -34,9 +34,28 @@ def test_the_first_official_step_is_not_warmed_up() -> None:
     assert official("hcstvg").factor("text.*", 0, 3600) == official("vidstg").factor("", 0, 3600) == 1
 
 
-@pytest.mark.parametrize("schedule", [official("hcstvg"), official("vidstg"), CosineSchedule(5), CosineSchedule()])
+@pytest.mark.parametrize("training", [0, 1, 2])
+def test_rates_of_tubedetr(shared: Path, training: int) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / "14_schedules.json").read_text())["schedules"][training]
+    schedule = TubeDETRSchedule(golden["epochs"], drop_every=golden["drop_epoch"], linear=["text.*"])
+    for step, expected in golden["used_by_step"].items():
+        factors = [schedule.factor(group, int(step), golden["total_steps"]) for group in ("", "visual.*", "text.*")]
+        ours = [rate * factor for rate, factor in zip((5e-5, 1e-5, 5e-5), factors, strict=True)]
+        assert ours == pytest.approx(expected, rel=1e-12, abs=1e-18), step
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        official("hcstvg"),
+        official("vidstg"),
+        CosineSchedule(5),
+        CosineSchedule(),
+        TubeDETRSchedule(20, linear=["text.*"]),
+    ],
+)
 @pytest.mark.parametrize("total_steps", [1, 2, 7, 200])
-def test_factors_stay_between_0_and_1(schedule: CGSTVGSchedule | CosineSchedule, total_steps: int) -> None:
+def test_factors_stay_between_0_and_1(schedule: Schedule, total_steps: int) -> None:
     for group in ("", "text.*"):
         assert all(0 <= schedule.factor(group, step, total_steps) <= 1 for step in range(total_steps + 1))
 

@@ -45,7 +45,10 @@ def settings(changes: dict[str, Any], *, processes: int = 1, clips: str = "a") -
             place = place[parent]
         place[last] = value
     data = SimpleNamespace(training_fingerprint=lambda: clips)
-    trainer: Any = SimpleNamespace(world_size=processes, precision="32-true", datamodule=data)
+    gathered = config["trainer"]["accumulate_grad_batches"]
+    trainer: Any = SimpleNamespace(
+        world_size=processes, precision="32-true", datamodule=data, accumulate_grad_batches=gathered
+    )
     return training_settings(config, trainer)
 
 
@@ -60,6 +63,7 @@ def settings(changes: dict[str, Any], *, processes: int = 1, clips: str = "a") -
         ({"data.init_args.validation_half": "search", "data.init_args.confirmation": "list.yaml"}, 1),
         ({"model.baseline": "results.json", "model.tuner.init_args.spaces": "b"}, 1),
         ({"trainer.devices": 2, "data.init_args.batch_size": 4}, 2),
+        ({"data.init_args.effective_batch": None}, 1),
         ({"trainer.accumulate_grad_batches": 4, "data.init_args.batch_size": 2}, 1),
     ],
 )
@@ -79,6 +83,7 @@ def test_what_trains_nothing_else_is_no_difference(changes: dict[str, Any], proc
         ({"data.class_path": "datamodules.HCSTVG"}, "data.class_path: "),
         ({"data.init_args.features": "cache"}, "data.init_args.features: None before, 'a folder' now"),
         ({"data.init_args.batch_size": 4}, "trainer.accumulate_grad_batches: 8 before, 4 now"),
+        ({"data.init_args.effective_batch": 8}, "data.init_args.effective_batch: 'absent' before, 8 now"),
         ({"trainer.accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches: 8 before, 16 now"),
         (
             {"trainer.callbacks": [{"class_path": "callbacks.MovingAverage", "init_args": {"decay": 0.9}}]},

@@ -34,8 +34,7 @@ def output(start_end: Tensor, boxes: Tensor | None = None, lengths: Sequence[int
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.4]).expand(batch, time, 4) if boxes is None else boxes
     lengths = [time] * batch if lengths is None else lengths
     frame_mask = torch.arange(time) < torch.tensor(lengths).unsqueeze(1)
-    zeros = torch.zeros(1, batch, time)
-    return GroundingOutput(boxes[None], zeros, start_end[None], zeros, frame_mask)
+    return GroundingOutput(boxes=boxes[None], start_end=start_end[None], frame_mask=frame_mask)
 
 
 def spiked(time: int, start: int, last: int) -> Tensor:
@@ -59,11 +58,9 @@ def test_boxes_move_linearly_between_sampled_frames() -> None:
 def test_the_last_stage_is_the_prediction() -> None:
     early, late = output(spiked(4, 0, 1)), output(spiked(4, 2, 3))
     both = GroundingOutput(
-        torch.cat([early.boxes * 0, late.boxes]),
-        torch.cat([early.confidence] * 2),
-        torch.cat([early.start_end, late.start_end]),
-        torch.cat([early.actioness] * 2),
-        late.frame_mask,
+        boxes=torch.cat([early.boxes * 0, late.boxes]),
+        start_end=torch.cat([early.start_end, late.start_end]),
+        frame_mask=late.frame_mask,
     )
     (tube,) = decode_tubes(both, [clip(range(4))])
     assert (tube.start, tube.stop) == (2, 4) and tube.boxes.sum() > 0

@@ -18,3 +18,21 @@ def test_features_of_another_number_of_frames_are_refused() -> None:
             ValueError, match=f"clip 'i' has 3 sampled frames, but its cached features are of {frames}: its annot"
         ):
             Clip(info, None, features, boxes, inside)
+
+
+@pytest.mark.parametrize("has_motion", [True, False])
+def test_features_change_with_and_without_motion(has_motion: bool) -> None:
+    maps = torch.arange(2 * 3 * 4 * 2 * 2.0).view(2, 3, 4, 2, 2)
+    cells = torch.tensor([[[True, True], [True, True]], [[True, False], [True, False]]])
+    features = BackboneFeatures(maps, maps + 1 if has_motion else None, cells)
+    assert len(features.maps) == 1 + has_motion
+    alone = features.unpadded(1, 2)
+    assert torch.equal(alone.appearance, maps[1:, :2, :, :, :1]) and alone.cell_mask.shape == (1, 2, 1)
+    back = features.replaced(torch.tensor([1]), alone.changed(lambda tensor: tensor + tensor))
+    assert torch.equal(back.appearance[1, :2, :, :, 0], 2 * maps[1, :2, :, :, 0])
+    assert torch.equal(back.appearance[0], maps[0]) and not back.appearance[1, 2:].any()
+    moved = features.to("cpu", non_blocking=True)
+    for each in (alone, back, moved, features.share_memory_()):
+        assert (each.motion is not None) == has_motion
+    if has_motion:
+        assert torch.equal(alone.motion, alone.appearance + 1) and torch.equal(moved.motion, maps + 1)

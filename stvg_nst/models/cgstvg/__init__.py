@@ -1,8 +1,8 @@
 """Clean-room CG-STVG."""
 
+from stvg_nst.models.blocks import ImageEncoder, TextEncoder
 from stvg_nst.models.cgstvg.model import CGSTVG
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.text import TextEncoder
-from stvg_nst.models.cgstvg.visual import ImageEncoder
 
+# The first two are blocks of any grounder; configurations name them by this package, too.
 __all__ = ["CGSTVG", "ImageEncoder", "TextEncoder", "VideoEncoder"]

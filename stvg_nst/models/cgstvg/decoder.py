@@ -1,4 +1,4 @@
-"""The two decoders: one query a frame, first over time (when), then over boxes with mined instance context (where)."""
+"""The decoder that finds where: one query a frame, refined by boxes and by mined instance context."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.models.cgstvg.layers import (
-    MLP,
-    Attention,
-    FeedForward,
-    FrameAttention,
-    attend_conditionally,
-    box_positions,
-    run_layer,
-)
+from stvg_nst.models.blocks.decoder import FrameMemory
+from stvg_nst.models.blocks.layers import MLP, Attention, FeedForward, run_layer
+from stvg_nst.models.cgstvg.conditional import attend_conditionally, box_positions
 from stvg_nst.models.cgstvg.regions import pool_regions, region_bounds
 
 ContextRule = Callable[[Tensor, Tensor], Tensor]
@@ -25,23 +19,17 @@ ContextRule = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the decoders attend to.
+class Memory(FrameMemory):
+    """What both decoders attend to: appearance cells, text tokens, motion cells.
+
+    Its positions are non-zero on appearance cells only, as in the original.
 
     Args:
-        tokens: (B, T, M, D), the encoder's output: appearance cells, text tokens, motion cells.
-        positions: (B, 1, M, D), non-zero on appearance cells only, as in the original.
-        token_mask: (B, 1, M) bool, True on real tokens.
-        frame_mask: (B, T) bool, True on real frames.
         grid: rows and columns of the padded feature map.
         grid_sizes: (B, 2) rows and columns of each clip's own feature map.
         times: (T, D), the code of each sampled frame's position.
     """
 
-    tokens: Tensor
-    positions: Tensor
-    token_mask: Tensor
-    frame_mask: Tensor
     grid: tuple[int, int]
     grid_sizes: Tensor
     times: Tensor
@@ -51,52 +39,6 @@ class Memory:
         cells = self.grid[0] * self.grid[1]
         maps = self.tokens[:, :, :cells], self.tokens[:, :, -cells:]
         return maps[0].unflatten(2, self.grid), maps[1].unflatten(2, self.grid)
-
-
-class TimeDecoderLayer(nn.Module):
-    """Queries attend to each other over time, then each to its own frame's memory."""
-
-    def __init__(self, width: int, num_heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attn = Attention(width, num_heads, dropout)
-        self.self_norm = nn.LayerNorm(width)
-        self.cross_attn = FrameAttention(width, num_heads, dropout)
-        self.cross_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.ffn = FeedForward(width, hidden, dropout)
-
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        placed = x + memory.times
-        x = self.self_norm(x + self.dropout(self.self_attn(placed, placed, x, memory.frame_mask)))
-        keys = memory.tokens + memory.positions
-        x = self.cross_norm(x + self.dropout(self.cross_attn(x, keys, memory.tokens, memory.token_mask)))
-        return self.ffn(x)
-
-
-class TimeDecoder(nn.Module):
-    """Finds when: a state for each sampled frame after each layer.
-
-    Args:
-        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
-    """
-
-    def __init__(
-        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, *, recompute: bool = False
-    ) -> None:
-        super().__init__()
-        self.recompute = recompute
-        self.layers = nn.ModuleList(TimeDecoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, memory: Memory) -> Tensor:
-        """(S, B, T, D): the normed state after each layer."""
-        x = memory.tokens.new_zeros(memory.tokens.shape[:2] + memory.tokens.shape[3:])
-        states = []
-        for layer in self.layers:
-            x = run_layer(layer, x, memory, recompute=self.recompute)
-            states.append(self.norm(x))
-        return torch.stack(states)
 
 
 class ContextAttention(nn.Module):
@@ -192,7 +134,7 @@ class BoxDecoder(nn.Module):
     """Finds where: boxes and their confidence after each layer, refined by context from the frames it trusts.
 
     Args:
-        recompute: as in :class:`stvg_nst.models.cgstvg.encoder.CrossModalEncoder`.
+        recompute: as in :class:`stvg_nst.models.blocks.encoder.CrossModalEncoder`.
     """
 
     def __init__(

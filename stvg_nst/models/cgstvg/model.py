@@ -5,23 +5,23 @@ One class for the full-size model and for the embedded miniature; they differ by
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import KeptEncodings
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, frozen_layer
-from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory, TimeDecoder
-from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
-from stvg_nst.models.cgstvg.layers import MLP, grid_positions, time_positions
+from stvg_nst.models.blocks.clips import cell_tokens, encode_clips
+from stvg_nst.models.blocks.decoder import FrameDecoder
+from stvg_nst.models.blocks.encoder import CrossModalEncoder
+from stvg_nst.models.blocks.image import ImageEncoder
+from stvg_nst.models.blocks.kept import kept_tokens
+from stvg_nst.models.blocks.layers import MLP
+from stvg_nst.models.blocks.positions import grid_positions, time_positions
+from stvg_nst.models.blocks.text import TextEncoder, TokenIds
+from stvg_nst.models.cgstvg.decoder import BoxDecoder, ContextRule, Memory
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.text import TextEncoder, TokenIds
-from stvg_nst.models.cgstvg.visual import ImageEncoder
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 
@@ -48,6 +48,8 @@ class CGSTVG(Grounder):
     Raises:
         ValueError: the two visual encoders disagree on the stride.
     """
+
+    tunable = ("encoder", "time_decoder", "box_decoder", "*_head")
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class CGSTVG(Grounder):
         self.reference_point = ReferencePoint()
 
         self.encoder = CrossModalEncoder(encoder_depth, width, num_heads, hidden, dropout, recompute=recompute_encoder)
-        self.time_decoder = TimeDecoder(decoder_depth, width, num_heads, hidden, dropout, recompute=recompute_decoders)
+        self.time_decoder = FrameDecoder(decoder_depth, width, num_heads, hidden, dropout, recompute=recompute_decoders)
         self.anchor_head = nn.Sequential(
             nn.LayerNorm(width, eps=1e-12),
             nn.Dropout(dropout),
@@ -108,34 +110,19 @@ class CGSTVG(Grounder):
     def fusion(self) -> tuple[nn.Module, ...]:
         return self.text, self.visual_proj, self.motion_proj, self.encoder
 
+    def objective(self) -> GroundingLoss:
+        """The original's on HC-STVG; the overlays of its VidSTG weights name that of VidSTG."""
+        return GroundingLoss()
+
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         return self.text.query_faults(queries)
 
     def encode(
         self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]] | None = None
     ) -> BackboneFeatures:
-        """Appearance and motion features of every clip as if it were alone, padded to the largest.
-
-        Clips of one length and size are encoded together. Padding never enters an encoder: convolutions and shifted
-        windows would mix it into the clip.
-        """
+        """Appearance and motion features of every clip as if it were alone, padded to the largest."""
         sizes = frame_sizes or [(frames.shape[-2], frames.shape[-1])] * len(frames)
-        groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for index, (length, size) in enumerate(zip(frame_mask.sum(1).tolist(), sizes, strict=True)):
-            groups[(length, *size)].append(index)
-
-        encoded: dict[int, tuple[Tensor, Tensor]] = {}
-        for (length, height, width), members in groups.items():
-            clips = frames[members, :length, :, :height, :width]
-            appearance, motion = _outside_autograd(self.visual, clips), _outside_autograd(self.motion, clips)
-            if appearance.shape[-2:] != motion.shape[-2:]:
-                raise ValueError(
-                    f"frames of {height} x {width} give an appearance grid {tuple(appearance.shape[-2:])} but a motion "
-                    f"grid {tuple(motion.shape[-2:])}; choose sizes that both encoders divide alike"
-                )
-            encoded.update(zip(members, zip(appearance, motion, strict=True), strict=True))
-        ordered = [encoded[index] for index in range(len(frames))]
-        return _pad_features(ordered, frames.shape[1])
+        return encode_clips(frames, frame_mask, sizes, self.visual, self.motion)
 
     def ground(
         self,
@@ -153,7 +140,7 @@ class CGSTVG(Grounder):
         """
         memory = self._remember(features, frame_mask, queries)
 
-        states = self.time_decoder(memory)
+        states = self.time_decoder(memory, memory.times).states
         # Stage by stage, so that a tuned head sees the clip on its first axis.
         actioness = torch.stack([self.actioness_head(state).squeeze(-1) for state in states])
         trusted_in_time = actioness[-1].detach() > self.actioness_threshold
@@ -183,7 +170,7 @@ class CGSTVG(Grounder):
         num_frames = frame_mask.shape[1]
         text, text_mask = self.text(queries)
         projections = self.visual_proj, self.motion_proj
-        maps = _tokens(features.appearance), _tokens(features.motion)
+        maps = tuple(map(cell_tokens, features.maps))
         frozen = [frozen_layer(projection)(tokens) for projection, tokens in zip(projections, maps, strict=True)]
         cell_mask = features.cell_mask.flatten(1)[:, None].expand(-1, num_frames, -1)
         token_mask = _token_mask(features, text_mask)
@@ -207,7 +194,16 @@ class CGSTVG(Grounder):
         if self.encodings is None or isinstance(queries, TokenIds):
             tokens = self._fuse(appearance, text, motion, cells, token_mask)
         else:
-            tokens = self._kept_tokens(self.encodings, features, frame_mask, queries, token_mask)
+            tokens = kept_tokens(
+                self.encodings,
+                features,
+                frame_mask,
+                queries,
+                self.text,
+                token_mask=token_mask,
+                width=self.width,
+                fuse=self._fuse_alone,
+            )
         return Memory(
             tokens=tokens,
             positions=torch.cat((cells, torch.zeros_like(text), torch.zeros_like(cells)), dim=1)[:, None],
@@ -218,84 +214,22 @@ class CGSTVG(Grounder):
             times=time_positions(num_frames, self.width, tokens.device),
         )
 
-    def _project(self, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
-        """Appearance and motion tokens, each (B, T, N, D)."""
-        return self.visual_proj(_tokens(features.appearance)), self.motion_proj(_tokens(features.motion))
-
     def _fuse(self, appearance: Tensor, text: Tensor, motion: Tensor, cells: Tensor, token_mask: Tensor) -> Tensor:
         """The encoder's tokens (B, T, M, D), of cells with positions (B, N, D) and of words, which have none."""
         words = text[:, None].expand(-1, appearance.shape[1], -1, -1)
         positions = torch.cat((cells, torch.zeros_like(text), cells), dim=1)[:, None]
         return self.encoder(torch.cat((appearance, words, motion), dim=2), positions, token_mask)
 
-    def _kept_tokens(
-        self,
-        kept: KeptEncodings,
-        features: BackboneFeatures,
-        frame_mask: Tensor,
-        queries: Sequence[str],
-        token_mask: Tensor,
-    ) -> Tensor:
-        """The encoder's tokens (B, T, M, D) as they are kept, zeros on padding; a new clip is encoded alone."""
-        tokens = torch.zeros(*frame_mask.shape, token_mask.shape[-1], self.width, device=frame_mask.device)
-        for index, (query, length) in enumerate(zip(queries, frame_mask.sum(1).tolist(), strict=True)):
-            clip = features.unpadded(index, length)
-            content = _content(clip, self.text.token_ids(query))
-            alone = kept.get(content, partial(self._encode_alone, clip, query))
-            # Padding keeps the order of the real tokens.
-            tokens[index, :length][:, token_mask[index, 0]] = alone.to(tokens.device)
-        return tokens
-
-    @torch.no_grad()
-    def _encode_alone(self, clip: BackboneFeatures, query: str) -> Tensor:
-        """The encoder's tokens (T, M, D) of one clip without padding, in float32."""
-        with torch.autocast(clip.appearance.device.type, enabled=False):
-            text, text_mask = self.text([query])
-            appearance, motion = self._project(clip)
-            cells = grid_positions(clip.cell_mask, self.width)
-            return self._fuse(appearance, text, motion, cells, _token_mask(clip, text_mask))[0]
-
-
-def _tokens(maps: Tensor) -> Tensor:
-    """(B, T, C, h, w) -> (B, T, N, C), one token a cell."""
-    return maps.flatten(3).transpose(2, 3)
+    def _fuse_alone(self, clip: BackboneFeatures, query: str) -> Tensor:
+        """The encoder's tokens (T, M, D) of one clip without padding."""
+        text, text_mask = self.text([query])
+        appearance, motion = map(cell_tokens, clip.maps)
+        cells = grid_positions(clip.cell_mask, self.width)
+        token_mask = _token_mask(clip, text_mask)
+        return self._fuse(self.visual_proj(appearance), text, self.motion_proj(motion), cells, token_mask)[0]
 
 
 def _token_mask(features: BackboneFeatures, text_mask: Tensor) -> Tensor:
     """(B, 1, M), True on real tokens of a frame."""
     cells = features.cell_mask.flatten(1)
     return torch.cat((cells, text_mask, cells), dim=1)[:, None]
-
-
-def _content(clip: BackboneFeatures, token_ids: Sequence[int]) -> str:
-    """Checksum of all that the encoder is given: features of one clip without padding, and a sentence."""
-    digest = hashlib.sha256(repr((clip.appearance.shape, clip.motion.shape, tuple(token_ids))).encode())
-    for part in (clip.appearance, clip.motion):
-        digest.update(part.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _outside_autograd(encoder: nn.Module, clips: Tensor) -> Tensor:
-    """Runs an encoder, without keeping anything for a backward pass where all of it is frozen."""
-    trained = any(parameter.requires_grad for parameter in encoder.parameters())
-    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-        return encoder(clips)
-
-
-def _pad_features(encoded: Sequence[tuple[Tensor, Tensor]], num_frames: int) -> BackboneFeatures:
-    """Stacks per-clip features (T_i, C, h_i, w_i), padded with zeros at the end of time and at the right and bottom."""
-    rows = max(appearance.shape[-2] for appearance, _ in encoded)
-    columns = max(appearance.shape[-1] for appearance, _ in encoded)
-
-    def stack(maps: Sequence[Tensor]) -> Tensor:
-        def padding(source: Tensor) -> tuple[int, ...]:
-            """From the last axis to the first, before and behind."""
-            return 0, columns - source.shape[3], 0, rows - source.shape[2], 0, 0, 0, num_frames - source.shape[0]
-
-        return torch.stack([F.pad(source, padding(source)) for source in maps])
-
-    appearance, motion = (stack(maps) for maps in zip(*encoded, strict=True))
-    cell_mask = torch.zeros(len(encoded), rows, columns, dtype=torch.bool, device=appearance.device)
-    for mask, (source, _) in zip(cell_mask, encoded, strict=True):
-        mask[: source.shape[-2], : source.shape[-1]] = True
-    return BackboneFeatures(appearance, motion, cell_mask)

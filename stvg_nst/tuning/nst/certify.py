@@ -24,7 +24,6 @@ from stvg_nst.tuning.nst.unit import HQNullMlp
 from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
 
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OUTPUTS = ("boxes", "confidence", "start_end", "actioness")
 
 ForcedGate = Literal["closed", "own", "open"]
 Group = Literal["HQ", "LQ", "closed"]
@@ -244,10 +243,22 @@ class _Changes:
         for (gate, group), gathered in self._values.items():
             values = {name: torch.cat(parts) for name, parts in gathered.items()}
             count = len(values["tubes"])
-            largest = {name: values[name].max().item() if count else 0.0 for name in OUTPUTS}
-            tubes, spans = (int(values[name].sum()) for name in ("tubes", "spans"))
-            standing = standing_of(tuner, gate, group, leaks=leaks)
-            rows.append(OutputChange(gate, group, count, standing, **largest, tubes=tubes, spans=spans))
+            said = [name for name in values if name not in ("tubes", "spans")]
+            largest = {name: values[name].max().item() if count else 0.0 for name in said}
+            rows.append(
+                OutputChange(
+                    gate=gate,
+                    clips=group,
+                    count=count,
+                    standing=standing_of(tuner, gate, group, leaks=leaks),
+                    boxes=largest["boxes"],
+                    confidence=largest.get("confidence"),
+                    start_end=largest["start_end"],
+                    actioness=largest.get("actioness"),
+                    tubes=int(values["tubes"].sum()),
+                    spans=int(values["spans"].sum()),
+                )
+            )
         return tuple(rows)
 
 
@@ -256,8 +267,8 @@ def _compare(
 ) -> dict[str, Tensor]:
     """Of each clip (B,): the largest absolute change of each output in any stage, and whether tube and span differ."""
     changes = {}
-    for name in OUTPUTS:
-        change = (getattr(output, name).double() - getattr(frozen, name).double()).abs()  # (S, B, T) or (S, B, T, C)
+    for name, before in frozen.answers.items():
+        change = (output.answers[name].double() - before.double()).abs()  # (S, B, T) or (S, B, T, C)
         real = frozen.frame_mask.reshape(1, *frozen.frame_mask.shape, *(1,) * (change.ndim - 3))
         changes[name] = change.masked_fill(~real, 0.0).transpose(0, 1).flatten(1).amax(dim=1)
     pairs = list(zip(frozen_tubes, tubes, strict=True))

@@ -104,7 +104,7 @@ class StatisticsRouter(SharedRouter):
         with torch.autocast(frame_mask.device.type, enabled=False):
             kinds = [
                 statistic if self.per == "frame" else masked_mean(statistic, frame_mask)
-                for maps in (features.appearance, features.motion)
+                for maps in features.maps
                 for statistic in frame_statistics(maps, features.cell_mask, frame_mask)
             ]
             read = torch.cat([F.layer_norm(kind, kind.shape[-1:]) for kind in kinds], dim=-1)

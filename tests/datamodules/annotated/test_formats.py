@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from datamodules.annotated import Annotation, AnnotationError, Reading
@@ -42,6 +43,16 @@ def test_hcstvg_v2_has_other_names_for_the_same(tmp_path: Path) -> None:
     )
     first, second = read_hcstvg(write_json(tmp_path / "a.json", {"a.mp4": hcstvg_item(), "b.mp4": other})).annotations
     assert (first.size, first.query) == (second.size, second.query)
+
+
+def test_hcstvg_counts_from_zero_for_tubedetr(tmp_path: Path) -> None:
+    file = write_json(tmp_path / "a.json", {name: hcstvg_item(st_frame=start) for name, start in (("a", 4), ("b", 18))})
+    first, last = read_hcstvg(file, "tubedetr").annotations
+    assert (first.start, first.stop, first.segment, first.may_stop) == (4, 10, (0, 19), 21)
+    assert first.boxes is not None and first.boxes[1].tolist() == [5, 6, 25, 36]
+    assert (last.start, last.stop) == (18, 24), "its first frame is the last one that is shown"
+    (error,) = read_hcstvg(write_json(tmp_path / "b.json", {"a": hcstvg_item(st_frame=19)}), "tubedetr").errors
+    assert "'st_frame': expected an integer in [1, 18], got 19" in str(error)
 
 
 HCSTVG_FAULTS = [
@@ -160,6 +171,26 @@ def test_vidstg_ends_are_exclusive_for_tubes_and_inclusive_for_segments(tmp_path
         assert (item.start, item.stop, item.segment, item.clip_id) == (6, 12, (2, 17), "1001/2-17")
     assert caption.boxes is not None and question.boxes is not None
     assert caption.boxes[0].tolist() == [15, 3, 35, 40] and question.boxes[-1].tolist() == [11, 3, 31, 40]
+
+
+@pytest.mark.parametrize("form", ["official", "merged"])
+def test_segments_and_sentences_of_vidstg_are_other_ones_for_tubedetr(tmp_path: Path, form: str) -> None:
+    official(tmp_path, vidstg_item(), vidor_file())
+    if form == "merged":
+        write_json(tmp_path / "vstg_annos" / "val.json", {str(n): merged_item(n) for n in (0, 1)})
+        shutil.rmtree(tmp_path / "sent_annos")
+    items, errors = all_with_boxes(VidSTGSource(tmp_path, "tubedetr"))
+    assert not errors
+    assert [item.query for item in items] == ["There is a dog, watched by the adult.", "who watches the dog?"]
+    for item in items:
+        assert (item.start, item.stop, item.segment, item.may_stop) == (6, 12, (2, 16), 17)
+        assert item.clip_id == "1001/2-17", "the same degradation as under another convention"
+
+
+def test_a_segment_of_one_frame_is_none_for_tubedetr(tmp_path: Path) -> None:
+    segment = {"begin_fid": 6, "end_fid": 6}
+    (error,) = read_sentences(write_json(tmp_path / "a.json", [vidstg_item(used_segment=segment)]), "tubedetr").errors
+    assert "'used_segment.end_fid': expected an integer >= 7, got 6" in str(error)
 
 
 def test_both_forms_of_vidstg_say_the_same(tmp_path: Path) -> None:
@@ -403,6 +434,7 @@ def read_or_refuse(read: Any, file: Path, value: Any) -> Reading | None:
         assert str(file) in str(error) and "expected" in str(error)
     for item in () if reading is None else reading.annotations:
         check_sound(item)
+    event("refused" if reading is None or reading.errors else "sound")
     return reading
 
 
@@ -432,6 +464,7 @@ def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> 
         assert item.boxes is not None
         check_sound(item)
     assert all("1001.json" in str(error) for error in errors)
+    event("refused" if errors else "sound")
 
 
 @given(

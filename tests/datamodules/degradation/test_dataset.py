@@ -17,7 +17,7 @@ from datamodules.caches.array_store import CacheError
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.degradation.files import DegradedFiles
 from datamodules.hcstvg.source import HCSTVGSource
-from datamodules.video import check_video
+from datamodules.video import probe
 from datamodules.vidstg.source import VidSTGSource
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item, write_clip
@@ -43,7 +43,7 @@ def test_whole_videos_have_the_same_pixels_either_way(hcstvg: Callable[..., Path
     files, fly = HCSTVG(root, degraded=folder, **OPTIONS), HCSTVG(root, **OPTIONS)
     assert torch.equal(shown(files), shown(fly))
     # The last frame is never shown, but those who want files want all of it.
-    assert check_video(folder / "v1_video" / "a.mp4").num_frames == NUM_FRAMES
+    assert probe(folder / "v1_video" / "a.mp4").num_frames == NUM_FRAMES
     assert files.provenance() == fly.provenance() and files.conditions("test") == fly.conditions("test")
     assert files.degradations() == {**fly.degradations(), "source": "files, lossless"}
     info = next(iter(files.test_dataloader())).clips[1]
@@ -60,7 +60,7 @@ def test_segments_have_the_same_pixels_either_way(vidstg: Callable[..., Path], t
     root = vidstg(test=[vidstg_item(), vidstg_item(used_segment={"begin_fid": 4, "end_fid": 18})])
     folder = written(DegradedCopy(VidSTGSource(root), ["test"], tmp_path / "lq"))
     assert sorted(path.name for path in (folder / "videos" / "1001").iterdir()) == ["2-17.mkv", "4-19.mkv"]
-    assert check_video(folder / "videos" / "1001" / "2-17.mkv").num_frames == 15
+    assert probe(folder / "videos" / "1001" / "2-17.mkv").num_frames == 15
     options = {**OPTIONS, "eval_batch_size": 8, "eval_num_frames": 5}
     assert torch.equal(shown(VidSTG(root, degraded=folder, **options)), shown(VidSTG(root, **options)))
 

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.degradation.severities import degrade
 from datamodules.degradation.video import degrade_video
-from datamodules.video import VideoDecodeError, check_video, read_frames, write_video
+from datamodules.video import VideoDecodeError, probe, read_frames, write_video
 from stvg_nst.types import Degradation
 
 
@@ -23,7 +23,7 @@ def source(tmp_path: Path) -> Path:
 def test_equals_the_benchmark_s_degradation_of_all_frames_at_once(source: Path, kind: str) -> None:
     target = source.with_name("target.mp4")
     degrade_video(source, target, kind=kind, severity=4, seed=9)
-    info = check_video(target)
+    info = probe(target)
     assert (info.num_frames, info.fps, info.size) == (37, 12.5, (64, 112))
     expected = degrade(read_frames(source, range(37)), Degradation(kind, 4, 9))
     # Encoding costs a few grey levels; another angle or another severity costs more.
@@ -37,7 +37,7 @@ def test_keeps_an_existing_target_unless_told(source: Path) -> None:
         degrade_video(source, target, kind="defocus", severity=1)
     assert target.read_bytes() == b"precious"
     degrade_video(source, target, kind="defocus", severity=1, overwrite=True)
-    assert check_video(target).num_frames == 37
+    assert probe(target).num_frames == 37
 
 
 def test_refuses_to_write_over_its_source(source: Path) -> None:

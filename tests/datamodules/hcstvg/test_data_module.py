@@ -17,6 +17,8 @@ from datamodules.annotated import AnnotationError
 from datamodules.annotated.verify import verify
 from datamodules.caches.array_store import CacheError
 from datamodules.hcstvg.source import HCSTVGSource
+from datamodules.sampling import FramesByClock
+from datamodules.transforms import ShortSide
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, write_clip
 
@@ -90,6 +92,23 @@ def test_both_ways_of_resizing_can_be_had(hcstvg: Callable[..., Path]) -> None:
         frames[antialias] = next(iter(data.test_dataloader())).frames
         assert data.provenance()["antialias"] is antialias
     assert not torch.equal(frames[True], frames[False])
+
+
+def test_clips_can_be_shown_and_read_as_by_tubedetr(hcstvg: Callable[..., Path]) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    options = {"sampling": FramesByClock(0.5, at_most=8), "resizing": "short_side", "convention": "tubedetr"}
+    data = module(root, **options)
+    data.setup("test")
+    clip = next(iter(data.test_dataloader())).clips[0]
+    # 20 frames are one a second: every other one of 19, and 8 of those 10.
+    assert clip.frame_ids == (0, 2, 4, 6, 10, 12, 14, 16)
+    assert (clip.target.start, clip.target.stop) == (4, 10)
+    assert data.resize() == ShortSide(32) and data.conditions("test").dataset == "hcstvg_v1, convention tubedetr"
+    ours = {name: data.provenance()[name] for name in options}
+    assert ours == {**options, "sampling": {"rate": 0.5, "at_most": 8}}
+    known = module(root).provenance()
+    assert {**known, "antialias": None} == {k: v for k, v in data.provenance().items() if k not in options}
+    assert "convention" not in known, "a cache that was built before there was a choice stays valid"
 
 
 def test_counts_are_the_published_ones_unless_told(hcstvg: Callable[..., Path]) -> None:

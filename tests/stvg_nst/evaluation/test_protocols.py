@@ -185,3 +185,34 @@ def test_cgstvg_agrees_with_the_published_evaluation(shared: Path) -> None:
             assert (v_iou[index] > threshold) == sample[f"viou@{threshold}"]
     average = expected["average"]
     assert (t_iou.mean(), v_iou.mean()) == pytest.approx((average["tiou"], average["viou"]), abs=1e-12)
+
+
+@pytest.mark.parametrize("dataset", ["vidstg", "hcstvg"])
+def test_tubedetr_agrees_with_the_published_evaluation(shared: Path, dataset: str) -> None:
+    golden = json.loads((shared / "tubedetr" / "golden" / f"10_evaluate_{dataset}.json").read_text())
+    items = golden["items"]
+    spans = [tuple(int(edge) for edge in item["predicted_span"]) for item in items]
+    boxes = [
+        np.array([item["predicted_boxes_xyxy"].get(str(frame), NONE) for frame in range(*span)])
+        for item, span in zip(items, spans, strict=True)
+    ]
+    true_boxes = [np.array(item["true_boxes_xywh"], dtype=float) for item in items]
+    for xywh in true_boxes:
+        xywh[:, 2:] += xywh[:, :2]
+    sampled = [np.array(item["sampled_frames"]) for item in items]
+    keys = np.concatenate([frame_keys(np.full(len(ids), row), ids) for row, ids in enumerate(sampled)])
+    true = stack_tubes([tuple(item["tube"]) for item in items], true_boxes)
+    t_iou, v_iou = PROTOCOLS["tubedetr"](overlap_tubes(stack_tubes(spans, boxes), true, np.arange(len(items)), keys))
+    assert (v_iou > 0).sum() > 9
+    expected = [item["expected"] for item in items]
+    assert t_iou.tolist() == pytest.approx([each["tiou"] for each in expected], abs=1e-12)
+    assert v_iou.tolist() == pytest.approx([each["viou"] for each in expected], abs=1e-12)
+    for threshold in (0.3, 0.5):
+        assert (v_iou > threshold).tolist() == [bool(each[f"viou@{threshold}"]) for each in expected]
+    kinds = np.array([f"{item['qtype']}_" if "qtype" in item else "" for item in items])
+    for kind in dict.fromkeys(kinds.tolist()):
+        of_kind = kinds == kind
+        means = {"tiou": t_iou[of_kind].mean(), "viou": v_iou[of_kind].mean()}
+        means |= {f"viou@{threshold}": (v_iou[of_kind] > threshold).mean() for threshold in (0.3, 0.5)}
+        for name, mean in means.items():
+            assert mean == pytest.approx(golden["averages"][f"{kind}{name}"], abs=1e-12)

@@ -13,7 +13,7 @@ import torch
 
 from stvg_nst.commands.weights import FULL_SIZE, weights_parser
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg.vocabulary import write_stand_in
+from stvg_nst.models.blocks.vocabulary import write_stand_in
 
 
 @pytest.fixture(scope="session")

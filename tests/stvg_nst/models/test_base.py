@@ -96,3 +96,8 @@ def test_forward_grounds_what_it_encodes_and_clips_fill_their_frames_by_default(
     assert model.sizes == [(6, 10), (6, 10)]
     model(frames, mask, ["a", "b"], [(6, 10), (4, 8)])
     assert model.sizes == [(6, 10), (4, 8)]
+
+
+def test_a_model_that_names_no_objective_needs_to_be_given_one():
+    with pytest.raises(ValueError, match=r"Recorder names no objective of its own; give --model\.loss"):
+        Recorder().objective()

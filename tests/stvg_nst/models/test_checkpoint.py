@@ -20,10 +20,13 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from stvg_nst import __main__ as root
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub, visual
-from stvg_nst.models.cgstvg.checkpoint import LoadReport, load_mdetr, load_official, load_roberta, load_video_swin
-from stvg_nst.models.cgstvg.official import ALIASES, UNUSED, ignored_reason, translate_name, translate_tensor
+from stvg_nst.models.blocks import image
+from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub
+from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_video_swin
+from stvg_nst.models.cgstvg.official import ALIASES, ignored_reason, translate_name, translate_tensor
 from stvg_nst.models.description import Viewing
+from stvg_nst.models.foreign_checkpoint import LoadReport, load_roberta
+from stvg_nst.models.official_names import UNUSED
 from stvg_nst.models.weights import WeightsMismatchError
 from stvg_nst.prediction import load
 
@@ -102,7 +105,7 @@ def test_frozen_norms_are_no_parameters_and_part_of_the_convolutions(monkeypatch
             value.copy_(torch.randn(value.shape, generator=generator))
     frozen.load_state_dict(weights)
     frames = torch.randn(1, 2, 3, 64, 64, generator=generator)
-    monkeypatch.setattr(visual, "_PIECE", 64 * 64)
+    monkeypatch.setattr(image, "_PIECE", 64 * 64)
     with torch.no_grad():
         torch.testing.assert_close(frozen.train()(frames), free.eval()(frames))
     twin = copy.deepcopy(frozen)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stvg_nst.losses import GroundingLoss
-from stvg_nst.models.cgstvg.decoder import BoxDecoder, Memory, TimeDecoder
-from stvg_nst.models.cgstvg.encoder import CrossModalEncoder
-from stvg_nst.models.cgstvg.layers import MLP, time_positions
+from stvg_nst.models.blocks.decoder import FrameDecoder
+from stvg_nst.models.blocks.encoder import CrossModalEncoder
+from stvg_nst.models.blocks.layers import MLP
+from stvg_nst.models.blocks.positions import time_positions
+from stvg_nst.models.cgstvg.decoder import BoxDecoder, Memory
 from stvg_nst.models.cgstvg.motion import VideoEncoder
 from stvg_nst.models.cgstvg.official import translate_name, translate_tensor
 from stvg_nst.types import Batch, GroundingOutput
@@ -106,7 +108,7 @@ def test_decoders(cgstvg: Path, weights: dict[str, Tensor]) -> None:
         torch.tensor([[4, 5]]),
         time_positions(8, 256, tokens.device),
     )
-    states = fill(TimeDecoder(6, 256, 8, 2048, 0.1), "time_decoder.", weights)(memory)
+    states = fill(FrameDecoder(6, 256, 8, 2048, 0.1), "time_decoder.", weights)(memory, memory.times).states
     torch.testing.assert_close(states[:, 0], data["outputs_time"][:, 0], atol=1e-4, rtol=0)
 
     actioness = fill(MLP((256, 256, 1)), "actioness_head.", weights)(states[-1])[0, :, 0]

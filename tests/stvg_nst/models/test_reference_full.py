@@ -22,7 +22,7 @@ from stvg_nst.boxes import cxcywh_to_xyxy, paired_giou
 from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models import CGSTVG
-from stvg_nst.models.cgstvg.layers import grid_positions
+from stvg_nst.models.blocks.positions import grid_positions
 from stvg_nst.models.cgstvg.official import ALIASES, translate_name, translate_tensor
 from stvg_nst.models.cgstvg.regions import region_bounds
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Quality, Tube

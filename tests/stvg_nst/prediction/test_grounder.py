@@ -6,6 +6,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -17,6 +18,7 @@ from datamodules.clips import collate
 from datamodules.degradation.severities import degrade
 from datamodules.footage import open_footage
 from datamodules.quality import Draw
+from datamodules.sampling import FramesByClock
 from datamodules.video import VideoDecodeError, read_frames
 from stvg_nst.inference import InferenceProtocol, join_passes, split_passes
 from stvg_nst.models.description import Viewing
@@ -125,12 +127,16 @@ def test_a_part_of_a_film_is_answered_as_if_it_were_alone(mini: VideoGrounder, c
     assert part.seconds == (2 + alone.seconds[0], 2 + alone.seconds[1])
 
 
-def test_a_segment_of_vidstg_is_a_part_of_its_film(mini: VideoGrounder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["cgstvg", "tubedetr"])
+def test_a_segment_of_vidstg_is_a_part_of_its_film(mini: VideoGrounder, tmp_path: Path, way: str) -> None:
     """An annotated segment, in frames, is found again from its seconds, and answered as `test` answers it."""
     write_json(tmp_path / "sent_annos" / "test_annotations.json", [vidstg_item()])
     write_json(tmp_path / "bbox_annos" / "0001" / "1001.json", vidor_file())
     write_clip(tmp_path / "videos" / "0001" / "1001.mp4")
-    data = VidSTG(tmp_path, expect_official_counts=False, num_workers=0, resolution=64, eval_num_frames=6)
+    options: dict[str, Any] = {"eval_num_frames": 6}
+    if way == "tubedetr":
+        options = {"sampling": FramesByClock(4.0, at_most=5), "resizing": "short_side"}
+    data = VidSTG(tmp_path, expect_official_counts=False, num_workers=0, resolution=64, **options)
     record = data.load_records("test")[0]
     grounder = replace(mini, viewing=viewing_of(data, "single_pass"))
     start, stop = (frame / record.fps for frame in record.segment)
@@ -278,7 +284,7 @@ def test_a_sentence_that_is_none_is_refused_ahead_of_the_film(mini: VideoGrounde
 
 
 def test_sentences_must_be_a_list(mini: VideoGrounder) -> None:
-    for sentences in ("a star", []):
+    for sentences in ("a star", [], [None], [SENTENCE, 5]):
         with pytest.raises(ValueError, match="expected a list of sentences, at least one"):
             mini.ground_all("absent.mp4", sentences)
 

@@ -23,6 +23,7 @@ from stvg_nst.prediction import VideoGrounder, load
 from stvg_nst.prediction.loading import SHIPPED, find_source
 from tests.stvg_nst.prediction.adapters import SENTENCE
 
+RANDOM = "seed_everything: 0\nmodel: {grounder: {}, weights: random, tuner: {class_path: a.ZeroShot}}\n"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -185,6 +186,24 @@ def test_a_file_that_asks_for_something_else_is_refused(tmp_path: Path, changes:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "does not say which network was run on which data; give the folder of a fit or of a test"),
+        ("model:\ndata:\nseed_everything: 0", "does not say which network was run"),
+        (
+            f"{RANDOM}data: {{class_path: datamodules.MiniSTVG, init_args: {{nonsense: 3}}}}",
+            "'nonsense' is not accepted",
+        ),
+        (f"{RANDOM}data: {{class_path: datamodules.No}}", "asks for what this version does not know"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "test.yaml").write_text(text)
+    with pytest.raises(DescriptionError, match=message):
+        load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"frame_rate": 3.2}, "by a number of frames or by a rate, got 16 and 3.2"),
@@ -192,6 +211,7 @@ def test_a_file_that_asks_for_something_else_is_refused(tmp_path: Path, changes:
         ({"resolution": 0}, "resolution must be positive, got 0"),
         ({"clip_seconds": float("inf")}, "clip_seconds must be positive, got inf"),
         ({"inference": "three_pass"}, "inference must be one of"),
+        ({"at_most": 200}, "at_most 200 limits the frames at a rate, but none is given"),
     ],
 )
 def test_a_viewing_that_cannot_be_is_refused(mini: VideoGrounder, changes: dict[str, Any], message: str) -> None:
@@ -200,7 +220,9 @@ def test_a_viewing_that_cannot_be_is_refused(mini: VideoGrounder, changes: dict[
 
 
 def test_what_is_written_is_read(mini: VideoGrounder) -> None:
-    for viewing in (mini.viewing, Viewing(None, 3.2, 420, False, "two_pass", 20.0)):
+    of_cgstvg = Viewing(None, 3.2, 420, False, "two_pass", 20.0)
+    of_tubedetr = Viewing(None, 5.0, 352, False, "single_pass", 20.0, at_most=200, short_side=True)
+    for viewing in (mini.viewing, of_cgstvg, of_tubedetr):
         described = ModelDescription({"class_path": "stvg_nst.models.CGSTVG"}, viewing)
         assert ModelDescription.from_metadata(described.to_metadata(), "file") == described
 
@@ -214,6 +236,8 @@ def test_what_is_written_is_read(mini: VideoGrounder) -> None:
         ({"source": "maxi"}, "expected 'mini', a run's folder, a weights file or hub:user/name, and there"),
         ({"device": "cuda:64"}, r"there is no GPU 'cuda:64': PyTorch finds \d+ here; give --device cpu, or auto"),
         ({"device": "gpu"}, "there is no kind of device 'gpu'; give auto, cpu or cuda:NUMBER"),
+        ({"device": "meta"}, "there is no device 'meta' here; give auto, cpu or cuda:NUMBER"),
+        ({"device": None}, "there is no kind of device 'None'"),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
         ({"adapters": {"night": "absent.safetensors"}}, "absent"),
     ],

@@ -80,7 +80,7 @@ def ground(grounder: nn.Module, scene: Scene, device: str) -> GroundingOutput:
 
 def flat(output: GroundingOutput) -> Tensor:
     """All stages' answers on real frames."""
-    values = output.boxes, output.confidence[..., None], output.start_end, output.actioness[..., None]
+    values = [value if value.ndim == 4 else value[..., None] for value in output.answers.values()]
     return torch.cat(values, dim=-1)[:, output.frame_mask].float()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stvg_nst.models.cgstvg.encoder import EncoderLayer
+from stvg_nst.models.blocks.encoder import EncoderLayer
 from stvg_nst.tuning import PromptTuning
 from stvg_nst.tuning.prompts import PromptedLayer
 from tests.stvg_nst.models.drift import miniature

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder, ReferencePoint, TokenGrid, TokenLayer, frozen_layer
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 TARGETS = ("encoder.linear2", "decoder.linear2", "head")
+SCOPE = ("encoder", "decoder", "head")
+LEAKING = "encoder.linear1"
+INPUTS = "pixels"  # what the tokens of the reference point come from; it has 3 inputs
 
 
 class FeedForward(nn.Module):
@@ -64,6 +68,9 @@ class ToyGrounder(Grounder):
 
     def backbones(self) -> tuple[nn.Module, ...]:
         return ()
+
+    def objective(self) -> GroundingLoss:
+        return GroundingLoss()
 
     def encode(self, frames: Tensor, frame_mask: Tensor, frame_sizes: Sequence[tuple[int, int]]) -> BackboneFeatures:
         cells = nn.functional.adaptive_avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])

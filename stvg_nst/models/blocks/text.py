@@ -21,20 +21,22 @@ class TokenIds(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """Encodes sentences, lower-cased and padded to the longest.
+    """Encodes sentences, padded to the longest.
 
     Args:
         source: a folder with ``config.json`` and the tokenizer's files, or a model's name on the hub.
         width: features of the tokens that come out.
         dropout: probability after the projection.
+        lower_case: read sentences without their capitals, as CG-STVG does; RoBERTa itself tells them apart.
 
     Raises:
         OSError: the source is neither a complete folder nor a model that the hub's cache holds or the hub hands out.
         ValueError: its tokenizer and its configuration do not belong together.
     """
 
-    def __init__(self, source: str, width: int, dropout: float = 0.1) -> None:
+    def __init__(self, source: str, width: int, dropout: float = 0.1, *, lower_case: bool = True) -> None:
         super().__init__()
+        self.lower_case = lower_case
         self.tokenizer, config = _fetch(source)
         if len(self.tokenizer) > config.vocab_size:
             raise ValueError(
@@ -59,8 +61,8 @@ class TextEncoder(nn.Module):
         return self.dropout(self.norm(self.projection(hidden))), mask.to(torch.bool)
 
     def tokenize(self, queries: Sequence[str]) -> TokenIds:
-        """B sentences, lower-cased and padded to the longest; raises as :meth:`forward`."""
-        tokens = self.tokenizer([query.lower() for query in queries], padding="longest", return_tensors="pt")
+        """B sentences, padded to the longest; raises as :meth:`forward`."""
+        tokens = self.tokenizer(self._as_read(queries), padding="longest", return_tensors="pt")
         if tokens.input_ids.shape[1] > self.max_tokens or any(map(query_fault, queries)):
             index, fault = next(iter(self.query_faults(queries).items()))
             raise ValueError(f"expected a sentence that the text encoder takes, got {queries[index]!a}, which {fault}")
@@ -73,7 +75,7 @@ class TextEncoder(nn.Module):
 
     def query_faults(self, queries: Sequence[str]) -> dict[int, str]:
         """As of a grounder. A sentence that is too long is not cut, as none is in the published code of the field."""
-        texts = [query.lower() for query in queries]
+        texts = self._as_read(queries)
         # A token of a byte-level tokenizer covers at least one byte, so most sentences need not be split: to split
         # the 80,684 of VidSTG's training set takes ten seconds.
         most_bytes = self.max_tokens - self.tokenizer.num_special_tokens_to_add()
@@ -92,7 +94,10 @@ class TextEncoder(nn.Module):
 
     def token_ids(self, query: str) -> tuple[int, ...]:
         """What the encoder reads of a sentence."""
-        return tuple(self.tokenizer(query.lower()).input_ids)
+        return tuple(self.tokenizer(self._as_read([query])[0]).input_ids)
+
+    def _as_read(self, queries: Sequence[str]) -> list[str]:
+        return [query.lower() if self.lower_case else query for query in queries]
 
 
 def _fetch(source: str) -> tuple[PreTrainedTokenizerBase, RobertaConfig]:

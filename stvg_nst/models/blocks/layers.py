@@ -1,4 +1,4 @@
-"""Building blocks of CG-STVG: attention with explicit projections, perceptrons, sine codes.
+"""Layers of grounders: attention with explicit projections, and perceptrons.
 
 Every projection is a plain ``nn.Linear`` that is called through its forward, and sees the clip on its first axis, so
 that any of them can be wrapped by a tuner. (`nn.MultiheadAttention` reads the weights of its sub-layers directly and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -39,51 +40,39 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: T
     key_mask = None
     if mask is not None:
         key_mask = mask.expand(*leading, mask.shape[-1]).flatten(0, -2)[:, None, None, :]
-    mixed = F.scaled_dot_product_attention(split(query), split(key), split(value), key_mask, dropout_p=dropout)
+    queries, keys, values = split(query), split(key), split(value)
+    on_cpu = query.device.type == "cpu"
+    if on_cpu:
+        # PyTorch's kernel for a CPU takes up to 2.7 times as long in bfloat16 as in single precision
+        # (make bench-attention).
+        single = torch.promote_types(query.dtype, torch.float32)
+        queries, keys, values = queries.to(single), keys.to(single), values.to(single)
+    with torch.autocast("cpu", enabled=False) if on_cpu else nullcontext():
+        mixed = F.scaled_dot_product_attention(queries, keys, values, key_mask, dropout_p=dropout).to(query.dtype)
     return mixed.transpose(1, 2).flatten(2).unflatten(0, leading)
 
 
-def attend_conditionally(
-    content: tuple[Tensor, Tensor],
-    position: tuple[Tensor, Tensor],
-    value: Tensor,
-    *,
-    num_heads: int,
-    mask: Tensor,
-    dropout: float,
-) -> Tensor:
-    """Each frame's one query attends to that frame's tokens by content and by position (Conditional DETR, 2021).
-
-    The same as attention whose heads hold the features of both side by side. But those are never written down for
-    every token: the scores of the two are summed instead, and a head's query scores the features of all heads, those
-    of the others times zero, which costs less than to bring keys and values into an order of heads.
+def attend_with_weights(
+    query: Tensor, key: Tensor, value: Tensor, *, num_heads: int, mask: Tensor, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """As :func:`attend`, and the weights besides, which fused kernels keep to themselves.
 
     Args:
-        content, position: queries (B, T, D) and keys (B, 1 or T, N, D), heads being contiguous slices of the features.
-        value: (B, T, N, D).
-        mask: (B, 1 or T, N) bool, True on tokens that may be seen; every frame needs one.
+        query: (B, Q, D_qk); key: (B, N, D_qk); value: (B, N, D_v).
+        mask: (B, N) bool, True on keys that may be seen; every query needs one.
         dropout: probability on the attention weights (0 outside training).
 
     Returns:
-        (B, T, D).
+        (B, Q, D_v), and the weights (B, Q, N), a mean over heads, as they are after dropout.
     """
-    head_width = value.shape[-1] // num_heads
-    # (H, D): 1 on a head's own features.
-    own = torch.eye(num_heads, device=value.device, dtype=value.dtype).repeat_interleave(head_width, dim=1)
-    scale = (2 * head_width) ** -0.5
-
-    def scores(query: Tensor, key: Tensor) -> Tensor:
-        """(B, T, H, N); keys that all frames share meet the queries of all frames in one product."""
-        heads = (scale * query.unsqueeze(-2) * own).unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-        return (heads @ key.transpose(-1, -2)).flatten(1, 2).unflatten(1, (-1, num_heads))
-
-    logits = scores(*content) + scores(*position)
-    weights = logits.masked_fill(~mask.unsqueeze(-2), -math.inf).softmax(-1)
-    mixed = F.dropout(weights, dropout).to(value.dtype) @ value
-    return (mixed * own).sum(-2)
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    weights = F.dropout(logits.masked_fill(~mask[:, None, None], -math.inf).softmax(-1), dropout)
+    mixed = weights.to(value.dtype) @ value
+    return mixed.transpose(1, 2).flatten(2), weights.mean(1)
 
 
-def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Any:
     """``layer(*inputs)``; with ``recompute``, whose inner results are computed anew in the backward pass, not kept."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)
@@ -115,6 +104,18 @@ class Attention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
         )
         return self.out_proj(mixed)
+
+    def with_weights(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of (B, Q, D), (B, N, D) and a mask (B, N): the answer, and the weights of :func:`attend_with_weights`."""
+        mixed, weights = attend_with_weights(
+            self.q_proj(query),
+            self.k_proj(key),
+            self.v_proj(value),
+            num_heads=self.num_heads,
+            mask=mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed), weights
 
 
 class FrameAttention(Attention):
@@ -167,35 +168,3 @@ class MLP(nn.Module):
                 x = F.relu(x)
             x = self.dropout(x)
         return x
-
-
-def interleaved_sine(positions: Tensor, num_features: int, temperature: float = 10000.0) -> Tensor:
-    """Sine and cosine, interleaved, of (...) angles at ``num_features`` / 2 frequencies: (..., num_features)."""
-    index = torch.arange(num_features, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() / temperature ** (2 * (index // 2) / num_features)
-    return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
-
-
-def grid_positions(cell_mask: Tensor, width: int) -> Tensor:
-    """Two-dimensional sine code of a grid, (B, h, w) bool -> (B, h * w, width): first half rows, second half columns.
-
-    A cell's coordinate is the number of real cells up to it, as a share of all real cells on its column or row.
-    """
-    real = cell_mask.float()
-    halves = []
-    for dim in (1, 2):
-        count = real.cumsum(dim)
-        total = count.select(dim, -1).unsqueeze(dim)
-        halves.append(interleaved_sine(count / (total + 1e-6) * 2 * math.pi, width // 2))
-    return torch.cat(halves, dim=-1).flatten(1, 2)
-
-
-def time_positions(length: int, width: int, device: torch.device) -> Tensor:
-    """Sine code of the sampled frames 0 .. length - 1, (length, width)."""
-    return interleaved_sine(torch.arange(length, device=device), width)
-
-
-def box_positions(boxes: Tensor, width: int) -> Tensor:
-    """Sine code of boxes (..., 4) cxcywh -> (..., 2 * width), coordinates in the order y, x, w, h."""
-    ordered = boxes[..., [1, 0, 2, 3]]
-    return interleaved_sine(ordered * 2 * math.pi, width // 2).flatten(-2)

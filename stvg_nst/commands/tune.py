@@ -1,0 +1,200 @@
+"""`tune`: from a folder of a person's own clips to an adapter, measured beside the frozen model.
+
+It runs other commands, each as a process of its own, and says which. What they are asked for lies in the run's folder,
+so that each can be repeated, or changed, by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from typing import Any, get_args
+
+from datamodules.annotated_videos import BadVideoPolicy
+from datamodules.own_clips.source import OwnClipsSource
+from stvg_nst.arguments import CommandParser, positive_int, seed
+from stvg_nst.commands.data_options import check_folder
+from stvg_nst.configuration import Config, merge, read_overlay
+from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.prediction.loading import ModelSource, find_source, with_places
+from stvg_nst.report import print_report
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.run_lock import alone_in_run
+from stvg_nst.study.launch import GRACE_SECONDS, PROGRAM, termination_as_interrupt
+from stvg_nst.study.runs import BASELINE_FOLDER, RunTest, StudyRun
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+TUNED_FOLDER = "tuned"
+# As many steps as `make train` takes: fewer leave a tuner near where it began.
+_STEPS, _LEAST_EPOCHS = 100, 4
+
+
+def tune(arguments: Sequence[str], program: str) -> int:
+    """Verifies the clips, tests the frozen model on them, tunes it, tests again and prints the table.
+
+    Returns:
+        Exit status: 0, or that of the command that failed.
+    """
+    options = _options(arguments, program)
+    check_folder(options.folder)
+    check_folder_is_writable(options.run)
+    model = find_source(options.model)
+    if model.adapter is not None or model.exported is not None:
+        raise ValueError(f"'{options.model}' is tuned already, and tuning begins with a frozen model; name that one")
+    with alone_in_run(options.run), termination_as_interrupt():
+        verify = ["data", "verify", OwnClipsSource.name, str(options.folder), "--workers", str(options.workers)]
+        if (status := _run(verify)) and options.on_bad_video == "refuse":
+            return status
+        baseline, tuned = _runs(options, model)
+        _refuse_changed((baseline, tuned))
+        is_finished = baseline.finished and tuned.finished
+        for run in (baseline, tuned):
+            if status := _finish(run, options.features):
+                return status
+    if is_finished:
+        print_report(test.results for test in (*baseline.tests, *tuned.tests))
+    ask = [*PROGRAM, "predict", "VIDEO", "SENTENCE", "--model", str(tuned.folder), "--compare"]
+    print(f"to ask it: {shlex.join(['python', *ask[1:]])}", file=sys.stderr)
+    return 0
+
+
+def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
+    parser = CommandParser(
+        prog=program,
+        description="Tune a model on your own clips: verify them, test the frozen model, tune it, test it again, and "
+        "print the table. The same command goes on where it was stopped. docs/own_clips.md is the manual.",
+    )
+    parser.add_argument("folder", type=Path, help="of annotations.jsonl and the videos")
+    parser.add_argument("--run", type=Path, required=True, help="folder for what comes of it")
+    parser.add_argument("--model", default="mini", help="mini, or a weights file (default: mini)")
+    parser.add_argument(
+        "--tuner",
+        type=Path,
+        nargs="+",
+        default=[EXPERIMENTS / "tuner" / "nst.yaml"],
+        help="overlays of the method and its scope (default: null-space tuning)",
+    )
+    parser.add_argument("--config", type=Path, nargs="+", default=[], help="overlays for all that is run")
+    parser.add_argument("--epochs", type=positive_int, help=f"default: {_STEPS} steps, {_LEAST_EPOCHS} epochs at least")
+    parser.add_argument("--batch-size", type=positive_int, default=2, help="sentences of a step (default: %(default)s)")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="keep there what the frozen visual encoders say, with two degraded variants of each clip: faster epochs",
+    )
+    parser.add_argument(
+        "--on-bad-video",
+        choices=get_args(BadVideoPolicy),
+        default="refuse",
+        help="stop at bad videos and faulty lines, or leave them out and count them (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
+    parser.add_argument("--seed", type=seed, default=0, help="of the tuning")
+    return parser.parse_args(arguments)
+
+
+def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, StudyRun]:
+    """The frozen model's test, and the tuning with its own."""
+    shared = read_overlay(EXPERIMENTS / "base.yaml")
+    for above in (_model_and_data(options, model), *map(read_overlay, options.config)):
+        shared = merge(shared, above)
+    frozen = merge(shared, read_overlay(EXPERIMENTS / "tuner" / "zero_shot.yaml"))
+    tuned = shared
+    for overlay in options.tuner:
+        tuned = merge(tuned, read_overlay(overlay))
+    tuned = merge(tuned, {"trainer": {"max_epochs": options.epochs or _epochs(options)}})
+    folders = options.run / BASELINE_FOLDER, options.run / TUNED_FOLDER
+    tests = RunTest("", folders[0], {}, None), RunTest("", folders[1], {}, folders[0] / RunFile.RESULTS)
+    return (
+        StudyRun(None, None, folders[0], frozen, tests[:1]),
+        StudyRun(TUNED_FOLDER, options.seed, folders[1], tuned, tests[1:]),
+    )
+
+
+def _model_and_data(options: argparse.Namespace, model: ModelSource) -> Config:
+    """The clips, shown as the model is used to."""
+    viewing = model.description.viewing
+    by_clock = viewing.at_most is not None
+    data: dict[str, Any] = {
+        "root": str(options.folder),
+        "frame_rate": None if by_clock else viewing.frame_rate,
+        "sampling": {"rate": viewing.frame_rate, "at_most": viewing.at_most} if by_clock else None,
+        "num_frames": viewing.num_frames,
+        "longest_clip": viewing.clip_seconds,
+        "resizing": "short_side" if viewing.short_side else "height",
+        "resolution": viewing.resolution,
+        "antialias": viewing.antialias,
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+        "on_bad_video": options.on_bad_video,
+    }
+    if options.features is not None:
+        data |= {"features": str(options.features), "variants": 2}
+    weights = "random" if model.weights is None else str(model.weights)
+    return {
+        "seed_everything": options.seed,
+        "model": {
+            "grounder": with_places(model.description.grounder),
+            "weights": weights,
+            "inference": viewing.inference,
+        },
+        "data": {"class_path": "datamodules.OwnClips", "init_args": data},
+    }
+
+
+def _epochs(options: argparse.Namespace) -> int:
+    sentences = len(OwnClipsSource(options.folder).read("train").annotations)
+    return max(_LEAST_EPOCHS, ceil(_STEPS * options.batch_size / max(sentences, 1)))
+
+
+def _refuse_changed(runs: Sequence[StudyRun]) -> None:
+    for run in runs:
+        if changes := run.changes():
+            raise ValueError(
+                f"'{run.folder}' was made otherwise ({'; '.join(changes)}); choose another --run, or delete it"
+            )
+
+
+def _finish(run: StudyRun, features: Path | None) -> int:
+    """Brings a run to its end; the status of the command that failed, or 0."""
+    stages = run.stages()
+    if stages:
+        run.write_config()
+    if stages and features is not None and (status := _run(["cache", "features", "--config", str(run.config_file)])):
+        return status
+    for stage in stages:
+        for path in stage.clears:
+            path.unlink(missing_ok=True)
+        if status := _run(stage.arguments):
+            return status
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs a command of the suite, which says itself what is wrong, and gives back its status.
+
+    It is in a group of its own: Ctrl-C reaches us alone, who then end it and its loaders.
+    """
+    print(f"$ {shlex.join(['python', *PROGRAM[1:], *arguments])}", file=sys.stderr, flush=True)
+    process = subprocess.Popen([*PROGRAM, *arguments], start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        raise
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

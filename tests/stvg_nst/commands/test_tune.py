@@ -1,0 +1,143 @@
+"""`tune`: from a folder of own clips to an adapter that answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from datamodules import STVGDataModule
+from stvg_nst import __main__ as root_module
+from stvg_nst import load
+from stvg_nst.commands import tune as tune_module
+from stvg_nst.configuration import read_yaml
+from stvg_nst.prediction.loading import find_source
+from stvg_nst.prediction.viewing import viewing_of
+from stvg_nst.results.results_file import load_results
+from tests.datamodules.published import own_line, write_clip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lines = [own_line(f"cam/{index}.mp4") for index in range(6)]
+    for seed, line in enumerate(lines):
+        write_clip(tmp_path / "own" / line["video"], size=(64, 96), seed=seed)
+    (tmp_path / "own" / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def stvg(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", *map(str, arguments)])
+        return root_module.main()
+
+    return run
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """What would be run."""
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(tune_module, "_run", lambda arguments: asked.append(arguments) or 0)
+    return asked
+
+
+def test_clips_are_shown_as_the_model_is_used_to(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], commands: list[Sequence[str]]
+) -> None:
+    run = tmp_path / "run"
+    overlay = tmp_path / "slow.yaml"
+    overlay.write_text("model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.5}}}")
+    assert stvg("tune", folder, "--run", run, "--epochs", "3", "--config", overlay, "--features", run / "f") == 0
+    assert [words[0] for words in commands] == ["data", "cache", "test", "cache", "fit", "test"]
+    frozen, tuned = read_yaml(run / "zero-shot" / "point.yaml"), read_yaml(run / "tuned" / "point.yaml")
+    for config in (frozen, tuned):
+        data = config["data"]["init_args"]
+        assert (data["num_frames"], data["frame_rate"], data["longest_clip"], data["resolution"]) == (
+            16,
+            None,
+            4.0,
+            128,
+        )
+        assert config["model"]["optimizer"]["init_args"]["lr"] == 0.5 and data["variants"] == 2
+    assert frozen["model"]["tuner"]["class_path"].endswith("ZeroShot")
+    assert tuned["model"]["tuner"]["class_path"].endswith("NullSpaceTuning") and tuned["trainer"]["max_epochs"] == 3
+    baseline = commands[-1][commands[-1].index("--model.baseline") + 1]
+    assert baseline == str(run / "zero-shot" / "results.json")
+
+
+def test_a_model_that_counts_by_the_clock_is_shown_clips_so(
+    folder: Path,
+    tmp_path: Path,
+    stvg: Callable[..., int],
+    commands: list[Sequence[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mini = find_source("mini")
+    viewing = replace(
+        mini.description.viewing, num_frames=None, frame_rate=5.0, at_most=200, short_side=True, antialias=False
+    )
+    source = replace(mini, description=replace(mini.description, viewing=viewing))
+    monkeypatch.setattr(tune_module, "find_source", lambda name: source)
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1") == 0
+    config = read_yaml(tmp_path / "run" / "tuned" / "point.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(STVGDataModule, "data")
+    data = parser.instantiate(parser.parse_object({"data": config["data"]})).data
+    assert viewing_of(data, "single_pass") == viewing
+
+
+def test_what_is_tuned_already_is_no_beginning(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "night"
+    run.mkdir()
+    (run / "adapter.safetensors").write_bytes(b"")
+    (run / "config.yaml").write_text(
+        "seed_everything: 0\n"
+        "data: {class_path: datamodules.MiniSTVG, init_args: {num_frames: 8}}\n"
+        "model: {grounder: {}, weights: random}\n"
+    )
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--model", run) == 1
+    assert "is tuned already, and tuning begins with a frozen model" in capsys.readouterr().err
+
+
+def test_faulty_annotations_stop_it_unless_they_are_to_be_skipped(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(arguments: Sequence[str]) -> int:
+        asked.append(arguments[0])
+        return int(arguments[0] == "data")
+
+    monkeypatch.setattr(tune_module, "_run", refuse)
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1") == 1 and asked == ["data"]
+    skip = ("--on-bad-video", "skip")
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1", *skip) == 0 and asked[2:] == [
+        *("test", "fit", "test")
+    ]
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_an_adapter_that_answers(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    tune = ("tune", folder, "--run", run, "--epochs", "1", "--workers", "1")
+    assert stvg(*tune) == 0
+    assert "NullSpaceTuning" in capfd.readouterr().out
+    results = load_results(run / "tuned" / "results.json")
+    assert results.conditions.dataset.startswith("own_clips, annotations ")
+    assert load(run / "tuned", device="cpu").ground(folder / "cam" / "0.mp4", "the man waves").tube.stop > 0
+    assert stvg(*tune) == 0
+    said = capfd.readouterr()
+    assert "NullSpaceTuning" in said.out and said.err.count("$ python -m stvg_nst") == 1, "verified, and reported"
+    assert stvg(*tune, "--seed", "1") == 1
+    assert "seed_everything: 0 before, 1 now); choose another --run" in capfd.readouterr().err
