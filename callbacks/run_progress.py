@@ -38,7 +38,7 @@ class RunProgress(ProgressBar):
         self._bar.add_task(what, total=num_batches if math.isfinite(num_batches) else None, loss="")
         self._bar.start()
 
-    def _advance(self, **fields: str) -> None:
+    def _advance(self, **fields: Any) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=1, **fields)
 

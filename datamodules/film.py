@@ -169,7 +169,7 @@ def open_film(path: Path) -> Iterator[Film]:
         OSError: it may not be read.
     """
     if not path.is_file():
-        raise VideoDecodeError("there is no such file", path)
+        raise VideoDecodeError("it is a folder" if path.is_dir() else "there is no such file", path)
     if path.stat().st_size == 0:
         raise VideoDecodeError("the file is empty", path)
     missing = missing_bytes(path)

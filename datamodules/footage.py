@@ -7,6 +7,7 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import TextIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -87,7 +88,7 @@ class Footage:
             VideoDecodeError: the file is gone, or has changed since it was opened.
         """
         if self.array is not None:
-            yield from (self.array[frame] for frame in frame_ids)
+            yield from (np.ascontiguousarray(self.array[frame]) for frame in frame_ids)  # torch takes no flipped view
         elif frame_ids:
             assert self.file is not None
             for chunk in iter_frames(self.file, frame_ids, chunk_size=1):
@@ -128,6 +129,8 @@ def _footage_of_file(path: Path, name: str, fps: float | None, held: Any = None)
 
 
 def _footage_of_open_file(video: IO[bytes], fps: float | None) -> Footage:
+    if isinstance(video, TextIOBase):
+        raise ValueError("expected a video as a binary file, got one that is read as text; open it by mode 'rb'")
     name = getattr(video, "name", None)
     name = name if isinstance(name, str) else "open file"
     copy = tempfile.NamedTemporaryFile(prefix="stvg-", suffix=".video")  # noqa: SIM115 (lives as long as the footage)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stvg_nst.machine.systems import refuse_other_systems
+
 if TYPE_CHECKING:
     from stvg_nst.prediction import Answer, VideoGrounder, load
 
@@ -21,6 +23,7 @@ __all__ = ["Answer", "VideoGrounder", "load"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    refuse_other_systems()
     return getattr(import_module("stvg_nst.prediction"), name)
 
 

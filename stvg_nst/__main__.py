@@ -9,6 +9,7 @@ from importlib import import_module
 from stvg_nst.arguments import nearest
 from stvg_nst.commands.old_words import present_command, present_options
 from stvg_nst.failures import Failures
+from stvg_nst.machine.systems import refuse_other_systems
 from stvg_nst.shadows import refuse_shadows
 
 PROGRAM = "python -m stvg_nst"
@@ -17,6 +18,7 @@ PROGRAM = "python -m stvg_nst"
 GROUPS = {
     "": {
         "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
+        "demo": ("demo:demo", "a web page: a frozen and a tuned model side by side, over clean and degraded film"),
         "export": ("weights:export", "write a tuned grounder as one file, for predict and for Python"),
         "tune": ("tune:tune", "tune a model on a folder of your own clips, and compare it with the frozen one"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),
@@ -35,6 +37,7 @@ GROUPS = {
         "budget": ("study:budget", "list what each point of a study adapts and trains, before any of it is trained"),
         "choose": ("study:choose", "write down the settings that a search found best on the validation split"),
         "tables": ("study:tables", "the paper's tables and figures out of the runs of a study"),
+        "doctor": ("doctor:doctor", "say what this machine can do, and what an experiment lacks on it"),
         "evaluate": ("evaluate:evaluate", "score the predictions of any model, from files, by the field's protocols"),
     },
     "CG-STVG at full size (docs/weights.md):": {
@@ -69,6 +72,7 @@ def _run(words: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"error: unknown command '{name}'{nearest(name, COMMANDS)}; see {PROGRAM} --help", file=sys.stderr)
         return 2
+    refuse_other_systems()
     refuse_shadows()
     return _load(COMMANDS[name])(present_options(name, words[length:]), f"{PROGRAM} {name}")
 

@@ -33,10 +33,10 @@ class OwnClips(AnnotatedVideos):
     _: KW_ONLY
 
     frame_rate: float | None = 3.2
-    """frames sampled a second; ``null`` where ``num_frames`` says how many."""
+    """frames sampled a second; ``null`` where ``num_frames`` or ``sampling`` says which."""
 
     num_frames: int | None = None
-    """frames sampled of a clip, spread evenly; ``null`` where ``frame_rate`` says how many."""
+    """frames sampled of a clip, spread evenly; ``null`` where ``frame_rate`` or ``sampling`` says which."""
 
     longest_clip: float = 20.0
     """seconds that the network's clips last at most; longer ones are refused."""
@@ -45,10 +45,11 @@ class OwnClips(AnnotatedVideos):
     """a data set of your own has its own validation split: leave it at 0."""
 
     def __post_init__(self) -> None:
-        if (self.frame_rate is None) == (self.num_frames is None):
+        ways = (self.frame_rate, self.num_frames, self.sampling)
+        if sum(way is not None for way in ways) != 1:
             raise ValueError(
-                "one of --data.init_args.frame_rate and --data.init_args.num_frames samples a clip, and the other is "
-                f"null, got {self.frame_rate} and {self.num_frames}"
+                "a clip is sampled by one of frame_rate, num_frames and sampling of --data.init_args, and the others "
+                f"are null, got {', '.join(map(str, ways))}"
             )
         for option in ("frame_rate", "num_frames", "longest_clip"):
             value = getattr(self, option)
@@ -71,8 +72,10 @@ class OwnClips(AnnotatedVideos):
     def frame_choice(self, split: Split) -> FrameChoice:
         if self.num_frames is not None:
             return EvenFrames(self.num_frames)
-        assert self.frame_rate is not None
-        return FramesAtRate(self.frame_rate)
+        if self.frame_rate is not None:
+            return FramesAtRate(self.frame_rate)
+        assert self.sampling is not None
+        return self.sampling
 
     def load_records(self, split: Split) -> tuple[Record, ...]:
         """As of any annotated videos.

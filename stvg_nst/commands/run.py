@@ -15,22 +15,22 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
+from stvg_nst.commands.loggers import loggers_of_run
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
 from stvg_nst.processes import LastWords, ended_with_parent
-from stvg_nst.report import print_report
+from stvg_nst.report import print_report, report_markdown
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.stopping import StoppedError
-
-_LOGGER = "callbacks.Dashboard"
-_TENSORBOARD = ("lightning.pytorch.loggers.TensorBoardLogger", _LOGGER)
 
 
 def fit(arguments: Sequence[str], program: str) -> int:
@@ -47,9 +47,13 @@ def test(arguments: Sequence[str], program: str) -> int:
     """Tests, and prints the table of what it has left, beside the baseline's where one was given."""
     cli = RunCLI("test", arguments)
     results = Path(cli.trainer.default_root_dir) / RunFile.RESULTS
-    if cli.config.test.table and cli.trainer.is_global_zero and results.is_file():
+    if cli.trainer.is_global_zero and results.is_file():
         baseline: Any = cli.model.baseline
-        print_report([results] if baseline is None else [baseline.path, results])
+        compared = [results] if baseline is None else [baseline.path, results]
+        if cli.config.test.table:
+            print_report(compared)
+        with BestEffort("the results as a text in TensorBoard"), SummaryWriter(results.parent) as dashboard:
+            dashboard.add_text("results", report_markdown(compared))
     return 0
 
 
@@ -136,13 +140,11 @@ class RunCLI(ComponentsCLI):
         _refuse_name_without_text(config.run)
         config.trainer.default_root_dir = config.run
         _refuse_bare_trainer(config.trainer)
-        _refuse_other_logger(config.trainer.logger)
         _drop_unwanted_progress_bars(config.trainer)
         if config.trainer.get("enable_model_summary") is None:
             config.trainer.enable_model_summary = config.get("verbose", False)
-        config.trainer.logger = Namespace(
-            class_path=_LOGGER, init_args=Namespace(save_dir=config.run, name="", version="")
-        )
+        loggers = loggers_of_run(config.trainer.logger, config.run)
+        config.trainer.logger = loggers if len(loggers) > 1 else loggers[0]
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = super().instantiate_trainer(**options)
@@ -203,20 +205,6 @@ def _refuse_name_without_text(run: str) -> None:
         run.encode()
     except UnicodeEncodeError:
         raise ValueError(f"--run {run}: the name of a run's folder must be UTF-8; choose another") from None
-
-
-def _refuse_other_logger(logger: Any) -> None:
-    """Refuses another dashboard, instead of silently replacing it by TensorBoard's.
-
-    Raises:
-        ValueError: it is neither left out nor TensorBoard's, as in the ``config.yaml`` of another run.
-    """
-    if logger not in (None, True) and getattr(logger, "class_path", None) not in _TENSORBOARD:
-        wanted = getattr(logger, "class_path", logger)
-        raise ValueError(
-            f"--trainer.logger {wanted}: a run's dashboard is TensorBoard's, in the folder of --run, and what is drawn "
-            "for it has no other place; leave the option out"
-        )
 
 
 def _refuse_bare_trainer(trainer: Namespace) -> None:

@@ -124,11 +124,14 @@ def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, St
 def _model_and_data(options: argparse.Namespace, model: ModelSource) -> Config:
     """The clips, shown as the model is used to."""
     viewing = model.description.viewing
+    by_clock = viewing.at_most is not None
     data: dict[str, Any] = {
         "root": str(options.folder),
-        "frame_rate": viewing.frame_rate,
+        "frame_rate": None if by_clock else viewing.frame_rate,
+        "sampling": {"rate": viewing.frame_rate, "at_most": viewing.at_most} if by_clock else None,
         "num_frames": viewing.num_frames,
         "longest_clip": viewing.clip_seconds,
+        "resizing": "short_side" if viewing.short_side else "height",
         "resolution": viewing.resolution,
         "antialias": viewing.antialias,
         "batch_size": options.batch_size,

@@ -25,11 +25,14 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
     """Holds a folder, which is made, for one process; yields the lock's descriptor.
 
     Processes that are started with the descriptor (``pass_fds``) hold the lock too, until the last of them ends;
     forked ones do not. Where a file system has no locks, as that of some clusters, it warns and goes on without.
+
+    Args:
+        shared: hold it beside others that share it too; who wants it alone waits for all of them.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -37,7 +40,7 @@ def locked(folder: Path) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError as error:

@@ -159,7 +159,7 @@ class VideoGrounder:
         Raises:
             ValueError: there is no sentence, or one is blank or too long.
         """
-        if isinstance(sentences, str) or not sentences:
+        if isinstance(sentences, str) or not sentences or not all(isinstance(each, str) for each in sentences):
             raise ValueError(f"expected a list of sentences, at least one, got {sentences!r}")
         with self._working:  # a tokenizer serves one thread at a time
             faults = self.frozen.grounder.query_faults(sentences)

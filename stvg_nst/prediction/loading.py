@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -137,9 +139,14 @@ def _of_run(folder: Path) -> ModelSource:
             f"'{folder}' is no run's folder: there is neither {RunFile.TEST_CONFIG} nor {RunFile.CONFIG} in it"
         )
     config = read_yaml(configs[0])
-    model: Mapping[str, Any] = config["model"]
+    model: Mapping[str, Any] = config.get("model") or {}
+    if not {"grounder", "weights"} <= model.keys() or "data" not in config or "seed_everything" not in config:
+        raise DescriptionError(
+            f"'{configs[0]}' does not say which network was run on which data; give the folder of a fit or of a test"
+        )
     inference: InferenceProtocol = model.get("inference", "single_pass")
-    description = ModelDescription(model["grounder"], viewing_of(_data_of(config), inference))
+    with _told_by(configs[0]):
+        description = ModelDescription(model["grounder"], viewing_of(_data_of(config), inference))
     is_random = model["weights"] == "random"
     return ModelSource(
         name=f"{folder}, RANDOM WEIGHTS" if is_random else str(folder),
@@ -166,19 +173,19 @@ def _adapter_of(folder: Path, model: Mapping[str, Any]) -> Path | None:
 def _data_of(config: Mapping[str, Any]) -> STVGDataModule:
     """The data module of a run, for its settings: what it reads from need not be there."""
     data = config["data"]
-    absent = {name: None for name in ("features", "frames", "degraded") if name in data["init_args"]}
+    options = data.get("init_args", {})
+    absent = {name: None for name in ("features", "frames", "degraded") if name in options}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(STVGDataModule, "data")
-    return parser.instantiate(
-        parser.parse_object({"data": {**data, "init_args": {**data["init_args"], **absent}}})
-    ).data
+    return parser.instantiate(parser.parse_object({"data": {**data, "init_args": {**options, **absent}}})).data
 
 
 def build(source: ModelSource) -> Grounder:
     """The network of a source in float32 on the CPU, its adapters left out; errors as of :func:`load`."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
-    config = parser.parse_object({"grounder": with_places(source.description.grounder)})
+    with _told_by(source.name):
+        config = parser.parse_object({"grounder": with_places(source.description.grounder)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         grounder: Grounder = parser.instantiate(config).grounder
@@ -186,6 +193,16 @@ def build(source: ModelSource) -> Grounder:
         fill = load_weights if source.exported is None else load_frozen_part
         fill(source.weights, grounder)
     return grounder
+
+
+@contextmanager
+def _told_by(source: Path | str) -> Iterator[None]:
+    """Names the file whose settings do not fit the classes that they name."""
+    try:
+        yield
+    except ArgumentError as error:
+        said = " ".join(str(error).split())
+        raise DescriptionError(f"'{source}' asks for what this version does not know: {said}") from error
 
 
 def with_places(config: Any) -> Any:
@@ -224,8 +241,10 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"there is no kind of device '{name}'; give auto, cpu or cuda:NUMBER") from error
+    if device.type not in ("cpu", "cuda") and not (device.type == "mps" and torch.backends.mps.is_available()):
+        raise ValueError(f"there is no device '{name}' here; give auto, cpu or cuda:NUMBER")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"there is no GPU '{name}': PyTorch finds {torch.cuda.device_count()} here; give --device cpu, or auto"

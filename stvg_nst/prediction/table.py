@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
     delimiter = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         for line in reader:
             if None in line:
                 raise TableError(
@@ -104,7 +106,7 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold other characters that end lines
         if not line.strip():
             continue
         try:
@@ -121,11 +123,14 @@ def _row(path: Path, number: int, line: Mapping[str, Any], place: int) -> Row:
         raise TableError(f"'{path}', line {place}: there is no {lacking[0]}; the columns are {', '.join(COLUMNS)}")
     if unknown := [name for name in line if name not in COLUMNS]:
         raise TableError(f"'{path}', line {place}: unknown column '{unknown[0]}'; the columns are {', '.join(COLUMNS)}")
-    video = path.parent / str(line["video"])
+    for name in ("video", "sentence"):
+        if not isinstance(line[name], str):
+            raise TableError(f"'{path}', line {place}: expected a text as {name}, got {line[name]!r}")
+    video = path.parent / line["video"]
     return Row(
         item_id=str(line.get("item_id", f"{video.stem}/{number}")),
         video=video,
-        sentence=str(line["sentence"]),
+        sentence=line["sentence"],
         start=_seconds(line.get("start"), path, place),
         stop=_seconds(line.get("stop"), path, place),
     )
@@ -133,7 +138,10 @@ def _row(path: Path, number: int, line: Mapping[str, Any], place: int) -> Row:
 
 def _seconds(value: Any, path: Path, place: int) -> float | None:
     try:
-        return None if value is None else float(value)
+        seconds = None if value is None else float(value)
+        if isinstance(value, bool) or (seconds is not None and not isfinite(seconds)):
+            raise ValueError
+        return seconds
     except (TypeError, ValueError):
         raise TableError(f"'{path}', line {place}: expected a number of seconds, got {value!r}") from None
 
@@ -162,11 +170,20 @@ class AnswerFile:
             write_whole(path, _line(self._header))
 
     def _go_on(self) -> None:
-        first, *rest = self._path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        if not first.endswith("\n") or (before := json.loads(first)) != self._header:
-            said = "a cut line" if not first.endswith("\n") else _difference(before, self._header)
+        try:
+            text = self._path.read_text(encoding="utf-8")
+            whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            if not whole or not all(isinstance(line, dict) for line in whole):
+                raise ValueError("a cut line")
+        except ValueError as error:
+            raise TableError(
+                f"'{self._path}' holds no answers that can be gone on with ({error}); choose another --output, or "
+                "--overwrite"
+            ) from error
+        before, *whole = whole
+        if before != self._header:
+            said = _difference(before, self._header)
             raise TableError(f"'{self._path}' was answered otherwise ({said}); choose another --output, or --overwrite")
-        whole = [json.loads(line) for line in rest if line.endswith("\n")]
         # What could not be answered is tried again: a file may have been mended.
         self.lines = {line["item_id"]: line for line in whole if "error" not in line}
         write_whole(self._path, "".join(map(_line, [self._header, *self.lines.values()])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor
@@ -58,8 +58,11 @@ def cut_windows(segment: tuple[int, int], fps: float, seconds: float, overlap: f
         overlap: seconds that neighbours share at least.
 
     Raises:
-        ValueError: a window is shorter than two frames, or the overlap is none that leaves them room to move on.
+        ValueError: a length is no number, a window is shorter than two frames, or the overlap is none that leaves them
+            room to move on.
     """
+    if not (isfinite(seconds) and isfinite(overlap)):
+        raise ValueError(f"expected a number of seconds, got a window of {seconds} and an overlap of {overlap}")
     start, stop = segment
     length, shared = round(seconds * fps), round(overlap * fps)
     if length < 2:

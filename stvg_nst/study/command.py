@@ -15,11 +15,13 @@ from rich.text import Text
 
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.configuration import ConfigurationError
+from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.overlays import StudyError
+from stvg_nst.study.parts import commands_for, run_part
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
 
 INTERRUPTED = 130
@@ -43,6 +45,9 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
     check_folder_is_writable(options.output or folder)
     console = Console(highlight=False)
+    if options.emit or options.part is not None:
+        with alone_in(folder, shared=True) as lock, termination_as_interrupt():
+            return _in_parts(parts, folder, Launcher(1, lock, program), options, console)
     with alone_in(folder) as lock, termination_as_interrupt():
         status = 0
         if not options.report_only:
@@ -80,7 +85,12 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         "for each by its name",
     )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
+    alone.add_argument(
+        "--emit", action="store_true", help="run nothing, print one shell command for each run that is missing"
+    )
+    alone.add_argument("--part", metavar="RUN", help="run this one, by its folder below RUNS, beside other parts")
     return parser.parse_args(arguments)
 
 
@@ -120,10 +130,14 @@ def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]
     return {(point, seed) for point in points if point not in unsearched for seed in options.seeds or study.seeds}
 
 
-def _run(
-    parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
-) -> list[Outcome]:
-    """Runs what is selected and not finished, and returns what failed."""
+def _planned(
+    parts: Sequence[Study], folder: Path, options: argparse.Namespace, console: Console
+) -> tuple[list[StudyRun], list[StudyRun]]:
+    """The baselines, and the runs that are selected.
+
+    Raises:
+        StudyError: nothing can be run, or what there is was made by another configuration.
+    """
     baselines, selected = [], []
     for study in parts:
         baseline, runs = planned_runs(study, study.folder_in(folder), _places(study, options))
@@ -141,7 +155,19 @@ def _run(
     if not baselines:
         raise StudyError(f"{parts[0].path}: nothing can be run, for the weights of none of its grounders are there")
     selected.sort(key=lambda run: parts[0].seeds.index(run.seed))  # all grounders once before any seed twice
-    stages = [[run for run in stage if not (run.finished or run.diverged)] for stage in (baselines, selected)]
+    return baselines, selected
+
+
+def _left(runs: Sequence[StudyRun]) -> list[StudyRun]:
+    return [run for run in runs if not (run.finished or run.diverged)]
+
+
+def _run(
+    parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
+) -> list[Outcome]:
+    """Runs what is selected and not finished, and returns what failed."""
+    baselines, selected = _planned(parts, folder, options, console)
+    stages = [_left(baselines), _left(selected)]
     missing = sum(map(len, stages))
     _say(console, _announcement(parts[0], (*baselines, *selected), missing, launcher.jobs))
     failures: list[Outcome] = []
@@ -156,6 +182,43 @@ def _run(
                     if outcome.failure is not None and not outcome.run.diverged:
                         failures.append(outcome)
     return failures
+
+
+def _in_parts(
+    parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
+) -> int:
+    """Prints the commands of the missing runs, or does the work of one of these commands."""
+    notes = Console(stderr=True, highlight=False)
+    baselines, selected = _planned(parts, folder, options, notes)
+    if options.emit:
+        lines, said = commands_for((_left(baselines), _left(selected)), folder, _without_emit(options))
+        for line in lines:
+            _say(console, line)
+        _say(notes, f"{parts[0].title}: {said}")
+        return 0
+    try:
+        outcome = run_part(options.part, (baselines, selected), folder, launcher)
+    except KeyboardInterrupt:
+        _say(notes, "stopped; what was reached is kept, and the same command goes on from there")
+        return INTERRUPTED
+    if outcome.failure is None:
+        _say(notes, f"finished: {outcome.run}")
+        return 0
+    _say(notes, f"{'diverged' if outcome.run.diverged else 'failed'}: {outcome.run}: {outcome.failure}")
+    return DIVERGED if outcome.run.diverged else 1
+
+
+def _without_emit(options: argparse.Namespace) -> list[str]:
+    """The command that was given, for a part to be named behind it."""
+    given = {
+        "--runs": (options.runs,),
+        "--data": (options.data,),
+        "--features": (options.features,),
+        "--seeds": options.seeds or (None,),
+        "--only": options.only or (None,),
+    }
+    words = [word for name, values in given.items() if values[0] is not None for word in (name, *values)]
+    return [*PROGRAM, "study", str(options.study), *["--quick"] * options.quick, *map(str, words)]
 
 
 def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Report) -> None:

@@ -174,17 +174,20 @@ def _end(processes: Sequence[_Process]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[int]:
+def alone_in(folder: Path, *, shared: bool = False) -> Iterator[int]:
     """Holds a study's folder for one command at a time; yields the lock's descriptor, to be passed to its processes.
 
     They hold it too, so that a command that is killed outright is not followed by another while its runs still work.
+
+    Args:
+        shared: beside other parts of the study, and not beside a command that runs all of it.
 
     Raises:
         StudyError: another command holds the folder.
     """
     with ExitStack() as stack:
         try:
-            lock = stack.enter_context(locked(folder))
+            lock = stack.enter_context(locked(folder, shared=shared))
         except BlockingIOError as error:
             raise StudyError(
                 f"'{folder}' is in use by another study command, or by runs that one left behind; wait until it ends"

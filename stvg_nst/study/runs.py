@@ -196,10 +196,10 @@ class StudyRun:
         changes += [change for test in self.tests for change in test.changes()]
         weights = self.weights
         if not changes and weights is not None and weights.is_file():  # a report may be made where they are not
-            before = self.weights_file.read_text(encoding="utf-8").split()[0]
-            if not is_same(weights, before):
+            kept_sum = self.weights_file.read_text(encoding="utf-8").split()[0]
+            if not is_same(weights, kept_sum):
                 now = file_sum(weights)
-                changes.append(f"content of model.weights '{weights}': sha256 {before[:12]} before, {now[:12]} now")
+                changes.append(f"content of model.weights '{weights}': sha256 {kept_sum[:12]} before, {now[:12]} now")
         return changes
 
     def write_config(self) -> None:

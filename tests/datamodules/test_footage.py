@@ -37,6 +37,21 @@ def test_a_file_an_open_file_and_an_array_say_the_same(film: Path) -> None:
     assert open_footage(film).name == str(film) and opened.name == "open file"
 
 
+def test_what_is_no_binary_film_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("no film")
+    with (tmp_path / "a.txt").open() as text, pytest.raises(ValueError, match="open it by mode 'rb'"):
+        open_footage(text)  # type: ignore[arg-type]
+    with pytest.raises(VideoDecodeError, match="it is a folder"):
+        open_footage(tmp_path)
+
+
+def test_a_view_of_an_array_is_read_in_its_own_order() -> None:
+    footage = open_footage(numbered_frames()[::-1], fps=25)
+    frames = [*footage.frames((0, 5))]
+    assert numbers(np.stack(frames)) == (NUM_FRAMES - 1, NUM_FRAMES - 6)
+    assert all(frame.flags.c_contiguous for frame in [*open_footage(numbered_frames()[:, ::-1], fps=25).frames((0,))])
+
+
 def test_the_copy_of_an_open_file_goes_with_it(film: Path) -> None:
     footage = open_footage(io.BytesIO(film.read_bytes()))
     copy = footage.file

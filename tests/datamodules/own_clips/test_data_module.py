@@ -15,6 +15,7 @@ from datamodules.annotated.verify import Verification, verify
 from datamodules.base import Split
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.own_clips.source import SPLITS, OwnClipsSource
+from datamodules.sampling import FramesByClock
 from tests.datamodules.published import own_line, write_clip
 
 VIDEOS = [f"cam/{index}.mp4" for index in range(12)]
@@ -75,6 +76,8 @@ def test_a_split_that_is_left_open_is_a_fault(
 def test_clips_are_shown_in_both_qualities(own_clips: Callable[..., Path]) -> None:
     root = own_clips(*map(own_line, VIDEOS))
     look(root)
+    by_clock = OwnClips(root, frame_rate=None, sampling=FramesByClock(5.0), **OPTIONS)
+    assert by_clock.frame_choice("test") == FramesByClock(5.0)
     data = OwnClips(root, frame_rate=None, num_frames=5, eval_batch_size=2, **OPTIONS)
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
@@ -135,10 +138,12 @@ def test_clips_that_are_too_long_for_the_network_are_refused(own_clips: Callable
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_frames": 8}, "the other is null, got 3.2 and 8"),
-        ({"frame_rate": None}, "the other is null, got None and None"),
+        ({"num_frames": 8}, "the others are null, got 3.2, 8, None"),
+        ({"frame_rate": None}, "the others are null, got None, None, None"),
+        ({"sampling": FramesByClock(5.0)}, "the others are null, got 3.2, None, FramesByClock"),
         ({"frame_rate": 0.0}, "frame_rate must be positive, got 0"),
         ({"held_out": 0.1}, "held_out must be 0, got 0.1"),
+        ({"convention": "tubedetr"}, "convention tubedetr is about published files"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -6,22 +6,62 @@ from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser, Namespace
+from lightning import Trainer
 
+from stvg_nst.commands import loggers
 from stvg_nst.commands.run import RunCLI, RunConfig
 
+LOGGERS = "lightning.pytorch.loggers"
 
-@pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CSVLogger")])
-def test_another_dashboard_is_refused_and_not_ignored(logger: Any) -> None:
+
+def prepared(logger: Any) -> Any:
+    """The loggers of a fit in `runs/a` that asks for these."""
     cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
-    with pytest.raises(ValueError, match=r"--trainer\.logger (False|.*CSVLogger): a run's dashboard is TensorBoard's"):
-        RunCLI.before_instantiate_classes(cli)
+    RunCLI.before_instantiate_classes(cli)
+    return cli.config.fit.trainer.logger
+
+
+@pytest.mark.parametrize("logger", [False, Namespace(class_path="lightning.pytorch.loggers.CometLogger")])
+def test_a_logger_that_is_not_known_is_refused_and_not_ignored(logger: Any) -> None:
+    with pytest.raises(ValueError, match=r"--trainer\.logger (False|.*CometLogger): expected .*TensorBoardLogger, "):
+        prepared(logger)
 
 
 @pytest.mark.parametrize("logger", [None, True, Namespace(class_path="lightning.pytorch.loggers.TensorBoardLogger")])
 def test_the_dashboard_lies_in_the_folder_of_the_run(logger: Any) -> None:
-    cli = Namespace(subcommand="fit", config=Namespace(fit=Namespace(run="runs/a", trainer=Namespace(logger=logger))))
-    RunCLI.before_instantiate_classes(cli)
-    assert cli.config.fit.trainer.logger.init_args.save_dir == "runs/a"
+    assert prepared(logger) == Namespace(
+        class_path="callbacks.Dashboard", init_args=Namespace(save_dir="runs/a", name="", version="")
+    )
+
+
+def test_other_loggers_write_into_the_folder_of_the_run_and_say_what_is_not_drawn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    csv = Namespace(class_path=f"{LOGGERS}.CSVLogger", init_args=Namespace(save_dir="logs", flush_logs_every_n_steps=5))
+    both = prepared([Namespace(class_path=f"{LOGGERS}.TensorBoardLogger"), csv])
+    assert [logger.class_path for logger in both] == ["callbacks.Dashboard", f"{LOGGERS}.CSVLogger"]
+    assert vars(both[1].init_args) == {"save_dir": "runs/a", "name": "csv", "flush_logs_every_n_steps": 5}
+    assert not caplog.records
+    prepared(csv)
+    assert "pictures of tubes, histograms and the page of hyper-parameters are not drawn" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["csv", "wandb"])
+def test_overlays_of_loggers_parse(name: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer, "trainer")
+    parser.add_argument("--config", action="config")
+    assert parser.parse_args([f"--config=experiments/logger/{name}.yaml"]).trainer.logger
+
+
+def test_weights_and_biases_is_asked_for_by_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = Namespace(class_path=f"{LOGGERS}.WandbLogger", init_args=Namespace(project="stvg", name=None, offline=True))
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="Weights & Biases is not installed; pip install wandb"):
+        prepared(wandb)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: "there")
+    found = prepared(wandb)
+    assert vars(found.init_args) == {"project": "stvg", "name": "a", "offline": True, "save_dir": "runs/a"}
 
 
 def test_a_trainer_without_dashboard_and_checkpoints_is_refused() -> None:

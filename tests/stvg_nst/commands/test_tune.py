@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
+from datamodules import STVGDataModule
 from stvg_nst import __main__ as root_module
 from stvg_nst import load
 from stvg_nst.commands import tune as tune_module
 from stvg_nst.configuration import read_yaml
+from stvg_nst.prediction.loading import find_source
+from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.results.results_file import load_results
 from tests.datamodules.published import own_line, write_clip
 
@@ -65,6 +70,27 @@ def test_clips_are_shown_as_the_model_is_used_to(
     assert tuned["model"]["tuner"]["class_path"].endswith("NullSpaceTuning") and tuned["trainer"]["max_epochs"] == 3
     baseline = commands[-1][commands[-1].index("--model.baseline") + 1]
     assert baseline == str(run / "zero-shot" / "results.json")
+
+
+def test_a_model_that_counts_by_the_clock_is_shown_clips_so(
+    folder: Path,
+    tmp_path: Path,
+    stvg: Callable[..., int],
+    commands: list[Sequence[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mini = find_source("mini")
+    viewing = replace(
+        mini.description.viewing, num_frames=None, frame_rate=5.0, at_most=200, short_side=True, antialias=False
+    )
+    source = replace(mini, description=replace(mini.description, viewing=viewing))
+    monkeypatch.setattr(tune_module, "find_source", lambda name: source)
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1") == 0
+    config = read_yaml(tmp_path / "run" / "tuned" / "point.yaml")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(STVGDataModule, "data")
+    data = parser.instantiate(parser.parse_object({"data": config["data"]})).data
+    assert viewing_of(data, "single_pass") == viewing
 
 
 def test_what_is_tuned_already_is_no_beginning(

@@ -284,7 +284,7 @@ def test_a_sentence_that_is_none_is_refused_ahead_of_the_film(mini: VideoGrounde
 
 
 def test_sentences_must_be_a_list(mini: VideoGrounder) -> None:
-    for sentences in ("a star", []):
+    for sentences in ("a star", [], [None], [SENTENCE, 5]):
         with pytest.raises(ValueError, match="expected a list of sentences, at least one"):
             mini.ground_all("absent.mp4", sentences)
 

@@ -23,6 +23,7 @@ from stvg_nst.prediction import VideoGrounder, load
 from stvg_nst.prediction.loading import SHIPPED, find_source
 from tests.stvg_nst.prediction.adapters import SENTENCE
 
+RANDOM = "seed_everything: 0\nmodel: {grounder: {}, weights: random, tuner: {class_path: a.ZeroShot}}\n"
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -185,6 +186,24 @@ def test_a_file_that_asks_for_something_else_is_refused(tmp_path: Path, changes:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "does not say which network was run on which data; give the folder of a fit or of a test"),
+        ("model:\ndata:\nseed_everything: 0", "does not say which network was run"),
+        (
+            f"{RANDOM}data: {{class_path: datamodules.MiniSTVG, init_args: {{nonsense: 3}}}}",
+            "'nonsense' is not accepted",
+        ),
+        (f"{RANDOM}data: {{class_path: datamodules.No}}", "asks for what this version does not know"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "test.yaml").write_text(text)
+    with pytest.raises(DescriptionError, match=message):
+        load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"frame_rate": 3.2}, "by a number of frames or by a rate, got 16 and 3.2"),
@@ -217,6 +236,8 @@ def test_what_is_written_is_read(mini: VideoGrounder) -> None:
         ({"source": "maxi"}, "expected 'mini', a run's folder or a weights file, and there is no 'maxi'"),
         ({"device": "cuda:64"}, r"there is no GPU 'cuda:64': PyTorch finds \d+ here; give --device cpu, or auto"),
         ({"device": "gpu"}, "there is no kind of device 'gpu'; give auto, cpu or cuda:NUMBER"),
+        ({"device": "meta"}, "there is no device 'meta' here; give auto, cpu or cuda:NUMBER"),
+        ({"device": None}, "there is no kind of device 'None'"),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
         ({"adapters": {"night": "absent.safetensors"}}, "absent"),
     ],

@@ -73,11 +73,25 @@ def test_a_table_is_read_in_every_dialect(tmp_path: Path, name: str, text: str) 
         ("t.jsonl", '{"video": "a.mp4", "sentence": "b"}\n{"video"', "line 2: is no JSON"),
         ("t.jsonl", "[1]\n", r"line 1: expected an object, got \[1\]"),
         ("t.jsonl", '{"video": "a.mp4", "sentence": "b", "stop": [1]}\n', r"expected a number of seconds, got \[1\]"),
+        ("t.jsonl", '{"video": "a.mp4", "sentence": "b", "stop": true}\n', "expected a number of seconds, got True"),
+        ("t.csv", "video,sentence,stop\na.mp4,b,nan\n", "expected a number of seconds, got 'nan'"),
+        ("t.jsonl", '{"video": "a.mp4", "sentence": ["b"]}\n', r"expected a text as sentence, got \['b'\]"),
+        ("t.jsonl", '{"video": 7, "sentence": "b"}\n', "expected a text as video, got 7"),
     ],
 )
 def test_a_faulty_table_is_refused_by_its_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(TableError, match=message):
         read_table(write(tmp_path, name, text))
+
+
+def test_a_sentence_may_hold_what_ends_lines_elsewhere(tmp_path: Path) -> None:
+    (row,) = read_table(write(tmp_path, "t.jsonl", '{"video": "a.mp4", "sentence": "a\u2028b\u0085c"}\r\n'))
+    assert row.sentence == "a\u2028b\u0085c"
+
+
+def test_blanks_around_the_names_of_columns_are_none_of_them(tmp_path: Path) -> None:
+    (row,) = read_table(write(tmp_path, "t.csv", "video, sentence ,start\na.mp4,b,2\n"))
+    assert (row.sentence, row.start) == ("b", 2.0)
 
 
 def test_a_table_in_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -133,9 +147,14 @@ def test_answers_of_another_model_or_another_table_are_refused(tmp_path: Path) -
     changed = Row("a/1", ROWS[0].video, "another sentence")
     with pytest.raises(TableError, match=r"row 'a/1' asks .*another sentence.* now, and .* has the answer to"):
         AnswerFile(path, {"model": "mini", "window": None}).left_of([changed])
-    path.write_text("")
-    with pytest.raises(TableError, match="a cut line"):
-        AnswerFile(path, {})
+    for text, message in (
+        ("", "a cut line"),
+        ("[1]\n", "a cut line"),
+        ("answers\n", "holds no answers that can be gone"),
+    ):
+        path.write_text(text)
+        with pytest.raises(TableError, match=message):
+            AnswerFile(path, {})
 
 
 # --- answering --------------------------------------------------------------------------------------------------------

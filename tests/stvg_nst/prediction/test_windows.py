@@ -38,6 +38,8 @@ def test_a_part_that_is_hardly_longer_is_shown_at_once() -> None:
 @pytest.mark.parametrize(
     ("seconds", "overlap", "message"),
     [
+        (float("inf"), 0, "expected a number of seconds, got a window of inf and an overlap of 0"),
+        (4, float("nan"), "got a window of 4 and an overlap of nan"),
         (0.1, 0, "a window must hold two frames at least, got 0.1 s at 10"),
         (2, 2, "got 2 s of 2 s"),
         (2, -1, "got -1 s"),

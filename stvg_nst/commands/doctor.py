@@ -1,0 +1,61 @@
+"""`doctor`: what this machine can do, why it would run on the CPU, and what an experiment lacks here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datamodules.decoders import decoder_versions, missing_decoders
+from stvg_nst.arguments import CommandParser
+from stvg_nst.commands.data_options import say
+from stvg_nst.commands.missing import examine_experiment
+from stvg_nst.gpus import examine_gpus
+from stvg_nst.machine.health import Finding, examine_machine, examine_packages
+
+
+def doctor(arguments: Sequence[str], program: str) -> int:
+    """Prints what was found.
+
+    Returns:
+        Exit status: 1 where something is lacking.
+    """
+    parser = CommandParser(
+        prog=program,
+        description="Say what this machine can do, and what a named experiment lacks on it. Exits with 1 where "
+        "something is lacking.",
+    )
+    parser.add_argument(
+        "experiment", type=Path, nargs="*", help="the overlays of a run in their order, or the file of a study"
+    )
+    options = parser.parse_args(arguments)
+    machine = (*examine_machine(Path.cwd()), *examine_packages(), *examine_gpus(), _decoders())
+    experiment = examine_experiment(options.experiment) if options.experiment else ()
+    console = Console()
+    console.print(_table("This machine", machine))
+    if experiment:
+        console.print(_table(" ".join(map(str, options.experiment)), experiment))
+    lacking = sum(finding.verdict == "lacking" for finding in (*machine, *experiment))
+    say(console, f"{lacking} things are lacking" if lacking else "nothing is lacking")
+    return int(lacking > 0)
+
+
+def _decoders() -> Finding:
+    if missing := missing_decoders():
+        return Finding("films", f"{decoder_versions()} does not decode {', '.join(missing)}", "note", "pip install av")
+    return Finding("films", f"{decoder_versions()} decodes all usual formats")
+
+
+def _table(title: str, findings: Sequence[Finding]) -> Table:
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_column()
+    colours = {"ok": "green", "note": "yellow", "lacking": "red"}
+    for finding in findings:
+        words = finding.said + f"; {finding.advice}" * bool(finding.advice)
+        table.add_row(finding.about, escape(words), f"[{colours[finding.verdict]}]{finding.verdict}[/]")
+    return table

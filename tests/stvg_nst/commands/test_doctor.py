@@ -1,0 +1,120 @@
+"""`doctor`: what a machine is said to be able to do, and what an experiment lacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stvg_nst import __main__ as root_module
+from stvg_nst import gpus
+from stvg_nst.commands.missing import examine_experiment
+from stvg_nst.machine import health
+from stvg_nst.machine.systems import refuse_other_systems
+from tests.datamodules.published import hcstvg_item, write_clip, write_json
+
+MINI = [f"experiments/{name}.yaml" for name in ("base", "data/mini", "model/mini", "model/mini_weights")]
+
+
+@pytest.fixture
+def stvg(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        return root_module.main()
+
+    return run
+
+
+def test_the_embedded_benchmark_lacks_nothing(stvg: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert stvg("doctor", *MINI) == 0
+    said = capsys.readouterr().out
+    assert "cores" in said and "MiniSTVG in 'data'" in said and "nothing is lacking" in said
+
+
+def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "annos" / "hcstvg_v1" / "test.json", {"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item()})
+    write_clip(tmp_path / "v1_video" / "a.mp4")
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        f"data: {{class_path: datamodules.HCSTVG, init_args: {{root: '{tmp_path}', features: '{tmp_path / 'f'}'}}}}\n"
+        "model:\n"
+        "  weights: nowhere.safetensors\n"
+        "  grounder:\n"
+        "    class_path: stvg_nst.models.CGSTVG\n"
+        "    init_args: {text: {class_path: T, init_args: {source: no/such-encoder}}}\n"
+    )
+    found = examine_experiment([overlay])
+    lacking = {finding.about: f"{finding.said}; {finding.advice}" for finding in found if finding.verdict == "lacking"}
+    assert [*lacking] == ["data, train", "data, test", "features", "weights", "tokenizer"]
+    assert "no annotations" in lacking["data, train"] and "docs/data.md" in lacking["data, train"]
+    assert "2 sentences, 1 of 2 videos" in lacking["data, test"] and "b.mp4" in lacking["data, test"]
+    assert "cache features" in lacking["features"] and "docs/weights.md" in lacking["weights"]
+    assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
+
+
+def test_a_study_is_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = examine_experiment([Path("experiments/ablate/gate.yaml")])
+    assert "data" in {finding.about for finding in found} and "weights" in {finding.about for finding in found}
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "visible", "message"),
+    [
+        (None, "13.0", "0", "there is no NVIDIA driver"),
+        ("12.4", None, "0", "built without CUDA, though there is a driver for 12.4; install a build"),
+        ("13.0", "13.0", "", "CUDA_VISIBLE_DEVICES hides all GPUs"),
+        ("12.4", "13.0", "0", "the driver is for CUDA 12.4, and PyTorch is built for 13.0; renew the driver"),
+        ("13.2", "13.0", "0", "finds no device that it can use under a driver for 13.2"),
+    ],
+)
+def test_why_a_run_would_be_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, driver: str | None, built: str | None, visible: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(gpus, "_driver_cuda", lambda: driver)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (finding,) = gpus.examine_gpus()
+    assert message in finding.said and finding.verdict == "note"
+
+
+@pytest.mark.parametrize(("major", "verdict"), [(9, "ok"), (6, "lacking")])
+def test_a_gpu_without_code_for_it_is_lacking(monkeypatch: pytest.MonkeyPatch, major: int, verdict: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    card = SimpleNamespace(name="a card", major=major, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (7 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    *_, finding = gpus.examine_gpus()
+    assert finding.verdict == verdict and "a card, 7.0 GB of 8.0 GB free" in finding.said
+
+
+def test_other_releases_than_the_tested_ones_are_told(tmp_path: Path) -> None:
+    pins = tmp_path / "constraints.txt"
+    pins.write_text(f"# tested\ntorch=={torch.__version__.partition('+')[0]}\nav==1.2.3\nclick==0.0.1\n")
+    (finding,) = health.examine_packages(pins)
+    assert "av " in finding.said and "tested 1.2.3" in finding.said and finding.verdict == "note"
+    assert "tested 0.0.1" not in finding.said, "click changes no number"
+
+
+def test_little_shared_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    found = {finding.about: finding for finding in health.examine_machine(tmp_path)}
+    assert found["/dev/shm"].verdict == "note" and "--shm-size" in found["/dev/shm"].advice
+
+
+def test_windows_is_refused_in_one_line(
+    stvg: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse_other_systems("linux")
+    refuse_other_systems("darwin")
+    monkeypatch.setattr(root_module, "refuse_other_systems", lambda: refuse_other_systems("win32"))
+    assert stvg("doctor") == 1
+    assert "error: stvg_nst runs on Linux and macOS, and this is Windows" in capsys.readouterr().err
