@@ -10,8 +10,11 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 DATA ?= data
-RUNS ?= runs/mini
-PRETRAIN ?= runs/pretrain
+# The miniature that `train` and `pretrain` are about: mini, a CG-STVG, or tubedetr_mini.
+MODEL ?= mini
+TUBEDETR := $(filter tubedetr%,$(MODEL))
+RUNS ?= runs/$(MODEL)
+PRETRAIN ?= runs/pretrain$(TUBEDETR:%=-%)
 STUDIES ?= runs/ablate
 COMPARE ?= runs/compare
 JOBS ?= 1
@@ -31,12 +34,13 @@ heading = @printf '\n%s\n' $(1)
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 
 # The embedded benchmark over cached features of the frozen encoders, and the miniature with its shipped weights.
-FEATURES := $(DATA)/features/mini
-MINI := $(foreach part,base data/mini_cached model/mini model/mini_weights,--config experiments/$(part).yaml) \
+FEATURES := $(DATA)/features/$(MODEL)
+MINI := $(foreach part,base data/mini_cached model/$(MODEL) model/$(MODEL)_weights,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(FEATURES)
+NST := $(foreach part,tuner/nst $(TUBEDETR:%=scope/tubedetr/both),--config experiments/$(part).yaml)
 # Its grounding model in the making: a stage, and the weights that it starts from.
 PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
-stage = $(foreach part,base model/mini pretrain/$(1),--config experiments/$(part).yaml) --seed_everything $(SEED) \
+stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(TUBEDETR:%=pretrain/%),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
 GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
 BOXES := $(call stage,boxes,grounding/grounder.safetensors)
@@ -90,12 +94,12 @@ $(ZERO_SHOT_VAL): | $(FEATURES)/test/index.json
 
 $(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json $(ZERO_SHOT_VAL)
 	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 3 min)')
-	$(QUIETLY)$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last $(SPEAKING) \
+	$(QUIETLY)$(STVG) fit $(MINI) $(NST) --run $(@D) --ckpt_path last $(SPEAKING) \
 	  --model.baseline $(ZERO_SHOT_VAL)
 
 $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
 	$(call heading,'4 of 4  test the tuned grounder on the same clips (about 1 min)')
-	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --table false $(SPEAKING) \
+	$(QUIETLY)$(STVG) test $(MINI) $(NST) --run $(@D) --table false $(SPEAKING) \
 	  --model.adapter $(RUNS)/nst/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
 
 # Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
@@ -252,7 +256,7 @@ pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that th
 	$(STVG) report $(PRETRAIN)
 
 $(PRETRAIN)/encoders/encoders.safetensors: | $(STAMP)
-	$(STVG) encoders --config experiments/pretrain/encoders.yaml --config experiments/model/mini.yaml \
+	$(STVG) encoders --config experiments/pretrain/encoders.yaml --config experiments/model/$(MODEL).yaml \
 	  --seed_everything $(SEED) --data.root $(DATA) --model.output $@ --trainer.logger.init_args.save_dir $(@D)
 
 $(PRETRAIN_FEATURES)/val/index.json: $(PRETRAIN)/encoders/encoders.safetensors
@@ -277,7 +281,7 @@ $(PRETRAIN)/model.safetensors: $(PRETRAIN)/polish/adapter.safetensors
 	$(STVG) export $(POLISH) --model.adapter $< --output $@
 
 $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
-	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \
+	$(STVG) test $(foreach part,base data/mini model/$(MODEL) tuner/zero_shot,--config experiments/$(part).yaml) \
 	  --data.init_args.root $(DATA) --model.weights $< --run $(@D)
 
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(STAMP)

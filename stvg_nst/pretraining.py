@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from stvg_nst.accumulation import SampleMeanModule
-from stvg_nst.models.cgstvg import CGSTVG, VideoEncoder
+from stvg_nst.models import CGSTVG, TubeDETR
+from stvg_nst.models.cgstvg import VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
-from stvg_nst.types import Batch, SceneBatch
+from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, SceneBatch
 
 
 class DensePretraining(SampleMeanModule):
     """Trains the image encoder to name and box the actor under each cell, the video encoder to name its action.
 
     Args:
-        grounder: the miniature; only its two visual encoders are trained.
+        grounder: the miniature; only its visual encoders are trained, of which a TubeDETR has but the first.
         looks: names of the attributes and how many values each has.
         actions: number of actions.
         frames_per_clip: frames of each clip that the image encoder sees in a step; neighbours are nearly alike.
@@ -39,7 +40,7 @@ class DensePretraining(SampleMeanModule):
 
     def __init__(
         self,
-        grounder: CGSTVG,
+        grounder: CGSTVG | TubeDETR,
         *,
         looks: dict[str, int],
         actions: int,
@@ -51,13 +52,14 @@ class DensePretraining(SampleMeanModule):
         super().__init__()
         self.grounder = grounder.requires_grad_(False)
         self.visual = grounder.visual.requires_grad_(True)
-        self.motion = grounder.motion.requires_grad_(True)
+        self.motion = grounder.motion.requires_grad_(True) if isinstance(grounder, CGSTVG) else None
         self.looks = looks
         # Each cell of the appearance map says: is an actor here, its attributes, its box relative to the cell.
         self.appearance_head = nn.Conv2d(self.visual.channels, 1 + sum(looks.values()) + 4, 1)
-        # The motion map: is an actor here, its action, how its box changes until the next frame.
-        self.motion_head = nn.Conv2d(self.motion.channels, 1 + actions + 4, 1)
-        look_at_neighbours_in_time(self.motion)
+        if self.motion is not None:
+            # The motion map: is an actor here, its action, how its box changes until the next frame.
+            self.motion_head = nn.Conv2d(self.motion.channels, 1 + actions + 4, 1)
+            look_at_neighbours_in_time(self.motion)
         self.frames_per_clip = frames_per_clip
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -71,21 +73,27 @@ class DensePretraining(SampleMeanModule):
         return loss
 
     def _losses(self, batch: SceneBatch) -> dict[str, Tensor]:
-        motion_map = self.motion_head(self.motion(batch.frames).flatten(0, 1))
+        return ({} if self.motion is None else self._motion_losses(self.motion, batch)) | self._appearance_losses(batch)
+
+    def _motion_losses(self, motion: VideoEncoder, batch: SceneBatch) -> dict[str, Tensor]:
+        motion_map = self.motion_head(motion(batch.frames).flatten(0, 1))
         cells = cell_targets(batch.boxes, motion_map.shape[-2:])
         presence, action, change = motion_map.tensor_split((1, motion_map.shape[1] - 4), dim=1)
         steps = batch.boxes.diff(dim=2, append=batch.boxes[:, :, -1:])
-        terms = {
+        return {
             "motion_presence": F.binary_cross_entropy_with_logits(presence[:, 0], (cells >= 0).float().flatten(0, 1)),
             "action": _cell_cross_entropy(action, _look_up(batch.actions.transpose(1, 2), cells)),
             "change": _box_loss(change, 30 * _boxes_of_cells(steps, cells), cells),
         }
 
+    def _appearance_losses(self, batch: SceneBatch) -> dict[str, Tensor]:
         chosen = torch.randperm(batch.frames.shape[1], device=self.device)[: self.frames_per_clip]
-        cells, boxes = cells[:, chosen], batch.boxes[:, :, chosen]
+        boxes = batch.boxes[:, :, chosen]
         maps = self.appearance_head(self.visual(batch.frames[:, chosen]).flatten(0, 1))
+        cells = cell_targets(boxes, maps.shape[-2:])
         presence, *attributes, shift = maps.split([1, *self.looks.values(), 4], dim=1)
-        terms["presence"] = F.binary_cross_entropy_with_logits(presence[:, 0], (cells >= 0).float().flatten(0, 1))
+        on_actor = (cells >= 0).float().flatten(0, 1)
+        terms = {"presence": F.binary_cross_entropy_with_logits(presence[:, 0], on_actor)}
         for index, (name, logits) in enumerate(zip(self.looks, attributes, strict=True)):
             labels = batch.looks[:, None, :, index].expand(-1, cells.shape[1], -1)
             terms[name] = _cell_cross_entropy(logits, _look_up(labels, cells))
@@ -135,8 +143,8 @@ class GroundingPretraining(GroundingModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         seen: dict[str, Any] = {}
-        watched = {"tokens": "encoder", "query": "encoder.layers.0.self_attn.q_proj"}
-        watched |= {"key": "encoder.layers.0.self_attn.k_proj", "reference": "reference_point"}
+        watched = {"query": "encoder.layers.0.self_attn.q_proj", "key": "encoder.layers.0.self_attn.k_proj"}
+        watched["reference"] = "reference_point"
         hooks = [
             self.grounder.get_submodule(path).register_forward_hook(
                 lambda module, inputs, output, name=name: seen.__setitem__(name, output)
@@ -146,19 +154,26 @@ class GroundingPretraining(GroundingModule):
         loss = super().training_step(batch, batch_index)
         for hook in hooks:
             hook.remove()
-        return loss + self._dense_loss(seen, batch)
+        return loss + self._dense_loss(seen | {"tokens": self._tokens}, batch)
+
+    def _ground(self, features: BackboneFeatures, batch: Batch) -> GroundingOutput:
+        output = super()._ground(features, batch)
+        assert output.fused is not None, "both miniatures say their tokens"
+        self._tokens = output.fused.tokens
+        return output
 
     def _dense_loss(self, seen: Mapping[str, Any], batch: Batch) -> Tensor:
-        """The weighted sum of the dense terms; seen is what the watched modules gave."""
-        grid = _grid(batch)
-        answer, *attributes = self.alignment_head(_visual(seen["tokens"], grid)).unbind(-1)
-        cells = grid[0] * grid[1]
+        """The weighted sum of the dense terms; seen is what the watched modules gave, and the memory's tokens."""
+        grid = _Grid.of(batch)
+        answer, *attributes = self.alignment_head(grid.visual(seen["tokens"])).unbind(-1)
+        # The encoder may see some frames only; the first of them is the first of all.
+        step = math.ceil(seen["tokens"].shape[1] / seen["query"].shape[1])
         attention = self._attention_logits(
-            _visual(seen["query"], grid), seen["key"][:, 0, cells:-cells], seen["reference"].text_mask
+            grid.visual(seen["query"]), grid.words(seen["key"][:, 0]), seen["reference"].text_mask
         )
         answer_loss = self._answer_loss(answer, batch, grid)
         attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, grid)
-        attention_loss = self._attribute_loss(attention, batch, grid)
+        attention_loss = self._attribute_loss(attention, batch, grid, step)
         self.log("train/alignment/answer", answer_loss.detach(), batch_size=len(batch))
         for index, name in enumerate(self.ATTRIBUTES):
             self.log(f"train/alignment/{name}", attribute_loss[index].detach(), batch_size=len(batch))
@@ -170,28 +185,32 @@ class GroundingPretraining(GroundingModule):
         )
 
     def _attention_logits(self, query: Tensor, key: Tensor, text_mask: Tensor) -> Tensor:
-        """How much each head looks from cells (2, B, T, h * w, D) at any word (B, L, D): (2, B, T, h * w, 4)."""
+        """How much each head looks from cells (V, B, T, h * w, D) at any word (B, L, D): (V, B, T, h * w, 4)."""
         heads = len(self.ATTRIBUTES)
         query, key = query.unflatten(-1, (heads, -1)), key.unflatten(-1, (heads, -1))
         logits = torch.einsum("vbtnhd,blhd->vbtnhl", query, key) / query.shape[-1] ** 0.5
         logits = logits.masked_fill(~text_mask[:, None, None, None], float("-inf"))
         return logits.logsumexp(-1) + self.attention_bias
 
-    def _answer_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """Cross-entropy of cells (2, B, T, h * w) against: under the target's box, while the event lasts.
+    def _answer_loss(self, logits: Tensor, batch: Batch, grid: _Grid) -> Tensor:
+        """Cross-entropy of cells (V, B, T, h * w) against: under the target's box, while the event lasts.
 
         The sum over all cells as a share of the few that are, so that these weigh as much as a clip's boxes do.
         """
         boxes = batch.boxes * batch.inside[..., None]
-        under = (cell_targets(boxes[:, None], grid) >= 0).flatten(2).float()
+        under = (cell_targets(boxes[:, None], grid.size) >= 0).flatten(2).float()
         loss = F.binary_cross_entropy_with_logits(logits, under.expand_as(logits), reduction="sum")
         return loss / (len(logits) * under.sum()).clamp(min=1)
 
-    def _attribute_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """Cross-entropies (4,) of cells (2, B, T, h * w, 4) against: the actor here is of the named shape, ..."""
+    def _attribute_loss(self, logits: Tensor, batch: Batch, grid: _Grid, step: int = 1) -> Tensor:
+        """Cross-entropies (4,) of cells (V, B, T, h * w, 4) against: the actor here is of the named shape, ...
+
+        Args:
+            step: from one of the T frames to the next, in sampled frames.
+        """
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        boxes, agreements = (values.to(logits.device) for values in data.matches(batch.clips))
-        cells = cell_targets(boxes, grid).flatten(2)
+        boxes, agreements = (values[:, :, ::step].to(logits.device) for values in data.matches(batch.clips))
+        cells = cell_targets(boxes, grid.size).flatten(2)
         index = cells.clamp(min=0)[..., None].expand(-1, -1, -1, 4)
         agreement = agreements.transpose(1, 2).gather(2, index).expand_as(logits)
         loss = F.binary_cross_entropy_with_logits(logits, agreement, reduction="none") * (cells >= 0)[..., None]
@@ -222,32 +241,47 @@ class BoxPretraining(GroundingPretraining):
             self.extent_head = nn.Linear(self.grounder.width, 4)
 
     def _dense_loss(self, seen: Mapping[str, Any], batch: Batch) -> Tensor:
-        grid = _grid(batch)
-        extent_loss = self._extent_loss(self.extent_head(_visual(seen["tokens"], grid)), batch, grid)
+        grid = _Grid.of(batch)
+        extent_loss = self._extent_loss(self.extent_head(grid.visual(seen["tokens"])), batch, grid)
         self.log("train/alignment/extent", extent_loss.detach(), batch_size=len(batch))
         return super()._dense_loss(seen, batch) + self.EXTENT_WEIGHT * extent_loss
 
-    def _extent_loss(self, logits: Tensor, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """L1 distance of cells (2, B, T, h * w, 4) to the box, in shares of the frame, of the actor they are under."""
+    def _extent_loss(self, logits: Tensor, batch: Batch, grid: _Grid) -> Tensor:
+        """L1 distance of cells (V, B, T, h * w, 4) to the box, in shares of the frame, of the actor they are under."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         boxes = data.matches(batch.clips)[0].to(logits.device)
-        cells = cell_targets(boxes, grid)
+        cells = cell_targets(boxes, grid.size)
         true = _boxes_of_cells(boxes, cells).view(*cells.shape, 4).flatten(2, 3)
         error = (logits.sigmoid() - true).abs().sum(-1) * (cells >= 0).flatten(2)
         return error.sum() / (len(logits) * (cells >= 0).sum()).clamp(min=1)
 
 
-def _grid(batch: Batch) -> tuple[int, int]:
-    """Rows and columns of the backbones' feature maps."""
-    assert batch.features is not None
-    rows, columns = batch.features.cell_mask.shape[1:]
-    return rows, columns
+class _Grid(NamedTuple):
+    """Where cells are among the tokens of a frame: appearance, words, and motion where there is one.
 
+    size is rows and columns of the backbones' feature maps; kinds is V, 1 or 2.
+    """
 
-def _visual(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Appearance and motion tokens (2, B, T, h * w, D) among all tokens (B, T, M, D) of the memory."""
-    cells = grid[0] * grid[1]
-    return torch.stack((tokens[:, :, :cells], tokens[:, :, -cells:]))
+    size: tuple[int, int]
+    kinds: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Grid:
+        assert batch.features is not None
+        rows, columns = batch.features.cell_mask.shape[1:]
+        return cls((rows, columns), len(batch.features.maps))
+
+    @property
+    def cells(self) -> int:
+        return self.size[0] * self.size[1]
+
+    def visual(self, tokens: Tensor) -> Tensor:
+        """Cells of each kind (V, B, T, h * w, D) among all tokens (B, T, M, D)."""
+        return torch.stack((tokens[:, :, : self.cells], tokens[:, :, -self.cells :])[: self.kinds])
+
+    def words(self, tokens: Tensor) -> Tensor:
+        """(B, L, D) among the tokens of a frame (B, M, D)."""
+        return tokens[:, self.cells : tokens.shape[1] - self.cells * (self.kinds - 1)]
 
 
 def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

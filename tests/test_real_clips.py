@@ -191,3 +191,48 @@ def test_a_persons_video_is_answered_as_it_was_tested(
         assert error <= 1e-5, error
         answer.draw(tmp_path / "out.mp4")
         assert probe(tmp_path / "out.mp4").num_frames == record.segment[1]
+
+
+def test_tubedetr_is_tuned_and_tested_and_answers(
+    clips: Path, text: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {
+        "root": clips,
+        "expect_official_counts": "false",
+        "held_out": 0.5,
+        "resolution": HEIGHT,
+        "sampling": f'{{"rate": {RATE}, "at_most": 200}}',
+        "num_workers": 0,
+    }
+
+    def stvg(command: str, *arguments: str) -> int:
+        names = ("base", "data/hcstvg_v1_tubedetr", "model/tubedetr")
+        line = [command, *(f"--config=experiments/{name}.yaml" for name in names)]
+        line += [f"--data.init_args.{name}={value}" for name, value in data.items()]
+        line += [f"--model.grounder.init_args.text.init_args.source={text}", "--model.weights=random"]
+        monkeypatch.setattr(sys, "argv", ["stvg_nst", *line, "--trainer.accelerator=cpu", *arguments])
+        return root.main()
+
+    zero_shot, nst = tmp_path / "zero-shot", tmp_path / "nst"
+    assert stvg("test", "--config=experiments/tuner/zero_shot.yaml", f"--run={zero_shot}") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "hcstvg_v1, convention tubedetr test, benchmark seed 0, RANDOM WEIGHTS" in shown
+
+    tuner = [f"--config=experiments/{name}.yaml" for name in ("tuner/nst", "scope/tubedetr/both")]
+    tuner.append("--model.tuner.init_args.spaces=null")
+    assert stvg("fit", *tuner, f"--run={nst}", "--trainer.max_steps=1", "--trainer.limit_val_batches=1") == 0
+    trained = (f"--model.adapter={nst}/adapter.safetensors", f"--model.baseline={zero_shot}/results.json")
+    assert stvg("test", *tuner, f"--run={nst}", *trained) == 0
+    results = load_results(nst / "results.json")
+    assert results.random_weights and all(math.isfinite(value) for value in results.metrics.values())
+
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", "certify", str(nst)])
+    assert root.main() == 0
+    shown = capsys.readouterr().out
+    closed = [line.split() for line in shown.splitlines() if line.split()[:1] == ["closed"]]
+    assert [row[3:] for row in closed] == [["0", "-", "0", "-", "0", "0", "guarantee"]] * 2
+
+    film = next((clips / "v1_video").glob("[!0-3]*"))
+    answer = load(nst, device="cpu").ground(film, "A man walks", fps=25.0)
+    assert 0 < answer.confidence < 1 and answer.boxes.isfinite().all()

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 from datamodules import MiniSTVG
 from stvg_nst.models.cgstvg import VideoEncoder
-from stvg_nst.pretraining import cell_targets, look_at_neighbours_in_time
+from stvg_nst.pretraining import DensePretraining, _Grid, cell_targets, look_at_neighbours_in_time
+from stvg_nst.types import BackboneFeatures, SceneBatch
+from tests.stvg_nst.models.small import GROUNDERS
 
 
 def test_a_cell_belongs_to_the_actor_over_its_centre_and_to_the_nearer_of_two() -> None:
@@ -33,3 +37,32 @@ def test_only_the_target_agrees_with_the_whole_sentence_and_only_during_the_even
         assert torch.equal(answer.any(1), batch.inside)
         found = (boxes * answer[..., None]).sum(1)
         torch.testing.assert_close(found, batch.boxes, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_cells_and_words_are_found_where_the_memory_has_them(kinds: int) -> None:
+    maps = torch.zeros(1, 2, 3, 2, 3)
+    features = BackboneFeatures(maps, maps if kinds == 2 else None, torch.ones(1, 2, 3, dtype=torch.bool))
+    batch = SimpleNamespace(features=features)
+    grid = _Grid.of(batch)  # type: ignore[arg-type]
+    tokens = torch.arange(6 * kinds + 4.0).expand(1, 2, -1)[..., None]
+    assert grid.visual(tokens)[:, 0, 0, :, 0].tolist() == [[*range(6)], [*range(10, 16)]][:kinds]
+    assert grid.words(tokens[:, 0])[0, :, 0].tolist() == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name", GROUNDERS)
+def test_each_encoder_that_a_miniature_has_is_taught(name: str) -> None:
+    module = DensePretraining(GROUNDERS[name](), looks={"shape": 5, "size": 2}, actions=9)
+    generator = torch.Generator().manual_seed(0)
+    scenes = SceneBatch(
+        frames=torch.randn(2, 5, 3, 64, 64, generator=generator),
+        boxes=torch.rand(2, 3, 5, 4, generator=generator) / 2 + 0.25,
+        looks=torch.ones(2, 3, 2, dtype=torch.int64),
+        actions=torch.ones(2, 3, 5, dtype=torch.int64),
+    )
+    terms = module._losses(scenes)
+    appearance = ["presence", "shape", "size", "box"]
+    assert [*terms] == (["motion_presence", "action", "change"] if name == "CGSTVG" else []) + appearance
+    torch.stack([*terms.values()]).sum().backward()
+    for encoder in module.grounder.backbones():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
