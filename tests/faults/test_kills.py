@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -26,7 +27,7 @@ KILLS, FEW = 50, 3
 OVERLAYS = ("base", "data/mini_cached", "model/mini", "model/mini_weights")
 SHORT = (
     *("--data.init_args.training_clips=8", "--data.init_args.val_clips=4", "--data.init_args.test_clips=4"),
-    *("--data.init_args.batch_size=4", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"),
+    *("--data.init_args.batch_size=4", "--trainer.max_epochs=2"),
 )
 
 
@@ -95,7 +96,16 @@ def make(folder: Path, *, seconds: float | None = None) -> str | None:
     places = (f"--data.init_args.root={data}", f"--data.init_args.features={features}")
     mini = " ".join([*(f"--config=experiments/{name}.yaml" for name in OVERLAYS), *SHORT, *places])
     variables = {"DATA": data, "FEATURES": features, "RUNS": folder / "runs", "MINI": mini}
-    command = ["make", "-C", str(REPOSITORY), "train", *(f"{name}={value}" for name, value in variables.items())]
+    variables["STVG"] = f"{sys.executable} -m stvg_nst"
+    installed = "--old-file=.venv/.installed"  # with this Python, whatever it was installed for
+    command = [
+        "make",
+        "-C",
+        str(REPOSITORY),
+        installed,
+        "train",
+        *(f"{name}={value}" for name, value in variables.items()),
+    ]
     return run_for(command, os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}, seconds=seconds)
 
 
