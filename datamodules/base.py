@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Sampler
 
@@ -51,6 +52,8 @@ ValidationHalf = Literal["search", "ablate"]
 # millisecond, which is not worth a worker. At the full size (96 MB) a read, with its checksum and the change to
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
+
+_CPU = torch.device("cpu")
 
 _log = logging.getLogger(__name__)
 
@@ -456,13 +459,18 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         encode: Callable[[Batch], BackboneFeatures],
         backbones: str,
         progress: Callable[[int, int, int], None] = lambda done, total, num_bytes: None,
+        *,
+        device: torch.device = _CPU,
     ) -> Path:
         """Encodes every version of the split's clips, as :func:`datamodules.caches.features.write_features` says.
 
         A cache that exists already and was made from the same is kept. One that is not finished is begun anew.
 
         Args:
+            encode: is given batches on the device.
             backbones: fingerprint of what encodes.
+            progress: as there.
+            device: of what encodes.
 
         Returns:
             The cache's folder.
@@ -478,7 +486,8 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 return folder
             raise CacheError(f"'{folder}' was made by other backbones; delete it, or choose another folder")
         draws, source, records = self.versions(split), self.pixel_source(split), self._loaded_records(split)
-        dataset = ClipDataset(records, self.frame_choice(split), self.resize(), source, None)
+        finished = not self._finishes_on(device)
+        dataset = ClipDataset(records, self.frame_choice(split), self.resize(), source, None, finished=finished)
         loader = load_batches(
             dataset,
             collate,
@@ -497,7 +506,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
         ]
         origin = source.origin(unseen=self._shows_unseen(split))
         with FeatureWriter(folder, self.cache_provenance(split), backbones, origin) as writer:
-            write_features(writer, folder, versions, loader, encode, progress=progress)
+            write_features(
+                writer,
+                folder,
+                versions,
+                loader,
+                lambda batch: encode(self.on_after_batch_transfer(batch.to(device), 0)),
+                progress=progress,
+            )
         return folder
 
     # --- the cache of decoded frames --------------------------------------------------------------------------------
@@ -641,9 +657,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     @property
     def finishes_on_device(self) -> bool:
         """Whether the trainer's loops are handed frames that are finished on its device."""
-        if self.trainer is None or self.finish_on == "loader":
-            return False
-        return self.finish_on == "device" or self.trainer.strategy.root_device.type != "cpu"
+        return self.trainer is not None and self._finishes_on(self.trainer.strategy.root_device)
+
+    def _finishes_on(self, device: torch.device) -> bool:
+        return self.finish_on == "device" or (self.finish_on == "auto" and device.type != "cpu")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         resize = self.resize()

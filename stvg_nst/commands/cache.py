@@ -45,16 +45,22 @@ class FeaturesCLI(BuiltCLI):
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
         def encode(batch: Batch) -> BackboneFeatures:
-            moved = batch.to(module.device)
-            return module.grounder.encode(moved.frames, moved.frame_mask, moved.frame_sizes)
+            return module.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
         data.prepare_data()
         backbones = module.backbone_fingerprint()
-        return {split: _store_features(data, split, encode, backbones) for split in chosen_splits(self.config)}
+        return {
+            split: _store_features(data, split, encode, backbones, module.device)
+            for split in chosen_splits(self.config)
+        }
 
 
 def _store_features(
-    data: STVGDataModule, split: Split, encode: Callable[[Batch], BackboneFeatures], backbones: str
+    data: STVGDataModule,
+    split: Split,
+    encode: Callable[[Batch], BackboneFeatures],
+    backbones: str,
+    device: torch.device,
 ) -> Path:
     with progress_bar() as bar:
         task = bar.add_task(f"encoding {split}", total=None)
@@ -65,7 +71,7 @@ def _store_features(
                 say(bar.console, f"{split}: {total:,} versions of clips to write: about {room}")
             bar.update(task, completed=done, total=total)
 
-        return data.build_cache(split, encode, backbones, show)
+        return data.build_cache(split, encode, backbones, show, device=device)
 
 
 def frames(arguments: Sequence[str], program: str) -> int:

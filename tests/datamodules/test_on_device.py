@@ -21,7 +21,7 @@ from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames
 from datamodules.transforms import Resize, Resizing, ShortSide
-from stvg_nst.types import Batch, Degradation, Tube
+from stvg_nst.types import BackboneFeatures, Batch, Degradation, Tube
 from tests.datamodules.published import hcstvg_item
 
 WAYS = [Resize(40, antialias=True), Resize(24, antialias=False), None, ShortSide(30)]
@@ -155,3 +155,23 @@ def test_a_run_sees_the_same_wherever_clips_are_finished(
     plain.setup("test")
     for ours, batch in zip(module.seen, plain.test_dataloader(), strict=True):
         torch.testing.assert_close(ours, batch.frames, atol=1e-6, rtol=0)
+
+
+def test_cached_features_are_the_same_wherever_clips_are_finished(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    root = hcstvg(test={"a.mp4": hcstvg_item()})
+    received = []
+
+    def encode(batch: Batch) -> BackboneFeatures:
+        assert batch.frames is not None
+        received.append(batch.frames)
+        pixels = batch.frames[..., ::8, ::8]
+        return BackboneFeatures(pixels, pixels, torch.ones(len(batch), *pixels.shape[-2:], dtype=torch.bool))
+
+    for finish_on in ("loader", "device"):
+        options: dict[str, Any] = {"features": tmp_path / finish_on, "variants": 1, "num_workers": 0, "resolution": 30}
+        data = HCSTVG(root, finish_on=finish_on, expect_official_counts=False, **options)
+        data.build_cache("test", encode, "backbones")
+    assert len(received) == 4
+    for loaded, brought in zip(received[:2], received[2:], strict=True):
+        assert brought.dtype == torch.float32
+        torch.testing.assert_close(brought, loaded, atol=1e-6, rtol=0)
