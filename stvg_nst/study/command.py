@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from stvg_nst.arguments import CommandParser, positive_int, seed
+from stvg_nst.arguments import CommandParser, positive_int, seed, weight
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.launch import PROGRAM, Launcher, Outcome, alone_in, termination_as_interrupt
+from stvg_nst.study.launch import PROGRAM, Engine, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.parts import commands_for, run_part
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
@@ -48,12 +48,13 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     if options.emit or options.part is not None:
         with alone_in(folder, shared=True) as lock, termination_as_interrupt():
             return _in_parts(parts, folder, Launcher(1, lock, program), options, console)
-    with alone_in(folder) as lock, termination_as_interrupt():
+    with alone_in(folder) as lock:
         status = 0
         if not options.report_only:
-            launcher = Launcher(options.jobs, lock, program)
             try:
-                status = 1 if _run(parts, folder, launcher, options, console) else 0
+                # Ray has handlers of signals of its own, which are replaced for as long as the runs work.
+                with _engine(options, lock, program) as engine, termination_as_interrupt():
+                    status = 1 if _run(parts, folder, engine, options, console) else 0
             except KeyboardInterrupt:
                 _say(console, "stopped; what was reached is kept, and the same command goes on from there")
                 return INTERRUPTED
@@ -85,6 +86,12 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         "for each by its name",
     )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or tasks of Ray (default: local)"
+    )
+    parser.add_argument("--address", help="of a Ray cluster, or auto for that of this machine; without: a new one here")
+    parser.add_argument("--cpus-per-run", type=positive_int, default=2, help="of Ray's (default: %(default)s)")
+    parser.add_argument("--gpus-per-run", type=weight, default=0.0, help="of Ray's; parts are shared (default: 0)")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
     alone.add_argument(
@@ -92,6 +99,18 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     )
     alone.add_argument("--part", metavar="RUN", help="run this one, by its folder below RUNS, beside other parts")
     return parser.parse_args(arguments)
+
+
+@contextmanager
+def _engine(options: argparse.Namespace, lock: int, program: tuple[str, ...]) -> Iterator[Engine]:
+    if options.engine == "local":
+        yield Launcher(options.jobs, lock, program)
+        return
+    from stvg_nst.study.ray_engine import connected  # here, because Ray is an extra
+
+    launcher = Launcher(1, None, program)
+    with connected(launcher, address=options.address, cpus=options.cpus_per_run, gpus=options.gpus_per_run) as engine:
+        yield engine
 
 
 def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
@@ -163,20 +182,20 @@ def _left(runs: Sequence[StudyRun]) -> list[StudyRun]:
 
 
 def _run(
-    parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
+    parts: Sequence[Study], folder: Path, engine: Engine, options: argparse.Namespace, console: Console
 ) -> list[Outcome]:
     """Runs what is selected and not finished, and returns what failed."""
     baselines, selected = _planned(parts, folder, options, console)
     stages = [_left(baselines), _left(selected)]
     missing = sum(map(len, stages))
-    _say(console, _announcement(parts[0], (*baselines, *selected), missing, launcher.jobs))
+    _say(console, _announcement(parts[0], (*baselines, *selected), missing, engine.jobs))
     failures: list[Outcome] = []
-    with _Board(console, parts[0], missing, launcher.jobs) as board:
+    with _Board(console, parts[0], missing, engine.jobs) as board:
         for stage in stages:
             # What would be compared with a baseline that failed is not run: there is no use in it.
             lost = {outcome.run.grounder for outcome in failures}
             runnable = [run for run in stage if run.grounder not in lost]
-            with closing(launcher.outcomes(runnable, on_start=board.started)) as outcomes:
+            with closing(engine.outcomes(runnable, on_start=board.started)) as outcomes:
                 for outcome in outcomes:
                     board.ended(outcome)
                     if outcome.failure is not None and not outcome.run.diverged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.cores import granted_cores
@@ -39,19 +41,34 @@ class Outcome:
     failure: str | None
 
 
+class Engine(Protocol):
+    """What brings the runs of a study to their end."""
+
+    @property
+    def jobs(self) -> int:
+        """Runs at once."""
+
+    def outcomes(
+        self, runs: Iterable[StudyRun], *, on_start: Callable[[StudyRun], None]
+    ) -> Generator[Outcome, None, None]:
+        """As of :meth:`Launcher.outcomes`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What the processes of a study share.
+    """Runs as processes of this machine, and what they share.
 
     Args:
         jobs: runs at once.
-        lock: descriptor of the folder's lock, which the processes hold too.
+        lock: descriptor of the folder's lock, which the processes hold too; ``None`` on a machine that may be another.
         program: the command that takes a stage's arguments.
+        threads: of a run; ``None`` for an even share of the cores.
     """
 
     jobs: int
-    lock: int
+    lock: int | None
     program: tuple[str, ...] = PROGRAM
+    threads: int | None = None
 
     def outcomes(
         self, runs: Iterable[StudyRun], *, on_start: Callable[[StudyRun], None]
@@ -81,7 +98,7 @@ class Launcher:
 
     def environment(self, slot: int) -> Mapping[str, str]:
         """Of a run in one of the ``jobs`` slots: its share of the cores and, where it is not alone, one of the GPUs."""
-        threads = max(1, granted_cores() // self.jobs)
+        threads = self.threads or max(1, granted_cores() // self.jobs)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         gpus = visible_gpus() if self.jobs > 1 else ()
         return environment | ({_GPUS: gpus[slot % len(gpus)]} if gpus else {})
@@ -93,6 +110,20 @@ def visible_gpus() -> tuple[str, ...]:
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())
     return tuple(str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+# Loaded ahead: between a fork and the new program little is safe.
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _ended_with_parent() -> None:
+    """Asks Linux to end this process as soon as the one that started it is gone, whatever that one died of.
+
+    A run that is lost with its worker would hold its folder, and the one that is to go on could not.
+    """
+    if _C_LIBRARY is not None:
+        _C_LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Process:
@@ -123,7 +154,8 @@ class _Process:
                 stderr=subprocess.STDOUT,
                 env=self._launcher.environment(self.slot),
                 start_new_session=True,
-                pass_fds=(self._launcher.lock,),
+                pass_fds=() if self._launcher.lock is None else (self._launcher.lock,),
+                preexec_fn=_ended_with_parent if self._launcher.lock is None else None,
             )
 
     def outcome(self) -> Outcome | None:
