@@ -20,6 +20,7 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 STVG := $(BIN)/python -m stvg_nst
 # VERBOSE=1 shows the commands of `make train`, and all that the libraries say in them.
 QUIETLY := $(if $(VERBOSE),,@)
@@ -81,9 +82,16 @@ $(RUNS)/zero-shot/results.json: | $(FEATURES)/test/index.json
 	$(call heading,'2 of 4  test the frozen grounder on clean and degraded clips (about 1 min)')
 	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING)
 
-$(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json
+# What the frozen grounder answers on the validation split: the fit's dashboard compares itself with it.
+ZERO_SHOT_VAL := $(RUNS)-zero-shot-val/results.json
+$(ZERO_SHOT_VAL): | $(FEATURES)/test/index.json
+	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING) \
+	  --data.init_args.evaluation_split val
+
+$(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json $(ZERO_SHOT_VAL)
 	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 3 min)')
-	$(QUIETLY)$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last $(SPEAKING)
+	$(QUIETLY)$(STVG) fit $(MINI) --config experiments/tuner/nst.yaml --run $(@D) --ckpt_path last $(SPEAKING) \
+	  --model.baseline $(ZERO_SHOT_VAL)
 
 $(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
 	$(call heading,'4 of 4  test the tuned grounder on the same clips (about 1 min)')
@@ -272,9 +280,19 @@ $(PRETRAIN)/test/results.json: $(PRETRAIN)/model.safetensors
 	$(STVG) test $(foreach part,base data/mini model/mini tuner/zero_shot,--config experiments/$(part).yaml) \
 	  --data.init_args.root $(DATA) --model.weights $< --run $(@D)
 
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	@[ -t 1 ] || quiet=--quiet; \
+	  $(BIN)/python -m pip install $${quiet:-} --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+.PHONY: demo
+demo: | $(DEMO_STAMP)  ## a web page: spoil a clip, and see what NST does to it (PORT=7860)
+	$(STVG) demo $(dir $(RUNS)) --data $(DATA) $(if $(PORT),--port $(PORT))
+
 .PHONY: dashboard
-dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=runs: all)
-	$(BIN)/tensorboard --logdir $(RUNS)
+dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=runs/compare: of a study)
+	@echo 'does it restore, does it forget: http://localhost:$(or $(PORT),6006)/#custom_scalars'
+	$(BIN)/tensorboard --logdir $(RUNS) --port $(or $(PORT),6006)
 
 # -------------------------------------------------------------------------------------------------- quality
 # A process for each core, one thread each; a file's tests stay together, for they share what is costly to make.

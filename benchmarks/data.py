@@ -53,6 +53,8 @@ FFMPEG = shutil.which("ffmpeg")
 
 DECODE = "decode the frames"
 CACHED = "read them from the cache"
+HAND_OVER = f"hand over {BATCH} clips"
+ON_DEVICE = ", to be finished on a device"
 WHOLE = "all frames, ffmpeg's pipe" if FFMPEG else "all frames, PyAV (there is no ffmpeg)"
 
 Work = Callable[[], Any]
@@ -110,13 +112,17 @@ def processor_time() -> float:
 
 def stages_of(record: Record, cache: FrameCache) -> dict[str, Work]:
     frames = decode(record)
-    clip = dataset([record], None)[Draw(0, None)]
+    whole, unfinished = dataset([record], cache), dataset([record], cache, finished=False)
+    clip, bytes_of_clip = whole[Draw(0, None)], unfinished[Draw(0, None)]
     return {
         WHOLE: lambda: decode_whole(record),
         DECODE: lambda: decode(record),
         CACHED: lambda: PixelSource(cache).read(record, CHOOSE(record), None),
         "transform": lambda: to_network(frames, RESIZE),
-        f"collate {BATCH} clips": lambda: collate([clip] * BATCH),
+        HAND_OVER: lambda: collate([clip] * BATCH).share_memory_(),
+        HAND_OVER + ON_DEVICE: lambda: collate([bytes_of_clip] * BATCH).share_memory_(),
+        "a cached clip": lambda: collate([whole[Draw(0, None)]]).share_memory_(),
+        "a cached clip" + ON_DEVICE: lambda: collate([unfinished[Draw(0, None)]]).share_memory_(),
     }
 
 
@@ -135,9 +141,9 @@ def loaders_of(records: list[Record], cache: FrameCache) -> dict[str, Work]:
     draws = [Draw(i, plan.evaluation_degradation(r.clip_id) if i % 2 else None) for i, r in enumerate(records)]
     works: dict[str, Work] = {}
     for workers in (1, 2):
-        for name, frames in (("decoded", None), ("cached", cache)):
+        for name, frames, finished in (("decoded", None, True), ("cached", cache, True), ("device", cache, False)):
             loader = DataLoader(
-                dataset(records, frames),
+                dataset(records, frames, finished=finished),
                 batch_size=BATCH,
                 sampler=draws,
                 num_workers=workers,
@@ -161,6 +167,21 @@ def peak_memory(record: Record, whole: bool, answers: Any) -> None:
     answers.put((before / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
+def own_memory(record: Record, finished: bool, answers: Any) -> None:
+    """Answers with what this process shares with no other, in MiB, before and after it has made a batch, half LQ."""
+    limit_threads(0)
+    before = private_mebibytes()
+    clips = dataset([record], None, finished=finished)
+    made = collate([clips[Draw(0, degradation)] for degradation in (None, Degradation("motion_blur", 5, 0))])
+    answers.put((before, private_mebibytes()))
+    assert len(made) == BATCH  # held until it is measured
+
+
+def private_mebibytes() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
 def decode(record: Record) -> np.ndarray:
     return read_frames(record.video, CHOOSE(record))
 
@@ -176,8 +197,8 @@ def decode_whole(record: Record) -> np.ndarray:
     return np.frombuffer(shown, np.uint8).reshape(-1, *SIZE, 3)
 
 
-def dataset(records: list[Record], frames: FrameCache | None) -> ClipDataset:
-    return ClipDataset(records, CHOOSE, RESIZE, PixelSource(frames), None)
+def dataset(records: list[Record], frames: FrameCache | None, *, finished: bool = True) -> ClipDataset:
+    return ClipDataset(records, CHOOSE, RESIZE, PixelSource(frames), None, finished=finished)
 
 
 # --- what it is measured on -----------------------------------------------------------------------------------------
@@ -232,7 +253,7 @@ def write_cache(folder: Path, records: list[Record]) -> FrameCache:
 def stage_table(stages: Mapping[str, float]) -> Table:
     table = table_of("stage", "clips a second", "ms a clip", f"of '{DECODE}'")
     for name, seconds in stages.items():
-        seconds /= BATCH if name.startswith("collate") else 1
+        seconds /= BATCH if name.startswith(HAND_OVER) else 1
         table.add_row(name, f"{1 / seconds:.1f}", f"{1e3 * seconds:.0f}", f"{seconds / stages[DECODE]:.2f}")
     return table
 
@@ -246,11 +267,13 @@ def degradation_table(works: Mapping[str, float], decoding: float) -> Table:
 
 
 def loader_table(works: Mapping[str, float], num_clips: int) -> Table:
-    table = table_of("loader, half LQ", "decoded: clips a second", "cached: clips a second", "faster by")
+    table = table_of("loader, half LQ: clips a second", "decoded", "cached", "faster by", "for a device", "faster by")
     for workers in (1, 2):
-        decoded, cached = (works[f"{name}:{workers}"] for name in ("decoded", "cached"))
-        rates = (f"{num_clips / seconds:.2f}" for seconds in (decoded, cached))
-        table.add_row(f"{workers} worker{'s' * (workers > 1)}", *rates, f"{decoded / cached:.1f}")
+        decoded, cached, device = (works[f"{name}:{workers}"] for name in ("decoded", "cached", "device"))
+        rates = [f"{num_clips / decoded:.2f}"]
+        for seconds in (cached, device):
+            rates += [f"{num_clips / seconds:.2f}", f"{decoded / seconds:.1f}"]
+        table.add_row(f"{workers} worker{'s' * (workers > 1)}", *rates)
     return table
 
 
@@ -259,7 +282,7 @@ def memory_table(short: Record, long: Record) -> Table:
     table = table_of(
         "peak memory of a worker, MiB", "before", f"{short.num_frames // FPS} s", f"{long.num_frames // FPS} s"
     )
-    for name, whole in (("64 frames, degraded and resized", False), (WHOLE, True)):
+    for name, whole in (("a clip, degraded and resized", False), (WHOLE, True)):
         peaks = []
         for record in (short, long):
             answers = context.SimpleQueue()
@@ -268,6 +291,12 @@ def memory_table(short: Record, long: Record) -> Table:
             peaks.append(answers.get())
             process.join()
         table.add_row(name, *(f"{value:.0f}" for value in (peaks[0][0], peaks[0][1], peaks[1][1])))
+    for name, finished in (("a batch, finished", True), ("a batch" + ON_DEVICE, False)):
+        answers = get_context("fork").SimpleQueue()
+        process = get_context("fork").Process(target=own_memory, args=(short, finished, answers))
+        process.start()
+        table.add_row(f"of a forked one its own: {name}", *(f"{value:.0f}" for value in answers.get()), "")
+        process.join()
     return table
 
 

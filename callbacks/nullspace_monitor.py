@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -18,19 +18,21 @@ from stvg_nst.types import Batch, Quality
 # Sub-modules of the quality-adaptive unit whose gradients tell its parts apart. The null head's is the regulariser's
 # alone, for no task gradient passes an exact null space; where it is not small, the null space leaks.
 PARTS = ("row_head", "null_head", "router")
+CLEAN = "clean"
 
 
 class NullSpaceMonitor(lightning.Callback):
     """Logs a tuner's diagnostics; a tuner without any, and a model without the parts, log nothing.
 
     In training, every so many steps: each layer's diagnostics of the last forward (``nullspace/...``; the mean over the
-    clips where there is a value per clip) and the gradient norm of each part over all layers (``gradient_norm/...``),
-    after unscaling and before clipping. After each validation: the gates' histograms over clips and layers, by quality
-    (``gates/HQ`` and ``gates/LQ``), their means, and how well they tell the qualities apart, by a clip's mean over the
-    layers (``gates/auroc``) and by layer (``gate_auroc/...``) unless one router serves them all. In distributed runs
-    these are the values of rank 0. Where clips are shown in two passes, the gates are those of the second, and a batch
-    of which it lacks a clip (one of a single frame) is left out. What cannot be shown, a gate that is no number for
-    instance, is left out with one warning.
+    clips where there is a value per clip), the branches' energies as means over the layers (``energy/row`` and
+    ``energy/null``), and the gradient norm of each part over all layers (``gradient_norm/...``), after unscaling and
+    before clipping. After each validation: the gates' histograms over clips and layers, by quality (``gates/HQ`` and
+    ``gates/LQ``), their means, and how well they tell the qualities apart: by a clip's mean over the layers
+    (``gates/auroc``), by kind of degradation (``auroc_by_kind/...``), and by layer (``gate_auroc/...``) unless one
+    serves all. In distributed runs these are the values of rank 0. Where clips are shown in two passes, the gates
+    are those of the second, and a batch of which it lacks a clip (one of a single frame) is left out. What cannot be
+    shown, a gate that is no number for instance, is left out with one warning.
 
     Args:
         every_n_steps: optimiser steps between two entries.
@@ -51,6 +53,7 @@ class NullSpaceMonitor(lightning.Callback):
             return
         diagnostics = grounding_module(pl_module).tuner.diagnostics()
         values = {f"nullspace/{name}": value.float().mean() for name, value in diagnostics.items()}
+        values |= _energies(values)
         values |= {f"gradient_norm/{part}": norm for part, norm in gradient_norms(pl_module).items()}
         with self._best_effort:
             for writer in writers:
@@ -65,6 +68,7 @@ class NullSpaceMonitor(lightning.Callback):
         self._gates: dict[str, list[Tensor]] = defaultdict(list)
         self._verdicts: dict[str, list[Tensor]] = defaultdict(list)
         self._qualities: list[Tensor] = []
+        self._kinds: list[str] = []  # of degradation, by clip; CLEAN for none
 
     def on_validation_batch_end(
         self,
@@ -85,6 +89,7 @@ class NullSpaceMonitor(lightning.Callback):
             self._gates[layer].append(gate.cpu())
             self._verdicts[layer].append(diagnostics.get(f"router/{layer}", gate).cpu())
         self._qualities.append(batch.qualities.cpu())
+        self._kinds += [CLEAN if clip.degradation is None else clip.degradation.kind for clip in batch.clips]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.sanity_checking and self._qualities:
@@ -95,7 +100,7 @@ class NullSpaceMonitor(lightning.Callback):
         qualities = torch.cat(self._qualities)
         gates_NB = torch.stack([torch.cat(parts) for parts in self._gates.values()])  # N wrapped layers
         verdicts = {layer: torch.cat(parts) for layer, parts in self._verdicts.items()}
-        scores = separation(verdicts, qualities)
+        scores = separation(verdicts, qualities) | separation_by_kind(verdicts, self._kinds)
         for writer in tensorboard_writers(trainer):
             for quality in Quality:
                 gates = gates_NB[:, qualities == quality].flatten()
@@ -128,6 +133,33 @@ def separation(verdicts: Mapping[str, Tensor], qualities: Tensor) -> dict[str, f
             f"gate_auroc/{layer}": binary_auroc(verdict, qualities).item() for layer, verdict in verdicts.items()
         }
     return scores
+
+
+def separation_by_kind(verdicts: Mapping[str, Tensor], kinds: Sequence[str]) -> dict[str, float]:
+    """``auroc_by_kind/<kind>``: as ``gates/auroc``, of the clips of one kind of degradation against all clean ones.
+
+    Args:
+        verdicts: by layer, (B,), each clip's gate in [0, 1] before it is rounded.
+        kinds: B, the kind of degradation of each clip, or ``CLEAN``.
+    """
+    mean = torch.stack(list(verdicts.values())).mean(dim=0)
+    clean = torch.tensor([kind == CLEAN for kind in kinds])
+    scores = {}
+    for kind in sorted(set(kinds) - {CLEAN}) if clean.any() else ():
+        chosen = torch.tensor([other == kind for other in kinds])
+        shown = clean | chosen
+        scores[f"auroc_by_kind/{kind}"] = binary_auroc(mean[shown], chosen[shown].long()).item()
+    return scores
+
+
+def _energies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of both branches, the mean over the layers that have them."""
+    means = {}
+    for branch in ("row", "null"):
+        found = [value for name, value in values.items() if name.startswith(f"nullspace/{branch}_energy/")]
+        if found:
+            means[f"energy/{branch}"] = torch.stack(found).mean()
+    return means
 
 
 def gradient_norms(model: torch.nn.Module) -> dict[str, Tensor]:

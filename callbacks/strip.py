@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 from stvg_nst.drawing import (
     FONT,
+    FROZEN,
     GAP,
     INK,
     LABEL,
@@ -29,14 +30,21 @@ from stvg_nst.types import ClipInfo, Tube
 
 
 def draw_strip(
-    frames: np.ndarray, info: ClipInfo, predicted: Tube, *, num_shown: int = 8, height: int = 160
+    frames: np.ndarray,
+    info: ClipInfo,
+    predicted: Tube,
+    *,
+    frozen: Tube | None = None,
+    num_shown: int = 8,
+    height: int = 160,
 ) -> np.ndarray:
-    """A clip's frames side by side with the predicted (solid) and the true (dashed) box, over both spans in time.
+    """A clip's frames side by side with the predicted (solid) and the true (dashed) box, over their spans in time.
 
     Args:
         frames: (T, H, W, 3) uint8, the frames ``info.frame_ids`` at the native size.
         info: the sample.
         predicted: the network's answer.
+        frozen: what the frozen network had answered; its box is solid too, below the other.
         num_shown: frames to show at most, spread evenly over the T.
         height: pixels of a shown frame.
 
@@ -59,20 +67,25 @@ def draw_strip(
     caption = wrap(info.query, columns - 2 * MARGIN)
     top = MARGIN + LINE * (1 + len(caption)) + GAP
     axis = top + height + 2 * GAP
-    canvas = Image.new("RGB", (columns, axis + 2 * LANE + MARGIN), PAPER)
+    true = trace("true", info.target, TRUE, dash=6)
+    if frozen is None:
+        answers = [trace("predicted", predicted, PREDICTED)]
+    else:
+        answers = [trace("frozen", frozen, FROZEN), trace("tuned", predicted, PREDICTED)]
+    canvas = Image.new("RGB", (columns, axis + (1 + len(answers)) * LANE + MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
     draw_badge(pen, info.quality.name, None if info.degradation is None else str(info.degradation))
     t_iou, v_iou = tube_iou(predicted, info.target)
-    pen.text((columns - MARGIN, MARGIN - 2), f"tIoU {t_iou:.2f}   vIoU {v_iou:.2f}", INK, FONT, anchor="ra")
+    before = "" if frozen is None else f"frozen vIoU {tube_iou(frozen, info.target)[1]:.2f}, tuned: "
+    pen.text((columns - MARGIN, MARGIN - 2), f"{before}tIoU {t_iou:.2f}   vIoU {v_iou:.2f}", INK, FONT, anchor="ra")
     for number, line in enumerate(caption, start=1):
         pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
-    true, answer = trace("true", info.target, TRUE, dash=6), trace("predicted", predicted, PREDICTED)
     for position, index in enumerate(picks):
         # The true box last: where both agree, its dashes still show over the solid line.
-        picture = draw_frame(frames[index], info.frame_ids[index], (answer, true), (width, height))
+        picture = draw_frame(frames[index], info.frame_ids[index], (*answers, true), (width, height))
         canvas.paste(picture, (MARGIN + position * (width + GAP), top))
     shown = [info.frame_ids[index] for index in picks]
-    draw_lanes(pen, (true, answer), info.native_length, shown, top=axis, columns=columns)
+    draw_lanes(pen, (true, *answers), info.native_length, shown, top=axis, columns=columns)
     return np.asarray(canvas)
 
 

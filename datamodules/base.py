@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.caches.array_store import CacheError
@@ -23,6 +23,7 @@ from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.degradation.files import DegradedFiles
 from datamodules.degradation.kinds import DegradationKind, version_name
 from datamodules.loaders import TrainingLoader, load_batches
+from datamodules.on_device import finish_on_device
 from datamodules.pixels import PixelSource
 from datamodules.quality import (
     HIGH,
@@ -38,7 +39,7 @@ from datamodules.samplers import EvaluationSampler, TrainingSampler
 from datamodules.sampling import FrameChoice
 from datamodules.shown import ClipAugmentation
 from datamodules.steps import StepCounter, batches_of_effective_batch, describe_step
-from datamodules.transforms import Resizing
+from datamodules.transforms import Resize, Resizing
 from stvg_nst.results.conditions import MIXED, Conditions
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import BackboneFeatures, Batch, Clip, ClipInfo, Kernels, Quality
@@ -83,6 +84,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
 
     num_workers: int = 2
     """loader processes; 0 loads in the main process, as are small cached features whatever it says."""
+
+    finish_on: Literal["auto", "loader", "device"] = "auto"
+    """where frames become what the network takes, resized and in floats: in the loader's processes, or on the device of
+    the network, to which they then travel as bytes. ``auto`` is the device, unless that is the CPU."""
 
     benchmark_seed: int = 0
     """fixes the degradations of the evaluation; part of the benchmark, not of a run."""
@@ -309,8 +314,14 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                     f"--data.init_args.effective_batch {self.effective_batch} gathers {gathered} batches a step, but "
                     f"--trainer.accumulate_grad_batches is {asked}; leave that out"
                 )
+            if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"--data.init_args.effective_batch {self.effective_batch} gathers as many batches in every epoch, "
+                    "but a GradientAccumulationScheduler sets another number; leave out one of the two"
+                )
             trainer.accumulate_grad_batches = gathered
-        rank_zero_info(describe_step(trainer, self.batch_size))
+        if trainer.is_global_zero:
+            _log.info(describe_step(trainer, self.batch_size))
 
     def _open(self, split: Split) -> None:
         """Opens what the samples of a split are read from."""
@@ -625,9 +636,22 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 )
             draws = self.plan.evaluation(clip_ids, self.shown_conditions(split), rank=rank, world_size=world_size)
             sampler = EvaluationSampler([replace(draw, index=shown[draw.index]) for draw in draws])
-        return self._load(split, sampler, batch_size)
+        return self._load(split, sampler, batch_size, finished=not self.finishes_on_device)
 
-    def _load(self, split: Split, sampler: Sampler[Draw], batch_size: int) -> DataLoader[Clip]:
+    @property
+    def finishes_on_device(self) -> bool:
+        """Whether the trainer's loops are handed frames that are finished on its device."""
+        if self.trainer is None or self.finish_on == "loader":
+            return False
+        return self.finish_on == "device" or self.trainer.strategy.root_device.type != "cpu"
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        resize = self.resize()
+        return finish_on_device(batch, resize if isinstance(resize, Resize) else None)
+
+    def _load(
+        self, split: Split, sampler: Sampler[Draw], batch_size: int, *, finished: bool = True
+    ) -> DataLoader[Clip]:
         cache = self.caches[split]
         at_once = cache is not None and cache.largest_version_bytes <= _READ_AT_ONCE_BYTES
         workers = 0 if at_once else self.num_workers
@@ -639,6 +663,7 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
             cache,
             self.training_augmentation(),
             twins=self.twins and split == "train",
+            finished=finished,
         )
         loader = load_batches(
             dataset,

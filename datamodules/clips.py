@@ -21,7 +21,7 @@ from datamodules.quality import Draw
 from datamodules.records import Record
 from datamodules.sampling import FrameChoice
 from datamodules.shown import ClipAugmentation, ShownClip
-from datamodules.transforms import Resizing, to_network
+from datamodules.transforms import Resize, Resizing, to_device, to_network
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import (
     BackboneFeatures,
@@ -41,6 +41,8 @@ class ClipDataset(Dataset[Clip]):
 
     Args:
         twins: give each degraded clip its high-quality twin.
+        finished: frames are what the network takes; otherwise uint8, for
+            :func:`datamodules.on_device.finish_on_device` to finish.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ClipDataset(Dataset[Clip]):
         cache: FeatureCache | None,
         augmentation: ClipAugmentation | None = None,
         twins: bool = False,
+        finished: bool = True,
     ) -> None:
         self._records = records
         self._choose = choose
@@ -60,6 +63,7 @@ class ClipDataset(Dataset[Clip]):
         self._cache = cache
         self._augmentation = augmentation
         self._twins = twins
+        self._finished = finished
 
     def __getitem__(self, draw: Draw) -> Clip:
         twin = self._load(replace(draw, degradation=None)) if self._twins and draw.degradation is not None else None
@@ -82,7 +86,7 @@ class ClipDataset(Dataset[Clip]):
         pixels = self._pixels.read(record, shown.frame_ids, draw.degradation)
         if shown.mirrored:
             pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        return to_network(pixels, shown.resize), None
+        return (to_network if self._finished else to_device)(pixels, shown.resize), None
 
     def count_boxes(self, draw: Draw) -> int:
         """The true boxes of a draw that teach, without reading its frames."""
@@ -99,10 +103,12 @@ class ClipDataset(Dataset[Clip]):
         if self._cache is not None:
             return 2 * self._cache.largest_version_bytes  # half precision on disk, single in a batch
         record = self._records[draw.index]
-        height, width = record.size if self._resize is None else self._resize.size(*record.size)
+        height, width = record.size
+        if self._resize is not None and (self._finished or not isinstance(self._resize, Resize)):
+            height, width = self._resize.size(height, width)
         if self._augmentation is not None:
             height, width = self._augmentation.largest_size((height, width))
-        return 4 * len(self._choose(record)) * 3 * height * width
+        return (4 if self._finished else 1) * len(self._choose(record)) * 3 * height * width
 
     def _show(self, draw: Draw) -> ShownClip:
         if self._augmentation is None or draw.chance is None:
@@ -180,15 +186,24 @@ def _collate_pictures(clips: Sequence[Clip] | Sequence[QualityClip]) -> _Picture
         features = BackboneFeatures.of(*maps, cell_mask=_pad([x.cell_mask[0] for x in cached]))
     lengths = torch.tensor([len(x) for x in pixels] or [x.appearance.shape[1] for x in cached])
     return {
-        "frames": _pad(pixels) if pixels else None,
+        "frames": _pad_frames(pixels) if pixels else None,
         "features": features,
         "frame_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
         "frame_sizes": tuple((x.shape[-2], x.shape[-1]) for x in pixels),
     }
 
 
+def _pad_frames(clips: Sequence[Tensor]) -> Tensor:
+    """(T, 3, H, W) each; those in bytes keep their colours side by side in memory, as they come out of a video."""
+    if clips[0].dtype != torch.uint8:
+        return _pad(clips)
+    return _pad([clip.permute(0, 2, 3, 1) for clip in clips]).permute(0, 1, 4, 2, 3)
+
+
 def _pad(tensors: Sequence[Tensor]) -> Tensor:
     """Stacks tensors of one rank, padded with zeros (False) at the end of every axis."""
+    if len({x.shape for x in tensors}) == 1:
+        return torch.stack(list(tensors))
     shape = [max(sizes) for sizes in zip(*(x.shape for x in tensors), strict=True)]
     padded = tensors[0].new_zeros((len(tensors), *shape))
     for target, source in zip(padded, tensors, strict=True):

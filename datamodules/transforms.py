@@ -16,15 +16,19 @@ IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 IMAGENET_STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 
 
-# Frames that are worked on at a time: their floats stay in the processor's cache, and a clip's are never in memory
-# at native size.
-_CHUNK = 2
+# Native frames that are made floats at a time: on a CPU those that stay in its cache, elsewhere so many pixels, 350 MB.
+_FRAMES_AT_ONCE_ON_A_CPU = 2
+_PIXELS_AT_ONCE = 32 * 1280 * 720
 
 
 def normalise(frames: np.ndarray) -> Tensor:
     """uint8 RGB (T, H, W, 3) -> float32 (T, 3, H, W), zero mean and unit variance over ImageNet."""
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    return pixels.div_(255).sub_(IMAGENET_MEAN).div_(IMAGENET_STD)
+    return _normalise(levels_of(frames))
+
+
+def levels_of(frames: np.ndarray) -> Tensor:
+    """uint8 RGB (T, H, W, 3) -> the same memory as (T, 3, H, W)."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,6 @@ class Resize:
         """float (T, 3, H, W) -> (T, 3, resolution, W')."""
         height, width = frames.shape[-2:]
         size = self.size(height, width)
-        if size == (height, width):
-            return frames
-        if self.antialias:
-            frames = frames.contiguous()  # the antialiasing kernel takes half as long again where colours come last
         return interpolate(frames, size, mode="bilinear", antialias=self.antialias)
 
 
@@ -121,10 +121,48 @@ class PixelResize(Protocol):
 
 def to_network(frames: np.ndarray, resize: Resize | PixelResize | None) -> Tensor:
     """uint8 RGB (T, H, W, 3) -> normalised float32 (T, 3, H', W'), resized unless ``resize`` is ``None``."""
-    if not isinstance(resize, Resize):
-        return normalise(frames if resize is None else resize(frames))
-    height, width = resize.size(*frames.shape[1:3])
-    pixels = torch.empty(len(frames), 3, height, width)
-    for start in range(0, len(frames), _CHUNK):
-        pixels[start : start + _CHUNK] = resize(normalise(frames[start : start + _CHUNK]))
-    return pixels
+    levels, left = to_device(frames, resize), resize if isinstance(resize, Resize) else None
+    size = tuple(levels.shape[-2:]) if left is None else left.size(*levels.shape[-2:])
+    finished = torch.empty(len(levels), 3, *size)
+    finish(levels, finished, left)
+    return finished
+
+
+def to_device(frames: np.ndarray, resize: Resize | PixelResize | None) -> Tensor:
+    """uint8 RGB (T, H, W, 3) -> uint8 (T, 3, H', W'), for :func:`finish`, which a :class:`Resize` is left to."""
+    return levels_of(frames if resize is None or isinstance(resize, Resize) else resize(frames))
+
+
+def finish(levels: Tensor, target: Tensor, resize: Resize | None) -> None:
+    """Resizes and normalises frames on the device where they are.
+
+    Args:
+        levels: (T, 3, H, W) uint8.
+        target: (T, 3, H', W') float32, to be filled; of the size that ``resize`` brings them to.
+        resize: ``None`` for frames that have the network's size.
+    """
+    at_once = max(1, _PIXELS_AT_ONCE // (levels.shape[-2] * levels.shape[-1]))
+    if levels.device.type == "cpu":
+        at_once = _FRAMES_AT_ONCE_ON_A_CPU
+    for source, part in zip(levels.split(at_once), target.split(at_once), strict=True):
+        if source.shape == part.shape:
+            part.copy_(_normalise(source))
+        else:
+            assert resize is not None
+            _resize_and_normalise(source, part, resize)
+
+
+def _normalise(levels: Tensor) -> Tensor:
+    mean, std = IMAGENET_MEAN.to(levels.device), IMAGENET_STD.to(levels.device)
+    return levels.float().div_(255).sub_(mean).div_(std)
+
+
+def _resize_and_normalise(levels: Tensor, target: Tensor, resize: Resize) -> None:
+    """In this order, and with both steps of the second in one factor: on a CPU it takes 0.6 of the time.
+
+    The interpolation's weights sum to 1, so that it gives the same of normalised pixels, to 2e-6.
+    """
+    mean, std = IMAGENET_MEAN.to(levels.device), IMAGENET_STD.to(levels.device)
+    # The antialiasing kernel takes half as long again where colours come last.
+    floats = levels.to(torch.float32, memory_format=torch.contiguous_format)
+    torch.mul(resize(floats), 1 / (255 * std), out=target).sub_(mean / std)

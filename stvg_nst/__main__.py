@@ -18,6 +18,7 @@ PROGRAM = "python -m stvg_nst"
 GROUPS = {
     "": {
         "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
+        "demo": ("demo:demo", "a web page: a frozen and a tuned model side by side, over clean and degraded film"),
         "export": ("weights:export", "write a tuned grounder as one file, for predict and for Python"),
         "tune": ("tune:tune", "tune a model on a folder of your own clips, and compare it with the frozen one"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import re
 import shlex
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +104,7 @@ def require_checkpoint(path: Path, stage: Stage, *, trusted: bool = False) -> No
     """
     try:
         read_checkpoint(path, stage, trusted=trusted)
+        _check_sums(path)
     except CheckpointError as error:
         if stage == "encoders":  # which has no option to name another
             raise CheckpointError(f"{error}; delete it, and the same command goes on from the one before") from error
@@ -124,7 +128,7 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
             f"'{path}' ({path.stat().st_size:,} bytes) is no whole checkpoint: it was cut, or is of another program"
         )
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=not trusted)
+        content = _load(path, trusted=trusted)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"'{path}' holds more than tensors and plain values, which could run code when it is loaded "
@@ -139,6 +143,30 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
         ours = "encoders" if stage == "encoders" else "fit"
         raise CheckpointError(f"'{path}' is no checkpoint of our `{ours}`: it lacks {', '.join(missing)}")
     return content
+
+
+def _load(path: Path, *, trusted: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=not trusted)
+    except RuntimeError as error:
+        if os.strerror(errno.ENODEV) not in str(error):
+            raise
+    return torch.load(path, map_location="cpu", weights_only=not trusted)  # the file system cannot map files
+
+
+def _check_sums(path: Path) -> None:
+    """Reads a checkpoint once from end to end: what is mapped and not read would not show a flipped bit.
+
+    Raises:
+        CheckpointError: a part of it does not have its checksum.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise CheckpointError(f"'{path}' cannot be read as a checkpoint: it is damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"'{path}' is damaged: '{damaged}' in it does not have its checksum")
 
 
 def _newest(paths: Iterable[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ Box = tuple[float, float, float, float]
 # Colours that the colour-blind can tell apart, and dashes for those who print in grey.
 TRUE: Colour = (0, 225, 150)
 PREDICTED: Colour = (240, 90, 20)
+FROZEN: Colour = (0, 114, 178)
 INK: Colour = (30, 30, 30)
 FAINT: Colour = (225, 225, 225)
 PAPER: Colour = (255, 255, 255)

@@ -60,7 +60,7 @@ _LIBRARY_WORDS = (
         "look whether its disk is full",
     ),
     (
-        r"gloo/|NCCL (error|WARN)|ncclSystemError|ncclRemoteError|c10d|TCPStore|Connection (closed|reset) by peer",
+        r"gloo/|NCCL error|nccl(System|Remote)Error|clients joined|TCPStore|Connection (closed|reset) by peer",
         "another process of this training is gone, or stands still",
         "look above, or at its machine, for what it says; the same command with --ckpt_path last goes on",
     ),

@@ -84,7 +84,8 @@ class GroundingModule(SampleMeanModule):
             are computed once a run, as far as 2 GiB of memory hold them.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen, or a number is out of range.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, the grounder is not made for this
+            ``inference``, or a number is out of range.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.schedule).__name__} treats {unknown} apart, but the learning rates are of "
                 f"{sorted(self.learning_rates)}; give each a rate with --model.learning_rates"
             )
+        grounder.require_inference(inference)
         self.inference = inference
         self.baseline = None if baseline is None else load_results(baseline)
         self.metrics = GroundingMetrics(baseline=None if self.baseline is None else self.baseline.metrics)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +21,8 @@ LAST_WORDS_SECONDS = 10.0
 
 ABANDONED = 1
 """Exit status of a process whose parent has gone."""
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -44,8 +46,7 @@ def ended_with_parent() -> Iterator[None]:
 def _watch(parent: int, over: threading.Event) -> None:
     while not over.wait(LOOK_SECONDS):
         if os.getppid() != parent:
-            place = os.environ["LOCAL_RANK"]
-            print(f"error: process {place} of this machine ends, for the one that started it is gone", file=sys.stderr)
+            _log.error("process %s of this machine ends: the one that started it is gone", os.environ["LOCAL_RANK"])
             os._exit(ABANDONED)  # the main thread may hang in a collective
 
 

@@ -16,7 +16,7 @@ _WITHOUT_EFFECT = {
     "model": {"adapter", "baseline", "encodings", "inference", "lambda_hq"},
     "model.tuner.init_args": {"spaces"},
     "data.init_args": {
-        *("root", "manifest", "num_workers", "val_clips", "test_clips", "validation_half", "confirmation"),
+        *("root", "manifest", "num_workers", "finish_on", "val_clips", "test_clips", "validation_half", "confirmation"),
     },
     "trainer": {
         *("accelerator", "strategy", "devices", "num_nodes", "plugins", "fast_dev_run", "max_time"),

@@ -202,7 +202,7 @@ class QualityClip:
     """A clip of which nothing is known but its quality; exactly one of ``frames`` and ``features`` is set.
 
     Args:
-        frames: (T, 3, H, W) float32, normalised.
+        frames: (T, 3, H, W) float32, normalised; or uint8, to be finished on the device.
         features: cached backbone features, with B = 1.
         quality: HQ or LQ.
     """
@@ -220,7 +220,7 @@ class Clip:
 
     Args:
         info: everything but tensors.
-        frames: (T, 3, H, W) float32, normalised.
+        frames: (T, 3, H, W) float32, normalised; or uint8, to be finished on the device.
         features: cached backbone features of those frames, with B = 1.
         boxes: (T, 4) float32, the target on each sampled frame, cxcywh in units of the frame; zeros outside, and where
             no box counts.
@@ -284,10 +284,11 @@ class Batch:
 
     Args:
         clips: what is known of each clip besides tensors.
-        frames: (B, T, 3, H, W) float32, or ``None`` where features come from a cache.
+        frames: (B, T, 3, H, W) float32, normalised, or ``None`` where features come from a cache. On the way to a
+            device they may be uint8, at the size of the video; the data module then finishes them there.
         features: cached backbone features, or ``None``.
         frame_mask: (B, T) bool, True on real frames.
-        frame_sizes: (H, W) of each clip in network pixels before padding; empty with cached features.
+        frame_sizes: (H, W) of each clip's frames before padding; empty with cached features.
         boxes: (B, T, 4) float32, cxcywh in units of the frame; zeros outside the target and on padding.
         inside: (B, T) bool.
         qualities: (B,) int64, values of :class:`Quality`.

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from datamodules.ministvg.data_module import TARGET_WORDS
 from stvg_nst import __main__ as root
 from stvg_nst.configuration import merge
+from stvg_nst.models import TubeDETR
 from stvg_nst.models.base import Grounder
 from stvg_nst.study import planned_runs, read_studies
 from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
@@ -31,6 +32,7 @@ MODULES = [name for name in SCOPES if name.endswith("_modules")]  # of whole mod
 LAYERS = [name for name in SCOPES if name not in MODULES and name != "nullity"]
 SCOPELESS = ("adalora", "corda", "dora", "flylora", "gated_adapter", "gated_lora", "houlsby", "lora", "projection")
 OF_MODULES = ("prompts", "switch")  # like full fine-tuning they need a scope of whole modules
+OF_TUBEDETR = [name for name in OVERLAYS["data"] if name.endswith("_tubedetr")]  # a test of their own parses them
 HARDWARE = sorted(path.stem for path in (FOLDER / "hardware").glob("*.yaml") if path.stem != "ddp")
 ARCHITECTURES = [name for name in OVERLAYS["model"] if not name.endswith("_weights")]
 
@@ -48,9 +50,13 @@ def configs(*names: str) -> list[str]:
     return [argument for name in names for argument in ("--config", str(FOLDER / f"{name}.yaml"))]
 
 
-# Data and tuner are sections of their own: each meets every architecture, and not each of the other's overlays.
+# Data, model and tuner are sections of their own: each overlay meets one of the others'.
 COMPOSITIONS = sorted(
-    {*product(OVERLAYS["data"], ARCHITECTURES, ["nst"]), *product(["mini_cached"], ARCHITECTURES, OVERLAYS["tuner"])}
+    {
+        *product(sorted({*OVERLAYS["data"]} - {*OF_TUBEDETR}), ["cgstvg"], ["nst"]),
+        *product(["mini"], ARCHITECTURES, ["nst"]),
+        *product(["mini_cached"], ["mini"], OVERLAYS["tuner"]),
+    }
 )
 
 
@@ -111,6 +117,44 @@ def test_the_points_of_an_ablation_differ_in_one_thing_and_not_in_size(ablation:
     sizes = [report.trainable for report in reports]
     assert max(sizes) / min(sizes) < 1.03
     assert len({tuple(layer.name for layer in report.layers) for report in reports}) == 1
+
+
+SMALL_TUBEDETR = merge(
+    yaml.safe_load((FOLDER / "model" / "tubedetr.yaml").read_text())["model"]["grounder"],
+    {
+        "init_args": {
+            "visual": {"init_args": {"name": "resnet10t", "stage": 3, "model_args": {"channels": [32, 64, 128, 128]}}},
+            "text": {"init_args": {"source": "stvg_nst/models/mini", "width": 96}},
+            "num_heads": 4,
+            "hidden": 384,
+        }
+    },
+)
+
+
+def inject_in_tubedetr(tuner: str, scope: str) -> InjectionReport:
+    laid_over = merge(read_tuner("tuner", tuner), read_tuner("scope/tubedetr", scope))
+    return inject_configured({"grounder": SMALL_TUBEDETR, "tuner": laid_over})
+
+
+@pytest.mark.parametrize(
+    ("scope", "count"),
+    [("decoder", 17), ("encoder", 6), ("encoder_all", 36), ("encoder_all_inputs", 39), ("both", 23), ("nullity", 16)],
+)
+def test_a_scope_of_tubedetr_names_its_layers(monkeypatch: pytest.MonkeyPatch, scope: str, count: int) -> None:
+    monkeypatch.setattr(TubeDETR, "_initialise", lambda grounder: None)  # a zero weight passes no residual
+    names = ["nst"] if scope == "nullity" else ["nst", "lora"]
+    layers = {tuple(layer.name for layer in inject_in_tubedetr(name, scope).layers) for name in names}
+    assert [len(each) for each in layers] == [count]
+
+
+def test_scopes_of_tubedetr_are_those_of_cgstvg() -> None:
+    assert sorted(path.stem for path in (FOLDER / "scope" / "tubedetr").glob("*.yaml")) == SCOPES
+    decoder, both = (inject_in_tubedetr("full", scope) for scope in ("decoder_modules", "both_modules"))
+    encoder, inputs = (inject_in_tubedetr("full", scope) for scope in ("encoder_modules", "encoder_inputs_modules"))
+    assert 0 < decoder.trainable < both.trainable < both.total
+    assert encoder.trainable < inputs.trainable < both.trainable
+    assert inject_in_tubedetr("prompts", "encoder_modules").trainable == 6 * 10 * 96
 
 
 def test_full_fine_tuning_of_a_scope_is_part_of_that_of_the_model() -> None:
@@ -229,14 +273,18 @@ def test_training_of_the_full_size_augments(
     assert augmentation == {"flip": 0.7, "crop": 0.5, "crop_of": "samples", "swap_sides": True}
 
 
-@pytest.mark.parametrize("data", ["hcstvg_v1", "hcstvg_v2", "vidstg"])
-def test_clips_are_shown_as_to_tubedetr(
+@pytest.mark.parametrize("data", OF_TUBEDETR)
+def test_tubedetr_is_trained_as_by_its_authors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str
 ) -> None:
-    names = ("base", f"data/{data}_tubedetr", "model/cgstvg", "pretrain/cgstvg", "pretrain/tubedetr_augmentation")
+    names = ("base", f"data/{data}", "model/tubedetr", "pretrain/tubedetr", "pretrain/tubedetr_augmentation")
     smaller = ("--data.init_args.augmentation.smallest_crop=150", "--data.init_args.sampling.rate=4")
     assert parse(monkeypatch, *configs(*names), *smaller) == 0
-    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    config = yaml.safe_load(capsys.readouterr().out)
+    model, options = config["model"], config["data"]["init_args"]
+    assert set(model["schedule"]["init_args"]["linear"]) <= set(model["learning_rates"])
+    callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert callbacks.index("callbacks.MovingAverage") > callbacks.index("callbacks.AdapterCheckpoint")
     assert options["augmentation"] == {
         "sizes": [224, 256, 288, 320, 352],
         "sizes_before_crop": [200, 250, 300],

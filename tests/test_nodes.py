@@ -30,7 +30,9 @@ def run_on_two_nodes(arguments: list[str]) -> list[str]:
     agents = []
     for node in range(2):
         meeting = ["--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
-        command = [sys.executable, "-m", "torch.distributed.run", *meeting, f"--master-port={port}", "-m", "stvg_nst"]
+        # Behind "--", or torchrun would take --run for the beginning of an option of its own.
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting, f"--master-port={port}"]
+        command = [*torchrun, "-m", "--", "stvg_nst"]
         several = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
         agents.append(
             subprocess.Popen(

@@ -1,4 +1,5 @@
-"""CG-STVG at full size on real pixels: decoding, degradation, tuning, two passes, metrics, at 64 x 89 and 64 x 96.
+"""CG-STVG at full size on real pixels: decoding, degradation, tuning, two passes, metrics, at 64 x 89 and 64 x 96; and
+TubeDETR on clips as it is shown them.
 
 Weights are random, drawn from the seed: this is about the way, not about the numbers. The clips lie beside the project;
 without them these tests skip.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,7 @@ from datamodules.video import probe
 from stvg_nst import __main__ as root
 from stvg_nst.commands.pretrain import vocabulary
 from stvg_nst.commands.weights import FULL_SIZE, weights_parser
-from stvg_nst.evaluation import load_predictions
+from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.module import GroundingModule
 from stvg_nst.prediction import load
@@ -37,6 +38,7 @@ from stvg_nst.tuning import NullSpaceTuning
 pytestmark = pytest.mark.slow
 
 OVERLAYS = ("base", "data/hcstvg_v1", "model/cgstvg")
+OF_TUBEDETR = ("base", "data/hcstvg_v1_tubedetr", "model/tubedetr")
 HEIGHT = 64
 RATE = 0.4  # frames a second, of clips that count as 20 seconds long
 
@@ -71,16 +73,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stvg(clips: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    def run(command: str, tuner: str, *arguments: str) -> int:
-        overlays = [f"--config=experiments/{name}.yaml" for name in (*OVERLAYS, f"tuner/{tuner}")]
+    def run(command: str, tuner: str, *arguments: str, base: Sequence[str] = OVERLAYS) -> int:
+        overlays = [f"--config=experiments/{name}.yaml" for name in (*base, f"tuner/{tuner}")]
+        sampled = {"frame_rate": RATE, "eval_frame_rate": RATE} if base is OVERLAYS else {"sampling.rate": RATE}
         data = {
             "root": clips,
             "expect_official_counts": "false",
             "held_out": 0.5,
             "resolution": HEIGHT,
-            "frame_rate": RATE,
-            "eval_frame_rate": RATE,
             "num_workers": 0,
+            **sampled,
         }
         options = [f"--data.init_args.{name}={value}" for name, value in data.items()]
         source = f"--model.grounder.init_args.text.init_args.source={text}"
@@ -114,6 +116,22 @@ def test_one_step_of_tuning_and_a_test_in_two_passes(
     assert results.random_weights and len(results.samples) == 2 * 2
     assert all(math.isfinite(value) for value in results.metrics.values())
     assert (nst / "tubes.png").exists() and len(json.loads((nst / "predictions.json").read_text())["tubes"]) == 4
+
+
+def test_tubedetr_is_tested_by_the_protocol_of_its_authors(
+    stvg: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "tubedetr"
+    assert stvg("test", "zero_shot", f"--run={run}", base=OF_TUBEDETR) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "hcstvg_v1, convention tubedetr test, benchmark seed 0, RANDOM WEIGHTS" in shown
+    results = load_results(run / "results.json")
+    assert len(results.samples) == 2 * 2 and all(math.isfinite(value) for value in results.metrics.values())
+    truth = load_ground_truth(run / "ground_truth.json")
+    scored = evaluate(load_predictions(run / "predictions.json"), truth, protocols=["tubedetr"])
+    assert 0 <= scored.protocols["tubedetr"].metrics["HQ/m_vIoU"] <= 100
+    frames = [ids for ids in truth.sampled_frames if ids is not None]
+    assert [len(ids) for ids in frames] == [8, 8] and all(ids[0] == 0 for ids in frames)
 
 
 def test_every_degradation_passes_the_tuned_model_to_the_metrics(clips: Path, text: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -18,7 +19,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-_INDEX = "index.json"
+_INDEX, _SUM = "index.json", "crc32"
 _SCHEMA = 1
 
 
@@ -102,7 +103,8 @@ class ArrayWriter:
             with self._data:  # and so its lock, until the folder has its name
                 self._data.flush()  # fails where the disk is full
                 if kind is None:
-                    (self._temporary / _INDEX).write_text(json.dumps({**self._header, "rows": self._rows}))
+                    content = {**self._header, "rows": self._rows}
+                    (self._temporary / _INDEX).write_text(json.dumps({**content, _SUM: _sum(content)}))
                     self._take_name()
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)  # it is not there any more where it took its name
@@ -117,6 +119,11 @@ class ArrayWriter:
                 f"'{self._folder}' was finished by another process in the meantime; use it, or "
                 f"{self._kind.remedy(self._folder)}"
             ) from error
+
+
+def _sum(content: Mapping[str, Any]) -> int:
+    """Checksum of what an index says, however JSON writes it down."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -159,6 +166,13 @@ class ArrayStore:
             raise CacheError(f"no {kind.name} in '{folder}': build it with `{kind.command}`")
         try:
             self.header: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+            stated = self.header.pop(_SUM, None)
+            summed = _sum(self.header)
+            if stated is not None and stated != summed:  # older ones state none
+                raise CacheError(
+                    f"'{folder / _INDEX}' is damaged: its checksum is {summed}, and it states {stated}; "
+                    f"{kind.remedy(folder)}"
+                )
             self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
             found = self.header["provenance"]
             size = sum(self._num_bytes(row) for row in self.rows.values())
@@ -203,12 +217,21 @@ class ArrayStore:
         num_bytes = self._num_bytes(row)
         data = np.empty(0, np.uint8)
         if num_bytes:  # of nothing there is no map
-            data = np.memmap(self._file, np.uint8, mode="c", offset=row["offset"], shape=(num_bytes,))
+            data = self._bytes(row["offset"], num_bytes)
         if zlib.crc32(data.data) != row["crc32"]:
             raise CacheError(f"the bytes of '{key}' in '{self._folder}' are damaged; {self._kind.remedy(self._folder)}")
         values = np.asarray(data).view(self._kind.dtype)
         ends = np.cumsum([math.prod(shape) for shape in row["shapes"]])[:-1]
         return [part.reshape(shape) for part, shape in zip(np.split(values, ends), row["shapes"], strict=True)]
+
+    def _bytes(self, offset: int, count: int) -> np.ndarray:
+        """A part of the file, mapped; read where the file system cannot map, as some of clusters cannot."""
+        try:
+            return np.memmap(self._file, np.uint8, mode="c", offset=offset, shape=(count,))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return np.fromfile(self._file, np.uint8, count=count, offset=offset)
 
     def _num_bytes(self, row: Mapping[str, Any]) -> int:
         return np.dtype(self._kind.dtype).itemsize * sum(math.prod(shape) for shape in row["shapes"])

@@ -26,6 +26,7 @@ def degrade_video(
     seed: int = 0,
     kernels: Kernels = "relative",
     overwrite: bool = False,
+    progress: bool = True,
 ) -> None:
     """Writes a degraded copy of a video, as the Mixed-Quality benchmark would show it; sound is left out.
 
@@ -39,6 +40,7 @@ def degrade_video(
         seed: fixes what the severity leaves open, once for the whole video.
         kernels: whether they scale with the short side of the frames.
         overwrite: replace an existing target.
+        progress: show a progress bar.
 
     Raises:
         ValueError: the kind or severity is unknown, the target is no mp4 file or is the source, or a side of the frames
@@ -55,7 +57,10 @@ def degrade_video(
     info = probe(source)
     degradation = Degradation(kind, severity, seed, kernels)
     frames = rich.progress.track(
-        _degraded(source, info.num_frames, degradation), description=f"degrading {source.name}", total=info.num_frames
+        _degraded(source, info.num_frames, degradation),
+        description=f"degrading {source.name}",
+        total=info.num_frames,
+        disable=not progress,
     )
     write_video(target, frames, info.fps)
 

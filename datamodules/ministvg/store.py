@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,8 @@ from datamodules.ministvg.scene import SPLITS, VERSION, clip_seed, generate_scen
 _CLIPS = "clips"
 _ANNOTATIONS = "annotations.json"
 _MANIFEST = "manifest.json"
+# Of a split that grows, until they take the places of the smaller one's: the manifest comes last of both.
+_NEXT_ANNOTATIONS, _NEXT = "annotations.next.json", "manifest.next.json"
 
 
 class DamagedSplitError(RuntimeError):
@@ -58,9 +61,9 @@ class _Manifest:
 def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = True) -> Path:
     """The folder of a split that holds at least ``num_clips`` clips, rendered now where it does not yet.
 
-    A folder that holds enough is reused after a check of its files' names and sizes; one that holds fewer gets the
-    missing clips. New clips are rendered beside the split and moved in at the end,
-    so a run that is killed leaves nothing that looks finished, at most a hidden folder to delete.
+    A folder that holds enough is reused after a check of its files; one that holds fewer gets the missing clips. New
+    clips are rendered beside the split and moved in at the end, so a run that is killed leaves nothing that looks
+    finished, at most a hidden folder to delete. One that is killed while it moves them in is finished by the next.
 
     Args:
         root: folder of all versions and splits.
@@ -71,12 +74,12 @@ def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = Tru
 
     Raises:
         ValueError: an unknown split, or no clips asked for.
-        DamagedSplitError: the split is there, but a file is missing or of the wrong size.
+        DamagedSplitError: the split is there, but a file is missing or not the one that was rendered.
     """
     if split not in SPLITS or num_clips < 1:
         raise ValueError(f"expected a split of {SPLITS} and num_clips >= 1, got '{split}' and {num_clips}")
     folder = Path(root) / f"ministvg-{VERSION}" / split
-    held = _check_sizes(folder) if folder.exists() else None
+    held = _check_files(folder) if folder.exists() else None
     first = 0 if held is None else held.num_clips
     if first >= num_clips:
         return folder
@@ -144,11 +147,21 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
 
 
 def _move_in(draft: Path, folder: Path) -> None:
-    """Add the clips of a draft to a finished split. The manifest comes last: until then the new files are nobody's."""
+    """Add the clips of a draft to a finished split; until its manifest is there as ``_NEXT`` the files are nobody's."""
     for clip in sorted((draft / _CLIPS).iterdir()):
         os.replace(clip, folder / _CLIPS / clip.name)
-    for name in (_ANNOTATIONS, _MANIFEST):
-        os.replace(draft / name, folder / name)
+    os.replace(draft / _ANNOTATIONS, folder / _NEXT_ANNOTATIONS)
+    os.replace(draft / _MANIFEST, folder / _NEXT)
+    _finish_growth(folder)
+
+
+def _finish_growth(folder: Path) -> None:
+    """Let a grown split take the place of the smaller one, where all of it has been moved in."""
+    if not (folder / _NEXT).is_file():
+        return
+    for name, final in ((_NEXT_ANNOTATIONS, _ANNOTATIONS), (_NEXT, _MANIFEST)):
+        with suppress(FileNotFoundError):  # taken already, by a process that was killed behind that, or is beside this
+            os.replace(folder / name, folder / final)
 
 
 def _read_manifest(folder: Path) -> _Manifest:
@@ -172,13 +185,16 @@ def _read_manifest(folder: Path) -> _Manifest:
     return manifest
 
 
-def _check_sizes(folder: Path) -> _Manifest:
+def _check_files(folder: Path) -> _Manifest:
+    _finish_growth(folder)
     manifest = _read_manifest(folder)
     for name, file in manifest.files.items():
         path = folder / name
         got = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
         if got != f"{file.bytes} bytes":
             raise DamagedSplitError(path, expected=f"{file.bytes} bytes", got=got, folder=folder)
+        if (found := _sha256(path)) != file.sha256:
+            raise DamagedSplitError(path, expected=f"sha256 {file.sha256}", got=found, folder=folder)
     return manifest
 
 

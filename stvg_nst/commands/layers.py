@@ -11,7 +11,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.nullspace import RankRule, check_rule
-from stvg_nst.tuning.full import FullFineTuning
 from stvg_nst.tuning.selection import Strategy, check_choice
 from stvg_nst.tuning.survey import LayerSurvey, Order, check_suffix, survey_layers
 
@@ -28,9 +27,9 @@ class LayersCLI(BuiltCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--targets",
-            type=list[str],
-            default=list(FullFineTuning.scope),
-            help="patterns of layers or modules; the default is what full fine-tuning trains, '*' the whole grounder",
+            type=list[str] | None,
+            default=None,
+            help="patterns of layers or modules; by default all behind the encoders, '*' is the whole grounder",
         )
         parser.add_argument("--exclude", type=list[str], default=[], help="patterns of layers or modules to leave out")
         parser.add_argument("--rule", type=RankRule, default="exact", help="what counts as rank")
@@ -54,7 +53,7 @@ class LayersCLI(BuiltCLI):
         config = self.config
         survey = survey_layers(
             module.grounder,
-            config.targets,
+            config.targets or module.grounder.tunable,
             strategy=config.strategy,
             share=config.share,
             rule=config.rule,

@@ -15,7 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
+from stvg_nst.best_effort import BestEffort
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.console import console
@@ -24,7 +26,7 @@ from stvg_nst.commands.loggers import loggers_of_run
 from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
 from stvg_nst.processes import LastWords, ended_with_parent
-from stvg_nst.report import print_report
+from stvg_nst.report import print_report, report_markdown
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.resuming import Policy, Resumption
 from stvg_nst.run_lock import alone_in_run
@@ -45,9 +47,13 @@ def test(arguments: Sequence[str], program: str) -> int:
     """Tests, and prints the table of what it has left, beside the baseline's where one was given."""
     cli = RunCLI("test", arguments)
     results = Path(cli.trainer.default_root_dir) / RunFile.RESULTS
-    if cli.config.test.table and cli.trainer.is_global_zero and results.is_file():
+    if cli.trainer.is_global_zero and results.is_file():
         baseline: Any = cli.model.baseline
-        print_report([results] if baseline is None else [baseline.path, results])
+        compared = [results] if baseline is None else [baseline.path, results]
+        if cli.config.test.table:
+            print_report(compared)
+        with BestEffort("the results as a text in TensorBoard"), SummaryWriter(results.parent) as dashboard:
+            dashboard.add_text("results", report_markdown(compared))
     return 0
 
 

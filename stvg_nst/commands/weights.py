@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from stvg_nst.arguments import seed
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.machine.outputs import check_outputs
-from stvg_nst.models.cgstvg import CGSTVG
-from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_roberta, load_video_swin
+from stvg_nst.models import CGSTVG, TubeDETR
+from stvg_nst.models.cgstvg import checkpoint as cgstvg
 from stvg_nst.models.cgstvg.hub import RELEASES, fetch_release
 from stvg_nst.models.description import ModelDescription
+from stvg_nst.models.foreign_checkpoint import load_roberta
+from stvg_nst.models.tubedetr import checkpoint as tubedetr
 from stvg_nst.models.weights import save_weights
 from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.prediction.exported import export_tuned
@@ -30,6 +32,7 @@ from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.tuning.base import TunedLayer, replace_modules
 
 FULL_SIZE = Path("experiments/model/cgstvg.yaml")
+_ORIGINALS: Mapping[type, Any] = {CGSTVG: cgstvg, TubeDETR: tubedetr}  # what reads the checkpoints of each
 _TARGET = "the .safetensors file to write; it must not exist"
 
 
@@ -43,10 +46,13 @@ def convert(arguments: Sequence[str], program: str) -> int:
         WeightsMismatchError: the checkpoint does not fit the model.
         FileExistsError: the target exists, and ``--overwrite`` was not given.
         OSError: a release is neither in the hub's cache nor to be had.
+        ValueError: the model is not made for the way in which `predict` is to show it a clip.
     """
-    parser = weights_parser(program, "Write an official CG-STVG checkpoint as weights of this suite.")
+    parser = weights_parser(program, "Write an official checkpoint of CG-STVG or TubeDETR as weights of this suite.")
     parser.add_argument(
-        "source", type=str, help=f"a .pth file of the official code, or a release to fetch: {', '.join(RELEASES)}"
+        "source",
+        type=str,
+        help=f"a .pth file of the official code, or a release of CG-STVG to fetch: {', '.join(RELEASES)}",
     )
     parser.add_argument("target", type=Path, help=_TARGET)
     parser.add_subclass_arguments(STVGDataModule, "data", required=False)
@@ -57,8 +63,10 @@ def convert(arguments: Sequence[str], program: str) -> int:
     _check_target(options, [] if options.source in RELEASES else [options.source])
     built = parser.instantiate(options)
     model, data = built.model.grounder, built.get("data")
-    path = fetch_release(options.source) if options.source in RELEASES else Path(options.source)
-    report = load_official(path, model)
+    model.require_inference(options.model.inference)
+    is_release = isinstance(model, CGSTVG) and options.source in RELEASES
+    path = fetch_release(options.source) if is_release else Path(options.source)
+    report = _ORIGINALS[type(model)].load_official(path, model)
     description = None
     if data is not None:
         viewing = viewing_of(data, options.model.inference)
@@ -69,14 +77,14 @@ def convert(arguments: Sequence[str], program: str) -> int:
 
 
 def initialise(arguments: Sequence[str], program: str) -> int:
-    """Writes the weights that CG-STVG's training starts from, and says what was read from where.
+    """Writes the weights that the training of a full-size model starts from, and says what was read from where.
 
     Raises:
-        ValueError: nothing is given to start from.
+        ValueError: nothing is given to start from, or a video encoder for a model that has none.
         WeightsMismatchError: one of the checkpoints does not fit the model.
         FileExistsError: the target exists, and ``--overwrite`` was not given.
     """
-    parser = weights_parser(program, "Write the weights that the training of CG-STVG starts from.")
+    parser = weights_parser(program, "Write the weights that the training of CG-STVG or TubeDETR starts from.")
     parser.add_argument("target", type=Path, help=_TARGET)
     parser.add_argument("--roberta", type=str, default=None, help="a folder, or a model's name on the Hugging Face hub")
     parser.add_argument("--video-swin", type=Path, default=None, help="swin_tiny_patch244_window877_kinetics400_1k.pth")
@@ -84,28 +92,29 @@ def initialise(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--seed", type=seed, default=0, help="seed of the parts that start from random weights")
     options = parser.parse_args(_with_full_size(arguments))
     _check_target(options, [options.video_swin, options.mdetr])
-    # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
-    loaders: list[tuple[Any, Any]] = [
-        (load_roberta, options.roberta),
-        (load_video_swin, options.video_swin),
-        (load_mdetr, options.mdetr),
-    ]
-    chosen = [(load, source) for load, source in loaders if source is not None]
-    if not chosen:
+    if options.roberta is options.video_swin is options.mdetr is None:
         raise ValueError("there is nothing to start from; give at least one of --roberta, --video-swin and --mdetr")
     seed_everything(options.seed, verbose=False)
     model = parser.instantiate(options).model.grounder
-    reports = [load(source, model) for load, source in chosen]
+    if options.video_swin is not None and not hasattr(model, "motion"):
+        raise ValueError(f"{type(model).__name__} has no video encoder; leave out --video-swin")
+    # MDETR last: its text encoder, which has seen captions, replaces RoBERTa's.
+    loaders: list[tuple[Any, Any]] = [
+        (load_roberta, options.roberta),
+        (cgstvg.load_video_swin, options.video_swin),
+        (_ORIGINALS[type(model)].load_mdetr, options.mdetr),
+    ]
+    reports = [load(source, model) for load, source in loaders if source is not None]
     save_weights(options.target, model)
     print(*reports, f"written to '{options.target}'", sep="\n")
     return 0
 
 
 def weights_parser(program: str, description: str) -> OverlayParser:
-    """Options of a command that builds CG-STVG, by default at full size, to write its weights."""
+    """Options of a command that builds a grounder, by default CG-STVG at full size, to write its weights."""
     parser = OverlayParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
-    parser.add_subclass_arguments(CGSTVG, "model.grounder", required=True)
+    parser.add_subclass_arguments(tuple(_ORIGINALS), "model.grounder", required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     return parser
 

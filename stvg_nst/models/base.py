@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stvg_nst.encoding_store import KeptEncodings
+from stvg_nst.inference import InferenceProtocol
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.queries import query_fault
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
@@ -174,6 +175,9 @@ class Grounder(nn.Module, ABC):
     feature_channels: tuple[int, ...] = ()
     """C_a and C_m, the channels of what :meth:`encode` says; a router that reads these features asks for them."""
 
+    tunable: tuple[str, ...] = ("*",)
+    """Patterns of the modules that `layers` lists unless it is told otherwise: those behind the encoders."""
+
     encodings: KeptEncodings | None = None
     """See :meth:`keep_encodings`."""
 
@@ -205,6 +209,13 @@ class Grounder(nn.Module, ABC):
         if not self.fusion():
             raise ValueError(f"{type(self).__name__} cannot keep encodings; leave out --model.encodings")
         self.encodings = kept
+
+    def require_inference(self, protocol: InferenceProtocol) -> None:
+        """Refuses a way to be shown clips that the model is not made for; any will do unless the model says otherwise.
+
+        Raises:
+            ValueError: with the reason.
+        """
 
     def objective(self) -> GroundingLoss:
         """What the model was trained by, and so what a run minimises unless ``--model.loss`` names something else.

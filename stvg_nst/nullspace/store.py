@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from stvg_nst.tensor_files import read_tensors, save_tensors
 FORMAT_VERSION = 1
 METADATA_KEY = "stvg_nst_dual_space"
 TENSORS = ("row", "null", "singular_values")
+# Data that somebody else looks after, or that is mounted to be read.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+_log = logging.getLogger(__name__)
 
 
 class DualSpaceStoreError(RuntimeError):
@@ -48,6 +54,8 @@ class DualSpaceStore:
             ValueError: as there.
             DualSpaceStoreError: the file is there, but damaged or not what its name says.
 
+        Where the folder may not be written, it is computed every time, and a log says so.
+
         Warns:
             UserWarning: as there, whether it is computed or read.
         """
@@ -59,7 +67,12 @@ class DualSpaceStore:
             warn_of_tie(space)
             return space
         space = split_dual_space(weight, rule=rule, threshold=threshold)
-        _write(path, space, key)
+        try:
+            _write(path, space, key)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+            _log.warning("'%s' cannot be written (%s): decompositions are computed anew", self.folder, error.strerror)
         return space
 
 

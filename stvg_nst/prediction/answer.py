@@ -10,11 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.footage import Footage
-from stvg_nst.drawing import PREDICTED, Colour, Trace
+from stvg_nst.drawing import FROZEN, PREDICTED, Colour, Trace
 from stvg_nst.prediction.pictures import Scene, draw_film, draw_strip
 from stvg_nst.types import Tube
-
-FROZEN: Colour = (0, 114, 178)  # told from PREDICTED by the colour-blind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,12 +119,13 @@ class Answer:
                 "there is nothing to compare with: the frozen model was not asked, or is the one that answers; ground "
                 "with compare=True and an adapter"
             )
-        traces = [_trace("tube", self.tube, PREDICTED)]
+        traces = [tube_trace("tube", self.tube, PREDICTED)]
         if compare and self.frozen is not None:
-            traces = [_trace("frozen", self.frozen.tube, FROZEN, dash=6), _trace("tuned", self.tube, PREDICTED)]
+            traces = [tube_trace("frozen", self.frozen.tube, FROZEN, dash=6), tube_trace("tuned", self.tube, PREDICTED)]
         caption = f"{self.summary()}; {self.model}"
         return Scene(self.footage, self.segment, self.sentence, caption, tuple(traces))
 
 
-def _trace(name: str, tube: Tube, colour: Colour, *, dash: int = 0) -> Trace:
+def tube_trace(name: str, tube: Tube, colour: Colour, *, dash: int = 0) -> Trace:
+    """A tube as it is drawn, under a name on the axis of time."""
     return Trace(name, tube.start, tube.stop, [tuple(box) for box in tube.boxes.tolist()], colour, dash)

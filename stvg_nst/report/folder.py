@@ -82,6 +82,12 @@ def print_report(paths: Iterable[Path]) -> None:
     _print([_sheet(benchmark, by_sentence=False) for benchmark in benchmarks], left_out)
 
 
+def report_markdown(paths: Iterable[Path]) -> str:
+    """As :func:`print_report`, with a table for each type of sentence, as Markdown."""
+    benchmarks, _ = _read(paths)
+    return "\n".join(sheet_markdown(_sheet(benchmark)) for benchmark in benchmarks)
+
+
 def _read(paths: Iterable[Path]) -> tuple[list[_Benchmark], list[str]]:
     """The benchmarks that runs were measured on, and what was left out."""
     benchmarks: defaultdict[Conditions, list[RunResults]] = defaultdict(list)

@@ -19,7 +19,7 @@ from stvg_nst.tensor_files import read_tensors, save_tensors
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
 
 FORMAT_VERSION = 2
-METADATA_KEY = "stvg_nst_adapter"
+METADATA_KEY, SUM_KEY = "stvg_nst_adapter", "stvg_nst_sum"
 # Differences that an error names; the rest is counted.
 MAX_NAMED = 5
 
@@ -80,8 +80,8 @@ def save_adapter(path: Path | str, grounder: nn.Module, tuner: Tuner) -> None:
     tuner.check_saveable()
     # Clones: safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter_state(grounder).items()}
-    metadata = {METADATA_KEY: json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)}
-    save_tensors(path, state, metadata)
+    text = json.dumps(asdict(describe_adapter(grounder, tuner)), sort_keys=True)
+    save_tensors(path, state, {METADATA_KEY: text, SUM_KEY: _sum(text, state)})
 
 
 def read_adapter_config(path: Path | str) -> AdapterConfig:
@@ -149,12 +149,24 @@ def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
         ) from error
     if (text := metadata.get(METADATA_KEY)) is None:
         raise AdapterMismatchError(f"{path} holds no adapter: expected metadata '{METADATA_KEY}'; pass an adapter file")
+    if metadata.get(SUM_KEY, (found := _sum(text, tensors))) != found:  # older files state none
+        raise AdapterMismatchError(
+            f"{path} is damaged: it does not have the checksum that it states; copy it again, or train it again"
+        )
     content = json.loads(text)
     if content["format_version"] != FORMAT_VERSION:
         raise AdapterMismatchError(
             f"{path} has adapter format {content['format_version']}, this version reads {FORMAT_VERSION}; save it again"
         )
     return AdapterConfig(**content), tensors
+
+
+def _sum(text: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all that an adapter file holds, in hex: safetensors notices a file cut short, but no flipped bit."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(state):
+        digest.update(f"{name} {fingerprint(state[name])} ".encode())
+    return digest.hexdigest()
 
 
 def _tuned_layers(grounder: nn.Module) -> dict[str, TunedLinear]:

@@ -90,6 +90,7 @@ class GatedTuner(Tuner):
 class MiniatureModule(lightning.LightningModule):
     weights = "random"
     inference = "single_pass"
+    baseline: Any = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 from typing import Any
 
 import pytest
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks import Dashboard, HyperparameterSummary, NullSpaceMonitor, PredictionsWriter, ResultsWriter
@@ -43,3 +45,16 @@ def test_what_can_be_written_is_read_by_tensorboard(run: Any) -> None:
     run.fit(logger=Dashboard(str(run.folder / "tensorboard")))
     assert "val/HQ/m_vIoU" in run.events().Tags()["scalars"]
     assert [path.parent for path in run.folder.rglob("events.*")] == [run.folder / "tensorboard"]
+
+
+def test_every_run_brings_the_page_along_that_compares_runs(run: Any) -> None:
+    run.fit(NullSpaceMonitor(every_n_steps=1), logger=Dashboard(str(run.folder / "tensorboard")))
+    events = run.events()
+    (tag,) = [tag for tag in events.Tags()["tensors"] if "custom_scalars" in tag]
+    layout = Layout.FromString(events.Tensors(tag)[0].tensor_proto.string_val[0])
+    charts = {chart.title: chart.multiline.tag for category in layout.category for chart in category.chart}
+    logged = events.Tags()["scalars"]
+    for title in ("LQ: what is restored", "HQ: what is forgotten", "AUROC, all kinds", "AUROC by kind of degradation"):
+        found = [tag for tag in logged if any(re.search(pattern, tag) for pattern in charts[title])]
+        assert found, f"nothing is shown in '{title}'"
+        assert not any("declarative" in tag for tag in found)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from callbacks import NullSpaceMonitor
-from callbacks.nullspace_monitor import PARTS, gradient_norms, separation
+from callbacks.nullspace_monitor import PARTS, gradient_norms, separation, separation_by_kind
 from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit
 
 
@@ -20,6 +20,7 @@ def test_training_diagnostics_every_n_steps(run: Any) -> None:
         0.5
     )  # a batch of one HQ and one LQ clip
     assert events.Scalars("gradient_norm/row_head")[0].value > 0
+    assert events.Scalars("energy/row")[0].value == 2.0 and "energy/null" not in events.Tags()["scalars"]
     assert "gradient_norm/null_head" not in events.Tags()["scalars"], "the task gives the null head no gradient"
 
 
@@ -47,7 +48,8 @@ def test_separation_of_the_gates_is_logged_by_layer_and_over_all(run: Any, monke
     run.fit(NullSpaceMonitor())
     events = run.events()
     scores = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if "auroc" in tag}
-    assert scores == {"gate_auroc/decoder.0": 1.0, "gate_auroc/decoder.1": 0.0, "gates/auroc": 1.0}
+    expected = {"gate_auroc/decoder.0": 1.0, "gate_auroc/decoder.1": 0.0, "gates/auroc": 1.0}
+    assert scores == {**expected, "auroc_by_kind/motion_blur": 1.0}
     assert [event.step for event in events.Scalars("gates/auroc")] == [3], "none for the sanity check"
 
 
@@ -74,6 +76,14 @@ def test_separation_by_hand() -> None:
     shared = separation({"a": verdict, "b": verdict}, qualities)  # one router: no curve for each layer
     assert shared == pytest.approx({"gates/auroc": 0.75})
     assert separation({"a": verdict}, torch.ones(4, dtype=torch.long)) == {}
+
+
+def test_separation_by_kind_by_hand() -> None:
+    verdict = torch.tensor([0.2, 0.4, 0.3, 0.9, 0.1])
+    kinds = ["clean", "clean", "defocus", "low_light", "low_light"]
+    scores = separation_by_kind({"a": verdict}, kinds)
+    assert scores == pytest.approx({"auroc_by_kind/defocus": 0.5, "auroc_by_kind/low_light": 0.5})
+    assert separation_by_kind({"a": verdict[2:]}, kinds[2:]) == {}
 
 
 def test_tuner_without_diagnostics_logs_none(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from callbacks import TubeVisualizer
+from callbacks import PredictionsWriter, TubeVisualizer
 from callbacks.strip import draw_strip
+from callbacks.tube_visualizer import read_tubes
+from stvg_nst.drawing import FROZEN
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Quality
 
@@ -53,3 +56,25 @@ def test_rehearsal_draws_but_saves_nothing(run: Any) -> None:
 def test_numbers_must_be_positive() -> None:
     with pytest.raises(ValueError, match="must be at least 1, got 0 and 8"):
         TubeVisualizer(num_clips=0)
+
+
+def test_what_the_baseline_answered_is_drawn_too(run: Any, clip: Any) -> None:
+    baseline = type(run)(run.folder.parent / "frozen")
+    baseline.test(PredictionsWriter())
+    frozen = baseline.folder
+    run.module.baseline = SimpleNamespace(path=frozen / RunFile.RESULTS, metrics={})
+    run.test(TubeVisualizer(num_clips=1))
+    saved = np.asarray(Image.open(run.folder / RunFile.TUBES))
+    assert (saved == FROZEN).all(-1).any()
+
+    (frozen / RunFile.PREDICTIONS).unlink()
+    run.test(TubeVisualizer(num_clips=1))
+    saved = np.asarray(Image.open(run.folder / RunFile.TUBES))
+    assert not (saved == FROZEN).all(-1).any(), "without its predictions the picture is as without a baseline"
+
+
+def test_tubes_of_a_file_are_found_by_item_and_condition(run: Any, clip: Any) -> None:
+    run.test(PredictionsWriter())
+    wanted = {("item-1", "motion_blur:3"), ("item-9", "HQ")}
+    (tube,) = read_tubes(run.folder / RunFile.PREDICTIONS, wanted).values()
+    assert (tube.start, tube.stop) == (4, 10) and tube.boxes.shape == (6, 4)

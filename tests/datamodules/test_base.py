@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, pixels
@@ -86,12 +88,14 @@ def test_processes_that_would_get_nothing_are_refused(root: Path) -> None:
         data.val_dataloader()
 
 
-def stepping(data: MiniSTVG, *, rank: int, processes: int, asked: int = 1) -> MiniSTVG:
+def stepping(data: MiniSTVG, *, rank: int, processes: int, asked: int = 1, callbacks: Sequence[Any] = ()) -> MiniSTVG:
     """A data module that is set up for a fit on one of several processes."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         global_rank=rank,
+        is_global_zero=rank == 0,
         world_size=processes,
         num_nodes=1,
+        callbacks=callbacks,
         accumulate_grad_batches=asked,
         precision="32-true",
         overfit_batches=0,
@@ -147,8 +151,14 @@ def test_an_effective_batch_that_no_number_of_batches_makes_is_refused(
         stepping(mini(root, **options), rank=0, processes=processes, asked=asked)
 
 
+def test_an_effective_batch_that_would_change_between_epochs_is_refused(root: Path) -> None:
+    data = mini(root, batch_size=2, effective_batch=4)
+    with pytest.raises(ValueError, match="GradientAccumulationScheduler sets another number; leave out one of the two"):
+        stepping(data, rank=0, processes=1, callbacks=[GradientAccumulationScheduler({0: 4})])
+
+
 def test_what_a_step_follows_is_said_before_the_first(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "lightning")
+    caplog.set_level("INFO", "datamodules.base")
     stepping(mini(root, batch_size=2, effective_batch=8), rank=0, processes=2)
     assert (
         "a step of the optimiser follows 8 clips: 2 processes, 2 clip(s) in a batch of each, 2 batch(es) gathered; "

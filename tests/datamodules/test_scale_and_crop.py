@@ -155,13 +155,13 @@ def test_training_clips_of_several_sizes_make_a_batch(hcstvg: Callable[..., Path
     data = module(root, augmentation=drawn, resolution=32, frame_rate=1.0)
     data.setup("fit")
     loader = data.train_dataloader()
+    assert loader.dataset.batch_bytes([Draw(0, None)]) == 4 * 19 * 3 * 32 * 53, "the largest that may be drawn"
     sizes, lengths = set(), set()
     for epoch in range(4):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
             sizes |= set(batch.frame_sizes)
             lengths |= {len(info.frame_ids) for info in batch.clips}
-            assert 4 * np.prod(batch.frames.shape) <= 2 * loader.dataset.batch_bytes([Draw(0, None)] * 2)
             assert ((batch.boxes[batch.inside] >= 0) & (batch.boxes[batch.inside] <= 1)).all()
     assert len(sizes) > 3 and len(lengths) > 3
     assert {min(size) for size in sizes} >= {24, 32} and max(max(size) for size in sizes) <= 53

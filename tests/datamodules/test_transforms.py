@@ -29,7 +29,7 @@ def test_frames_are_resized_as_the_published_code_does(shared: Path, antialias: 
     golden = np.load(shared / "cgstvg" / "golden" / "15_resize.npz")
     mean, std = np.array([0.485, 0.456, 0.406])[:, None, None], np.array([0.229, 0.224, 0.225])[:, None, None]
     for case in range(4):
-        ours = Resize(42, antialias)(normalise(golden[f"{case}_in"][None]))[0].numpy() * std + mean
+        ours = to_network(golden[f"{case}_in"][None], Resize(42, antialias))[0].numpy() * std + mean
         expected = golden[f"{case}_{'' if antialias else 'no'}antialias"]
         assert ours.shape == expected.shape
         np.testing.assert_allclose(ours, expected, atol=2e-6)
@@ -39,7 +39,9 @@ def test_frames_are_resized_as_the_published_code_does(shared: Path, antialias: 
 def test_pieces_of_a_clip_come_out_as_the_whole(antialias: bool) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 24, 40, 3), dtype=np.uint8)
     resize = Resize(30, antialias)
-    assert torch.equal(to_network(frames, resize), resize(normalise(frames)))
+    torch.testing.assert_close(to_network(frames, resize), resize(normalise(frames)), atol=2e-6, rtol=0)
+    narrow = frames[:, :, :32]
+    assert torch.equal(to_network(narrow, Resize(24, antialias)), normalise(narrow)), "what has the size already"
     assert torch.equal(to_network(frames, None), normalise(frames))
 
 

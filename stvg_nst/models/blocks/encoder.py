@@ -30,18 +30,28 @@ class CrossModalEncoder(nn.Module):
     """A stack of encoder layers; frames do not see each other here.
 
     Args:
+        norm: norm what leaves the last layer, which is normed already.
         recompute: keep only the tokens between the layers for the backward pass, and compute the rest anew there.
     """
 
     def __init__(
-        self, depth: int, width: int, num_heads: int, hidden: int, dropout: float, *, recompute: bool = False
+        self,
+        depth: int,
+        width: int,
+        num_heads: int,
+        hidden: int,
+        dropout: float,
+        *,
+        norm: bool = True,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = recompute
         self.layers = nn.ModuleList(EncoderLayer(width, num_heads, hidden, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
 
     def forward(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """As each layer's own."""
         for layer in self.layers:
             tokens = run_layer(layer, tokens, positions, mask, recompute=self.recompute)
         return self.norm(tokens)

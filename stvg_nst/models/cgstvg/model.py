@@ -49,6 +49,8 @@ class CGSTVG(Grounder):
         ValueError: the two visual encoders disagree on the stride.
     """
 
+    tunable = ("encoder", "time_decoder", "box_decoder", "*_head")
+
     def __init__(
         self,
         visual: ImageEncoder,

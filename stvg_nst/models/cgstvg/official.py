@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor
+from stvg_nst.models.official_names import DERIVED, UNUSED, OfficialNames
 
-UNUSED = "no forward pass of the original uses it"
-DERIVED = "follows from the configuration"
 ALIASES = {"ground_decoder.time_embed2.": "action_embed.", "ground_decoder.decoder.bbox_embed.": "bbox_embed."}
 """Prefixes under which an official checkpoint repeats a shared head, and the head's own."""
 
-_IGNORED = tuple(
-    (re.compile(pattern), reason)
-    for pattern, reason in (
+NAMES = OfficialNames(
+    "CG-STVG",
+    ignored=(
         (r"ground_encoder\.fusion\.", UNUSED),
         (r"ground_encoder\.encoder\.(temporal_layers|local_pos_embed|frame_cls|video_cls)\.", UNUSED),
         (r"ground_decoder\.(time_fc|template_generator)\.", UNUSED),
@@ -25,13 +23,8 @@ _IGNORED = tuple(
         (r"text_encoder\.body\.embeddings\.position_ids$", DERIVED),
         (r"vid\..*\.relative_position_index$", DERIVED),
         *((re.escape(alias), f"the same tensors as {head}*") for alias, head in ALIASES.items()),
-    )
-)
-
-# In order; each name goes through all of them.
-_RENAMES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+    ),
+    renames=(
         # Encoders.
         (r"^vis_encoder\.0\.body\.", "visual.body."),
         (r"^text_encoder\.body\.", "text.body."),
@@ -82,39 +75,8 @@ _RENAMES = tuple(
         (r"^bbox_embed\.", "box_decoder.box_head."),
         (r"^temp_embed\.", "start_end_head."),
         (r"^action_embed\.", "actioness_head."),
-    )
+    ),
+    convolutions=("visual_proj.weight", "motion_proj.weight"),
 )
 
-
-def ignored_reason(official: str) -> str | None:
-    """Why an official tensor has no counterpart among ours, ``None`` for one that has."""
-    return next((reason for pattern, reason in _IGNORED if pattern.match(official)), None)
-
-
-def translate_name(official: str) -> str | None:
-    """Our name of an official tensor, ``None`` for one of :func:`ignored_reason`.
-
-    Packed attention projections keep their official ending (``in_proj_weight``); :func:`translate_tensor` splits them.
-    """
-    if ignored_reason(official) is not None:
-        return None
-    name = official
-    for pattern, replacement in _RENAMES:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def translate_tensor(official: str, value: Tensor) -> dict[str, Tensor]:
-    """An official tensor under our names, none where it has no counterpart.
-
-    Packed projections (3 D, ...) become three, 1 x 1 convolutions (D, C, 1, 1) linear layers (D, C); all are views.
-    """
-    name = translate_name(official)
-    if name is None:
-        return {}
-    if name.endswith((".in_proj_weight", ".in_proj_bias")):
-        stem, kind = name.rsplit(".in_proj_", 1)
-        return {f"{stem}.{part}_proj.{kind}": rows for part, rows in zip("qkv", value.tensor_split(3), strict=True)}
-    if name in ("visual_proj.weight", "motion_proj.weight"):
-        return {name: value.flatten(1)}
-    return {name: value}
+ignored_reason, translate_name, translate_tensor = NAMES.ignored_reason, NAMES.translate_name, NAMES.translate_tensor

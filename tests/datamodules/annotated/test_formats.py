@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from datamodules.annotated import Annotation, AnnotationError, Reading
@@ -434,6 +434,7 @@ def read_or_refuse(read: Any, file: Path, value: Any) -> Reading | None:
         assert str(file) in str(error) and "expected" in str(error)
     for item in () if reading is None else reading.annotations:
         check_sound(item)
+    event("refused" if reading is None or reading.errors else "sound")
     return reading
 
 
@@ -463,6 +464,7 @@ def test_any_trajectory_file_is_sound_or_refused(tmp_path: Path, value: Any) -> 
         assert item.boxes is not None
         check_sound(item)
     assert all("1001.json" in str(error) for error in errors)
+    event("refused" if errors else "sound")
 
 
 @given(

@@ -110,6 +110,28 @@ def test_killed_rendering_leaves_nothing_that_looks_finished(held: int, split: P
     assert_as_listed(ensure_split(tmp_path, "val", num_clips=6, progress=False))
 
 
+@pytest.mark.parametrize("moved", range(6))
+def test_a_growth_that_is_killed_while_it_moves_in_is_finished_or_begun_again(
+    split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """Of two new clips, annotations and a manifest, each is moved in, and the last two take their names."""
+    replace, done = os.replace, []
+
+    def replace_or_die(*places: Path) -> None:
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(places)
+        replace(*places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "replace", replace_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_split(tmp_path, "val", num_clips=5, progress=False)
+    smaller = ensure_split(tmp_path, "val", num_clips=3, progress=False)
+    assert len(load_annotations(smaller)) == (5 if moved > 3 else 3)
+    assert_as_listed(ensure_split(tmp_path, "val", num_clips=5, progress=False))
+
+
 def test_interrupted_rendering_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(frames, path) -> None:
         raise KeyboardInterrupt

@@ -143,6 +143,7 @@ def test_clips_that_are_too_long_for_the_network_are_refused(own_clips: Callable
         ({"sampling": FramesByClock(5.0)}, "the others are null, got 3.2, None, FramesByClock"),
         ({"frame_rate": 0.0}, "frame_rate must be positive, got 0"),
         ({"held_out": 0.1}, "held_out must be 0, got 0.1"),
+        ({"convention": "tubedetr"}, "convention tubedetr is about published files"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Answers of CG-STVG to fixed frames under fixed weights, to be compared with those of earlier days.
+"""Answers of every grounder to fixed frames under fixed weights, to be compared with those of earlier days.
 
 `python -m tests.stvg_nst.models.drift` writes `drift.json` anew: only after a change that is meant to move numbers.
 """
@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from stvg_nst.commands.weights import FULL_SIZE, weights_parser
-from stvg_nst.models import CGSTVG
+from stvg_nst.models import CGSTVG, Grounder, TubeDETR
+from stvg_nst.models.blocks import ImageEncoder, TextEncoder
 from stvg_nst.models.blocks.vocabulary import write_stand_in
-from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
+from stvg_nst.models.cgstvg import VideoEncoder
 from stvg_nst.models.weights import load_weights
 
 FILE = Path(__file__).with_name("drift.json")
@@ -44,12 +45,19 @@ def small() -> CGSTVG:
     )
 
 
-def full_size() -> CGSTVG:
+def small_tubedetr() -> TubeDETR:
+    """The same of TubeDETR: slow frames, and others that the fast branch corrects."""
+    visual = ImageEncoder("resnet18", 4, {"channels": [8, 16, 24, 32]}, frozen_norm=True)
+    text = TextEncoder(str(MINI), 32, lower_case=False)
+    return TubeDETR(visual, text, stride=2, num_heads=4, hidden=64, encoder_depth=2, decoder_depth=3)
+
+
+def full_size(overlay: Path = FULL_SIZE) -> Grounder:
     with tempfile.TemporaryDirectory() as folder:
         write_stand_in(["a man runs"], Path(folder))
         parser = weights_parser("drift", "Full size.")
         source = f"--model.grounder.init_args.text.init_args.source={folder}"
-        return parser.instantiate(parser.parse_args([f"--config={FULL_SIZE}", source])).model.grounder
+        return parser.instantiate(parser.parse_args([f"--config={overlay}", source])).model.grounder
 
 
 def miniature() -> CGSTVG:
@@ -59,14 +67,16 @@ def miniature() -> CGSTVG:
     return grounder
 
 
-MODELS: dict[str, Callable[[], CGSTVG]] = {
+MODELS: dict[str, Callable[[], Grounder]] = {
     "miniature": miniature,
     "small": lambda: by_name(small()),
     "full size": lambda: by_name(full_size()),
+    "small TubeDETR": lambda: by_name(small_tubedetr()),
+    "full size TubeDETR": lambda: by_name(full_size(Path("experiments/model/tubedetr.yaml"))),
 }
 
 
-def by_name(model: CGSTVG) -> CGSTVG:
+def by_name(model: Grounder) -> Grounder:
     """Weights that depend on nothing but their names and shapes."""
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
@@ -91,8 +101,7 @@ def answer(model: nn.Module, device: str = "cpu") -> Answer:
     frames = torch.from_numpy(pixels).float().to(device)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).to(device)
     output = model.to(device).eval()(frames, mask, QUERIES, SIZES)
-    names = ("boxes", "confidence", "start_end", "actioness")
-    return {name: getattr(output, name)[-1][mask].double().cpu().numpy().round(6).tolist() for name in names}
+    return {name: value[-1][mask].double().cpu().numpy().round(6).tolist() for name, value in output.answers.items()}
 
 
 if __name__ == "__main__":

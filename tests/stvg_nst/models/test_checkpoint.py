@@ -22,9 +22,11 @@ from stvg_nst import __main__ as root
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.blocks import image
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub
-from stvg_nst.models.cgstvg.checkpoint import LoadReport, load_mdetr, load_official, load_roberta, load_video_swin
-from stvg_nst.models.cgstvg.official import ALIASES, UNUSED, ignored_reason, translate_name, translate_tensor
+from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_video_swin
+from stvg_nst.models.cgstvg.official import ALIASES, ignored_reason, translate_name, translate_tensor
 from stvg_nst.models.description import Viewing
+from stvg_nst.models.foreign_checkpoint import LoadReport, load_roberta
+from stvg_nst.models.official_names import UNUSED
 from stvg_nst.models.weights import WeightsMismatchError
 from stvg_nst.prediction import load
 

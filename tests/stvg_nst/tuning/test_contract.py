@@ -36,55 +36,58 @@ from stvg_nst.tuning import (
     save_adapter,
 )
 from stvg_nst.tuning.base import InjectionReport, TuningModule
+from tests.stvg_nst.tuning import toy as plain
+from tests.stvg_nst.tuning import tubedetr_toy
 
 ROOT = Path(__file__).parents[3]
 QUALITIES = torch.tensor([0, 1, 1])
 STEPS = 3
 
-TARGETS = ("encoder.linear2", "decoder.linear2", "head")
-SCOPE = ("encoder", "decoder", "head")
-TUNERS = {
-    "zero_shot": ZeroShot,
-    "full": lambda: FullFineTuning(SCOPE),
-    "lora": lambda: LoRA(TARGETS, rank=6, alpha=12),
-    "lora_capped": lambda: LoRA(TARGETS, rank=12),  # the head has 9 outputs
-    "dora": lambda: DoRA(TARGETS, rank=6),
-    "adalora": lambda: AdaLoRA(TARGETS, rank=6, interval=1),
-    "flylora": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3),
-    "flylora_signed": lambda: FlyLoRA(TARGETS, rank=6, active_share=0.3, selection="signed"),
-    "corda": lambda: CorDA(TARGETS, rank=6, alpha=12),
-    "projection": lambda: NullSpaceProjection(TARGETS, hq_energy=0.9),
-    "houlsby": lambda: HoulsbyAdapters(TARGETS, width=6),
-    "prompts": lambda: PromptTuning(("encoder",), count=2, seed=0),
-    "switch": lambda: Switch(SCOPE),
-    "switch_both": lambda: Switch(SCOPE, tuned_on="both"),
-    "gated_lora": lambda: GatedLoRA(TARGETS, rank=6),
-    "gated_lora_hard": lambda: GatedLoRA(TARGETS, rank=6, gate="hard"),
-    "nst": lambda: NullSpaceTuning(TARGETS, rank=6),
-    "nst_hard": lambda: NullSpaceTuning(TARGETS, rank=6, gate="hard"),
-    "gated_adapter": lambda: GatedAdapter(TARGETS, rank=6),
-    "nst_labels": lambda: NullSpaceTuning(
-        TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
+# On a model: the toy, or what stands in its place and names its own layers.
+TUNERS: dict[str, Callable[[ModuleType], Tuner]] = {
+    "zero_shot": lambda toy: ZeroShot(),
+    "full": lambda toy: FullFineTuning(toy.SCOPE),
+    "lora": lambda toy: LoRA(toy.TARGETS, rank=6, alpha=12),
+    "lora_capped": lambda toy: LoRA(toy.TARGETS, rank=12),  # the head has 9 outputs
+    "dora": lambda toy: DoRA(toy.TARGETS, rank=6),
+    "adalora": lambda toy: AdaLoRA(toy.TARGETS, rank=6, interval=1),
+    "flylora": lambda toy: FlyLoRA(toy.TARGETS, rank=6, active_share=0.3),
+    "flylora_signed": lambda toy: FlyLoRA(toy.TARGETS, rank=6, active_share=0.3, selection="signed"),
+    "corda": lambda toy: CorDA(toy.TARGETS, rank=6, alpha=12),
+    "projection": lambda toy: NullSpaceProjection(toy.TARGETS, hq_energy=0.9),
+    "houlsby": lambda toy: HoulsbyAdapters(toy.TARGETS, width=6),
+    "prompts": lambda toy: PromptTuning(("encoder",), count=2, seed=0),
+    "switch": lambda toy: Switch(toy.SCOPE),
+    "switch_both": lambda toy: Switch(toy.SCOPE, tuned_on="both"),
+    "gated_lora": lambda toy: GatedLoRA(toy.TARGETS, rank=6),
+    "gated_lora_hard": lambda toy: GatedLoRA(toy.TARGETS, rank=6, gate="hard"),
+    "nst": lambda toy: NullSpaceTuning(toy.TARGETS, rank=6),
+    "nst_hard": lambda toy: NullSpaceTuning(toy.TARGETS, rank=6, gate="hard"),
+    "gated_adapter": lambda toy: GatedAdapter(toy.TARGETS, rank=6),
+    "nst_labels": lambda toy: NullSpaceTuning(
+        toy.TARGETS, rank=None, router="shared", gate_training="label", basis="svd_whitened"
     ),
-    "nst_statistics": lambda: NullSpaceTuning(TARGETS, rank=6, router="shared", router_reads="statistics"),
-    "nst_hq_null": lambda: NullSpaceTuning(TARGETS, rank=6, row_input="hq_null", hq_energy=0.9),
-    "nst_frame": lambda: NullSpaceTuning(TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"),
-    "nst_leaking": lambda: NullSpaceTuning(
-        (*TARGETS, "encoder.linear1"), rank=6, rank_rule="relative", rank_threshold=0.4
+    "nst_statistics": lambda toy: NullSpaceTuning(toy.TARGETS, rank=6, router="shared", router_reads="statistics"),
+    "nst_hq_null": lambda toy: NullSpaceTuning(toy.TARGETS, rank=6, row_input="hq_null", hq_energy=0.9),
+    "nst_frame": lambda toy: NullSpaceTuning(
+        toy.TARGETS, rank=6, gate_per="frame", coefficients_from="reference_and_gap"
+    ),
+    "nst_leaking": lambda toy: NullSpaceTuning(
+        (*toy.TARGETS, toy.LEAKING), rank=6, rank_rule="relative", rank_threshold=0.4
     ),
 }
 
 
-def of_inputs(make: Callable[[], Tuner]) -> Callable[[], Tuner]:
-    """The method in one layer more, which has 3 inputs: the one that the tokens of the reference point come from."""
+def of_inputs(make: Callable[[ModuleType], Tuner]) -> Callable[[ModuleType], Tuner]:
+    """The method in one layer more: the one that the tokens of the reference point come from."""
 
-    def tuner() -> Tuner:
-        made = make()
+    def tuner(toy: ModuleType) -> Tuner:
+        made = make(toy)
         where = "scope" if hasattr(made, "scope") else "targets"
         fitting = {"rank": min(made.rank or 3, 3)} if isinstance(made, NullSpaceTuning) else {}
         if made.clean_clips and hasattr(made, "hq_energy"):
             fitting["hq_energy"] = 0.3  # of 3 directions none has less than a tenth of the energy
-        return replace(made, **{where: ("pixels", *getattr(made, where))}, **fitting)
+        return replace(made, **{where: (toy.INPUTS, *getattr(made, where))}, **fitting)
 
     return tuner
 
@@ -105,9 +108,14 @@ STARTS_WITHIN = {
 }
 
 
+@pytest.fixture(params=[plain, pytest.param(tubedetr_toy, marks=pytest.mark.slow)], ids=["toy", "TubeDETR"])
+def toy(request: pytest.FixtureRequest) -> ModuleType:
+    return request.param
+
+
 @pytest.fixture(params=TUNERS)
-def tuner(request: pytest.FixtureRequest) -> Tuner:
-    return TUNERS[request.param]()
+def tuner(request: pytest.FixtureRequest, toy: ModuleType) -> Tuner:
+    return TUNERS[request.param](toy)
 
 
 def injected(toy: ModuleType, tuner: Tuner) -> tuple[nn.Module, InjectionReport]:
@@ -195,7 +203,7 @@ def test_a_tuner_that_needs_clean_clips_trains_on_none_before_it_has_seen_some(t
     with pytest.raises(ValueError, match="at least one clean clip of the tuning set to calibrate on, got none"):
         tuner.calibrate(grounder, [], lambda batch: grounder(*batch))
     make = TUNERS[request.node.callspec.params["tuner"]]
-    first, second = (adapter_state(injected(toy, make())[0]) for _ in range(2))
+    first, second = (adapter_state(injected(toy, make(toy))[0]) for _ in range(2))
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
 
 
@@ -296,7 +304,7 @@ def test_a_tuner_and_a_model_are_used_once(toy, tuner):
         tuner.inject(toy.ToyGrounder())
     if report.layers:
         with pytest.raises(
-            RuntimeError, match=r"model without adapters, got one at '(encoder\.linear|reference_point|pixels)"
+            RuntimeError, match=r"model without adapters, got one at '(encoder\.l|reference_point|pixels|visual_proj)"
         ):
             ZeroShot().inject(grounder)
 
@@ -326,7 +334,7 @@ def test_an_interrupted_training_goes_on_to_the_same_adapter(toy, tuner, request
 
     file.seek(0)
     state, moments, training_state = torch.load(file, weights_only=True)
-    twin, twin_tuner = toy.ToyGrounder(), TUNERS[request.node.callspec.params["tuner"]]()
+    twin, twin_tuner = toy.ToyGrounder(), TUNERS[request.node.callspec.params["tuner"]](toy)
     twin_tuner.inject(twin)
     assert not twin.load_state_dict(state, strict=False).unexpected_keys
     twin_tuner.load_training_state(training_state)
@@ -361,7 +369,7 @@ torch.save(outputs, folder / "outputs.pt")
 def test_all_adapters_round_trip_through_a_fresh_process(toy, tmp_path):
     expected = {}
     for name, make in TUNERS.items():
-        tuner = make()
+        tuner = make(toy)
         grounder, _ = injected(toy, tuner)
         train(toy, grounder, tuner)
         tuner.set_training(grounder, False)

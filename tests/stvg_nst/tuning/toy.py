@@ -16,6 +16,9 @@ from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
 TARGETS = ("encoder.linear2", "decoder.linear2", "head")
+SCOPE = ("encoder", "decoder", "head")
+LEAKING = "encoder.linear1"
+INPUTS = "pixels"  # what the tokens of the reference point come from; it has 3 inputs
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,35 @@
+"""`demo`: a web page on which a frozen and a tuned model answer side by side, over clean and degraded film.
+
+1. ``films.py``: what may be asked about: clips of the benchmark, and a film that somebody uploads.
+2. ``models.py``: the tuned models that lie in folders of runs.
+3. ``comparison.py``: one question to both models, and the films that show their answers.
+4. ``words.py``: what the answers mean, in words and bars.
+5. ``page.py``: the page itself, by Gradio; ``server.py`` serves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stvg_nst.arguments import CommandParser, positive_int
+
+EXTRA = "pip install --constraint constraints.txt --editable '.[demo]'"
+
+
+def demo(arguments: Sequence[str], program: str) -> int:
+    parser = CommandParser(
+        prog=program, description="Show on a web page what tuning does to a clip, beside the frozen model."
+    )
+    parser.add_argument("runs", type=Path, nargs="*", default=[Path("runs")], help="folders that hold runs (runs/)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where MiniSTVG is, or is rendered (data/)")
+    parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1 is this machine only; 0.0.0.0 is everyone's")
+    parser.add_argument("--port", type=positive_int, default=7860)
+    options = parser.parse_args(arguments)
+    try:
+        from stvg_nst.commands.demo.server import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise ValueError(f"the web page needs Gradio, an extra of this package: make demo, or {EXTRA}") from error
+    return serve(options.runs, data=options.data, host=options.host, port=options.port)

@@ -1,0 +1,5 @@
+"""Clean-room TubeDETR."""
+
+from stvg_nst.models.tubedetr.model import TubeDETR
+
+__all__ = ["TubeDETR"]
