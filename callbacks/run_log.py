@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from callbacks.run import grounding_module, leaves_files, run_folder
+from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.loop_position import is_finished
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.metric_names import MAIN, MetricName
@@ -57,7 +57,9 @@ class RunLog(lightning.Callback):
         if self._losses:
             words.append(f"loss {torch.stack(self._losses).mean().item():.3f}")
         self._losses.clear()
-        _say(trainer, f"{', '.join([*words, *_scores(trainer, 'val')])}, {self._elapsed()}")
+        if scores := _scores(trainer, "val"):
+            words += [f"val {scores[0]}", *scores[1:]]
+        _say(trainer, f"{', '.join(words)}, {self._elapsed()}")
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if is_finished(trainer):
@@ -65,10 +67,14 @@ class RunLog(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "validate":
-            _say(trainer, f"validated in {self._elapsed()}: {', '.join(_scores(trainer, 'val'))}")
+            self._say_scores(trainer, "validate", "val")
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        _say(trainer, f"tested in {self._elapsed()}: {', '.join(_scores(trainer, 'test'))}")
+        self._say_scores(trainer, "test", "test")
+
+    def _say_scores(self, trainer: lightning.Trainer, stage: str, prefix: str) -> None:
+        measured = grounding_data(trainer).conditions(stage)
+        _say(trainer, f"{measured}: {', '.join(_scores(trainer, prefix))}, {self._elapsed()}")
 
     def _elapsed(self) -> str:
         minutes, seconds = divmod(round(time.perf_counter() - self._start), 60)
@@ -80,7 +86,7 @@ def _scores(trainer: lightning.Trainer, stage: str) -> list[str]:
     found = trainer.callback_metrics
     values = {view: found.get(f"{stage}/{MetricName(view, MAIN)}") for view in ("HQ", "LQ", "WAS")}
     words = [f"{view} {value.item():.2f}" for view, value in values.items() if value is not None]
-    return [f"{stage} {MAIN} {words[0]}", *words[1:]] if words else []
+    return [f"{MAIN} {words[0]}", *words[1:]] if words else []
 
 
 def _say(trainer: lightning.Trainer, words: str) -> None:

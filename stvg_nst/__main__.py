@@ -31,6 +31,7 @@ GROUPS = {
         "data stats": ("data:stats", "count and draw what a split holds"),
         "degrade video": ("degrade:video", "show what a degradation does to a video"),
         "degrade dataset": ("degrade:dataset", "write the LQ counterpart of a data set as files"),
+        "share": ("share:share", "send a run's adapter to the Hugging Face hub, with a model card"),
         "report": ("report:report", "print the table of all results below a folder"),
         "certify": ("certify:certify", "measure what null-space tuning leaves of the frozen model, and what is sure"),
         "study": ("study:study", "run a grid of points and seeds, and compare its points"),

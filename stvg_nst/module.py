@@ -64,7 +64,7 @@ class GroundingModule(SampleMeanModule):
         grounder: the network; its visual backbones stay frozen, unless full fine-tuning names a part of them.
         tuner: what is trained and how: null-space tuning, a baseline, or nothing (zero-shot).
         weights: pretrained weights of the grounder (.safetensors), or ``random``, which must be said.
-        adapter: a trained adapter of the same tuner (.safetensors), to test it.
+        adapter: a trained adapter of the same tuner (.safetensors, or ``hub:user/name``), to test it.
         loss: the grounding objective; by default the one that the grounder was trained by.
         optimizer: of the trainable parameters.
         learning_rates: of parameters by shell-style patterns of their names in the grounder, the first that matches;

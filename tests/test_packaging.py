@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tomllib
 from importlib.metadata import requires, version
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,10 @@ DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "PyYA
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 RUNTIME = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
-RAY = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["ray"]]
-DEVELOPMENT = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["dev"]]
-DEMO = [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["demo"]]
+DEVELOPMENT, *EXTRAS = (
+    [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"][extra]]
+    for extra in ("dev", "demo", "notebook", "ray")
+)
 DIRECT = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME + DEVELOPMENT}
 
 
@@ -55,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 def test_ranges_admit_the_tested_versions(constraints: dict[str, str]) -> None:
-    for name, requirement in (*DIRECT.items(), *((extra.name, extra) for extra in (*DEMO, *RAY))):
+    for name, requirement in {**DIRECT, **{canonicalize_name(extra.name): extra for extra in chain(*EXTRAS)}}.items():
         assert name in constraints, f"constraints.txt lacks the direct dependency '{name}'"
         assert requirement.specifier.contains(constraints[name]), f"{requirement} refuses {constraints[name]}"
 
@@ -117,9 +119,11 @@ def third_party_imports() -> dict[str, str]:
 
 
 def test_every_import_is_a_declared_runtime_dependency() -> None:
-    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME + RAY}
+    declared = {canonicalize_name(requirement.name) for requirement in chain(RUNTIME, *EXTRAS)}
     for name, path in third_party_imports().items():
-        assert canonicalize_name(DISTRIBUTIONS.get(name, name)) in declared, f"{path} imports '{name}': undeclared"
+        distribution = canonicalize_name(DISTRIBUTIONS.get(name, name))
+        place = optional.get(distribution)
+        assert distribution in declared or (place and path.startswith(place)), f"{path} imports '{name}': undeclared"
 
 
 # ---------------------------------------------------------------------------------------------------- Makefile

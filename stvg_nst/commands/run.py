@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
@@ -52,8 +53,10 @@ def test(arguments: Sequence[str], program: str) -> int:
         compared = [results] if baseline is None else [baseline.path, results]
         if cli.config.test.table:
             print_report(compared)
-        with BestEffort("the results as a text in TensorBoard"), SummaryWriter(results.parent) as dashboard:
-            dashboard.add_text("results", report_markdown(compared))
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                with BestEffort("the results as a text in TensorBoard"), SummaryWriter(logger.log_dir) as dashboard:
+                    dashboard.add_text("results", report_markdown(compared))
     return 0
 
 

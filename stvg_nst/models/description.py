@@ -94,9 +94,10 @@ class ModelDescription:
                 "give a run's folder, or a file that `export` has written"
             )
         content = json.loads(metadata[METADATA_KEY])
-        if content.get("format_version") != FORMAT_VERSION:
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
             raise DescriptionError(
-                f"'{source}' describes its network in format {content.get('format_version')}, this version reads "
+                f"'{source}' describes its network in format {version}, this version reads "
                 f"{FORMAT_VERSION}; write it again by `export`"
             )
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
@@ -18,13 +19,15 @@ from datamodules.base import STVGDataModule
 from stvg_nst.configuration import read_yaml
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.models.base import Grounder
-from stvg_nst.models.description import DescriptionError, ModelDescription
+from stvg_nst.models.description import METADATA_KEY, DescriptionError, ModelDescription
 from stvg_nst.models.weights import load_weights
 from stvg_nst.prediction.exported import ExportedTuner, load_frozen_part, load_tuned_part
 from stvg_nst.prediction.grounder import VideoGrounder
 from stvg_nst.prediction.network import Network
 from stvg_nst.prediction.viewing import viewing_of
 from stvg_nst.results.run_folder import RunFile
+from stvg_nst.sharing import fetch, is_reference
+from stvg_nst.sharing.hub import CONFIG as SHARED_CONFIG
 from stvg_nst.tensor_files import open_tensors
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -72,10 +75,10 @@ def load(
     """A grounder that answers sentences about anyone's video.
 
     Args:
-        source: ``mini`` for the grounder that comes with the suite, the folder of a run, or a weights file that says
-            how its network is built (of ``export``).
-        adapters: files of adapters to load beside the source's own, by the name to call them by. The last of them
-            answers; :meth:`VideoGrounder.using` switches.
+        source: ``mini`` for the grounder that comes with the suite, the folder of a run, a weights file that says how
+            its network is built (of ``export``), or ``hub:user/name`` for an adapter that somebody has shared.
+        adapters: files of adapters, or references to the hub, to load beside the source's own, by the name to call
+            them by. The last of them answers; :meth:`VideoGrounder.using` switches.
         device: ``auto`` for a GPU where there is one, or one of PyTorch's names, such as ``cpu`` or ``cuda:1``.
         dtype: of the network's products; half precision is that of ``--trainer.precision bf16-mixed`` or ``16-mixed``.
 
@@ -102,6 +105,8 @@ def load(
 
 def find_source(source: str | Path) -> ModelSource:
     """Reads what a name, a folder or a file says of its model, without building it; errors as of :func:`load`."""
+    if is_reference(source):
+        return _of_shared(fetch(source), str(source))
     path = Path(source)
     if str(source) in SHIPPED:
         folder = SHIPPED[str(source)]
@@ -109,11 +114,13 @@ def find_source(source: str | Path) -> ModelSource:
         found = _of_weights_file(folder / "model.safetensors", str(source))
         return replace(found, adapter=adapter if adapter.exists() else None)
     if path.is_dir():
-        return _of_run(path)
+        return _of_shared(path, str(path)) if (path / SHARED_CONFIG).is_file() else _of_run(path)
     if path.exists():
         return _of_weights_file(path, str(path))
     names = ", ".join(f"'{name}'" for name in SHIPPED)
-    raise FileNotFoundError(f"expected {names}, a run's folder or a weights file, and there is no '{source}'")
+    raise FileNotFoundError(
+        f"expected {names}, a run's folder, a weights file or hub:user/name, and there is no '{source}'"
+    )
 
 
 def _of_weights_file(path: Path, name: str) -> ModelSource:
@@ -122,13 +129,39 @@ def _of_weights_file(path: Path, name: str) -> ModelSource:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise DescriptionError(f"'{path}' is no readable safetensors file ({error})") from error
-    description = ModelDescription.from_metadata(metadata, str(path))
+    description = _own_description(metadata, str(path))
+    return ModelSource(name, description, path, exported=ExportedTuner.from_metadata(metadata, str(path)))
+
+
+def _own_description(metadata: dict[str, str], source: str) -> ModelDescription:
+    """
+    Raises:
+        DescriptionError: it describes no network, or one of classes from elsewhere.
+    """
+    description = ModelDescription.from_metadata(metadata, source)
     foreign = [kind for kind in _class_paths(description.grounder) if not kind.startswith(_OWN_CLASSES)]
     if foreign:
         raise DescriptionError(
-            f"'{path}' asks for {foreign[0]}, and a file may name classes of {_OWN_CLASSES[:-1]} only"
+            f"'{source}' asks for {foreign[0]}, and a file may name classes of {_OWN_CLASSES[:-1]} only"
         )
-    return ModelSource(name, description, path, exported=ExportedTuner.from_metadata(metadata, str(path)))
+    return description
+
+
+def _of_shared(folder: Path, name: str) -> ModelSource:
+    """Of a folder that `share` has written, whose frozen weights come with the suite."""
+    try:
+        content = json.loads((folder / SHARED_CONFIG).read_text(encoding="utf-8"))
+        base, described = content["base"], json.dumps(content["description"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DescriptionError(f"'{name}' is no folder that `share` has written ({error!r})") from error
+    description = _own_description({METADATA_KEY: described}, name)
+    if base not in SHIPPED:
+        raise DescriptionError(
+            f"'{name}' belongs to weights that do not come with the suite; load these, and give "
+            f"adapters={{'shared': '{name}'}}"
+        )
+    weights = SHIPPED[base] / "model.safetensors"
+    return ModelSource(name, description, weights, adapter=folder / RunFile.ADAPTER)
 
 
 def _of_run(folder: Path) -> ModelSource:
@@ -233,6 +266,8 @@ def _class_paths(config: Any) -> Iterator[str]:
 
 def _own_name(source: ModelSource) -> str:
     assert source.adapter is not None
+    if is_reference(source.name):
+        return source.name
     return source.adapter.parent.name or source.name
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import fingerprint
+from stvg_nst.sharing import adapter_file
 from stvg_nst.tensor_files import read_tensors, save_tensors
 from stvg_nst.tuning.base import TunedLinear, Tuner, TuningModule
 
@@ -141,6 +142,7 @@ def require_adapter_fit(source: str, saved: AdapterConfig, grounder: nn.Module, 
 
 
 def _read(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    path = adapter_file(path)
     try:
         tensors, metadata = read_tensors(path)
     except SafetensorError as error:

@@ -26,7 +26,9 @@ def test_a_test_says_what_came_out_in_one_line(run: Run, capsys: pytest.CaptureF
     with console():
         run.test(RunLog(), RunProgress(), enable_progress_bar=True)
     out = capsys.readouterr().out
-    assert re.fullmatch(r"tested in 0:0\d: test m_vIoU HQ 100\.00, LQ 50\.00\n", out), "no bar is drawn in a pipe"
+    assert re.fullmatch(r"miniature val, benchmark seed 3: m_vIoU HQ 100\.00, LQ 50\.00, 0:0\d\n", out), (
+        "no bar is drawn in a pipe"
+    )
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])

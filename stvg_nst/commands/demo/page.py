@@ -23,7 +23,7 @@ from stvg_nst.commands.demo.films import (
     preview,
 )
 from stvg_nst.commands.demo.models import Models
-from stvg_nst.commands.demo.words import NO_MODEL, meter, promise, verdict
+from stvg_nst.commands.demo.words import NO_MODEL, READY, meter, promise, verdict
 
 CLEAN = "clean"
 _KINDS: dict[str, DegradationKind | None] = {CLEAN: None, **{kind.replace("_", " "): kind for kind in DEGRADATIONS}}
@@ -130,12 +130,13 @@ def _add_trial(desk: _Desk) -> None:
             )
             ask = gr.Button("Ask both models", variant="primary", elem_id="ask")
         with gr.Column(scale=2, min_width=480):
-            shown = gr.Image(label="As it is, and spoilt", interactive=False, buttons=[], elem_id="preview")
+            shown = gr.Image(label="As it is, and spoilt", interactive=False, buttons=[], height=220, elem_id="preview")
+            words = gr.HTML(READY if names else NO_MODEL, elem_id="words")
             with gr.Row():
-                options: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False, "buttons": []}
+                options: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False}
+                options |= {"buttons": [], "height": 380}
                 frozen = gr.Video(label="The frozen model", elem_id="frozen", **options)
                 tuned = gr.Video(label="Tuned by NST", elem_id="tuned", visible=bool(names), **options)
-            words = gr.HTML("" if names else NO_MODEL, elem_id="words")
             certain = gr.HTML(elem_id="certain")
     look = {"fn": desk.preview, "inputs": [clip, upload, kind, severity], "outputs": shown, "show_progress": "hidden"}
     for change in (clip.change, upload.change):

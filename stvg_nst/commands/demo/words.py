@@ -15,6 +15,7 @@ NO_MODEL = (
     "tunes one in a few minutes. Then start this page again: <code>make demo</code>. Other runs: "
     "<code>python -m stvg_nst demo FOLDER</code>.</p>"
 )
+READY = "<p>Above is the film as it is, and what is left of it. Ask both models: their answers appear here.</p>"
 _SAME, _CLEAR = 0.995, 2.0  # vIoU above which answers count as one; points below which a change counts as none
 
 
@@ -39,7 +40,7 @@ def headline(found: Comparison) -> str:
         did = "leaves this answer as good as it is"
     else:
         did = f"{'restores' if change > 0 else 'loses'} {abs(change):.0f} points here"
-    return f"NST {did}: the answer overlaps the truth by {before:.0f} % before, by {after:.0f} % after."
+    return f"NST {did}: {before:.0f} % overlap with the truth before, {after:.0f} % after."
 
 
 def _score(title: str, kind: str, found: Comparison, answer: Answer) -> str:

@@ -34,7 +34,7 @@ def comparison(before: Answer, after: Answer | None, truth: Tube | None = None) 
             (0, 5),
             (0, 10),
             (0, 10),
-            "NST restores 50 points here: the answer overlaps the truth by 50 % before, by",
+            "NST restores 50 points here: 50 % overlap with the truth before, 100 %",
         ),
         ((0, 10), (0, 5), (0, 10), "NST loses 50 points here"),
         ((0, 10), (0, 10), (0, 10), "NST leaves this answer as good as it is"),

@@ -1,0 +1,83 @@
+"""`share`: the adapter of a finished run as a folder that others can load, and on to the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stvg_nst.arguments import CommandParser
+from stvg_nst.configuration import read_yaml
+from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.sharing import PREFIX, send
+from stvg_nst.sharing.card import Shared, model_card
+from stvg_nst.sharing.hub import CARD, CONFIG
+from stvg_nst.tuning.adapter import read_adapter_config
+
+
+def share(arguments: Sequence[str], program: str) -> int:
+    parser = CommandParser(
+        prog=program,
+        description="Send the adapter of a finished run to the Hugging Face hub, with a model card. `hf auth login` "
+        "says who you are. Frozen weights and data stay here.",
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished fit")
+    parser.add_argument("name", help="user/name, as it is to be called on the hub")
+    parser.add_argument("--baseline", type=Path, help="folder of the zero-shot test, for intervals of the WAS")
+    parser.add_argument("--private", action="store_true", help="only you can see it; a repository that is there stays")
+    parser.add_argument("--output", type=Path, help="write the folder here, and send nothing")
+    options = parser.parse_args(arguments)
+    if options.output is not None:
+        check_folder_is_writable(options.output)
+        write_shared(options.output, options.run, options.name, options.baseline)
+        print(f"written to '{options.output}'; load('{options.output}') reads it")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        write_shared(Path(folder), options.run, options.name, options.baseline)
+        address = send(Path(folder), options.name, private=options.private)
+    print(f"sent: {address}\nload it with load('{PREFIX}{options.name}'), or --model.adapter {PREFIX}{options.name}")
+    return 0
+
+
+def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> None:
+    """Writes what is shared of a run into a folder: adapter, configuration, model card, and the certificate if any.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+        AdapterMismatchError, DescriptionError: its files are damaged.
+    """
+    source = find_source(run)
+    if source.adapter is None:
+        raise FileNotFoundError(f"'{run}' has tuned nothing: there is no '{run / RunFile.ADAPTER}'; fit first")
+    saved = read_adapter_config(source.adapter)
+    base = _shipped_name(source)
+    content = {
+        "library_name": "stvg_nst",
+        "base": base,
+        "frozen": saved.frozen,
+        "tuner": saved.tuner,
+        "options": saved.fields,
+        "description": json.loads(next(iter(source.description.to_metadata().values()))),
+    }
+    config: dict[str, Any] = dict(read_yaml(run / RunFile.CONFIG))
+    what = f"`{base}`, which comes with stvg_nst" if base else f"`{Path(config['model']['weights']).name}`"
+    card = model_card(Shared(name, saved.tuner, saved.fields, what, saved.frozen, config), run, baseline)
+    write_whole(folder / CONFIG, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_whole(folder / CARD, card)
+    for file in (source.adapter, run / RunFile.CERTIFICATE):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _shipped_name(source: ModelSource) -> str | None:
+    """Of the weights, where they come with the suite; others must be had from elsewhere."""
+    for name, folder in SHIPPED.items():
+        if source.weights is not None and source.weights.resolve().parent == folder.resolve():
+            return name
+    return None

@@ -1,0 +1,65 @@
+"""What talks to the hub. The client keeps what it has fetched, and asks nobody where ``HF_HUB_OFFLINE`` is set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stvg_nst.results.run_folder import RunFile
+
+PREFIX = "hub:"
+CONFIG, CARD = "config.json", "README.md"
+_FILES = (CONFIG, CARD, RunFile.ADAPTER, RunFile.CERTIFICATE)
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def is_reference(source: str | Path) -> bool:
+    """Whether a source is ``hub:user/name``, or ``hub:user/name@revision``."""
+    return str(source).startswith(PREFIX)
+
+
+def fetch(reference: str | Path) -> Path:
+    """The folder of a shared adapter, in the hub's cache.
+
+    Raises:
+        ValueError: the reference is not as said above.
+        OSError: it is neither in the cache nor to be had.
+    """
+    from huggingface_hub import snapshot_download  # here, because most runs share nothing
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name = str(reference).removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"expected {PREFIX}user/name or {PREFIX}user/name@revision, got '{reference}'")
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_FILES]))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"'{reference}' is not in the cache of the Hugging Face hub, and the hub did not hand it out; look at the "
+            f"name, and run once with a network ({first})"
+        ) from error
+
+
+def adapter_file(source: str | Path) -> Path:
+    """The adapter's file of what a user names: the file itself, a folder that holds one, or a reference to the hub.
+
+    Raises:
+        ValueError, OSError: as :func:`fetch`.
+    """
+    path = fetch(source) if is_reference(source) else Path(source)
+    return path / RunFile.ADAPTER if path.is_dir() else path
+
+
+def send(folder: Path, name: str, *, private: bool) -> str:
+    """Sends a folder to the hub, which knows the sender by ``hf auth login``, and returns the address of its page.
+
+    Raises:
+        OSError: the hub refuses it.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(name, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Share an adapter").commit_url)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from stvg_nst.commands.share import share
+from stvg_nst.configuration import merge, read_yaml
+from stvg_nst.models.description import DescriptionError
+from stvg_nst.prediction import load
+from tests.stvg_nst.prediction.adapters import SENTENCE, save_random_adapter
+from tests.stvg_nst.report.test_folder import write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit of the miniature that was tested."""
+    folder = tmp_path_factory.mktemp("runs") / "nst"
+    write_run(folder, "NullSpaceTuning", 42.0)
+    config: dict[str, Any] = {}
+    for name in ("base", "data/mini", "model/mini", "model/mini_weights", "tuner/nst"):
+        config = merge(config, read_yaml(Path(f"experiments/{name}.yaml")))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    save_random_adapter(folder / "adapter.safetensors", router="shared")
+    return folder
+
+
+def test_a_shared_folder_answers_as_the_run_does(run: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    assert share([str(run), "user/night", "--output", str(shared)], "share") == 0
+    card = (shared / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: stvg_nst\n") and "| LQ |  | 42.00 |" in card
+    assert 'load("hub:user/night")' in card and json.loads((shared / "config.json").read_text())["frozen"] in card
+
+    frames = torch.zeros(8, 3, 128, 128)
+    answers = []
+    for source in (run, shared):
+        network = load(source, device="cpu").network
+        answers.append(network.find(network.encode(frames), tuple(range(8)), (128, 128), [SENTENCE])[0])
+    assert answers[0].tube.start == answers[1].tube.start and answers[0].quality == answers[1].quality
+    assert torch.equal(answers[0].tube.boxes, answers[1].tube.boxes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"base": None}, "belongs to weights that do not come with the suite"),
+        (
+            {"description": {"format_version": 1, "grounder": {"class_path": "os.system"}}},
+            "wrongly|may name",
+        ),
+        ({"description": None}, "no folder that `share` has written|describes its network"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(run: Path, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    share([str(run), "user/night", "--output", str(shared)], "share")
+    content = json.loads((shared / "config.json").read_text())
+    (shared / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(DescriptionError, match=words):
+        load(shared, device="cpu")
