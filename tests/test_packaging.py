@@ -121,9 +121,7 @@ def third_party_imports() -> dict[str, str]:
 def test_every_import_is_a_declared_runtime_dependency() -> None:
     declared = {canonicalize_name(requirement.name) for requirement in chain(RUNTIME, *EXTRAS)}
     for name, path in third_party_imports().items():
-        distribution = canonicalize_name(DISTRIBUTIONS.get(name, name))
-        place = optional.get(distribution)
-        assert distribution in declared or (place and path.startswith(place)), f"{path} imports '{name}': undeclared"
+        assert canonicalize_name(DISTRIBUTIONS.get(name, name)) in declared, f"{path} imports '{name}': undeclared"
 
 
 # ---------------------------------------------------------------------------------------------------- Makefile
