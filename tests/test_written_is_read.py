@@ -80,6 +80,7 @@ ENTRIES = st.builds(
     num_frames=optional(COUNTS),
     fps=optional(st.floats(5e-324, 2**31 - 1, exclude_min=False)),
     size=optional(st.tuples(COUNTS, COUNTS)),
+    times=optional(st.lists(st.floats(0, 1e6), max_size=3).map(tuple)),
     verdict=NAMES,
 )
 

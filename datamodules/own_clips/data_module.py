@@ -55,6 +55,11 @@ class OwnClips(AnnotatedVideos):
             value = getattr(self, option)
             if value is not None and not value > 0:
                 raise ValueError(f"--data.init_args.{option} must be positive, got {value}")
+        if self.convention != "annotated":
+            raise ValueError(
+                f"--data.init_args.convention {self.convention} is about published files, and this is a data set of "
+                "your own: leave it at 'annotated'"
+            )
         if self.held_out:
             raise ValueError(
                 f"--data.init_args.held_out must be 0, got {self.held_out}: give lines of the annotations a 'split' "

@@ -31,6 +31,7 @@ if stage == "fit":
     is_resumed = (run / "checkpoints").exists()
     (run / "checkpoints").mkdir(exist_ok=True)
     if act == "hang" and not is_resumed:
+        (run / "pid").write_text(str(os.getpid()))
         time.sleep(60)
     if act == "diverge":
         print("error: the loss is nan at step 7", file=sys.stderr)

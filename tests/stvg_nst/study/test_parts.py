@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,43 @@ def test_parts_work_beside_each_other_and_not_beside_the_whole(
 def test_an_unknown_part_is_refused(study: Any, write: Write) -> None:
     with pytest.raises(StudyError, match=r"has no run 'rank-5-seed0' in 'runs'; --emit lists those"):
         study(write(), "--part", "rank-5-seed0")
+
+
+WORKER = """\
+import sys
+import time
+from pathlib import Path
+from stvg_nst.study.definition import read_studies
+from stvg_nst.study.launch import Launcher
+from stvg_nst.study.runs import planned_runs
+
+study, runs, *program = sys.argv[1:]
+_, (run, *_) = planned_runs(read_studies(Path(study))[0], Path(runs))
+[*Launcher(1, None, tuple(program)).outcomes([run], on_start=lambda started: None)]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_run_without_a_lock_ends_with_a_worker_that_is_killed(
+    write: Write, program: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It would hold the folder of the run, and whoever is to go on with it could not."""
+    path, pid_file = (
+        write(points={"slow": {"trainer.act": "hang"}}, seeds=[0]),
+        tmp_path / "runs" / "slow-seed0" / "pid",
+    )
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(path), str(tmp_path / "runs"), *program])
+    try:
+        await_that(lambda: pid_file.exists() and pid_file.read_text() != "")
+    finally:
+        worker.kill()
+        worker.wait()
+    process = Path("/proc") / pid_file.read_text() / "stat"
+    await_that(lambda: not process.exists() or process.read_text().rpartition(") ")[2][0] == "Z", seconds=10)
+
+
+def await_that(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
