@@ -56,6 +56,8 @@ class Network(nn.Sequential):
     def objective(self) -> GroundingLoss:
         return GroundingLoss()
 
+    def require_inference(self, protocol: str) -> None: ...
+
 
 def module(baseline: Path) -> GroundingModule:
     grounder: Any = Network(nn.Linear(2, 2))

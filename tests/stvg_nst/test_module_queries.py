@@ -35,6 +35,8 @@ class Reader(torch.nn.Module):
     def objective(self) -> GroundingLoss:
         return GroundingLoss()
 
+    def require_inference(self, protocol: str) -> None: ...
+
     def query_faults(self, queries: Any) -> dict[int, str]:
         return self.text.query_faults(queries)
 
