@@ -93,7 +93,7 @@ $(ZERO_SHOT_VAL): | $(FEATURES)/test/index.json
 	  --data.init_args.evaluation_split val
 
 $(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json $(ZERO_SHOT_VAL)
-	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 3 min)')
+	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 5 min)')
 	$(QUIETLY)$(STVG) fit $(MINI) $(NST) --run $(@D) --ckpt_path last $(SPEAKING) \
 	  --model.baseline $(ZERO_SHOT_VAL)
 
