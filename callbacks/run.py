@@ -51,6 +51,12 @@ def grounding_data(trainer: lightning.Trainer) -> GroundingData:
     return cast("GroundingData", trainer.datamodule)  # type: ignore[attr-defined]  # Lightning sets it dynamically
 
 
+def describe_epoch(trainer: lightning.Trainer) -> str:
+    """Which epoch it is, of how many where that is known: a fit may end by its steps instead."""
+    of = f" of {trainer.max_epochs}" if trainer.max_epochs is not None and trainer.max_epochs > 0 else ""
+    return f"epoch {trainer.current_epoch + 1}{of}"
+
+
 def leaves_files(trainer: lightning.Trainer) -> bool:
     """Whether this process writes the run's files: on rank 0, and not in Lightning's ``fast_dev_run`` rehearsal."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
+from callbacks.run import describe_epoch, grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.loop_position import is_finished
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.metric_names import MAIN, MetricName
@@ -53,7 +53,7 @@ class RunLog(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """After the validation of the epoch, which Lightning has in between."""
-        words = [f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"]
+        words = [describe_epoch(trainer)]
         if self._losses:
             words.append(f"loss {torch.stack(self._losses).mean().item():.3f}")
         self._losses.clear()

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from callbacks.run import describe_epoch
+
 
 class RunProgress(ProgressBar):
     """Draws one bar on a terminal: batches of the epoch, the validation or the test. In a pipe there is none.
@@ -102,6 +104,6 @@ class RunProgress(ProgressBar):
 
     def _train(self, trainer: lightning.Trainer) -> None:
         """The bar of the epoch, from where it stands."""
-        self._begin(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", trainer.num_training_batches)
+        self._begin(describe_epoch(trainer), trainer.num_training_batches)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=trainer.fit_loop.epoch_loop.batch_progress.current.ready)

@@ -31,6 +31,12 @@ def test_a_test_says_what_came_out_in_one_line(run: Run, capsys: pytest.CaptureF
     )
 
 
+def test_a_fit_that_ends_by_its_steps_has_no_last_epoch(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with console():
+        run.fit(RunLog(), max_epochs=-1, max_steps=1)
+    assert "\nepoch 1, loss " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_terminal_has_one_bar(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
