@@ -13,12 +13,12 @@ from torchmetrics.functional.classification import binary_auroc
 
 from callbacks.run import grounding_module, tensorboard_writers
 from stvg_nst.best_effort import BestEffort
+from stvg_nst.evaluation.separation import separation as separation_by_view
 from stvg_nst.types import Batch, Quality
 
 # Sub-modules of the quality-adaptive unit whose gradients tell its parts apart. The null head's is the regulariser's
 # alone, for no task gradient passes an exact null space; where it is not small, the null space leaks.
 PARTS = ("row_head", "null_head", "router")
-CLEAN = "clean"
 
 
 class NullSpaceMonitor(lightning.Callback):
@@ -68,7 +68,7 @@ class NullSpaceMonitor(lightning.Callback):
         self._gates: dict[str, list[Tensor]] = defaultdict(list)
         self._verdicts: dict[str, list[Tensor]] = defaultdict(list)
         self._qualities: list[Tensor] = []
-        self._kinds: list[str] = []  # of degradation, by clip; CLEAN for none
+        self._conditions: list[str] = []
 
     def on_validation_batch_end(
         self,
@@ -89,7 +89,7 @@ class NullSpaceMonitor(lightning.Callback):
             self._gates[layer].append(gate.cpu())
             self._verdicts[layer].append(diagnostics.get(f"router/{layer}", gate).cpu())
         self._qualities.append(batch.qualities.cpu())
-        self._kinds += [CLEAN if clip.degradation is None else clip.degradation.kind for clip in batch.clips]
+        self._conditions += [clip.condition for clip in batch.clips]
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.sanity_checking and self._qualities:
@@ -100,7 +100,7 @@ class NullSpaceMonitor(lightning.Callback):
         qualities = torch.cat(self._qualities)
         gates_NB = torch.stack([torch.cat(parts) for parts in self._gates.values()])  # N wrapped layers
         verdicts = {layer: torch.cat(parts) for layer, parts in self._verdicts.items()}
-        scores = separation(verdicts, qualities) | separation_by_kind(verdicts, self._kinds)
+        scores = separation(verdicts, qualities) | separation_by_kind(verdicts, self._conditions)
         for writer in tensorboard_writers(trainer):
             for quality in Quality:
                 gates = gates_NB[:, qualities == quality].flatten()
@@ -135,21 +135,17 @@ def separation(verdicts: Mapping[str, Tensor], qualities: Tensor) -> dict[str, f
     return scores
 
 
-def separation_by_kind(verdicts: Mapping[str, Tensor], kinds: Sequence[str]) -> dict[str, float]:
+def separation_by_kind(verdicts: Mapping[str, Tensor], conditions: Sequence[str]) -> dict[str, float]:
     """``auroc_by_kind/<kind>``: as ``gates/auroc``, of the clips of one kind of degradation against all clean ones.
 
     Args:
         verdicts: by layer, (B,), each clip's gate in [0, 1] before it is rounded.
-        kinds: B, the kind of degradation of each clip, or ``CLEAN``.
+        conditions: B, how each clip is shown (:attr:`stvg_nst.types.ClipInfo.condition`).
     """
     mean = torch.stack(list(verdicts.values())).mean(dim=0)
-    clean = torch.tensor([kind == CLEAN for kind in kinds])
-    scores = {}
-    for kind in sorted(set(kinds) - {CLEAN}) if clean.any() else ():
-        chosen = torch.tensor([other == kind for other in kinds])
-        shown = clean | chosen
-        scores[f"auroc_by_kind/{kind}"] = binary_auroc(mean[shown], chosen[shown].long()).item()
-    return scores
+    found = separation_by_view(conditions, mean.numpy())
+    kinds = {condition.partition(":")[0] for condition in conditions}
+    return {f"auroc_by_kind/{kind}": found[kind] for kind in sorted(kinds & found.keys())}
 
 
 def _energies(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

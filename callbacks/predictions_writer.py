@@ -53,8 +53,7 @@ class PredictionsWriter(RecordWriter):
     ) -> None:
         verdicts = outputs["verdicts"] or [None] * len(batch)
         for clip, tube, verdict in zip(batch.clips, outputs["tubes"], verdicts, strict=True):
-            condition = clip.quality.name if clip.degradation is None else str(clip.degradation)
-            self._answers[clip.item_id, condition] = clip, tube, verdict
+            self._answers[clip.item_id, clip.condition] = clip, tube, verdict
 
     def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.world_size > 1:

@@ -112,14 +112,14 @@ class TubeVisualizer(lightning.Callback):
         frozen: Mapping[tuple[str, str], Tube] = {}
         if module.baseline is not None:
             with self._best_effort:
-                shown = {(name, condition_of(info)) for name, each in self._items.items() for info, _ in each.values()}
+                shown = {(name, info.condition) for name, each in self._items.items() for info, _ in each.values()}
                 frozen = read_tubes(module.baseline.path.parent / RunFile.PREDICTIONS, shown)
         for qualities in self._items.values():
             strips: Strips = {}
             for quality, (info, tube) in qualities.items():
                 with self._best_effort:
                     pixels = grounding_data(trainer).pixels(info)
-                    before = frozen.get((info.item_id, condition_of(info)))
+                    before = frozen.get((info.item_id, info.condition))
                     strips[quality] = draw_strip(pixels, info, tube, frozen=before, num_shown=self.num_shown)
             drawn.append(strips)
         return drawn
@@ -129,11 +129,6 @@ class TubeVisualizer(lightning.Callback):
             rows = [qualities[quality] for qualities in strips if quality in qualities]
             for writer in tensorboard_writers(trainer) if rows else ():
                 writer.add_image(f"{prefix}/{quality.name}", stack_strips(rows), trainer.global_step, dataformats="HWC")
-
-
-def condition_of(info: ClipInfo) -> str:
-    """How a clip was shown, as files of predictions name it."""
-    return info.quality.name if info.degradation is None else str(info.degradation)
 
 
 def read_tubes(path: Path, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Tube]:

@@ -196,6 +196,11 @@ class ClipInfo:
         if any(b <= a for a, b in zip(self.frame_ids, self.frame_ids[1:], strict=False)):
             raise ValueError(f"frame ids of clip '{self.item_id}' must increase strictly, got {self.frame_ids}")
 
+    @property
+    def condition(self) -> str:
+        """How it is shown, as files of predictions name it: ``HQ``, or kind and severity of its degradation."""
+        return self.quality.name if self.degradation is None else str(self.degradation)
+
 
 @dataclass(frozen=True, slots=True)
 class QualityClip:

@@ -80,10 +80,10 @@ def test_separation_by_hand() -> None:
 
 def test_separation_by_kind_by_hand() -> None:
     verdict = torch.tensor([0.2, 0.4, 0.3, 0.9, 0.1])
-    kinds = ["clean", "clean", "defocus", "low_light", "low_light"]
-    scores = separation_by_kind({"a": verdict}, kinds)
+    conditions = ["HQ", "HQ", "defocus:2", "low_light:1", "low_light:5"]
+    scores = separation_by_kind({"a": verdict}, conditions)
     assert scores == pytest.approx({"auroc_by_kind/defocus": 0.5, "auroc_by_kind/low_light": 0.5})
-    assert separation_by_kind({"a": verdict[2:]}, kinds[2:]) == {}
+    assert separation_by_kind({"a": verdict[2:]}, conditions[2:]) == {}
 
 
 def test_tuner_without_diagnostics_logs_none(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
