@@ -161,7 +161,7 @@ def tube_confidences(
     probabilities of start and end add up to one in every window, whether or not the sentence is about it.
 
     Of a network that says neither, the probabilities of start and end are all there is: it is as sure as the geometric
-    mean of the two at the ends of the tube. This compares windows less well.
+    mean of the two at the ends of the tube.
 
     Args:
         outputs: of each pass, for B sentences.
