@@ -14,7 +14,7 @@ import torch
 from datamodules.annotated import AnnotatedSource, Annotation, Convention
 from datamodules.annotated.manifest import SOUND, VideoEntry, frames_in_files, manifest_file, read_manifest
 from datamodules.annotated.policies import Policy, advice
-from datamodules.annotated.source import OfficialSplit
+from datamodules.annotated.source import SYNTHETIC, OfficialSplit
 from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
@@ -164,12 +164,15 @@ class AnnotatedVideos(STVGDataModule):
         }
 
     def conditions(self, stage: str) -> Conditions:
-        """As of any data set, whose name says what has been done with bad boxes and short clips, and the convention."""
+        """As of any data set, whose name says what has been done with bad boxes and short clips, the convention, and
+        that it was made up."""
         found = super().conditions(stage)
         chosen = [f"{option} {self._policies[option]}" for option in ("on_bad_box", "on_short_clip")]
         changed = [words for words in chosen if not words.endswith(" refuse")]
         if self.convention != "annotated":
             changed.append(f"convention {self.convention}")
+        if self.source.is_synthetic:
+            changed.append(SYNTHETIC)
         return found._replace(dataset=", ".join([found.dataset, *changed]))
 
     def load_records(self, split: Split) -> tuple[Record, ...]:

@@ -29,6 +29,7 @@ GROUPS = {
         "layers": ("layers:layers", "list the null space of every layer, and which of them a strategy selects"),
         "data verify": ("data:verify", "find what would spoil a run in a data set's files"),
         "data stats": ("data:stats", "count and draw what a split holds"),
+        "data synthetic": ("data:synthetic", "write a small made-up data set in a published layout, to try things on"),
         "degrade video": ("degrade:video", "show what a degradation does to a video"),
         "degrade dataset": ("degrade:dataset", "write the LQ counterpart of a data set as files"),
         "share": ("share:share", "send a run's adapter to the Hugging Face hub, with a model card"),

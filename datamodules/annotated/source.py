@@ -18,6 +18,9 @@ from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
 OfficialSplit = Literal["train", "val", "test"]
 
+SYNTHETIC = "SYNTHETIC"
+"""Name of the file in the folder of a data set that was made up, and what marks all that is measured on it."""
+
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
 
 
@@ -40,6 +43,11 @@ class AnnotatedSource(ABC):
         self._readings: dict[OfficialSplit, Reading] = {}
         self._videos: NamedFiles | None = None
         self._known_videos: Mapping[str, VideoEntry] = {}
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the files were made up by ``data synthetic``."""
+        return (self.root / SYNTHETIC).is_file()
 
     @property
     def splits(self) -> tuple[OfficialSplit, ...]:
