@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotated.source import SYNTHETIC
+from datamodules.annotated.source import SYNTHETIC, OfficialSplit
 from datamodules.hcstvg.format import CLIP_SECONDS
 from datamodules.ministvg import FPS, FRAME_SIZE, NUM_FRAMES, Scene, clip_seed, generate_scene, render
 from datamodules.video import write_video
 from stvg_nst.machine.whole_files import write_whole
 
 # Which clips of MiniSTVG stand for which published split.
-_SPLITS = {"train": "tune", "val": "val", "test": "test"}
+_SPLITS: Mapping[OfficialSplit, str] = {"train": "tune", "val": "val", "test": "test"}
 _PART = "0000"  # VidOR spreads its files over numbered folders
 _ABOUT = """\
 SYNTHETIC: `python -m stvg_nst data synthetic {name}` made this folder. Its films are rendered, and its sentences are
@@ -29,7 +29,7 @@ MiniSTVG's. Results of it are marked by the name of this file, and say nothing a
 """
 
 
-def write_synthetic(name: str, root: Path, clips: Mapping[str, int]) -> bool:
+def write_synthetic(name: str, root: Path, clips: Mapping[OfficialSplit, int]) -> bool:
     """Writes a small data set in a published layout; the mark comes last, so that one that is cut short is begun anew.
 
     Args:
@@ -59,7 +59,7 @@ def write_synthetic(name: str, root: Path, clips: Mapping[str, int]) -> bool:
     return True
 
 
-def _write_hcstvg(root: Path, split: str, scenes: Iterable[tuple[str, Scene]], *, version: str) -> None:
+def _write_hcstvg(root: Path, split: OfficialSplit, scenes: Iterable[tuple[str, Scene]], *, version: str) -> None:
     """A film of its own for each clip: the eleven letters behind the number name it."""
     items = {}
     for number, (name, scene) in enumerate(scenes):
@@ -85,7 +85,7 @@ def _hcstvg_item(scene: Scene, version: str) -> dict[str, Any]:
     return item | {"height": FRAME_SIZE[0], "width": FRAME_SIZE[1], "caption": scene.declarative}
 
 
-def _write_vidstg(root: Path, split: str, scenes: Iterable[tuple[str, Scene]]) -> None:
+def _write_vidstg(root: Path, split: OfficialSplit, scenes: Iterable[tuple[str, Scene]]) -> None:
     items = []
     for name, scene in scenes:
         write_video(root / "videos" / _PART / f"{name}.mp4", render(scene), FPS)
@@ -120,7 +120,7 @@ def _vidstg_relation(scene: Scene) -> dict[str, Any]:
     }
 
 
-SYNTHETIC_SETS: Mapping[str, Callable[[Path, str, Iterable[tuple[str, Scene]]], None]] = {
+SYNTHETIC_SETS: Mapping[str, Callable[[Path, OfficialSplit, Iterable[tuple[str, Scene]]], None]] = {
     "hcstvg_v1": partial(_write_hcstvg, version="v1"),
     "hcstvg_v2": partial(_write_hcstvg, version="v2"),
     "vidstg": _write_vidstg,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from datamodules import HCSTVG, VidSTG
+from datamodules.annotated.source import OfficialSplit
 from datamodules.annotated.verify import verify
 from datamodules.data_sets import open_source
 from datamodules.ministvg import clip_seed, generate_scene
@@ -22,7 +23,7 @@ def made_up(name: str, root: Path) -> Any:
     return HCSTVG(root, version="v1" if name == "hcstvg_v1" else "v2", **OPTIONS)
 
 
-def clips_of(name: str, count: int) -> dict[str, int]:
+def clips_of(name: str, count: int) -> dict[OfficialSplit, int]:
     return dict.fromkeys(open_source(name, Path()).splits, count)
 
 
