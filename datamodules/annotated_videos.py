@@ -14,7 +14,7 @@ import torch
 from datamodules.annotated import AnnotatedSource, Annotation, Convention
 from datamodules.annotated.manifest import SOUND, VideoEntry, frames_in_files, manifest_file, read_manifest
 from datamodules.annotated.policies import Policy, advice
-from datamodules.annotated.source import SYNTHETIC, OfficialSplit
+from datamodules.annotated.source import OfficialSplit
 from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
 from datamodules.base import Split, STVGDataModule
@@ -25,7 +25,7 @@ from datamodules.sampling import FramesByClock
 from datamodules.scale_and_crop import ScaleAndCrop
 from datamodules.shown import ClipAugmentation
 from datamodules.transforms import Resize, Resizing, ShortSide
-from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.conditions import SYNTHETIC, Conditions
 from stvg_nst.types import Tube
 
 BadVideoPolicy = Literal["refuse", "skip"]

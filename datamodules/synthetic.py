@@ -1,7 +1,7 @@
 """Made-up stand-ins for HC-STVG and VidSTG: clips of MiniSTVG under the file names and in the fields of their authors.
 
 They show that an experiment on the real data runs from its files to its tables. Their numbers say nothing else, and so
-every result that is measured on them is marked by :data:`~datamodules.annotated.source.SYNTHETIC`.
+every result that is measured on them is marked by :data:`~stvg_nst.results.conditions.SYNTHETIC`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotated.source import SYNTHETIC, OfficialSplit
+from datamodules.annotated.source import OfficialSplit
 from datamodules.hcstvg.format import CLIP_SECONDS
 from datamodules.ministvg import FPS, FRAME_SIZE, NUM_FRAMES, Scene, clip_seed, generate_scene, render
 from datamodules.video import write_video
 from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.results.conditions import SYNTHETIC
 
 # Which clips of MiniSTVG stand for which published split.
 _SPLITS: Mapping[OfficialSplit, str] = {"train": "tune", "val": "val", "test": "test"}

@@ -37,6 +37,7 @@ GROUPS = {
         "certify": ("certify:certify", "measure what null-space tuning leaves of the frozen model, and what is sure"),
         "study": ("study:study", "run a grid of points and seeds, and compare its points"),
         "budget": ("study:budget", "list what each point of a study adapts and trains, before any of it is trained"),
+        "workload": ("workload:workload", "count the clips of studies on real data, and the hours of a GPU they take"),
         "choose": ("study:choose", "write down the settings that a search found best on the validation split"),
         "tables": ("study:tables", "the paper's tables and figures out of the runs of a study"),
         "doctor": ("doctor:doctor", "say what this machine can do, and what an experiment lacks on it"),

@@ -13,13 +13,11 @@ from typing import Literal
 from datamodules.annotated.annotation import Annotation, Reading
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.manifest import VideoEntry
+from stvg_nst.results.conditions import SYNTHETIC
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
 OfficialSplit = Literal["train", "val", "test"]
-
-SYNTHETIC = "SYNTHETIC"
-"""Name of the file in the folder of a data set that was made up, and what marks all that is measured on it."""
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
 

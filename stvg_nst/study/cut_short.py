@@ -27,8 +27,8 @@ def cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
             short[name] = matching(take_named(short, name), take(changes, name, list), name)
     count = len(seeds_of(short))
     seeds = [f"{count} seed" + ("s" if count > 1 else "")] if count else []
-    words = (*seeds, *(f"{name}={value}" for name, value in settings.items()))
-    return short | {"title": f"QUICK: {', '.join(words)}. {take(content, 'title', str)}"}
+    words = ", ".join((*seeds, *(f"{name}={value}" for name, value in settings.items()))) or "cut short"
+    return short | {"title": f"QUICK: {words}. {take(content, 'title', str)}"}
 
 
 def _exchanged(content: Mapping[str, Any], instead: Mapping[str, str]) -> dict[str, Any]:
