@@ -11,7 +11,7 @@ MIXED = "mixed"
 
 
 SYNTHETIC = "SYNTHETIC"
-"""Behind the name of a data set that was made up in a published layout, and the name of the file that marks its folder."""
+"""Behind the name of a data set that was made up in a published layout; a file of this name marks its folder."""
 
 
 class Conditions(NamedTuple):
