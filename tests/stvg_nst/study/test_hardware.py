@@ -9,12 +9,13 @@ import pytest
 from stvg_nst.study import StudyError, read_studies
 from stvg_nst.study.hardware import refuse_other_results
 
-CARD = Path("experiments/hardware/h100_80gb.yaml")
+HARDWARE = Path("experiments/hardware")
+CARD = HARDWARE / "h100_80gb.yaml"
 
 
 def test_a_card_fits_a_study_of_its_precision_and_step() -> None:
     (peers,) = read_studies(Path("experiments/paper/vidstg/peers.yaml"))
-    refuse_other_results(peers.baseline, [CARD, Path("experiments/hardware/ddp.yaml")])
+    refuse_other_results(peers.baseline, [CARD, HARDWARE / "ddp.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_a_card_fits_a_study_of_its_precision_and_step() -> None:
         ("vidstg/zero_shot", CARD, r"h100_80gb\.yaml' sets trainer\.precision to 'bf16-mixed', but .* '32-true'"),
         (
             "vidstg/peers",
-            Path("experiments/hardware/cpu.yaml"),
+            HARDWARE / "cpu.yaml",
             r"trainer\.precision to '32-true', but .* 'bf16-mixed'",
         ),
         ("vidstg/peers", Path("experiments/tuner/lora.yaml"), r"model\.tuner\.class_path to 'stvg_nst\.tuning\.LoRA'"),
