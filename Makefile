@@ -264,7 +264,7 @@ paper: $(CHOSEN_PARTS:%=paper/%)  ## the paper's experiments on the real data, i
 
 paper-check: | $(STAMP)  ## what the paper's experiments lack on this machine, and their GPU-hours (10 s; PART=...)
 	$(STVG) workload $(paper-studies) --throughput $(THROUGHPUT)
-	$(STVG) doctor $(paper-studies)
+	$(STVG) doctor $(paper-studies) $(paper-hardware)
 
 $(PAPER_SETS:%=$(SYNTHETIC)/%/SYNTHETIC): $(SYNTHETIC)/%/SYNTHETIC: | $(STAMP)
 	$(STVG) data synthetic $* $(@D)

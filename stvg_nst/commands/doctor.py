@@ -34,9 +34,12 @@ def doctor(arguments: Sequence[str], program: str) -> int:
     parser.add_argument(
         "experiment", type=Path, nargs="*", help="the overlays of a run in their order, or the files of studies"
     )
+    parser.add_argument(
+        "--hardware", type=Path, nargs="+", default=[], metavar="OVERLAY", help="as of the command study"
+    )
     options = parser.parse_args(arguments)
     machine = (*examine_machine(Path.cwd()), *examine_packages(), *examine_gpus(), _decoders())
-    experiment = examine_experiment(options.experiment) if options.experiment else ()
+    experiment = examine_experiment(options.experiment, options.hardware) if options.experiment else ()
     console = Console()
     console.print(_table("This machine", machine))
     if experiment:

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from datamodules.annotated import AnnotatedSource, AnnotationError
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
-from stvg_nst.commands.workload import needs_of
+from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, merge, read_overlay, read_yaml
 from stvg_nst.machine.health import Finding
 from stvg_nst.models.cgstvg.hub import RELEASES
@@ -23,11 +23,12 @@ _WEIGHTS_PAGE = "docs/weights.md says where to get it"
 _TOKENIZER_FILES = "config.json tokenizer.json tokenizer_config.json vocab.json merges.txt"
 
 
-def examine_experiment(files: Sequence[Path]) -> tuple[Finding, ...]:
+def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> tuple[Finding, ...]:
     """Looks for all files that a run of these overlays would read; opens neither videos nor weights.
 
     Args:
         files: overlays in the order of a run, or studies.
+        hardware: overlays over the runs of studies.
 
     Raises:
         ConfigurationError: one cannot be read.
@@ -35,7 +36,7 @@ def examine_experiment(files: Sequence[Path]) -> tuple[Finding, ...]:
     if all(read_yaml(file).keys() & {"points", "extends"} for file in files):
         studies = [study for file in files for study in read_studies(file)]
         found = [finding for study in studies for finding in _of_config(study.baseline, trains=bool(study.points))]
-        found += needs_of(studies)
+        found += needs_of(studies, hardware)
     else:
         found = [*_of_config(reduce(merge, map(read_overlay, files), {}))]
     return tuple(dict.fromkeys(found))  # studies, and the grounders of one, share their data

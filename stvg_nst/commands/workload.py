@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from datamodules.annotated_videos import AnnotatedVideos
-from datamodules.caches.disk_room import free_bytes, room_words
 from datamodules.quality import expand_conditions
 from stvg_nst.arguments import CommandParser
 from stvg_nst.commands.data_options import say
+from stvg_nst.commands.full_size import BYTES_OF_A_RUN
 from stvg_nst.configuration import Config, ConfigurationError, read_yaml
-from stvg_nst.machine.health import Finding
 from stvg_nst.study import Study, StudyError, read_studies
 
 _NOT_MEASURED = """\
@@ -27,13 +25,6 @@ GPU-hours are not known, for no throughput of a GPU has been measured. On the GP
   python benchmarks/model.py --only cost --device cuda --precision bf16 --frames 64 --size 420 588 --clips 4
 and write '{file}', in YAML: device: its name; inference: clips / seconds of "all"; training: clips / seconds of ResNet,
 VidSwin, text and "NST step" together."""
-# What a tuned run leaves at most: two checkpoints of full fine-tuning, 34.9 million weights with two moments each in
-# single precision (docs/performance.md), the adapter, and the tubes of VidSTG's test.
-_BYTES_OF_A_RUN = 1.2e9
-# GiB of a GPU at full size by precision, and of each clip of 64 frames of 420 x 588 in a step and in a test. Computed:
-# `python benchmarks/model.py --only budget`, docs/performance.md.
-_GIB = {"bf16-mixed": (1.1, 3.0, 0.9), "32-true": (1.3, 4.9, 1.6)}
-_FULL_SIZE = "resnet101"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ class Workload:
 
     @property
     def disk_bytes(self) -> float:
-        return self.runs * _BYTES_OF_A_RUN
+        return self.runs * BYTES_OF_A_RUN
 
     def gpu_hours(self, throughput: Mapping[str, Any]) -> float:
         """By clips a second in ``training`` and in ``inference``."""
@@ -81,41 +72,6 @@ def workload(arguments: Sequence[str], program: str) -> int:
     if measured is None:
         say(console, _NOT_MEASURED.format(file=options.throughput))
     return 0
-
-
-def needs_of(studies: Sequence[Study]) -> Iterator[Finding]:
-    """The disk and the GPU that studies at full size need, beside what there is; nothing of smaller ones."""
-    full = [study for study in studies if _is_full_size(study)]
-    if not full:
-        return
-    needed, folder = sum(workload_of(study).disk_bytes for study in full), Path.cwd()
-    said = f"the runs take up to {room_words(int(needed), folder)}"
-    short = free_bytes(folder) < needed
-    advice = "free some, or link the folder of the runs to another disk" if short else ""
-    yield Finding("disk of the runs", said, "lacking" if short else "ok", advice)
-    gib = max(map(gpu_gib, full))
-    said = f"a step or a test takes {gib:.1f} GiB of a GPU (computed, not measured)"
-    cards = [torch.cuda.mem_get_info(index)[1] / 2**30 for index in range(torch.cuda.device_count())]
-    if not cards:
-        yield Finding("GPU memory", f"{said}, and there is none", "lacking", "on a CPU the studies would take years")
-    elif min(cards) < gib:
-        yield Finding("GPU memory", f"{said}, and one has {min(cards):.0f}", "lacking", "set a smaller batch_size")
-    else:
-        yield Finding("GPU memory", f"{said}; there are {min(cards):.0f}")
-
-
-def gpu_gib(study: Study) -> float:
-    """What a batch at full size takes, in training or in a test, in GiB."""
-    options, trainer = study.baseline["data"]["init_args"], study.baseline["trainer"]
-    fixed, tuned, shown = _GIB[trainer.get("precision", "32-true")]
-    in_a_step = tuned * options["batch_size"] if study.points else 0.0
-    return fixed + max(in_a_step, shown * options["eval_batch_size"])
-
-
-def _is_full_size(study: Study) -> bool:
-    grounder = study.baseline.get("model", {}).get("grounder", {}).get("init_args", {})
-    visual = grounder.get("visual", {}).get("init_args", {})
-    return visual.get("name") == _FULL_SIZE and "trainer" in study.baseline
 
 
 def workload_of(study: Study) -> Workload:

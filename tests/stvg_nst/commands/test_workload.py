@@ -1,4 +1,4 @@
-"""What studies on real data take: clips by the published numbers of sentences, disk, memory, hours of a GPU."""
+"""What studies on real data take: clips by the published numbers of sentences, and hours of a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.commands.workload import gpu_gib, needs_of, read_throughput, workload, workload_of
+from stvg_nst.commands.workload import read_throughput, workload, workload_of
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.study import Study, StudyError, read_studies
 
@@ -37,14 +37,6 @@ def test_hours_are_said_once_a_throughput_is_measured(tmp_path: Path, capsys: py
     file.write_text("{device: NVIDIA H100, training: 0, inference: 20}")
     with pytest.raises(ConfigurationError, match=r"throughput\.yaml: expected a device's name"):
         read_throughput(file)
-
-
-def test_memory_follows_precision_and_batch() -> None:
-    assert gpu_gib(part("vidstg/zero_shot")) == pytest.approx(1.3 + 1.6)
-    assert gpu_gib(part("vidstg/peers")) == pytest.approx(1.1 + 2 * 3.0)
-    said = {finding.about: finding for finding in needs_of([part("vidstg/zero_shot"), part("vidstg/peers")])}
-    assert "21.6 GB" in said["disk of the runs"].said and "7.1 GiB" in said["GPU memory"].said
-    assert not [*needs_of(read_studies(Path("experiments/ablate/gate.yaml")))], "the miniature needs neither"
 
 
 def test_other_data_sets_have_no_published_size() -> None:
