@@ -38,8 +38,8 @@ def make(*arguments: str, folder: Path = REPOSITORY) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="module")
-def fit_parser() -> LightningArgumentParser:
-    return settings_parser("fit")
+def fit_parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
+    return settings_parser("fit", tmp_path_factory.mktemp("settings"))
 
 
 def test_make_runs_every_part_and_each_search_before_what_reads_it() -> None:
