@@ -59,8 +59,8 @@ def test_a_part_resolves_to_real_configurations(fit_parser: LightningArgumentPar
     for quick in (False, True):
         (study,) = read_studies(FOLDER / f"{part}.yaml", quick=quick)
         baseline, runs = planned_runs(study, tmp_path)
-        for run in (baseline, *runs[:1]):
-            fit_parser.parse_object({**run.config, "run": "runs/never"})
+        if not quick:  # those cut short are run as a whole, below
+            fit_parser.parse_object({**(baseline, *runs)[-1].config, "run": "runs/never"})
         visual = baseline.config["model"]["grounder"]["init_args"]["visual"]["init_args"]["name"]
         assert visual == ("resnet10t" if quick else "resnet101")
         assert study.quick == quick and (not quick or study.title.startswith("QUICK"))

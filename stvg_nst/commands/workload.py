@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from rich.console import Console
-from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from datamodules.annotated_videos import AnnotatedVideos
@@ -129,17 +129,25 @@ def read_throughput(file: Path) -> Mapping[str, Any]:
 
 
 def _table(works: Sequence[Workload], throughput: Mapping[str, Any] | None) -> Table:
-    hours = "GPU-hours" if throughput is None else f"hours of one {throughput['device']}"
-    table = Table(title="The work of the studies, as they are written", title_justify="left", show_footer=True)
-    columns = ("runs", "clips trained", "clips tested", "disk", hours)
-    total = [sum(w.runs for w in works), sum(w.trained for w in works), sum(w.tested for w in works)]
-    disk = decimal(int(sum(w.disk_bytes for w in works)))
-    all_hours = "not measured" if throughput is None else f"{sum(w.gpu_hours(throughput) for w in works):,.1f}"
-    table.add_column("study", "all", overflow="fold")
-    for name, footer in zip(columns, (*(f"{number:,}" for number in total), disk, all_hours), strict=True):
-        table.add_column(name, footer, justify="right")
-    for work in works:
-        own_hours = "not measured" if throughput is None else f"{work.gpu_hours(throughput):,.1f}"
-        numbers = (f"{number:,}" for number in (work.runs, work.trained, work.tested))
-        table.add_row(str(work.study.path), *numbers, decimal(int(work.disk_bytes)), own_hours)
+    device = "" if throughput is None else f", and the hours of one {throughput['device']}"
+    table = Table(title=f"The work of studies as they are written{escape(device)}", title_justify="left")
+    table.show_footer = len(works) > 1
+    hours = [work.gpu_hours(throughput) if throughput else None for work in works]
+    columns: dict[str, Sequence[float | None]] = {
+        "runs": [work.runs for work in works],
+        "trained": [work.trained for work in works],
+        "tested": [work.tested for work in works],
+        "GB": [work.disk_bytes / 1e9 for work in works],
+        "GPU-hours": hours,
+    }
+    table.add_column("study", "all of them", overflow="fold")
+    for name, values in columns.items():
+        whole = None if None in values else sum(value for value in values if value is not None)
+        table.add_column(name, _number(whole), justify="right")
+    for work, *values in zip(works, *columns.values(), strict=True):
+        table.add_row(escape(str(work.study.path)), *map(_number, values))
     return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
