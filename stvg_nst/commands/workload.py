@@ -120,7 +120,7 @@ def read_throughput(file: Path) -> Mapping[str, Any]:
         ConfigurationError: one is missing, or no positive number.
     """
     found = read_yaml(file)
-    rates = [found.get(name) for name in ("training", "inference")]
+    rates: list[Any] = [found.get(name) for name in ("training", "inference")]
     if not isinstance(found.get("device"), str) or not all(type(r) in (int, float) and r > 0 for r in rates):
         raise ConfigurationError(
             f"{file}: expected a device's name, and training and inference in clips a second, got {found}"

@@ -212,7 +212,7 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
     Of the points of both those are kept that ``only`` asks for.
     """
     layers = (*reversed(_files_below(content).values()), content)
-    own = ({key: value for key, value in layer.items() if key not in ("extends", "only")} for layer in layers)
+    own: list[Config] = [{k: v for k, v in layer.items() if k not in ("extends", "only")} for layer in layers]
     whole = dict(reduce(merge, own))
     if "only" in content:
         whole["points"] = matching(take_named(whole, "points"), take(content, "only", list), "points")
