@@ -12,6 +12,8 @@ PYTHON ?= python3
 DATA ?= data
 # The miniature that `train` and `pretrain` are about: mini, a CG-STVG, or tubedetr_mini.
 MODEL ?= mini
+# What `train` tunes it by: an overlay of experiments/tuner/ that names its layers.
+TUNER ?= nst_encoder
 TUBEDETR := $(filter tubedetr%,$(MODEL))
 RUNS ?= runs/$(MODEL)
 PRETRAIN ?= runs/pretrain$(TUBEDETR:%=-%)
@@ -37,7 +39,7 @@ TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 FEATURES := $(DATA)/features/$(MODEL)
 MINI := $(foreach part,base data/mini_cached model/$(MODEL) model/$(MODEL)_weights,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(FEATURES)
-NST := $(foreach part,tuner/nst $(TUBEDETR:%=scope/tubedetr/both),--config experiments/$(part).yaml)
+TUNING := --config experiments/tuner/$(TUNER).yaml
 # Its grounding model in the making: a stage, and the weights that it starts from.
 PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
 stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(TUBEDETR:%=pretrain/%),--config experiments/$(part).yaml) --seed_everything $(SEED) \
@@ -73,10 +75,11 @@ $(STAMP): pyproject.toml constraints.txt
 # ------------------------------------------------------------------------------------------------- training
 # One file per stage: kill `make train` anywhere, run it again, and it goes on behind the last finished stage.
 # A finished stage is not repeated when a config changes; give the new run a folder of its own (make train RUNS=...).
+TUNED := $(RUNS)/$(TUNER)
 .PHONY: train
-train: $(RUNS)/zero-shot/results.json $(RUNS)/nst/results.json  ## tune on the embedded benchmark, compare with zero-shot
+train: $(RUNS)/zero-shot/results.json $(TUNED)/results.json  ## tune on the embedded benchmark, compare with zero-shot
 	$(QUIETLY)$(STVG) report $(RUNS)
-	@echo 'pictures of tubes: $(RUNS)/nst/tubes.png; what happened inside: make dashboard'
+	@echo 'pictures of tubes: $(TUNED)/tubes.png; what happened inside: make dashboard'
 
 $(FEATURES)/test/index.json: | $(STAMP)
 	$(call heading,'1 of 4  render the benchmark$(COMMA) and store what the frozen encoders say of it (about 2 min on 2 cores)')
@@ -92,15 +95,15 @@ $(ZERO_SHOT_VAL): | $(FEATURES)/test/index.json
 	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING) \
 	  --data.init_args.evaluation_split val
 
-$(RUNS)/nst/adapter.safetensors: | $(FEATURES)/test/index.json $(ZERO_SHOT_VAL)
-	$(call heading,'3 of 4  tune it by NST on 400 clips$(COMMA) some of them degraded (about 5 min)')
-	$(QUIETLY)$(STVG) fit $(MINI) $(NST) --run $(@D) --ckpt_path last $(SPEAKING) \
+$(TUNED)/adapter.safetensors: | $(FEATURES)/test/index.json $(ZERO_SHOT_VAL)
+	$(call heading,'3 of 4  tune it ($(TUNER)) on 400 clips$(COMMA) some of them degraded (about 5 min)')
+	$(QUIETLY)$(STVG) fit $(MINI) $(TUNING) --run $(@D) --ckpt_path last $(SPEAKING) \
 	  --model.baseline $(ZERO_SHOT_VAL)
 
-$(RUNS)/nst/results.json: $(RUNS)/nst/adapter.safetensors $(RUNS)/zero-shot/results.json
+$(TUNED)/results.json: $(TUNED)/adapter.safetensors $(RUNS)/zero-shot/results.json
 	$(call heading,'4 of 4  test the tuned grounder on the same clips (about 1 min)')
-	$(QUIETLY)$(STVG) test $(MINI) $(NST) --run $(@D) --table false $(SPEAKING) \
-	  --model.adapter $(RUNS)/nst/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
+	$(QUIETLY)$(STVG) test $(MINI) $(TUNING) --run $(@D) --table false $(SPEAKING) \
+	  --model.adapter $(TUNED)/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
 
 # Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
 ABLATIONS := components nullity gate rank

@@ -235,9 +235,18 @@ def test_training_goes_on_behind_the_last_finished_stage(checkout: Path) -> None
     assert again.returncode == 0, again.stderr
     assert calls(checkout) == ["fit", "test", "report"]
     assert "-m stvg_nst fit --config" in again.stdout, "each command can be seen, to be typed by hand"
-    assert "--verbose" in again.stdout and "3 of 4  tune it by NST" in again.stdout
+    assert "--verbose" in again.stdout and "3 of 4  tune it (nst_encoder)" in again.stdout
     make(checkout, "train", "RUNS=runs/t")
     assert calls(checkout) == ["report"]
+
+
+def test_another_tuner_is_a_run_beside_the_first(checkout: Path) -> None:
+    make(checkout, "train", "RUNS=runs/t")
+    calls(checkout)
+    assert make(checkout, "train", "RUNS=runs/t", "TUNER=nst_paper").returncode == 0
+    assert calls(checkout) == ["fit", "test", "report"]
+    runs = {path.parent.name for path in checkout.glob("runs/t/*/results.json")}
+    assert runs == {"zero-shot", "nst_encoder", "nst_paper"}
 
 
 def test_newer_packaging_files_do_not_repeat_a_finished_training(checkout: Path) -> None:
@@ -266,7 +275,7 @@ def test_packed_results_are_those_of_the_runs_and_nothing_larger(checkout: Path)
         "runs/confirm/rates/NST-seed0/results.json",
         "runs/search/lr/LoRA-seed0/diverged.txt",
     ]
-    left = ["runs/compare/peers/mini/NST-seed0/adapter.safetensors", "runs/mini/nst/results.json"]
+    left = ["runs/compare/peers/mini/NST-seed0/adapter.safetensors", "runs/mini/nst_encoder/results.json"]
     assert "there are no runs below runs/search/lr" in make(checkout, "pack-results", "RESULTS=packed.tar.xz").stderr
     for name in kept + left:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from stvg_nst.commands.data_options import check_folder
 from stvg_nst.configuration import Config, merge, read_overlay
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_folder_is_writable
-from stvg_nst.prediction.loading import ModelSource, find_source, with_places
+from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source, with_places
 from stvg_nst.report import print_report
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
@@ -48,7 +48,9 @@ def tune(arguments: Sequence[str], program: str) -> int:
     check_folder(options.folder)
     check_folder_is_writable(options.run)
     model = find_source(options.model)
-    if model.adapter is not None or model.exported is not None:
+    # The adapter that comes with a shipped grounder is beside its weights: tuning begins without it.
+    is_tuned = model.adapter is not None and options.model not in SHIPPED
+    if is_tuned or model.exported is not None:
         raise ValueError(f"'{options.model}' is tuned already, and tuning begins with a frozen model; name that one")
     with alone_in_run(options.run), termination_as_interrupt():
         verify = ["data", "verify", OwnClipsSource.name, str(options.folder), "--workers", str(options.workers)]
@@ -80,7 +82,7 @@ def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
         "--tuner",
         type=Path,
         nargs="+",
-        default=[EXPERIMENTS / "tuner" / "nst.yaml"],
+        default=[EXPERIMENTS / "tuner" / "nst_encoder.yaml"],
         help="overlays of the method and its scope (default: null-space tuning)",
     )
     parser.add_argument("--config", type=Path, nargs="+", default=[], help="overlays for all that is run")
