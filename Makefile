@@ -245,6 +245,51 @@ $(LEFT_OUT_FEATURES)/val-matrix/index.json: | $(STAMP)
 	  --data.init_args.features $(LEFT_OUT_FEATURES) --data.init_args.variants 5 --data.init_args.training_clips 100 \
 	  --data.init_args.evaluation_split val --data.init_args.evaluation_conditions matrix
 
+# The paper's experiments on the real data (docs/paper_experiments.md), in parts, each resumed where it was: first what the
+# released grounder must score, then the rates, then the tables. PART=vidstg or PART=vidstg/peers: a part of them.
+# QUICK=1: all of it on made-up data, by the miniature. HARDWARE=h100_80gb: batches for a card; ENGINE='--engine ray ...'.
+PAPER := runs/paper
+PAPER_PARTS := hcstvg_v1/zero_shot hcstvg_v2/zero_shot vidstg/zero_shot vidstg/rates vidstg/peers \
+  hcstvg_v1/rates hcstvg_v1/components hcstvg_v1/nullity \
+  hcstvg_v2/rates hcstvg_v2/peers hcstvg_v2/components hcstvg_v2/nullity
+PAPER_SETS := hcstvg_v1 hcstvg_v2 vidstg
+CHOSEN_PARTS := $(if $(PART),$(or $(foreach part,$(PART),$(filter $(part) $(part)/%,$(PAPER_PARTS))),$(error PART names none of $(PAPER_PARTS))),$(PAPER_PARTS))
+THROUGHPUT := $(PAPER)/throughput.yaml
+SYNTHETIC := $(DATA)/synthetic
+paper-studies = $(CHOSEN_PARTS:%=experiments/paper/%.yaml)
+paper-study = $(STVG) study experiments/paper/$(1).yaml --runs $(PAPER)/$(1) --jobs $(JOBS) $(if $(QUICK),--quick) $(ENGINE)
+paper-hardware = $(if $(QUICK),,$(HARDWARE:%=--hardware experiments/hardware/%.yaml))
+# A study without a search before it would leave all of its points out.
+paper-only = $(if $(QUICK),--only '*')
+.PHONY: paper paper-check $(PAPER_PARTS:%=paper/%)
+paper: $(CHOSEN_PARTS:%=paper/%)  ## the paper's experiments on the real data, in parts (PART=vidstg/peers; QUICK=1: made-up data)
+	@echo 'tables and figures: $(PAPER)/*/'
+
+paper-check: | $(STAMP)  ## what the paper's experiments lack on this machine, and their GPU-hours (10 s; PART=...)
+	$(STVG) workload $(paper-studies) --throughput $(THROUGHPUT)
+	$(STVG) doctor $(paper-studies) $(paper-hardware)
+
+$(PAPER_SETS:%=$(SYNTHETIC)/%/SYNTHETIC): $(SYNTHETIC)/%/SYNTHETIC: | $(STAMP)
+	$(STVG) data synthetic $* $(@D)
+	$(STVG) data verify $* $(@D) --subset
+
+# Each after the one before it, and all after the check: a rate before the tables that need it.
+$(PAPER_PARTS:%=paper/%): | $(if $(QUICK),$(PAPER_SETS:%=$(SYNTHETIC)/%/SYNTHETIC),paper-check)
+$(PAPER_SETS:%=paper/%/zero_shot): paper/%:
+	$(call paper-study,$*)
+
+$(PAPER_SETS:%=paper/%/rates): paper/%:
+	$(call paper-study,$*) $(paper-hardware)
+	$(STVG) choose experiments/paper/$*.yaml --runs $(PAPER)/$* --overwrite $(if $(QUICK),--quick) \
+	  --output $(if $(QUICK),$(PAPER)/$*-quick,experiments/paper/$(*D))/learning_rates.yaml --table $(PAPER)/$*$(if $(QUICK),-quick)/choices.csv
+
+paper/vidstg/peers paper/hcstvg_v2/peers: paper/%:
+	$(call paper-study,$*) $(paper-hardware) $(paper-only)
+	$(STVG) tables experiments/paper/$*.yaml --runs $(PAPER)/$* --show table1 table2 fig2 fig3 robustness $(if $(QUICK),--quick)
+
+$(foreach set,hcstvg_v1 hcstvg_v2,paper/$(set)/components paper/$(set)/nullity): paper/%:
+	$(call paper-study,$*) $(paper-hardware) $(paper-only)
+
 # What tables are made of, without the runs' weights, logs and tubes. Unpacked in another checkout (tar -xkf FILE), tables
 # come out the same, and studies go on from there.
 RESULTS ?= results.tar.xz

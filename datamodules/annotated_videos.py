@@ -25,7 +25,7 @@ from datamodules.sampling import FramesByClock
 from datamodules.scale_and_crop import ScaleAndCrop
 from datamodules.shown import ClipAugmentation
 from datamodules.transforms import Resize, Resizing, ShortSide
-from stvg_nst.results.conditions import Conditions
+from stvg_nst.results.conditions import SYNTHETIC, Conditions
 from stvg_nst.types import Tube
 
 BadVideoPolicy = Literal["refuse", "skip"]
@@ -164,12 +164,15 @@ class AnnotatedVideos(STVGDataModule):
         }
 
     def conditions(self, stage: str) -> Conditions:
-        """As of any data set, whose name says what has been done with bad boxes and short clips, and the convention."""
+        """As of any data set, whose name says what has been done with bad boxes and short clips, the convention, and
+        that it was made up."""
         found = super().conditions(stage)
         chosen = [f"{option} {self._policies[option]}" for option in ("on_bad_box", "on_short_clip")]
         changed = [words for words in chosen if not words.endswith(" refuse")]
         if self.convention != "annotated":
             changed.append(f"convention {self.convention}")
+        if self.source.is_synthetic:
+            changed.append(SYNTHETIC)
         return found._replace(dataset=", ".join([found.dataset, *changed]))
 
     def load_records(self, split: Split) -> tuple[Record, ...]:

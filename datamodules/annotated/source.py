@@ -13,6 +13,7 @@ from typing import Literal
 from datamodules.annotated.annotation import Annotation, Reading
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.manifest import VideoEntry
+from stvg_nst.results.conditions import SYNTHETIC
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
 
@@ -40,6 +41,11 @@ class AnnotatedSource(ABC):
         self._readings: dict[OfficialSplit, Reading] = {}
         self._videos: NamedFiles | None = None
         self._known_videos: Mapping[str, VideoEntry] = {}
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the files were made up by ``data synthetic``."""
+        return (self.root / SYNTHETIC).is_file()
 
     @property
     def splits(self) -> tuple[OfficialSplit, ...]:

@@ -1,4 +1,4 @@
-"""`data verify` and `data stats`: a data set's files, looked at without any model."""
+"""`data verify`, `data stats` and `data synthetic`: a data set's files, without any model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from datamodules.annotated.statistics import SplitStatistics, plot_statistics, s
 from datamodules.annotated.verify import Fault, Verification
 from datamodules.annotated.verify import verify as look_through
 from datamodules.data_sets import open_source
+from datamodules.synthetic import SYNTHETIC_SETS, write_synthetic
 from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.commands.data_options import SPLITS, add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
@@ -76,6 +77,25 @@ def stats(arguments: Sequence[str], program: str) -> int:
     if options.plot is not None:
         plot_statistics(statistics, title, options.plot)
         say(console, f"picture: {options.plot}")
+    return 0
+
+
+def synthetic(arguments: Sequence[str], program: str) -> int:
+    parser = CommandParser(
+        prog=program,
+        description="Write rendered clips and their sentences in the layout of a published data set, so that commands "
+        "for the real one can be tried. All that is measured on them is marked SYNTHETIC.",
+    )
+    parser.add_argument("dataset", choices=SYNTHETIC_SETS)
+    parser.add_argument("root", type=Path, help="an empty or new folder")
+    parser.add_argument("--train", type=positive_int, default=24, metavar="N", help="training clips (default: 24)")
+    parser.add_argument("--test", type=positive_int, default=8, metavar="N", help="test clips (default: 8)")
+    options = parser.parse_args(arguments)
+    splits = open_source(options.dataset, options.root).splits
+    clips = {split: options.train if split == "train" else options.test for split in splits}
+    said = "written" if write_synthetic(options.dataset, options.root, clips) else "there already"
+    counted = ", ".join(f"{count} {split}" for split, count in clips.items())
+    say(Console(), f"{said}: '{options.root}', {options.dataset}, SYNTHETIC, clips: {counted}")
     return 0
 
 

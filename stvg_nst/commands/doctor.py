@@ -16,6 +16,9 @@ from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.gpus import examine_gpus
 from stvg_nst.machine.health import Finding, examine_machine, examine_packages
 
+MANY = 8
+"""Files of an experiment from which on a title does not name them all."""
+
 
 def doctor(arguments: Sequence[str], program: str) -> int:
     """Prints what was found.
@@ -25,19 +28,24 @@ def doctor(arguments: Sequence[str], program: str) -> int:
     """
     parser = CommandParser(
         prog=program,
-        description="Say what this machine can do, and what a named experiment lacks on it. Exits with 1 where "
+        description="Say what this machine can do, and all that a named experiment lacks on it. Exits with 1 where "
         "something is lacking.",
     )
     parser.add_argument(
-        "experiment", type=Path, nargs="*", help="the overlays of a run in their order, or the file of a study"
+        "experiment", type=Path, nargs="*", help="the overlays of a run in their order, or the files of studies"
+    )
+    parser.add_argument(
+        "--hardware", type=Path, nargs="+", default=[], metavar="OVERLAY", help="as of the command study"
     )
     options = parser.parse_args(arguments)
     machine = (*examine_machine(Path.cwd()), *examine_packages(), *examine_gpus(), _decoders())
-    experiment = examine_experiment(options.experiment) if options.experiment else ()
+    experiment = examine_experiment(options.experiment, options.hardware) if options.experiment else ()
     console = Console()
     console.print(_table("This machine", machine))
     if experiment:
-        console.print(_table(" ".join(map(str, options.experiment)), experiment))
+        shown = [str(path) for path in options.experiment]
+        title = " ".join(shown) if len(shown) < MANY else f"{shown[0]} and {len(shown) - 1} more"
+        console.print(_table(title, experiment))
     lacking = sum(finding.verdict == "lacking" for finding in (*machine, *experiment))
     say(console, f"{lacking} things are lacking" if lacking else "nothing is lacking")
     return int(lacking > 0)

@@ -13,31 +13,41 @@ from huggingface_hub import try_to_load_from_cache
 from datamodules.annotated import AnnotatedSource, AnnotationError
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
+from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, merge, read_overlay, read_yaml
 from stvg_nst.machine.health import Finding
+from stvg_nst.models.cgstvg.hub import RELEASES
 from stvg_nst.study import read_studies
 
 _WEIGHTS_PAGE = "docs/weights.md says where to get it"
+_TOKENIZER_FILES = "config.json tokenizer.json tokenizer_config.json vocab.json merges.txt"
 
 
-def examine_experiment(files: Sequence[Path]) -> tuple[Finding, ...]:
+def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> tuple[Finding, ...]:
     """Looks for all files that a run of these overlays would read; opens neither videos nor weights.
 
     Args:
-        files: overlays in the order of a run, or one study.
+        files: overlays in the order of a run, or studies.
+        hardware: overlays over the runs of studies.
 
     Raises:
         ConfigurationError: one cannot be read.
     """
-    if len(files) == 1 and read_yaml(files[0]).keys() & {"points", "extends"}:
-        configs: list[Config] = [study.baseline for study in read_studies(files[0])]
+    if all(read_yaml(file).keys() & {"points", "extends"} for file in files):
+        studies = [study for file in files for study in read_studies(file)]
+        found = [finding for study in studies for finding in _of_config(study.baseline, trains=bool(study.points))]
+        found += needs_of(studies, hardware)
     else:
-        configs = [reduce(merge, map(read_overlay, files), {})]
-    found = [finding for config in configs for finding in (*_of_data(config), *_of_model(config))]
-    return tuple(dict.fromkeys(found))  # the grounders of a study share their data
+        found = [*_of_config(reduce(merge, map(read_overlay, files), {}))]
+    return tuple(dict.fromkeys(found))  # studies, and the grounders of one, share their data
 
 
-def _of_data(config: Config) -> Iterator[Finding]:
+def _of_config(config: Config, *, trains: bool = True) -> Iterator[Finding]:
+    yield from _of_data(config, trains=trains)
+    yield from _of_model(config)
+
+
+def _of_data(config: Config, *, trains: bool) -> Iterator[Finding]:
     data = config.get("data")
     if not data:
         yield Finding("data", "none is named", "lacking", "add an overlay of experiments/data/")
@@ -47,7 +57,7 @@ def _of_data(config: Config) -> Iterator[Finding]:
     root = Path(options.get("root", kind.root))
     if issubclass(kind, AnnotatedVideos):
         shown = {"version": options["version"]} if "version" in options else {}
-        yield from _of_source(kind(root=root, **shown).source)
+        yield from _of_source(kind(root=root, **shown).source, options, trains=trains)
     else:
         yield Finding("data", f"{kind.__name__} in '{root}', rendered there on first use")
     for name, command in (("features", "cache features"), ("frames", "cache frames"), ("degraded", "degrade dataset")):
@@ -56,9 +66,14 @@ def _of_data(config: Config) -> Iterator[Finding]:
             yield Finding(name, f"no folder '{folder}'", "lacking", f"python -m stvg_nst {command} makes it")
 
 
-def _of_source(source: AnnotatedSource) -> Iterator[Finding]:
+def _of_source(source: AnnotatedSource, options: Mapping[str, Any], *, trains: bool) -> Iterator[Finding]:
     for split in source.splits:
-        about, file = f"data, {split}", source.annotation_file(split)
+        # `val` is held out of the training set, unless a set's own is asked for.
+        if split == "val" and options.get("validation") != "official":
+            continue
+        if split == "train" and not trains and options.get("evaluation_split", "test") == "test":
+            continue
+        about, file = f"{source.name}, {split}", source.annotation_file(split)
         if not file.is_file():
             yield Finding(about, f"no annotations '{file}'", "lacking", "docs/data.md says where to get them")
             continue
@@ -76,8 +91,11 @@ def _of_source(source: AnnotatedSource) -> Iterator[Finding]:
         else:
             yield Finding(about, said)
     if not manifest_file(source.root, source.name).is_file():
+        needed = options.get("on_short_clip", "refuse") != "refuse" or options.get("on_bad_video") == "skip"
         advice = f"run `python -m stvg_nst data verify {source.name} {source.root}` before the first run"
-        yield Finding("data", "nobody has looked whether its files are sound", "note", advice)
+        yield Finding(
+            source.name, "nobody has looked whether its files are sound", "lacking" if needed else "note", advice
+        )
 
 
 def _of_model(config: Config) -> Iterator[Finding]:
@@ -92,7 +110,7 @@ def _of_model(config: Config) -> Iterator[Finding]:
         file = weights if name == "weights" else model.get(name)
         if file not in (None, "random"):
             there = Path(file).is_file()
-            advice = _WEIGHTS_PAGE if name == "weights" else "an earlier run leaves it"
+            advice = _weights_advice(Path(file)) if name == "weights" else "an earlier run leaves it"
             yield Finding(name, f"'{file}'") if there else Finding(name, f"no file '{file}'", "lacking", advice)
     for source in _text_sources(model["grounder"]):
         if Path(source).is_dir():
@@ -100,8 +118,14 @@ def _of_model(config: Config) -> Iterator[Finding]:
         elif all(try_to_load_from_cache(source, file) for file in ("config.json", "tokenizer.json")):
             yield Finding("tokenizer", f"of '{source}', in the cache of the Hugging Face hub")
         else:
-            advice = "run once with a network; docs/weights.md says how to do without"
+            advice = f"`hf download {source} {_TOKENIZER_FILES}` with a network; docs/weights.md says how to do without"
             yield Finding("tokenizer", f"'{source}' is neither a folder nor in the hub's cache", "lacking", advice)
+
+
+def _weights_advice(file: Path) -> str:
+    """The command that fetches a release, where a file has the name of one."""
+    release = file.stem if file.stem in RELEASES else None
+    return f"`python -m stvg_nst convert {release} {file}`; {_WEIGHTS_PAGE}" if release else _WEIGHTS_PAGE
 
 
 def _text_sources(component: Any) -> Iterator[str]:

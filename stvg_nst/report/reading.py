@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stvg_nst.report.findings import Findings, Method, Replicate
 from stvg_nst.report.runs import measurement_notes
+from stvg_nst.results.conditions import SYNTHETIC
 from stvg_nst.results.metric_names import METRICS, MetricName
 from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
@@ -49,7 +50,7 @@ def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
     methods = tuple(_method(point, pairs, planned) for point in studies[0].points)
     grounders = tuple(dict.fromkeys(grounder for grounder, _ in baselines))
     whole = Findings(
-        studies[0],
+        _marked(studies[0], tuple(baselines.values())),
         tuple(baselines.values()),
         methods,
         tuple(missing),
@@ -57,6 +58,13 @@ def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
     )
     parts = {str(name): _on(name, whole, pairs, planned) for name in grounders if len(grounders) > 1}
     return replace(whole, by_grounder=parts)
+
+
+def _marked(study: Study, baselines: Sequence[Replicate]) -> Study:
+    """The study, whose title says where the data are made up, so that every table and figure of it does."""
+    if any(baseline.results.conditions.is_synthetic for baseline in baselines):
+        return replace(study, title=f"{SYNTHETIC}. {study.title}")
+    return study
 
 
 def _on(

@@ -8,6 +8,7 @@ from stvg_nst.report.findings import QUANTITIES, Findings, over_seeds
 from stvg_nst.report.levels import write_levels
 from stvg_nst.report.numbers import parameter_count
 from stvg_nst.report.reading import read_findings
+from stvg_nst.report.reproduction import Reproduction
 from stvg_nst.report.rows import numbers, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console, write_sheet
 from stvg_nst.report.study_figure import draw_study
@@ -25,17 +26,22 @@ def report_study(study: Study, runs: Path, output: Path) -> None:
         output: folder to write to, where a grounder has one of its own.
 
     Raises:
-        StudyError: see :func:`read_study`.
+        StudyError: see :func:`read_study`; or the baseline is not what was published of it, after all is written.
     """
     findings, folder, console = read_study(study, runs), study.folder_in(output), sheet_console()
-    sheet = study_sheet(findings)
-    written = write_sheet(sheet, folder, ("md", "csv"))
-    print_sheet(sheet, console)
+    reproduction = Reproduction.of(findings) if study.published else None
+    sheets = [] if reproduction is None else [reproduction.sheet()]
+    sheets += [study_sheet(findings)] if study.points else []
+    written = [path for sheet in sheets for path in write_sheet(sheet, folder, ("md", "csv"))]
+    for sheet in sheets:
+        print_sheet(sheet, console)
     if study.levels:
         written += write_levels(findings, folder, console)
-    else:
+    elif study.points:
         written += draw_if_possible(draw_study, findings, folder / "study.png", folder / "study.svg")
     console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+    if reproduction is not None:
+        reproduction.require()
 
 
 def read_study(study: Study, runs: Path) -> Findings:

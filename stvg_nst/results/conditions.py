@@ -10,6 +10,10 @@ MIXED = "mixed"
 """Every clip in HQ, and in the one LQ version that the benchmark draws for it: the benchmark's own test."""
 
 
+SYNTHETIC = "SYNTHETIC"
+"""Behind the name of a data set that was made up in a published layout; a file of this name marks its folder."""
+
+
 class Conditions(NamedTuple):
     """What two numbers must share to be compared.
 
@@ -24,6 +28,11 @@ class Conditions(NamedTuple):
     split: str
     benchmark_seed: int
     shown: str = MIXED
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the data set was made up: then a number says that something runs, and nothing else."""
+        return SYNTHETIC in self.dataset.split(", ")
 
     def __str__(self) -> str:
         shown = "" if self.shown == MIXED else f", shown in {self.shown}"

@@ -19,6 +19,7 @@ from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
+from stvg_nst.study.hardware import refuse_other_results
 from stvg_nst.study.launch import PROGRAM, Engine, Launcher, Outcome, alone_in, termination_as_interrupt
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.parts import commands_for, run_part
@@ -85,6 +86,14 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         help="folder of the cached features, instead of the overlays'; of several grounders, the folder that holds one "
         "for each by its name",
     )
+    parser.add_argument(
+        "--hardware",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="OVERLAY",
+        help="of experiments/hardware/: how much this machine computes at once; it is no part of what is compared",
+    )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="processes here, or tasks of Ray (default: local)"
@@ -117,8 +126,10 @@ def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
     features = options.features
     if features is not None and study.grounder is not None:
         features = features / folder_name(study.grounder)
+    refuse_other_results(study.baseline, options.hardware)
     named = (("--data.init_args.root", options.data), ("--data.init_args.features", features))
-    return tuple(f"{name}={folder}" for name, folder in named if folder is not None)
+    places = (f"{name}={folder}" for name, folder in named if folder is not None)
+    return (*(f"--config={overlay}" for overlay in options.hardware), *places)
 
 
 def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
@@ -233,6 +244,7 @@ def _without_emit(options: argparse.Namespace) -> list[str]:
         "--runs": (options.runs,),
         "--data": (options.data,),
         "--features": (options.features,),
+        "--hardware": options.hardware or (None,),
         "--seeds": options.seeds or (None,),
         "--only": options.only or (None,),
     }

@@ -18,12 +18,13 @@
       minutes_per_run: 1
       set: {trainer.max_epochs: 1}
       points: ["LoRA"]                            # of points, levels, tests, grounders: those that match a pattern
+      instead: {experiments/model/cgstvg.yaml: experiments/model/mini.yaml}  # overlays in the place of others
 
 and, where it is wanted,
 
 ::
 
-    extends: experiments/compare/methods.yaml     # a file of the same keys, under this one's
+    extends: experiments/compare/methods.yaml     # a file of the same keys, under this one's; it may extend another
     only: ["decoder / *"]                         # of all these points: those that match a pattern
     grounders:                                    # the whole study on each, in a folder of its name
       mini: {overlays: [experiments/model/mini_weights.yaml]}
@@ -34,40 +35,44 @@ and, where it is wanted,
       25 clips: {data.init_args.training_clips: 25}
     ordered_levels: false                         # they are kinds and no sizes: the figure joins none of their marks
     chosen: [experiments/compare/learning_rates.yaml]  # settings of points by name, which searches wrote
+    chosen_as: NST                                # every point takes what they chose for this one
     primary:                                      # what the study was made to compare, apart from all else
       method: decoder / NST
       against: [decoder / LoRA, decoder / Full FT]
+    published: {...}                              # numbers that the baseline must reproduce: published.py
+
+A study with `published` may do without `points` and `seeds`: then it is a test of its baseline.
 
 Paths of overlays are relative to the working directory, as they are after ``--config``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import reduce
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
+from stvg_nst.study.cut_short import FACTORS, QUICK_KEYS, cut_short, files_in, seeds_of
 from stvg_nst.study.fields import (
     folder_name,
+    matching,
     refuse_unknown,
     take,
     take_factor,
     take_minutes,
     take_named,
     take_overlays,
-    take_seeds,
 )
 from stvg_nst.study.overlays import StudyError, override
+from stvg_nst.study.published import Published
 
-_FACTORS = ("points", "levels", "tests", "grounders")
-_GRID = ("overlays", "baseline", "tuner", "set", *_FACTORS, "chosen")
-_SHARED = ("title", "seeds", "minutes_per_run", *_GRID, "ordered_levels", "primary", "quick")
+_GRID = ("overlays", "baseline", "tuner", "set", *FACTORS, "chosen", "chosen_as")
+_SHARED = ("title", "seeds", "minutes_per_run", *_GRID, "ordered_levels", "primary", "published", "quick")
 _KEYS = (*_SHARED, "extends", "only")
-_QUICK_KEYS = ("seeds", "minutes_per_run", "set", *_FACTORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Study:
         unchosen: points that no file of chosen settings says anything of.
         quick: the study is cut short: its numbers say no more than that it runs.
         primary: what it was made to compare; ``None`` where it does not say.
+        published: what its baseline must reproduce; ``None`` where it does not say.
     """
 
     path: Path
@@ -113,6 +119,7 @@ class Study:
     unchosen: tuple[str, ...] = ()
     quick: bool = False
     primary: Primary | None = None
+    published: Published | None = None
 
     def row(self, point: str) -> str:
         """The name of a point without its level."""
@@ -176,8 +183,8 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
     try:
         refuse_unknown(content, _KEYS, "the study")
         content = _extended(content)
-        refuse_unknown(take(content, "quick", dict, default={}), _QUICK_KEYS, "quick")
-        content = _cut_short(content) if quick else content
+        refuse_unknown(take(content, "quick", dict, default={}), QUICK_KEYS, "quick")
+        content = cut_short(content) if quick else content
         grounders = take_factor(content, "grounders").items()
         studies = tuple(_study(path, content, name, particular, quick=quick) for name, particular in grounders)
         _refuse_alike("grounders", {str(study.grounder): study.baseline for study in studies})
@@ -196,16 +203,7 @@ def study_files(path: Path) -> tuple[Path, ...]:
     content = read_yaml(path)
     refuse_unknown(content, _KEYS, f"'{path}'")
     whole = _extended(content)
-    named = [*(content[key] for key in ("extends",) if key in content), *_files_in(whole)]
-    return tuple(dict.fromkeys((path, *map(Path, named))))
-
-
-def _files_in(content: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in content.items():
-        if key in ("overlays", "baseline", "tuner", "chosen"):
-            yield from value
-        elif isinstance(value, Mapping):
-            yield from _files_in(value)
+    return tuple(dict.fromkeys((path, *map(Path, (*_files_below(content), *files_in(whole))))))
 
 
 def _extended(content: dict[str, Any]) -> dict[str, Any]:
@@ -213,37 +211,24 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
 
     Of the points of both those are kept that ``only`` asks for.
     """
-    whole = {key: value for key, value in content.items() if key not in ("extends", "only")}
-    if "extends" in content:
-        below = read_yaml(Path(take(content, "extends", str)))
-        refuse_unknown(below, _SHARED, f"'{content['extends']}'")
-        whole = merge(below, whole)
+    layers = (*reversed(_files_below(content).values()), content)
+    own: list[Config] = [{k: v for k, v in layer.items() if k not in ("extends", "only")} for layer in layers]
+    whole = dict(reduce(merge, own))
     if "only" in content:
-        whole["points"] = _matching(take_named(whole, "points"), take(content, "only", list), "points")
+        whole["points"] = matching(take_named(whole, "points"), take(content, "only", list), "points")
     return whole
 
 
-def _cut_short(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The study with its section ``quick`` applied, and a title that says so."""
-    changes = take(content, "quick", dict, default={})
-    if not changes:
-        raise StudyError("has no section 'quick'; write one, or leave --quick out")
-    short = dict(content) | {name: changes[name] for name in ("seeds", "minutes_per_run") if name in changes}
-    settings = take(changes, "set", dict, default={})
-    short["set"] = take(content, "set", dict, default={}) | settings
-    for name in _FACTORS:
-        if name in changes:
-            short[name] = _matching(take_named(content, name), take(changes, name, list), name)
-    count = len(take_seeds(short))
-    words = (f"{count} seed" + ("s" if count > 1 else ""), *(f"{name}={value}" for name, value in settings.items()))
-    return short | {"title": f"QUICK: {', '.join(words)}. {take(content, 'title', str)}"}
-
-
-def _matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -> dict[str, Any]:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, str(pattern)) for name in entries):
-            raise StudyError(f"none of the {place} is named '{pattern}'; they are {', '.join(entries)}")
-    return {name: entry for name, entry in entries.items() if any(fnmatchcase(name, str(p)) for p in patterns)}
+def _files_below(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The file that a study extends, the one that this extends, and so on, with what they say."""
+    found: dict[str, dict[str, Any]] = {}
+    while "extends" in content:
+        name = take(content, "extends", str)
+        if name in found:
+            raise StudyError(f"'{name}' extends itself")
+        content = found[name] = read_yaml(Path(name))
+        refuse_unknown(content, (*_SHARED, "extends"), f"'{name}'")
+    return found
 
 
 def _study(
@@ -255,11 +240,11 @@ def _study(
     chosen = _chosen(take_overlays(content, "chosen")) if "chosen" in content else None
     tests = take_named(content, "tests") if "tests" in content else {"": {}}
     _refuse_alike("tests", {name: _configured(baseline, own, f"test '{name}'") for name, own in tests.items()})
-    points, cells = _points(content, shared, settings, chosen or {})
+    points, cells = _points(content, shared, settings, _for_all(content, chosen or {}))
     return Study(
         path=path,
         title=take(content, "title", str),
-        seeds=take_seeds(content),
+        seeds=seeds_of(content),
         minutes_per_run=take_minutes(content),
         baseline=baseline,
         points=points,
@@ -268,9 +253,10 @@ def _study(
         tests=tests,
         ordered_levels=take(content, "ordered_levels", bool, default=True),
         grounder=grounder,
-        unchosen=() if chosen is None else tuple(name for name in content["points"] if name not in chosen),
+        unchosen=() if chosen is None else tuple(n for n in content["points"] if n not in _for_all(content, chosen)),
         quick=quick,
         primary=_primary(take(content, "primary", dict), points, quick=quick) if "primary" in content else None,
+        published=Published.parse(take(content, "published", dict)) if "published" in content else None,
     )
 
 
@@ -284,6 +270,14 @@ def _chosen(files: Sequence[Path]) -> Config:
                 raise StudyError(f"'{file}' chooses {twice[0]} for '{point}', as a file before it does; drop one")
             chosen[point] = {**before, **settings}
     return chosen
+
+
+def _for_all(content: Mapping[str, Any], chosen: Config) -> Config:
+    """What searches chose for each point: for its own name, or for the one that ``chosen_as`` names for all."""
+    if "chosen_as" not in content:
+        return chosen
+    name = take(content, "chosen_as", str)
+    return dict.fromkeys(take_named(content, "points"), chosen[name]) if name in chosen else {}
 
 
 def _primary(content: Mapping[str, Any], points: Mapping[str, Config], *, quick: bool) -> Primary | None:
@@ -309,6 +303,8 @@ def _points(
     levels = take_factor(content, "levels")
     points: dict[str, Config] = {}
     cells: dict[str, tuple[str, str]] = {}
+    if "points" not in content and "published" in content:
+        return points, cells
     for row, particular in take_named(content, "points").items():
         for level, above in levels.items():
             name = row if level is None else f"{row}, {level}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,10 @@ def take_named(content: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if not entries:
         raise StudyError(f"'{kind}' is empty; name at least one")
     return entries
+
+
+def matching(entries: Mapping[str, Any], patterns: Sequence[str], place: str) -> dict[str, Any]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, str(pattern)) for name in entries):
+            raise StudyError(f"none of the {place} is named '{pattern}'; they are {', '.join(entries)}")
+    return {name: entry for name, entry in entries.items() if any(fnmatchcase(name, str(p)) for p in patterns)}

@@ -50,9 +50,9 @@ def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path
     )
     found = examine_experiment([overlay])
     lacking = {finding.about: f"{finding.said}; {finding.advice}" for finding in found if finding.verdict == "lacking"}
-    assert [*lacking] == ["data, train", "data, test", "features", "weights", "tokenizer"]
-    assert "no annotations" in lacking["data, train"] and "docs/data.md" in lacking["data, train"]
-    assert "2 sentences, 1 of 2 videos" in lacking["data, test"] and "b.mp4" in lacking["data, test"]
+    assert [*lacking] == ["hcstvg_v1, train", "hcstvg_v1, test", "features", "weights", "tokenizer"]
+    assert "no annotations" in lacking["hcstvg_v1, train"] and "docs/data.md" in lacking["hcstvg_v1, train"]
+    assert "2 sentences, 1 of 2 videos" in lacking["hcstvg_v1, test"] and "b.mp4" in lacking["hcstvg_v1, test"]
     assert "cache features" in lacking["features"] and "docs/weights.md" in lacking["weights"]
     assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
 

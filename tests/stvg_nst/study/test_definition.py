@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,12 @@ def test_a_study_extends_another_file(write: Write, tmp_path: Path) -> None:
     assert study.points["rank 4"]["trainer"] == {"max_epochs": 2, "lr": 3}
     path.write_text(path.read_text() + "\nonly: ['*8', more]\n")
     assert [*read_studies(path)[0].points] == ["rank 8", "more"]
-    below.write_text("extends: another.yaml\n")
-    with pytest.raises(StudyError, match=r"below\.yaml' has an unknown key 'extends'"):
+    bottom = write(set={"trainer.max_epochs": 1, "trainer.depth": 5}).rename(tmp_path / "bottom.yaml")
+    below.write_text(f"extends: {bottom}\nset: {{trainer.max_epochs: 2}}\n")
+    assert read_studies(path)[0].points["rank 8"]["trainer"] == {"max_epochs": 2, "lr": 3, "depth": 5}
+    assert study_files(path)[:3] == (path, below, bottom)
+    bottom.write_text(f"extends: {below}\n")
+    with pytest.raises(StudyError, match=r"below\.yaml' extends itself"):
         read_studies(path)
 
 
@@ -106,6 +111,57 @@ def test_quick_keeps_what_matches(write: Write) -> None:
     assert [*study.points] == ["rank 8"] and [*study.tests] == ["a"]
     with pytest.raises(StudyError, match=r"none of the points is named 'x'; they are rank 4, rank 8"):
         read_studies(write(quick={"points": ["x"]}), quick=True)
+
+
+def test_quick_takes_other_overlays_wherever_they_are_listed(write: Write, tmp_path: Path) -> None:
+    lora, nst = str(tmp_path / "lora.yaml"), str(tmp_path / "nst.yaml")
+    points = {"a": {}, "b": {"overlays": [nst], "trainer.lr": 1}}
+    (study,) = read_studies(write(points=points, quick={"instead": {nst: lora}}), quick=True)
+    assert {config["model"]["tuner"]["class_path"] for config in study.points.values()} == {"LoRA"}
+    assert study.title == "QUICK: 2 seeds. Two ranks"
+    with pytest.raises(StudyError, match=r"'instead' replaces 'nowhere\.yaml', which the study does not use"):
+        read_studies(write(quick={"instead": {"nowhere.yaml": lora}}), quick=True)
+
+
+def test_all_points_take_what_was_chosen_for_one(write: Write, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("NST: {trainer.lr: 7}\nrank 8: {trainer.lr: 8}\n")
+    (study,) = read_studies(write(chosen=[str(chosen)], chosen_as="NST"))
+    assert [config["trainer"]["lr"] for config in study.points.values()] == [7, 7] and study.unchosen == ()
+    chosen.write_text("{}\n")
+    assert read_studies(write(chosen=[str(chosen)], chosen_as="NST"))[0].unchosen == ("rank 4", "rank 8")
+
+
+PUBLISHED = {
+    "source": "a paper",
+    "protocol": "cgstvg",
+    "tolerance": 0.5,
+    "numbers": {"HQ/m_vIoU": 38.4},
+    "otherwise": ["the weights"],
+}
+
+
+def test_a_study_may_be_a_test_of_its_baseline_alone(write: Write, tmp_path: Path) -> None:
+    path = write(points=None, seeds=None, published=PUBLISHED, quick={"minutes_per_run": 1})
+    (study,) = read_studies(path)
+    assert study.published is not None and study.published.numbers == {"HQ/m_vIoU": 38.4}
+    baseline, runs = planned_runs(study, tmp_path)
+    assert runs == () and baseline.seed is None
+    assert read_studies(path, quick=True)[0].title == "QUICK: cut short. Two ranks"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": "mine"}, "'published' names a protocol of half_open, cgstvg"),
+        ({"numbers": {"HQ/mAP": 1.0}}, "got 'HQ/mAP': 1.0"),
+        ({"numbers": {"HQ/m_vIoU": "38"}}, "got 'HQ/m_vIoU': '38'"),
+        ({"tolerence": 1}, "'published' has an unknown key 'tolerence'; did you mean 'tolerance'"),
+    ],
+)
+def test_published_numbers_are_checked(write: Write, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=re.escape(message)):
+        read_studies(write(published=PUBLISHED | changes))
 
 
 def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> None:

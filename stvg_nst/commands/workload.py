@@ -1,0 +1,153 @@
+"""`workload`: the clips that studies on the published data sets train on and test, and what that takes of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datamodules.annotated_videos import AnnotatedVideos
+from datamodules.quality import expand_conditions
+from stvg_nst.arguments import CommandParser
+from stvg_nst.commands.data_options import say
+from stvg_nst.commands.full_size import BYTES_OF_A_RUN
+from stvg_nst.configuration import Config, ConfigurationError, read_yaml
+from stvg_nst.study import Study, StudyError, read_studies
+
+_NOT_MEASURED = """\
+GPU-hours are not known, for no throughput of a GPU has been measured. On the GPU give
+  python benchmarks/model.py --only cost --device cuda --precision bf16 --frames 64 --size 420 588 --clips 4
+and write '{file}', in YAML: device: its name; inference: clips / seconds of "all"; training: clips / seconds of ResNet,
+VidSwin, text and "NST step" together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a study takes, as it is written and whatever of it is done.
+
+    Args:
+        runs: that train; the test of the baseline comes on top.
+        trained: clips that these train on, forward and backward.
+        tested: clips that are tested, each pass of a clip being one, over all conditions.
+    """
+
+    study: Study
+    runs: int
+    trained: int
+    tested: int
+
+    @property
+    def disk_bytes(self) -> float:
+        return self.runs * BYTES_OF_A_RUN
+
+    def gpu_hours(self, throughput: Mapping[str, Any]) -> float:
+        """By clips a second in ``training`` and in ``inference``."""
+        return (self.trained / throughput["training"] + self.tested / throughput["inference"]) / 3600
+
+
+def workload(arguments: Sequence[str], program: str) -> int:
+    parser = CommandParser(
+        prog=program,
+        description="Say how many clips studies on the published data sets train on and test, the disk that their runs "
+        "take, and, by a measured throughput, the hours of one GPU.",
+    )
+    parser.add_argument("study", type=Path, nargs="+", help="the studies' .yaml")
+    parser.add_argument(
+        "--throughput",
+        type=Path,
+        default=Path("throughput.yaml"),
+        help="what was measured on the GPU, in clips of 64 frames a second: device, training, inference",
+    )
+    options = parser.parse_args(arguments)
+    works = [workload_of(study) for path in options.study for study in read_studies(path)]
+    measured = read_throughput(options.throughput) if options.throughput.is_file() else None
+    console = Console()
+    console.print(_table(works, measured))
+    if measured is None:
+        say(console, _NOT_MEASURED.format(file=options.throughput))
+    return 0
+
+
+def workload_of(study: Study) -> Workload:
+    """Counts a study on a published data set by the numbers of its sentences as published.
+
+    Raises:
+        StudyError: it is on another data set, or its training has no number of steps.
+    """
+    data, model = study.baseline["data"], study.baseline["model"]
+    tested = _test_samples(study, data) * (2 if model.get("inference") == "two_pass" else 1)
+    runs = len(study.points) * len(study.seeds)
+    return Workload(
+        study,
+        runs,
+        trained=len(study.seeds) * sum(map(_training_clips, study.points.values())),
+        tested=(runs + 1) * len(study.tests) * tested,
+    )
+
+
+def _test_samples(study: Study, data: Config) -> int:
+    """Sentences of the split that is tested, each in all of its conditions."""
+    options, kind = data.get("init_args", {}), resolve_name(data["class_path"])
+    if not issubclass(kind, AnnotatedVideos):
+        raise StudyError(f"{study.path}: the sizes of {kind.__name__} are not published; workload counts no other")
+    shown = {"version": options["version"]} if "version" in options else {}
+    source = kind(root=options["root"], **shown).source
+    conditions = len(expand_conditions(options.get("evaluation_conditions", "mixed")))
+    if options.get("evaluation_split", "test") == "test":
+        return conditions * sum(source.official_counts["test"])
+    share = options.get("held_out", kind.held_out) / (2 if options.get("validation_half") else 1)
+    return round(conditions * share * sum(source.official_counts["train"]))
+
+
+def _training_clips(config: Config) -> int:
+    steps = config.get("trainer", {}).get("max_steps", -1)
+    clips = config["data"]["init_args"].get("effective_batch")
+    if steps < 1 or clips is None:
+        raise StudyError("a run's work follows from trainer.max_steps and data.init_args.effective_batch; set both")
+    return int(steps * clips)
+
+
+def read_throughput(file: Path) -> Mapping[str, Any]:
+    """Clips a second in training and inference, and the device that they were measured on.
+
+    Raises:
+        ConfigurationError: one is missing, or no positive number.
+    """
+    found = read_yaml(file)
+    rates: list[Any] = [found.get(name) for name in ("training", "inference")]
+    if not isinstance(found.get("device"), str) or not all(type(r) in (int, float) and r > 0 for r in rates):
+        raise ConfigurationError(
+            f"{file}: expected a device's name, and training and inference in clips a second, got {found}"
+        )
+    return found
+
+
+def _table(works: Sequence[Workload], throughput: Mapping[str, Any] | None) -> Table:
+    device = "" if throughput is None else f", and the hours of one {throughput['device']}"
+    table = Table(title=f"The work of studies as they are written{escape(device)}", title_justify="left")
+    table.show_footer = len(works) > 1
+    hours = [work.gpu_hours(throughput) if throughput else None for work in works]
+    columns: dict[str, Sequence[float | None]] = {
+        "runs": [work.runs for work in works],
+        "trained": [work.trained for work in works],
+        "tested": [work.tested for work in works],
+        "GB": [work.disk_bytes / 1e9 for work in works],
+        "GPU-hours": hours,
+    }
+    table.add_column("study", "all of them", overflow="fold")
+    for name, values in columns.items():
+        whole = None if None in values else sum(value for value in values if value is not None)
+        table.add_column(name, _number(whole), justify="right")
+    for work, *values in zip(works, *columns.values(), strict=True):
+        table.add_row(escape(str(work.study.path)), *map(_number, values))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
