@@ -327,7 +327,7 @@ format: | $(STAMP)  ## put the code into shape
 
 .PHONY: bench-tuning
 bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model (SCOPE=FILE: in other layers)
-	$(BIN)/python benchmarks/tuning.py $(if $(SCOPE),--scope $(SCOPE))
+	$(BIN)/python -m benchmarks.tuning $(if $(SCOPE),--scope $(SCOPE))
 
 .PHONY: bench-encodings
 bench-encodings: | $(STAMP)  ## measure what kept encodings save where only the decoders are tuned
@@ -339,7 +339,7 @@ bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frame
 
 .PHONY: bench-model
 bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
-	$(BIN)/python benchmarks/model.py
+	$(BIN)/python -m benchmarks.model
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
