@@ -103,7 +103,7 @@ def batch_of(case: Case) -> tuple[Tensor, Tensor]:
 @contextmanager
 def precision_of(case: Case) -> Iterator[None]:
     """Computes as the case says; outside, nothing has changed."""
-    settings = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+    settings = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]  # type: ignore[attr-defined]
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "tf32" if case.precision == "tf32" else "ieee"

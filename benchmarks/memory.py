@@ -100,7 +100,8 @@ def live(case: Case, grounder: Grounder, nst: NullSpaceTuning) -> tuple[int, int
         moments = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]  # AdamW's
         with precision_of(case):
             output = grounder.ground(features, mask, [QUERY])
-            (total(output) + sum(nst.auxiliary_losses(torch.zeros(1, dtype=torch.int64)).values())).backward()
+            # Not the auxiliary losses: they pick clips by labels, which have no values here. They are of few numbers.
+            total(output).backward()
         nst.set_training(grounder, False)
         grounder.zero_grad()
         assert moments

@@ -60,12 +60,15 @@ def _stages(case: Case, grounder: Grounder) -> list[Found]:
 @torch.no_grad()
 def best_seconds(work: Work, device: str) -> float:
     """What the products, convolutions and attentions take by themselves."""
-    with torch.backends.cudnn.flags(benchmark=True):
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
         return sum(
             times * min(_seconds(call, device, last) for last in _formats(call))
             for call, times in work.calls.items()
             if call.flops
         )
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _formats(call: Call) -> tuple[bool, ...]:
