@@ -29,6 +29,7 @@ STVG := $(BIN)/python -m stvg_nst
 QUIETLY := $(if $(VERBOSE),,@)
 SPEAKING := $(if $(VERBOSE),--verbose)
 COMMA := ,
+SPACE := $(subst ,, )
 heading = @printf '\n%s\n' $(1)
 # OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
@@ -340,6 +341,14 @@ bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frame
 .PHONY: bench-model
 bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
 	$(BIN)/python -m benchmarks.model
+
+.PHONY: bench-gpu
+bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
+	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
+
+.PHONY: bench-epoch
+bench-epoch: $(FEATURES)/test/index.json  ## compare an epoch of the miniature in one process and in two with what the cost model says (3 min)
+	$(BIN)/python -m benchmarks.epochs --data $(DATA)
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from stvg_nst.arguments import CommandParser
 from stvg_nst.epoch_time import Costs, EpochTime, epoch_time, read_costs
+
+COLUMNS = ("cards", "steps", "batch", "compute", "wait", "gradients", "validation", "epoch", "cores")
+LEGEND = "batch: clips of a step. wait: of the cards, for clips. cores: that each card needs to wait for none."
 
 
 def epoch(arguments: Sequence[str], program: str) -> int:
@@ -23,30 +22,11 @@ def epoch(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--cards", type=int, nargs="+", default=[1, 8, 64], help="numbers of them")
     options = parser.parse_args(arguments)
     costs = read_costs(options.costs)
-    times = [epoch_time(costs, cards) for cards in options.cards]
-    console = Console(highlight=False)
-    console.print(_epochs(costs, times))
-    console.print(
-        "batch: clips of a step. wait: of the cards, for clips. cores: that each card needs to wait for none.\n"
-    )
-    console.print(_terms(costs), soft_wrap=True)
+    print(f"An epoch, computed: {costs.title}\n\n{_line(COLUMNS)}")
+    for cards in options.cards:
+        print(_line(_cells(epoch_time(costs, cards))))
+    print(f"\n{LEGEND}\n\n{_terms(costs)}")
     return 0
-
-
-def _epochs(costs: Costs, times: Sequence[EpochTime]) -> Table:
-    table = Table(title=f"{costs.title}: an epoch, computed", title_justify="left", box=box.MARKDOWN)
-    columns = ("cards", "steps", "batch", "compute", "wait", "gradients", "validation", "epoch", "cores")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for time in times:
-        parts = map(clock, (time.computing, time.waiting, time.exchanging, time.validating, time.total))
-        table.add_row(str(time.cards), str(time.steps), str(time.clips_a_step), *parts, f"{time.cores_needed:.1f}")
-    return table
-
-
-def _terms(costs: Costs) -> str:
-    """What it rests on, a line each."""
-    return "\n".join(f"{name:13} {term.value:<9.3g} {term.basis}: {term.source}" for name, term in costs.terms.items())
 
 
 def clock(seconds: float) -> str:
@@ -55,3 +35,17 @@ def clock(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _cells(time: EpochTime) -> tuple[str, ...]:
+    parts = time.computing, time.waiting, time.exchanging, time.validating, time.total
+    return str(time.cards), str(time.steps), str(time.clips_a_step), *map(clock, parts), f"{time.cores_needed:.1f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " ".join(f"{cell:>{max(7, len(column))}}" for cell, column in zip(cells, COLUMNS, strict=True))
+
+
+def _terms(costs: Costs) -> str:
+    """What it rests on, a line each."""
+    return "\n".join(f"{name:13} {term.value:<9.3g} {term.basis}: {term.source}" for name, term in costs.terms.items())
