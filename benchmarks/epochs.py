@@ -1,9 +1,9 @@
 """What the cost model of `stvg_nst/epoch_time.py` says of an epoch, beside a measured one: `make bench-epoch`.
 
 Tunes the miniature for one epoch on cached features, in one process and in two. The model's terms are measured apart
-from it: a step and an inference on random features, an exchange of gradients over Gloo. A run's processes note when they
-begin and end to train and to validate. Processor seconds are those of the first process: others that work on the
-machine do not stretch them, but they hold no waiting. Seconds of the clock hold it, and mean little on a busy machine.
+from it: a step and an inference on random features, an exchange of gradients over Gloo. The first process of a run
+notes when it begins and ends to train and to validate. Its processor seconds are not stretched by others that work on
+the machine, but they hold no waiting. Seconds of the clock hold it, and mean little on a busy machine.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class EpochClock(Callback):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="where `make train` has put its cached features"
-    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where `make train` caches features")
     parser.add_argument("--clips", type=int, default=200, help="to tune on, each with two sentences")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -117,10 +115,8 @@ def measure_terms(repeats: int) -> dict[str, dict[str, float]]:
         "step": training_step(row, features, mask, torch.arange(BATCH) % 2),
         "inference": partial(infer, row, features, mask),
     }
-    terms = {
-        name: {clock: value / BATCH for clock, value in timed_by_both(work, repeats).items()}
-        for name, work in works.items()
-    }
+    timings = {name: timed_by_both(work, repeats) for name, work in works.items()}
+    terms = {name: {clock: value / BATCH for clock, value in timing.items()} for name, timing in timings.items()}
     size = sum(parameter.numel() for parameter in nst.trainable_parameters(row.grounder))
     return terms | {"exchange": {"processor": 0.0, "clock": exchange_seconds(size, repeats)}}
 

@@ -78,7 +78,7 @@ def main() -> int:
             options.repeats or repeats,
         )
         content = conditions(plan, options.model or Path(model))
-        print(", ".join(f"{name} {value}" for name, value in content.items()))
+        print(", ".join(f"{name} {value}" for name, value in content.items() if value))
         content["parts"] = {}
         ended = []
         for part in options.part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,7 +20,7 @@ COLUMNS = ("GiB", "budget GiB", "/ budget")
 
 def measure_memory(plan: Plan, report: Report) -> None:
     budgets = {
-        half: live_bytes(Case(**{**vars(plan.case("bf16" if half else "fp32", 1)), "device": "cpu", "clips": 1}))
+        half: live_bytes(replace(plan.case("bf16" if half else "fp32", 1), device="cpu", clips=1))
         for half in sorted({precision in HALF for precision in plan.precisions})
     }
     grounder, nst = build(plan.cases()[0])

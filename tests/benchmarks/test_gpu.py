@@ -146,6 +146,15 @@ def test_a_part_that_takes_too_long_or_fails_is_ended_and_keeps_its_rows(
     assert found["ended"] == "with the exit code 3" and found["notes"][0] == "a line"
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("part", gpu.PARTS)
+def test_a_part_runs_on_a_card(part: str) -> None:
+    report = Printed()
+    gpu.PARTS[part](replace(PLAN, device="cuda", precisions=("tf32", "bf16", "fp16"), clips=2), report)
+    assert all(OUT_OF_MEMORY not in row.values() for table in report.tables for row in table["rows"])
+    assert report.tables
+
+
 @pytest.mark.slow
 def test_all_parts_run_to_their_end_and_are_written(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
