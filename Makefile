@@ -346,10 +346,6 @@ bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute wh
 bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
 	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
 
-.PHONY: bench-epoch
-bench-epoch: $(FEATURES)/test/index.json  ## compare an epoch of the miniature in one process and in two with what the cost model says (3 min)
-	$(BIN)/python -m benchmarks.epochs --data $(DATA)
-
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
 	$(BIN)/python benchmarks/evaluation.py
