@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pickle
 import re
@@ -20,8 +21,6 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.results.run_folder import RunFile
-
-"""Where Lightning's ModelCheckpoint puts them within a run, unless it is told otherwise."""
 
 Stage = Literal["fit", "encoders", "validate", "test"]
 
@@ -74,22 +73,23 @@ def find_checkpoint(named: str | None, run: Path, folders: Sequence[Path], stage
     if named is None:
         return requeued[-1] if requeued and SLURMEnvironment.detect() else None
     if named == "last":
-        newest = _newest([*(path for path in kept if path.name.startswith("last")), *requeued]) or _newest(kept)
+        to_go_on = [*(path for path in kept if path.name.startswith("last")), *requeued]
+        newest = _furthest(to_go_on or kept, stage)
         if not newest and stage in ("validate", "test"):
             raise CheckpointError(f"--ckpt_path last: '{run}' has no checkpoint; name a file, or give --model.adapter")
         return newest[0] if newest else None
     if named == "hpc":
         if not requeued:
-            raise CheckpointError(f"--ckpt_path hpc: '{run}' has no hpc_ckpt_N.ckpt; {_others(kept)}")
+            raise CheckpointError(f"--ckpt_path hpc: '{run}' has no hpc_ckpt_N.ckpt; {_others(kept, stage)}")
         return requeued[-1]
     if named == "best" or named.split(":")[0] == "registry":
-        raise CheckpointError(f"--ckpt_path {named} means nothing to a new process; {_others(kept)}")
+        raise CheckpointError(f"--ckpt_path {named} means nothing to a new process; {_others(kept, stage)}")
     path = Path(named)
     if not path.exists():
-        raise CheckpointError(f"--ckpt_path: there is no '{path}'; {_others(kept)}")
+        raise CheckpointError(f"--ckpt_path: there is no '{path}'; {_others(kept, stage)}")
     if path.is_dir():
         inside = [*path.glob("*.ckpt"), *path.glob(f"{RunFile.CHECKPOINTS}/*.ckpt")]
-        raise CheckpointError(f"--ckpt_path: '{path}' is a folder; {_others(inside)}")
+        raise CheckpointError(f"--ckpt_path: '{path}' is a folder; {_others(inside, stage)}")
     return path
 
 
@@ -169,21 +169,30 @@ def _check_sums(path: Path) -> None:
         raise CheckpointError(f"'{path}' is damaged: '{damaged}' in it does not have its checksum")
 
 
-def _newest(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+def _furthest(paths: Iterable[Path], stage: Stage) -> list[Path]:
+    """Those with most steps behind them first. One that cannot say how many comes ahead of all, to be refused aloud."""
+
+    def steps(path: Path) -> float:
+        try:
+            return float(read_checkpoint(path, stage).get("global_step", math.inf))
+        except CheckpointError:
+            return math.inf
+
+    # The files' times decide among equals only: a clock may be set back, and the nodes of a cluster have several.
+    return sorted(paths, key=lambda path: (steps(path), path.stat().st_mtime_ns), reverse=True)
 
 
 def _option(path: Path) -> str:
     return f"--ckpt_path {shlex.quote(str(path))}"
 
 
-def _others(paths: Iterable[Path]) -> str:
-    newest = _newest(paths)
+def _others(paths: Iterable[Path], stage: Stage) -> str:
+    newest = _furthest(paths, stage)
     return f"the newest that there is: {_option(newest[0])}" if newest else "leave the option out to begin anew"
 
 
 def _offer(path: Path, stage: Stage) -> str:
-    for other in _newest(path.parent.glob("*.ckpt")):
+    for other in _furthest(path.parent.glob("*.ckpt"), stage):
         try:
             read_checkpoint(other, stage)
         except CheckpointError:

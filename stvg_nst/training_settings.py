@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Where a run lies, what it shows and what it measures. All else counts, so that a new option is not forgotten.
 _WITHOUT_EFFECT = {
-    "": {"run", "config", "ckpt_path", "weights_only", "changed_settings", "verbose"},
+    "": {"run", "config", "ckpt_path", "weights_only", "changed_settings", "verbose", "table"},
     "model": {"adapter", "baseline", "encodings", "inference", "lambda_hq"},
     "model.tuner.init_args": {"spaces"},
     "data.init_args": {

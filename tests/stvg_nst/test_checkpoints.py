@@ -58,6 +58,18 @@ def test_last_is_the_newest_to_go_on_from(run: Path) -> None:
         find_checkpoint("last", Path("nowhere"), [], "test")
 
 
+def test_a_clock_that_is_set_back_hides_no_step(run: Path) -> None:
+    write(run / "checkpoints" / "last.ckpt", {**STATE, "global_step": 100})
+    later = write(run / "checkpoints" / "last-v1.ckpt", {**STATE, "global_step": 200}, age=3600)
+    assert find(run, "last") == later
+    cut = run / "checkpoints" / "last-v2.ckpt"
+    cut.write_bytes(later.read_bytes()[:-40])
+    os.utime(cut, (1, 1))
+    assert find(run, "last") == cut, "nothing says how far it was, so that a person must decide"
+    with pytest.raises(CheckpointError, match=r"the newest sound one beside it: --ckpt_path .*last-v1\.ckpt"):
+        require_checkpoint(cut, "fit")
+
+
 def test_what_slurm_left_is_found_by_its_number(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match=r"has no hpc_ckpt_N\.ckpt; leave the option out to begin anew"):
         find(run, "hpc")

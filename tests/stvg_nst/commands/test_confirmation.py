@@ -46,6 +46,12 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
     return settings_parser("test", tmp_path_factory.mktemp("run"))
 
 
+@pytest.fixture(scope="module")
+def fit_parser(tmp_path_factory: pytest.TempPathFactory) -> LightningArgumentParser:
+    """That of `fit`, which has none of the options of `test` alone."""
+    return settings_parser("fit", tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture
 def command(tmp_path: Path, parser: LightningArgumentParser, monkeypatch: pytest.MonkeyPatch) -> Command:
     """`fit` or `test` of what a repository lists, with some settings changed: the configuration, where it may go on."""
@@ -74,11 +80,13 @@ def commit() -> None:
 
 
 @pytest.fixture
-def adapter(command: Command, parser: LightningArgumentParser) -> str:
+def adapter(command: Command, fit_parser: LightningArgumentParser) -> str:
     """That of a fit of ``slow``."""
-    config = command("validate", "slow")
+    _, runs = planned_runs(read_studies(Path(STUDY))[0], Path("runs"))
+    slow = next(own for own in runs if own.point == "slow")
+    config = fit_parser.parse_object({**slow.config, "run": "runs/slow"})
     Path("runs/slow").mkdir(parents=True)
-    Path("runs/slow/config.yaml").write_text(parser.dump(config, skip_unset=False))
+    Path("runs/slow/config.yaml").write_text(fit_parser.dump(config, skip_unset=False))
     return "runs/slow/adapter.safetensors"
 
 
