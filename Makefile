@@ -31,6 +31,7 @@ STVG := $(BIN)/python -m stvg_nst
 QUIETLY := $(if $(VERBOSE),,@)
 SPEAKING := $(if $(VERBOSE),--verbose)
 COMMA := ,
+SPACE := $(subst ,, )
 heading = @printf '\n%s\n' $(1)
 # OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
@@ -375,7 +376,7 @@ format: | $(STAMP)  ## put the code into shape
 
 .PHONY: bench-tuning
 bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model (SCOPE=FILE: in other layers)
-	$(BIN)/python benchmarks/tuning.py $(if $(SCOPE),--scope $(SCOPE))
+	$(BIN)/python -m benchmarks.tuning $(if $(SCOPE),--scope $(SCOPE))
 
 .PHONY: bench-encodings
 bench-encodings: | $(STAMP)  ## measure what kept encodings save where only the decoders are tuned
@@ -387,7 +388,11 @@ bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frame
 
 .PHONY: bench-model
 bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
-	$(BIN)/python benchmarks/model.py
+	$(BIN)/python -m benchmarks.model
+
+.PHONY: bench-gpu
+bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
+	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.tuning import measure
+from benchmarks.timing import timed
 from stvg_nst.models.blocks.layers import attend
 from stvg_nst.models.cgstvg.conditional import attend_conditionally
 
@@ -80,7 +80,8 @@ def compare_precisions(name: str, shape: tuple[int, int, int, int, int], repeats
 def print_times(ways: Mapping[str, Attend], inputs: tuple[Tensor, ...], repeats: int) -> None:
     """What each of two ways takes, and how many times as long the first takes."""
     for stage, work in (("forward", forward), ("and backward", forward_and_backward)):
-        seconds = measure({way: work(attention, inputs) for way, attention in ways.items()}, repeats)
+        timings = timed({way: work(attention, inputs) for way, attention in ways.items()}, repeats)
+        seconds = {way: timing.median for way, timing in timings.items()}
         times = ", ".join(f"{way} {1e3 * seconds[way]:.1f} ms" for way in ways)
         slow, fast = (seconds[way] for way in ways)
         print(f"  {stage:12}  {times}: {slow / fast:.1f} times")

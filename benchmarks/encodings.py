@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from benchmarks.tuning import Row, build, encode, infer, make_frames, measure, training_step
+from benchmarks.cases import build_parts
+from benchmarks.timing import timed
+from benchmarks.tuning import Row, encode, infer, make_frames, training_step
 from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models.weights import modules_fingerprint
 from stvg_nst.tuning import LoRA
@@ -34,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    grounder, _ = build(MODEL, TUNER)
+    grounder, _ = build_parts(MODEL, TUNER)
     frames, mask = make_frames(options)
     features = encode(grounder, frames, mask)
     qualities = torch.arange(options.clips) % 2
@@ -48,13 +50,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row("encoded anew"), row("kept encodings")]
         rows[1].grounder.keep_encodings(EncodingStore(folder, modules_fingerprint(grounder.fusion())))
-        steps = measure({row.name: training_step(row, features, mask, qualities) for row in rows}, options.repeats)
-        answers = measure({row.name: partial(infer, row, features, mask) for row in rows}, options.repeats)
+        steps = timed({row.name: training_step(row, features, mask, qualities) for row in rows}, options.repeats)
+        answers = timed({row.name: partial(infer, row, features, mask) for row in rows}, options.repeats)
     print(f"LoRA in the decoders, {options.clips} clips of {options.frames} frames, 1 thread")
     print(f"{'':16} {'training step':>15} {'inference':>15}")
     for name in steps:
-        print(f"{name:16} {1e3 * steps[name]:12.1f} ms {1e3 * answers[name]:12.1f} ms")
-    ratios = [seconds["encoded anew"] / seconds["kept encodings"] for seconds in (steps, answers)]
+        print(f"{name:16} {1e3 * steps[name].median:12.1f} ms {1e3 * answers[name].median:12.1f} ms")
+    ratios = [seconds["encoded anew"].median / seconds["kept encodings"].median for seconds in (steps, answers)]
     print(f"{'saved, times':16} {ratios[0]:15.2f} {ratios[1]:15.2f}")
 
 

@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.tuning import QUERY, Row, encode, infer, make_frames, measure, training_step
+from benchmarks.cases import QUERY
+from benchmarks.timing import timed
+from benchmarks.tuning import Row, encode, infer, make_frames, training_step
 from stvg_nst.budget import frozen_grounder, injected_points
 from stvg_nst.study import read_studies
 from stvg_nst.tuning import ZeroShot
@@ -60,7 +62,8 @@ def main() -> None:
     }
     for kind, work_of in works.items():
         working = {row.name: row for row in rows if row.trains or kind == "inference"}
-        medians = measure({name: work_of(row) for name, row in working.items()}, options.repeats)
+        timings = timed({name: work_of(row) for name, row in working.items()}, options.repeats)
+        medians = {name: timing.median for name, timing in timings.items()}
         for name, seconds in medians.items():
             rival = FROZEN if kind == "inference" else f"{name.rpartition(' / ')[0]} / {PEER}"
             costs[name] |= {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -22,22 +21,26 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.cases import QUERY, build_parts
+from benchmarks.timing import timed
 from stvg_nst.models.base import Grounder
 from stvg_nst.tuning import LoRA, NullSpaceTuning, Tuner, ZeroShot
 from stvg_nst.tuning.selection import select_by_name
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, GroundingOutput
 
-QUERY = "what does the large red square in the video jump over ?"
-
 
 @dataclass
 class Row:
-    """A tuned model, ready to run."""
+    """A tuned model, ready to run.
+
+    Args:
+        around: what an inference runs in.
+        peer: the row that its steps are compared with.
+    """
 
     name: str
     grounder: Grounder
@@ -62,7 +65,7 @@ def main() -> None:
     # One thread: the CPU seconds of several would count those that wait for each other.
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    grounder, tuner = build(options.model, options.tuner)
+    grounder, tuner = build_parts(options.model, options.tuner)
     if options.scope is not None:
         tuner = replace(tuner, **yaml.safe_load(options.scope.read_text())["model"]["tuner"]["init_args"])
     frames, mask = make_frames(options)
@@ -76,8 +79,10 @@ def main() -> None:
     if options.profile:
         show_profiles(inferences, steps, peers)
         return
-    encoding = measure({"encoders": partial(encode, grounder, frames, mask)}, repeats=3)["encoders"]
-    inference, training = measure(inferences, options.repeats), measure(steps, options.repeats)
+    encoding = timed({"encoders": partial(encode, grounder, frames, mask)}, repeats=3)["encoders"].median
+    inference, training = (
+        {name: timing.median for name, timing in timed(works, options.repeats).items()} for works in (inferences, steps)
+    )
     print(f"{'':34} {'inference':>12} {'/ frozen':>9} {'/ whole':>8} {'training step':>15} {'/ LoRA':>7}")
     for name, seconds in inference.items():
         ratios = (seconds / inference["frozen"], (encoding + seconds) / (encoding + inference["frozen"]))
@@ -86,21 +91,6 @@ def main() -> None:
             print(f" {1e3 * training[name]:12.1f} ms {training[name] / training[peers[name]]:7.3f}", end="")
         print()
     print(f"{'the frozen visual encoders':34} {1e3 * encoding:9.1f} ms")
-
-
-def build(model: Path, tuner: Path) -> tuple[Grounder, NullSpaceTuning]:
-    """The grounder and the tuner that two overlays describe; its weights are random, which costs the same."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Grounder, "grounder")
-    parser.add_subclass_arguments(Tuner, "tuner")
-    parts: dict[str, Any] = {
-        "grounder": yaml.safe_load(model.read_text())["model"]["grounder"],
-        "tuner": yaml.safe_load(tuner.read_text())["model"]["tuner"],
-    }
-    built = parser.instantiate(parser.parse_object(parts))
-    if not isinstance(built.tuner, NullSpaceTuning):
-        raise SystemExit(f"expected an overlay of NullSpaceTuning in {tuner}, got {type(built.tuner).__name__}")
-    return built.grounder, replace(built.tuner, spaces=None)  # random weights are not worth keeping
 
 
 def make_frames(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -114,44 +104,61 @@ def encode(grounder: Grounder, frames: Tensor, mask: Tensor) -> BackboneFeatures
 
 
 def make_rows(grounder: Grounder, tuner: NullSpaceTuning) -> list[Row]:
-    def row(name: str, tuner: Tuner, **options: Any) -> Row:
-        model = copy.deepcopy(grounder)
-        tuner.inject(model)
-        return Row(name, model, tuner, **options)
-
-    def gated(name: str, value: float, *, folded: bool) -> Row:
-        hard = row(name, replace(tuner, gate="hard", router="shared"), trains=False)
-        assert isinstance(hard.tuner, NullSpaceTuning)
-        if folded:
-            hard.tuner.fold(hard.grounder)
-        nst = hard.tuner
-        return replace(hard, around=lambda: nst.override_gate(value))
-
-    def twinned(name: str, tuner: Tuner) -> Row:
-        model = copy.deepcopy(grounder)
-        twin = CleanTwin(model)
-        tuner.inject(model)
-        twin.keep_apart(model)
-        twin.remember()
-        return Row(name, model, tuner, twin=twin, peer="LoRA, clean twin")
-
-    lora = LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)
+    row, gated = partial(tuned, grounder), partial(hard_gated, grounder, tuner)
+    lora = lora_beside(tuner)
     rows = [
         row("frozen", ZeroShot(), trains=False),
         row("LoRA", replace(lora)),
         row("NST, literal W(x + dx)", replace(tuner, forward_mode="literal")),
         row("NST", replace(tuner)),
         row("NST, retrieval with four heads", replace(tuner, heads=4)),
-        row("NST, folded", replace(tuner), trains=False),
-        gated("NST, folded, hard, all clips LQ", 1.0, folded=True),
-        gated("NST, folded, hard, all clips HQ", 0.0, folded=True),
+        folded(row("NST, folded", replace(tuner), trains=False)),
+        gated("NST, folded, hard, all clips LQ", 1.0),
+        gated("NST, folded, hard, all clips HQ", 0.0),
     ]
     if reaches_fusion(grounder, tuner):
-        rows += [twinned("LoRA, clean twin", lora), twinned("NST, clean twin", replace(tuner))]
-    folded = next(row for row in rows if row.name == "NST, folded")
-    assert isinstance(folded.tuner, NullSpaceTuning)
-    folded.tuner.fold(folded.grounder)
+        rows += [
+            twinned(grounder, "LoRA, clean twin", lora, remembers=True),
+            twinned(grounder, "NST, clean twin", replace(tuner), remembers=True),
+        ]
     return rows
+
+
+def lora_beside(tuner: NullSpaceTuning) -> LoRA:
+    """LoRA in the same layers, of the same rank."""
+    return LoRA(targets=tuner.targets, rank=tuner.rank, alpha=tuner.rank)
+
+
+def tuned(grounder: Grounder, name: str, tuner: Tuner, **options: Any) -> Row:
+    """A copy under a tuner."""
+    model = copy.deepcopy(grounder)
+    tuner.inject(model)
+    return Row(name, model, tuner, **options)
+
+
+def folded(row: Row) -> Row:
+    """Its null branch becomes part of the weights."""
+    assert isinstance(row.tuner, NullSpaceTuning)
+    row.tuner.fold(row.grounder)
+    return row
+
+
+def hard_gated(grounder: Grounder, tuner: NullSpaceTuning, name: str, value: float, **options: Any) -> Row:
+    """Folded null-space tuning whose one gate says the same of all clips: 1 low quality, 0 high quality."""
+    nst = replace(tuner, gate="hard", router="shared")
+    row = folded(tuned(grounder, name, nst, trains=False, **options))
+    return replace(row, around=lambda: nst.override_gate(value))
+
+
+def twinned(grounder: Grounder, name: str, tuner: Tuner, *, remembers: bool, **options: Any) -> Row:
+    """With the clean twin; what ``remembers`` has its targets from memory, as cached features let it."""
+    model = copy.deepcopy(grounder)
+    twin = CleanTwin(model)
+    tuner.inject(model)
+    twin.keep_apart(model)
+    if remembers:
+        twin.remember()
+    return Row(name, model, tuner, twin=twin, **({"peer": "LoRA, clean twin"} | options))
 
 
 def reaches_fusion(grounder: Grounder, tuner: NullSpaceTuning) -> bool:
@@ -166,19 +173,34 @@ def infer(row: Row, features: BackboneFeatures, mask: Tensor) -> None:
         row.grounder.ground(features, mask, [QUERY] * len(mask))
 
 
-def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities: Tensor) -> Callable[[], None]:
-    """Forward, backward and the step, on a stand-in for the grounding loss that reaches every output."""
-    optimizer = torch.optim.AdamW(row.tuner.trainable_parameters(row.grounder), lr=0.0)
+def training_step(
+    row: Row,
+    features: BackboneFeatures,
+    mask: Tensor,
+    qualities: Tensor,
+    *,
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+    fused: bool | None = None,
+) -> Callable[[], None]:
+    """Forward, backward and the step, on a stand-in for the grounding loss that reaches every output.
+
+    Args:
+        precision: what the forward pass runs in.
+        fused: AdamW in one kernel, or not; by default as PyTorch chooses.
+    """
+    optimizer = torch.optim.AdamW(row.tuner.trainable_parameters(row.grounder), lr=0.0, fused=fused)
+    queries = [QUERY] * len(mask)
 
     def step() -> None:
         row.tuner.set_training(row.grounder, True)
-        with row.tuner.conditioned_on(qualities):
-            output = row.grounder.ground(features, mask, [QUERY] * len(mask))
-        loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
-        if row.twin is not None:
-            assert output.fused is not None
-            target = row.twin.targets(features, mask, [QUERY] * len(mask))
-            loss = loss + twin_distance(output.fused, target, mask).mean()
+        with precision():
+            with row.tuner.conditioned_on(qualities):
+                output = row.grounder.ground(features, mask, queries)
+            loss = total(output) + sum(row.tuner.auxiliary_losses(qualities).values(), torch.zeros(()))
+            if row.twin is not None:
+                assert output.fused is not None
+                target = row.twin.targets(features, mask, queries)
+                loss = loss + twin_distance(output.fused, target, mask).mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -188,21 +210,9 @@ def training_step(row: Row, features: BackboneFeatures, mask: Tensor, qualities:
 
 def total(output: GroundingOutput) -> Tensor:
     return sum(
-        (part.square().mean() for part in output.answers.values()),
+        (part.float().square().mean() for part in output.answers.values()),
         torch.zeros(()),
     )
-
-
-def measure(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU seconds by name; the first round warms up, and the rows take turns so that a busy machine hits all."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repeat in range(repeats + 1):
-        for name, work in works.items():
-            start = time.process_time()
-            work()
-            if repeat:
-                seconds[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in seconds.items()}
 
 
 def show_profiles(

@@ -40,6 +40,7 @@ GROUPS = {
         "workload": ("workload:workload", "count the clips of studies on real data, and the hours of a GPU they take"),
         "choose": ("study:choose", "write down the settings that a search found best on the validation split"),
         "tables": ("study:tables", "the paper's tables and figures out of the runs of a study"),
+        "epoch": ("epoch:epoch", "compute how long an epoch takes on some numbers of cards"),
         "doctor": ("doctor:doctor", "say what this machine can do, and what an experiment lacks on it"),
         "evaluate": ("evaluate:evaluate", "score the predictions of any model, from files, by the field's protocols"),
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.model import COUNTED, LiveBytes, need
+from benchmarks.memory import COUNTED, LiveBytes, need
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,8 @@ def test_a_small_measurement_runs_to_its_end() -> None:
     sizes = ["--frames", "2", "--size", "128", "128", "--budget-size", "128", "128", "--clips", "1", "--repeats", "1"]
     command = [
         sys.executable,
-        "benchmarks/model.py",
+        "-m",
+        "benchmarks.model",
         "--model",
         "experiments/model/mini.yaml",
         "--device",
