@@ -17,7 +17,7 @@ BYTES_OF_A_RUN = 1.2e9
 """What a tuned run leaves at most: two checkpoints of full fine-tuning, 34.9 million weights with two moments each in
 single precision (docs/performance.md), the adapter, and the tubes of VidSTG's test."""
 # GiB of a GPU in single precision and in half of it, and of a clip of 64 frames of 420 x 588 in a step and in a test.
-# Computed: `python benchmarks/model.py --only budget`, docs/performance.md.
+# Computed: `python -m benchmarks.model --only budget`, docs/performance.md.
 _SINGLE, _HALF = (1.3, 4.9, 1.6), (1.1, 3.0, 0.9)
 _FULL_SIZE = "resnet101"
 

@@ -22,7 +22,7 @@ from stvg_nst.study import Study, StudyError, read_studies
 
 _NOT_MEASURED = """\
 GPU-hours are not known, for no throughput of a GPU has been measured. On the GPU give
-  python benchmarks/model.py --only cost --device cuda --precision bf16 --frames 64 --size 420 588 --clips 4
+  python -m benchmarks.model --only cost --device cuda --precision bf16 --frames 64 --size 420 588 --clips 4
 and write '{file}', in YAML: device: its name; inference: clips / seconds of "all"; training: clips / seconds of ResNet,
 VidSwin, text and "NST step" together."""
 

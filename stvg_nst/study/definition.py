@@ -213,7 +213,8 @@ def _extended(content: dict[str, Any]) -> dict[str, Any]:
     """
     layers = (*reversed(_files_below(content).values()), content)
     own: list[Config] = [{k: v for k, v in layer.items() if k not in ("extends", "only")} for layer in layers]
-    whole = dict(reduce(merge, own))
+    nothing: dict[str, Any] = {}
+    whole = reduce(merge, own, nothing)
     if "only" in content:
         whole["points"] = matching(take_named(whole, "points"), take(content, "only", list), "points")
     return whole
