@@ -43,12 +43,15 @@ def test_a_video_and_a_sentence(
     assert predict(film, SENTENCE) == 0
     said = capsys.readouterr()
     assert f"{film.stem}/1: {SENTENCE}\n" in said.out and " confidence 0." in said.out
-    assert "model: mini, frozen" in said.err and f"written to predictions/{film.stem}" in said.err
+    assert (
+        "model: mini, adapter 'mini' (NullSpaceTuning)" in said.err
+        and f"written to predictions/{film.stem}" in said.err
+    )
     folder = tmp_path / "predictions" / film.stem
     names = {path.name for path in folder.iterdir()} - {".lock"}
     assert names == {"answers.jsonl", "predictions.json", "answer.mp4", "answer.png"}
     predictions = load_predictions(folder / "predictions.json")
-    assert (predictions.method, predictions.item_ids) == ("ZeroShot", (f"{film.stem}/1",))
+    assert (predictions.method, predictions.item_ids) == ("NullSpaceTuning", (f"{film.stem}/1",))
     assert probe(folder / "answer.mp4").num_frames == 32
     # Answers are never replaced unasked.
     before = (folder / "answers.jsonl").read_bytes()

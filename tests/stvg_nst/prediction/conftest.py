@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def clip(clips: MiniSTVG) -> Path:
 
 @pytest.fixture(scope="session")
 def mini() -> VideoGrounder:
-    return load("mini", device="cpu")
+    return replace(load("mini", device="cpu"), adapters={}, adapter=None)
 
 
 @pytest.fixture(scope="session")
