@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stvg_nst.arguments import CommandParser
+from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.epoch_time import Costs, EpochTime, epoch_time, read_costs
 
 COLUMNS = ("cards", "steps", "batch", "compute", "wait", "gradients", "validation", "epoch", "cores")
@@ -19,7 +19,7 @@ def epoch(arguments: Sequence[str], program: str) -> int:
         "names and sources (experiments/epochs).",
     )
     parser.add_argument("costs", type=Path, help="the costs' .yaml")
-    parser.add_argument("--cards", type=int, nargs="+", default=[1, 8, 64], help="numbers of them")
+    parser.add_argument("--cards", type=positive_int, nargs="+", default=[1, 8, 64], help="numbers of them")
     options = parser.parse_args(arguments)
     costs = read_costs(options.costs)
     print(f"An epoch, computed: {costs.title}\n\n{_line(COLUMNS)}")

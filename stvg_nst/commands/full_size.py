@@ -41,7 +41,7 @@ def needs_of(studies: Sequence[Study], hardware: Sequence[Path] = ()) -> Iterato
     said = f"a step or a test takes {gib:.1f} GiB of a GPU (computed, not measured)"
     cards = [torch.cuda.mem_get_info(index)[1] / 2**30 for index in range(torch.cuda.device_count())]
     if not cards:
-        yield Finding("GPU memory", f"{said}, and there is none", "lacking", "on a CPU the studies would take years")
+        yield Finding("GPU memory", f"{said}, and there is none", "lacking", "run them where there is one")
     elif min(cards) < gib:
         advice = "take an overlay of experiments/hardware/ for a smaller card"
         yield Finding("GPU memory", f"{said}, and there are {min(cards):.0f}", "lacking", advice)
