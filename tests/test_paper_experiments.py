@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
@@ -89,6 +90,7 @@ def test_the_scope_is_the_tenth_of_the_layers_with_the_largest_null_space() -> N
     model = yaml.safe_load(Path("experiments/model/mini.yaml").read_text())["model"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Grounder, "grounder")
+    torch.manual_seed(0)  # about one drawn square matrix in a thousand is singular in single precision
     grounder = parser.instantiate(parser.parse_object(model)).grounder
     nullity = yaml.safe_load(Path("experiments/scope/nullity.yaml").read_text())["model"]["tuner"]["init_args"]
     layers = find_candidates(grounder, nullity["targets"], whole_modules=True, exclude=nullity["exclude"])
