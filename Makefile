@@ -46,7 +46,9 @@ PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
 stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(TUBEDETR:%=pretrain/%),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
 GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
-BOXES := $(call stage,boxes,grounding/grounder.safetensors)
+# The decoder of a TubeDETR learns nothing before the tokens know of boxes, so it goes without the second stage.
+BOXES_START := $(if $(TUBEDETR),encoders/encoders,grounding/grounder).safetensors
+BOXES := $(call stage,boxes,$(BOXES_START))
 POLISH := $(call stage,polish,boxes/grounder.safetensors)
 
 # The main process only: PyTorch gives each worker of a loader one thread of its own accord.
@@ -320,7 +322,7 @@ $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
 $(PRETRAIN)/grounding/grounder.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
 	$(STVG) export $(GROUNDING) --model.adapter $< --output $@ --precision single
 
-$(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
+$(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/$(BOXES_START) | $(PRETRAIN_FEATURES)/val/index.json
 	$(STVG) boxes $(BOXES) --run $(@D) --ckpt_path last
 
 $(PRETRAIN)/boxes/grounder.safetensors: $(PRETRAIN)/boxes/adapter.safetensors
