@@ -397,7 +397,8 @@ bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute wh
 
 .PHONY: bench-gpu
 bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
-	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
+	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --throughput $(THROUGHPUT) \
+	  --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
