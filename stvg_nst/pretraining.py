@@ -20,6 +20,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.models import CGSTVG, TubeDETR
 from stvg_nst.models.blocks.decoder import FrameDecoder
+from stvg_nst.models.blocks.layers import FrameAttention
 from stvg_nst.models.cgstvg import VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
@@ -220,11 +221,17 @@ class GroundingPretraining(GroundingModule):
     def _gaze_loss(self, decoder: FrameDecoder, seen: Mapping[str, Any], batch: Batch, grid: _Grid) -> Tensor:
         """The mean of :func:`gaze_loss` over the decoder's layers; seen is what their queries and keys were."""
         under = F.pad(_cells_of_target(batch, grid), (0, seen["tokens"].shape[2] - grid.cells))
-        losses = []
-        for index, layer in enumerate(decoder.layers):
-            query, key = (seen[f"gaze_{name}{index}"] for name in ("query", "key"))
-            heads = layer.cross_attn.num_heads
-            losses.append(gaze_loss(query, key, under, num_heads=heads, mask=self._fused.mask))
+        looks = [module for module in decoder.modules() if isinstance(module, FrameAttention)]
+        losses = [
+            gaze_loss(
+                seen[f"gaze_query{index}"],
+                seen[f"gaze_key{index}"],
+                under,
+                num_heads=look.num_heads,
+                mask=self._fused.mask,
+            )
+            for index, look in enumerate(looks)
+        ]
         return torch.stack(losses).mean()
 
     def _attribute_loss(self, logits: Tensor, batch: Batch, grid: _Grid, step: int = 1) -> Tensor:
