@@ -400,6 +400,10 @@ bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within
 	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --throughput $(THROUGHPUT) \
 	  --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
 
+.PHONY: bench-epoch
+bench-epoch: | $(FEATURES)/test/index.json  ## measure an epoch of one process and of two, beside what the cost model says of it (5 min)
+	$(BIN)/python -m benchmarks.epochs --data $(DATA)
+
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate
 	$(BIN)/python benchmarks/evaluation.py
