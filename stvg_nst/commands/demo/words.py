@@ -74,10 +74,10 @@ def promise(run: Path | None, found: Comparison) -> str:
         where = escape(f"{certificate.dataset} {certificate.split}")
         lines = "".join(f"<li>{line}</li>" for line in _certified(certificate))
         return f"<div class='note'><b>What is certain</b>, checked on clips of {where}:<ul>{lines}</ul></div>"
-    measure = "make train" if run is None else f"python -m stvg_nst certify {run}"
+    command = f"<code>python -m stvg_nst certify {escape(str(run))}</code> measures that."
     return (
         "<p class='note'><b>What is certain.</b> While the gate is shut, null-space tuning gives the frozen model's "
-        f"answer. <code>{escape(measure)}</code> measures that.</p>"
+        f"answer. {'<code>docs/certificate.md</code> says why.' if run is None else command}</p>"
     )
 
 

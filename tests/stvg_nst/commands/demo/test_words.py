@@ -74,7 +74,7 @@ def test_a_run_without_certificate_says_how_to_get_one(tmp_path: Path) -> None:
     run = tmp_path / "<b>"
     run.mkdir()
     assert "certify" in promise(run, FOUND) and "&lt;b&gt;" in promise(run, FOUND)
-    assert "make train" in promise(None, FOUND)
+    assert "docs/certificate.md" in promise(None, FOUND)
 
 
 def test_a_certificate_is_told_in_words(tmp_path: Path) -> None:
