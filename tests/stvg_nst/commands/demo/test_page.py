@@ -126,7 +126,7 @@ def test_a_visitor_spoils_a_clip_and_sees_what_both_models_say(browser: Any, tmp
 
     wait(browser, "#kind input[value='clean']").click()
     assert wait(browser, "#words", having="Ask both models"), "no answer stands there that is to another question"
-    WebDriverWait(browser, WAIT).until(lambda driver: not driver.find_element("id", "severity").is_displayed())
+    WebDriverWait(browser, WAIT).until(lambda driver: not driver.find_elements("css selector", "#severity input"))
 
     text = tmp_path / "notes.mp4"
     text.write_text("this is no film")
