@@ -48,4 +48,5 @@ def add_results(folders: Iterable[Path]) -> None:
 
 
 def _add_tables(text: str) -> None:
-    gr.Markdown(text.replace("@", "&#64;"))  # or else vIoU@0.3 is taken for an address, and linked
+    # As it is, vIoU@0.3 is taken for somebody's address, and linked.
+    gr.Markdown(text.replace("@", "&#64;"), elem_classes="tables")

@@ -117,7 +117,7 @@ def _score(title: str, kind: str, found: Comparison, answer: Answer) -> str:
     start, stop = answer.seconds
     points = found.points(answer)
     bar, number = ("", "") if points is None else (_bar(points / 100, kind), f"{points:.0f} %")
-    when = f"{start:.1f} s to {stop:.1f} s"
+    when = f"{start:.1f}&nbsp;s to {stop:.1f}&nbsp;s"
     return f"<tr><th>{escape(title)}</th><td>{when}</td><td class='wide'>{bar}</td><td>{number}</td></tr>"
 
 
