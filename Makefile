@@ -349,7 +349,7 @@ demo: | $(DEMO_STAMP)  ## a web page: spoil a clip, and see what NST does to it 
 
 .PHONY: dashboard
 dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=runs/compare: of a study)
-	@echo 'does it restore, does it forget: http://localhost:$(or $(PORT),6006)/#custom_scalars'
+	@echo 'does it restore, does it forget: http://localhost:$(or $(PORT),6006)/#custom_scalars&_smoothingWeight=0'
 	$(BIN)/tensorboard --logdir $(RUNS) --port $(or $(PORT),6006)
 
 # -------------------------------------------------------------------------------------------------- quality

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -25,8 +24,7 @@ _WHICH = "which to store; train, val and test unless given"
 
 def features(arguments: Sequence[str], program: str) -> int:
     with console():
-        for split, folder in FeaturesCLI(arguments, program).build().items():
-            print(f"{split}: {folder}")
+        FeaturesCLI(arguments, program).build()
     return 0
 
 
@@ -38,8 +36,8 @@ class FeaturesCLI(BuiltCLI):
         add_splits(parser, choices=get_args(Split), help=_WHICH)
 
     @torch.no_grad()
-    def build(self) -> dict[str, Path]:
-        """The folder of each split's cache; one that exists already is kept."""
+    def build(self) -> None:
+        """Writes each split's cache; one that exists already is kept."""
         module: Any = self.model
         data: Any = self.datamodule
         module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -49,10 +47,8 @@ class FeaturesCLI(BuiltCLI):
 
         data.prepare_data()
         backbones = module.backbone_fingerprint()
-        return {
-            split: _store_features(data, split, encode, backbones, module.device)
-            for split in chosen_splits(self.config)
-        }
+        for split in chosen_splits(self.config):
+            _store_features(data, split, encode, backbones, module.device)
 
 
 def _store_features(
@@ -61,7 +57,7 @@ def _store_features(
     encode: Callable[[Batch], BackboneFeatures],
     backbones: str,
     device: torch.device,
-) -> Path:
+) -> None:
     with progress_bar() as bar:
         task = bar.add_task(f"encoding {split}", total=None)
 
@@ -71,7 +67,9 @@ def _store_features(
                 say(bar.console, f"{split}: {total:,} versions of clips to write: about {room}")
             bar.update(task, completed=done, total=total)
 
-        return data.build_cache(split, encode, backbones, show, device=device)
+        folder = data.build_cache(split, encode, backbones, show, device=device)
+        if bar.tasks[task].total is None:
+            say(bar.console, f"{split}: is stored already, in '{folder}'")
 
 
 def frames(arguments: Sequence[str], program: str) -> int:

@@ -165,7 +165,8 @@ class VideoGrounder:
             faults = self.frozen.grounder.query_faults(sentences)
         if faults:
             index, fault = next(iter(faults.items()))
-            raise ValueError(f"the sentence {sentences[index]!a} {fault}; write another")
+            said = sentences[index] if len(sentences[index]) <= 60 else sentences[index][:57] + "..."
+            raise ValueError(f"the sentence {said!a} {fault}; write another")
 
     def _answer(
         self, footage: Footage, segment: tuple[int, int], sentence: str, found: Sequence[Sequence[Finding]]

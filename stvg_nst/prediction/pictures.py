@@ -135,7 +135,7 @@ class _Panel:
 
     def __init__(self, scene: Scene, width: int) -> None:
         self._scene = scene
-        unit = max(13, round(width / 48))  # height of letters
+        unit = max(14, round(width / 48))  # height of letters; in smaller ones the spaces are too narrow to be seen
         font, small = ImageFont.load_default(size=unit), ImageFont.load_default(size=round(0.85 * unit))
         margin, line, lane = round(0.6 * unit), round(1.35 * unit), round(unit)
         words = wrap(scene.sentence, width - 2 * margin, font)

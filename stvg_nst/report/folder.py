@@ -82,10 +82,10 @@ def print_report(paths: Iterable[Path]) -> None:
     _print([_sheet(benchmark, by_sentence=False) for benchmark in benchmarks], left_out)
 
 
-def report_markdown(paths: Iterable[Path]) -> str:
-    """As :func:`print_report`, with a table for each type of sentence, as Markdown."""
+def report_markdown(paths: Iterable[Path], *, by_sentence: bool = True) -> str:
+    """As :func:`print_report`, as Markdown, with a table for each type of sentence unless told otherwise."""
     benchmarks, _ = _read(paths)
-    return "\n".join(sheet_markdown(_sheet(benchmark)) for benchmark in benchmarks)
+    return "\n".join(sheet_markdown(_sheet(benchmark, by_sentence=by_sentence)) for benchmark in benchmarks)
 
 
 def _read(paths: Iterable[Path]) -> tuple[list[_Benchmark], list[str]]:

@@ -287,6 +287,11 @@ class Tuner(ABC):
         return None
 
     @property
+    def has_one_hard_gate(self) -> bool:
+        """Whether a clip meets all that was tuned, or none of it and so the frozen model, by one word of a router."""
+        return False
+
+    @property
     def learns_from_extra_clips(self) -> bool:
         """Whether a router can learn from clips of which nothing but their quality is known, by :meth:`extra_loss`."""
         return False

@@ -87,6 +87,10 @@ class GatedTuner(RouterOptions, RoutedTuner):
         """Whether the router's word is rounded."""
         return True
 
+    @property
+    def has_one_hard_gate(self) -> bool:
+        return self.hard
+
     def check_router(self, grounder: nn.Module) -> None:
         """Refuse a model that has no place for a router, or none of this size.
 

@@ -23,25 +23,27 @@ class Comparison:
     """What both have answered.
 
     Args:
-        frozen, tuned: the answers; there is none of a tuned model where nothing was tuned.
+        frozen, tuned: the answers.
         truth: the true tube, ``None`` where it is not known.
+        hard: whether the tuned model has one hard gate, which is open or shut.
         frozen_film, tuned_film: with the boxes, and an axis of time below.
     """
 
     frozen: Answer
-    tuned: Answer | None
+    tuned: Answer
     truth: Tube | None
+    hard: bool
     frozen_film: Path
-    tuned_film: Path | None
+    tuned_film: Path
 
     def points(self, answer: Answer) -> float | None:
         """vIoU with the truth, in points."""
         return None if self.truth is None else 100 * tube_iou(answer.tube, self.truth)[1]
 
     @property
-    def agreement(self) -> float | None:
+    def agreement(self) -> float:
         """vIoU of the two answers with each other, in [0, 1]; 1 where they are the same."""
-        return None if self.tuned is None else tube_iou(self.tuned.tube, self.frozen.tube)[1]
+        return tube_iou(self.tuned.tube, self.frozen.tube)[1]
 
 
 def compare(
@@ -50,7 +52,7 @@ def compare(
     """Asks both models, and writes the films into a folder.
 
     Args:
-        grounder: that knows the tuned model as its adapter, or none.
+        grounder: that answers by an adapter.
         film: what they see.
         truth: the true tube, drawn dashed where it is known.
 
@@ -60,15 +62,14 @@ def compare(
     """
     footage = open_footage(film)
     step(0.2, "asking the models")
-    answer = grounder.ground(footage, sentence)
-    tuned, frozen = (None, answer) if answer.frozen is None else (answer, answer.frozen)
+    tuned, tuner = grounder.ground(footage, sentence), grounder.network.tuner
+    frozen = tuned.frozen
+    assert frozen is not None and tuner is not None, "a model of this page has an adapter"
     step(0.6, "drawing what the frozen model says")
     frozen_film = _draw(footage, frozen, "frozen", truth, folder)
-    tuned_film = None
-    if tuned is not None:
-        step(0.8, "drawing what the tuned model says")
-        tuned_film = _draw(footage, tuned, "tuned", truth, folder)
-    return Comparison(frozen, tuned, truth, frozen_film, tuned_film)
+    step(0.8, "drawing what the tuned model says")
+    tuned_film = _draw(footage, tuned, "tuned", truth, folder)
+    return Comparison(frozen, tuned, truth, tuner.has_one_hard_gate, frozen_film, tuned_film)
 
 
 def _draw(footage: Footage, answer: Answer, name: str, truth: Tube | None, folder: Path) -> Path:

@@ -74,13 +74,14 @@ def admit_upload(file: Path, uploads: Path) -> Film:
 
 
 def preview(footage: Footage, kind: DegradationKind | None, severity: int) -> np.ndarray:
-    """The middle frame as it is, and beside it what is left of it, (H, W, 3) uint8; small frames are enlarged."""
+    """The middle frame, and beside it what is left of it, (H, W, 3) uint8; small frames are enlarged."""
     (frame,) = footage.frames([len(footage) // 2])
-    spoilt = frame if kind is None else degrade(frame[None], Degradation(kind, severity, 0))[0]
-    gap = np.full((frame.shape[0], max(2, frame.shape[1] // 40), 3), 255, dtype=np.uint8)
-    both = np.concatenate([frame, gap, spoilt], axis=1)
+    shown = frame
+    if kind is not None:
+        gap = np.full((frame.shape[0], max(2, frame.shape[1] // 40), 3), 255, dtype=np.uint8)
+        shown = np.concatenate([frame, gap, degrade(frame[None], Degradation(kind, severity, 0))[0]], axis=1)
     scale = max(1, PREVIEW_HEIGHT // frame.shape[0])
-    return both.repeat(scale, axis=0).repeat(scale, axis=1)
+    return shown.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def degraded_copy(film: Path, kind: DegradationKind, severity: int, folder: Path) -> Path:

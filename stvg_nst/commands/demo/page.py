@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from datamodules.degradation.kinds import DEGRADATIONS, DegradationKind
 from datamodules.footage import open_footage
 from datamodules.video import VideoDecodeError
 from stvg_nst.commands.demo.comparison import compare
-from stvg_nst.commands.demo.explained import explanation, published_tables
+from stvg_nst.commands.demo.explained import add_results, explanation
 from stvg_nst.commands.demo.films import (
     LARGEST_MB,
     LONGEST_SECONDS,
@@ -22,8 +23,8 @@ from stvg_nst.commands.demo.films import (
     degraded_copy,
     preview,
 )
-from stvg_nst.commands.demo.models import Models
-from stvg_nst.commands.demo.words import NO_MODEL, READY, meter, promise, verdict
+from stvg_nst.commands.demo.models import SHIPPED, Models
+from stvg_nst.commands.demo.words import READY, meter, promise, verdict
 
 CLEAN = "clean"
 _KINDS: dict[str, DegradationKind | None] = {CLEAN: None, **{kind.replace("_", " "): kind for kind in DEGRADATIONS}}
@@ -41,12 +42,12 @@ def build_page(films: dict[str, Film], models: Models, uploads: Path) -> gr.Bloc
             "# Does it restore, does it forget?\n"
             "A grounder finds what a sentence speaks of in a film. It was trained on clean film. **Spoil a clip, and "
             "ask the frozen model and the same model after null-space tuning (NST).** Then choose *clean*, and see "
-            "that NST has forgotten little."
+            "whether NST has forgotten anything."
         )
         with gr.Tab("Try it"):
-            _add_trial(_Desk(films, models, uploads))
+            _add_trial(page, _Desk(films, models, uploads))
         with gr.Tab("Results"):
-            published_tables()
+            add_results(models.folders)
         with gr.Tab("How it works"):
             gr.HTML(explanation())
     return page
@@ -67,7 +68,7 @@ class _Desk:
         try:
             return self.films[name] if upload is None else admit_upload(Path(upload), self._uploads)
         except _REFUSED as error:
-            raise gr.Error(f"This film cannot be used: {error}", duration=None) from error
+            raise _refusal("This film cannot be used", error) from error
 
     def sentences(self, name: str, upload: str | None) -> Any:
         known = self.film(name, upload).sentences
@@ -83,9 +84,9 @@ class _Desk:
         sentence: str,
         kind: str,
         severity: int,
-        model: str | None,
+        model: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (by this default Gradio knows that it is wanted)
-    ) -> tuple[str, str | None, str, str]:
+    ) -> tuple[str, str, str, str]:
         """Films of both answers, and what they mean."""
         progress(0.0, "reading the film")
         film = self.film(name, upload)
@@ -100,55 +101,77 @@ class _Desk:
             truth = film.truth if sentence in film.sentences else None
             found = compare(self.models.get(model), seen, sentence, truth, folder, progress)
         except _REFUSED as error:
-            raise gr.Error(f"There is no answer: {error}", duration=None) from error
-        tuned = None if found.tuned_film is None else str(found.tuned_film)
-        return str(found.frozen_film), tuned, verdict(found) + meter(found), promise(self.models.folder(model))
+            raise _refusal("There is no answer", error) from error
+        certain = promise(self.models.folder(model), found)
+        return str(found.frozen_film), str(found.tuned_film), verdict(found) + meter(found), certain
 
 
-def _add_trial(desk: _Desk) -> None:
+def _refusal(what: str, error: Exception) -> gr.Error:
+    """What a visitor is told. It names no file of this machine; what is this machine's fault goes to its log."""
+    reason = str(error)
+    if isinstance(error, VideoDecodeError):
+        reason = error.cause
+    elif isinstance(error, OSError):
+        reason = error.strerror or "a file of this machine cannot be read"
+    words = escape(f"{what}: {reason}")  # Gradio takes it for HTML
+    return gr.Error(words, duration=None, print_exception=isinstance(error, OSError))
+
+
+def _add_trial(page: gr.Blocks, desk: _Desk) -> None:
     """The first tab. Uploads are read by all parts of it, so that each refuses a bad one by itself."""
-    clips = [*desk.films]
+    clips, names = [*desk.films], desk.models.names
     with gr.Row():
         with gr.Column(scale=1, min_width=320):
             clip = gr.Dropdown(clips, value=clips[0], label="1. A clip of the benchmark", elem_id="clip")
-            limits = f"or a film of your own, up to {LONGEST_SECONDS} s and {LARGEST_MB} MB"
-            upload = gr.File(label=limits, type="filepath", height=140, elem_id="upload")
             known = desk.films[clips[0]].sentences
             sentence = gr.Dropdown(
                 [*known],
                 value=known[0],
                 allow_custom_value=True,
                 label="2. A sentence",
-                info="Choose one, or write another in its words.",
+                info="Choose one, or write your own in such words.",
                 elem_id="sentence",
             )
             kind = gr.Radio([*_KINDS], value="motion blur", label="3. What spoils it", elem_id="kind")
-            severity = gr.Slider(1, 5, value=4, step=1, label="how badly", elem_id="severity")
-            names = desk.models.names
-            model = gr.Dropdown(
-                names, value=names[0] if names else None, label="The tuned model", visible=bool(names), elem_id="model"
-            )
+            severity = gr.Slider(1, 5, value=4, step=1, label="How badly", elem_id="severity")
             ask = gr.Button("Ask both models", variant="primary", elem_id="ask")
+            shown_names = [(f"{name}, which comes with the suite" if name == SHIPPED else name, name) for name in names]
+            model = gr.Dropdown(shown_names, value=names[0], label="The tuned model", elem_id="model")
+            limits = f"A film of your own, up to {LONGEST_SECONDS} s and {LARGEST_MB} MB"
+            upload = gr.File(label=limits, type="filepath", height=140, elem_id="upload")
         with gr.Column(scale=2, min_width=480):
-            shown = gr.Image(label="As it is, and spoilt", interactive=False, buttons=[], height=220, elem_id="preview")
-            words = gr.HTML(READY if names else NO_MODEL, elem_id="words")
+            shown = gr.Image(
+                label="The film, and what is left of it", interactive=False, buttons=[], height=190, elem_id="preview"
+            )
+            words = gr.HTML(READY, elem_id="words")
             with gr.Row():
                 options: dict[str, Any] = {"autoplay": True, "loop": True, "interactive": False}
                 options |= {"buttons": [], "height": 380}
                 frozen = gr.Video(label="The frozen model", elem_id="frozen", **options)
-                tuned = gr.Video(label="Tuned by NST", elem_id="tuned", visible=bool(names), **options)
+                tuned = gr.Video(label="The tuned model", elem_id="tuned", **options)
             certain = gr.HTML(elem_id="certain")
-    look = {"fn": desk.preview, "inputs": [clip, upload, kind, severity], "outputs": shown, "show_progress": "hidden"}
+    answer = [frozen, tuned, words, certain]
+    look: dict[str, Any] = {"fn": desk.preview, "inputs": [clip, upload, kind, severity], "outputs": shown}
+    look["show_progress"] = "hidden"
     for change in (clip.change, upload.change):
-        change(desk.sentences, [clip, upload], sentence, queue=False)
+        change(desk.sentences, [clip, upload], sentence, queue=False, show_progress="hidden")
         change(**look, trigger_mode="always_last", concurrency_limit=2)
     for change in (kind.change, severity.change):
         change(**look, trigger_mode="always_last", concurrency_limit=2)
+    kind.change(lambda kind: gr.update(visible=kind != CLEAN), kind, severity, queue=False, show_progress="hidden")
+    # An answer to another question than the one that stands there would mislead.
+    gr.on(
+        [each.change for each in (clip, upload, sentence, kind, severity, model)],
+        lambda: (None, None, READY, ""),
+        outputs=answer,
+        queue=False,
+        show_progress="hidden",
+    )
     ask.click(
         desk.ask,
         [clip, upload, sentence, kind, severity, model],
-        [frozen, tuned, words, certain],
+        answer,
         show_progress_on=[frozen, tuned],
         concurrency_id="heavy",
     )
-    gr.context.Context.root_block.load(**look)
+    page.load(**look)

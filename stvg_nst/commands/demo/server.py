@@ -23,12 +23,11 @@ def serve(runs: Sequence[Path], *, data: Path, host: str, port: int) -> int:
     Raises:
         OSError: the port is taken.
     """
+    print("the page starts", flush=True)  # which takes some seconds, and longer where the benchmark is to be rendered
     models = Models(runs)
     with tempfile.TemporaryDirectory(prefix="stvg-demo-") as folder:
         page = start(models, data=data, folder=Path(folder), host=host, port=port)
         print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
-        if not models.names:
-            print("no tuned model was found: only the frozen one answers; make train tunes one", flush=True)
         try:
             page.block_thread()
         finally:

@@ -61,8 +61,6 @@ def test_an_upload_has_limits(
 def test_a_preview_shows_the_frame_and_what_is_left_of_it(uploads: Path) -> None:
     footage = open_footage(film(uploads / "a.mp4"))
     clean, dark = preview(footage, None, 3), preview(footage, "low_light", 5)
-    assert clean.shape == dark.shape and clean.shape[0] == PREVIEW_HEIGHT
-    left, right = slice(0, 48 * 8), slice(-48 * 8, None)
-    np.testing.assert_array_equal(clean[:, left], clean[:, right])
-    np.testing.assert_array_equal(dark[:, left], clean[:, left])
-    assert dark[:, right].mean() < clean[:, right].mean() / 2
+    assert clean.shape == (PREVIEW_HEIGHT, 48 * 8, 3)
+    np.testing.assert_array_equal(dark[:, : 48 * 8], clean)
+    assert dark[:, -48 * 8 :].mean() < clean.mean() / 2

@@ -115,7 +115,7 @@ def test_a_visitor_spoils_a_clip_and_sees_what_both_models_say(browser: Any, tmp
     WebDriverWait(browser, WAIT).until(lambda driver: wait(driver, "#preview img").get_attribute("src") != first)
 
     wait(browser, "#ask").click()
-    assert "NST" in wait(browser, "#words h3").text
+    assert "truth" in wait(browser, "#words h3").text
     for name in ("frozen", "tuned"):
         film = wait(browser, f"#{name} video", having="http")
         WebDriverWait(browser, WAIT).until(
@@ -124,10 +124,15 @@ def test_a_visitor_spoils_a_clip_and_sees_what_both_models_say(browser: Any, tmp
     assert browser.find_element("css selector", "#words [role=meter]").is_displayed()
     assert "certify" in browser.find_element("css selector", "#certain").text
 
+    wait(browser, "#kind input[value='clean']").click()
+    assert wait(browser, "#words", having="Ask both models"), "no answer stands there that is to another question"
+    WebDriverWait(browser, WAIT).until(lambda driver: not driver.find_elements("css selector", "#severity input"))
+
     text = tmp_path / "notes.mp4"
     text.write_text("this is no film")
     browser.find_element("css selector", "#upload input[type=file]").send_keys(str(text))
-    assert wait(browser, "body", having="This film cannot be used")
+    refused = wait(browser, "body", having="This film cannot be used: it is truncated or no video")
+    assert str(tmp_path.anchor) + "tmp" not in refused.text, "no file of the server is named"
 
     assert asked_elsewhere(browser) == []
     browser.execute_script("fetch('https://example.org/').catch(() => null)")

@@ -40,6 +40,19 @@ def test_a_config_can_name_it_and_its_help_comes_from_the_fields():
 
 
 @pytest.mark.parametrize(
+    ("options", "one"),
+    [
+        ({"gate": "hard", "router": "shared"}, True),
+        ({"gate": "soft", "router": "shared"}, False),
+        ({"gate": "hard", "router": "layer"}, False),
+        ({"gate": "hard", "router": "shared", "gate_per": "frame"}, False),
+    ],
+)
+def test_one_hard_gate_is_that_of_a_whole_clip_for_all_layers(options, one):
+    assert NullSpaceTuning(["head"], **options).has_one_hard_gate is one
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"gate_training": "label"}, "needs router 'shared' and gate 'soft' or 'hard', got router 'layer'"),
