@@ -77,7 +77,7 @@ def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path, help="of annotations.jsonl and the videos")
     parser.add_argument("--run", type=Path, required=True, help="folder for what comes of it")
-    parser.add_argument("--model", default="mini", help="mini, or a weights file (default: mini)")
+    parser.add_argument("--model", default="mini", help="mini, tubedetr_mini, or a weights file (default: mini)")
     parser.add_argument(
         "--tuner",
         type=Path,

@@ -33,7 +33,7 @@ from stvg_nst.tensor_files import open_tensors
 Precision = Literal["float32", "bfloat16", "float16"]
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED: Mapping[str, Path] = {"mini": PACKAGE / "models" / "mini"}
+SHIPPED: Mapping[str, Path] = {name: PACKAGE / "models" / name for name in ("mini", "tubedetr_mini")}
 """Grounders that come with the suite: folders of ``model.safetensors``, and of an ``adapter.safetensors`` perhaps."""
 
 EXPORTED = "exported"
@@ -75,7 +75,7 @@ def load(
     """A grounder that answers sentences about anyone's video.
 
     Args:
-        source: ``mini`` for the grounder that comes with the suite, the folder of a run, a weights file that says how
+        source: ``mini`` or ``tubedetr_mini`` for a grounder that comes with the suite, the folder of a run, a weights file that says how
             its network is built (of ``export``), or ``hub:user/name`` for an adapter that somebody has shared.
         adapters: files of adapters, or references to the hub, to load beside the source's own, by the name to call
             them by. The last of them answers; :meth:`VideoGrounder.using` switches.

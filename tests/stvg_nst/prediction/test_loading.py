@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_the_package_offers_what_it_says() -> None:
         stvg_nst.lod  # noqa: B018
 
 
-# --- the shipped miniature --------------------------------------------------------------------------------------------
+# --- the shipped miniatures -------------------------------------------------------------------------------------------
 
 
 def test_the_miniature_says_how_it_is_shown_a_clip(mini: VideoGrounder) -> None:
@@ -53,9 +54,18 @@ def test_the_miniature_says_how_it_is_shown_a_clip(mini: VideoGrounder) -> None:
     assert str(mini) == "mini, frozen"
 
 
-def test_it_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_is_found_from_any_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load("mini", device="cpu").ground(clip, SENTENCE).confidence > 0
+    assert load(name, device="cpu").ground(clip, SENTENCE).confidence > 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_its_card_is_of_its_weights(name: str) -> None:
+    weights = SHIPPED[name] / "model.safetensors"
+    card = (SHIPPED[name] / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    assert f"{weights.stat().st_size:,} bytes" in card
 
 
 def test_an_adapter_that_is_shipped_beside_it_answers(
