@@ -20,11 +20,11 @@ _SAME, _CLEAR = 0.995, 2.0  # vIoU above which answers count as one; points belo
 
 
 def verdict(found: Comparison) -> str:
-    """What tuning did to this clip: both scores where the truth is known, and how far the answers differ."""
+    """What tuning did to this clip: scores where the truth is known, how far the answers differ, and who gave them."""
     if found.tuned is None:
         return NO_MODEL
     rows = _score("Frozen model", "frozen", found, found.frozen) + _score("Tuned by NST", "tuned", found, found.tuned)
-    return f"<h3>{escape(headline(found))}</h3><table class='scores'>{rows}</table>"
+    return f"<h3>{escape(headline(found))}</h3><table class='scores'>{rows}</table><p>{escape(found.tuned.model)}</p>"
 
 
 def headline(found: Comparison) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,11 @@ def test_a_finding_is_a_sentence(
 ) -> None:
     found = comparison(answer(*before), answer(*after), None if truth is None else tube(*truth))
     assert headline(found).startswith(words)
+
+
+def test_a_verdict_names_the_model_with_its_random_weights() -> None:
+    tuned = replace(answer(0, 5), model="runs/<b>, RANDOM WEIGHTS, adapter 'b' (NullSpaceTuning)")
+    assert "<p>runs/&lt;b&gt;, RANDOM WEIGHTS, adapter" in verdict(comparison(answer(0, 5), tuned))
 
 
 def test_without_a_tuned_model_the_page_says_how_to_get_one() -> None:
