@@ -157,8 +157,8 @@ $(FEATURES)/test-benchmark1/index.json: | $(STAMP)
 $(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
 	$(STVG) cache features $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --split test
 
-# The methods of the second comparison name the same layers in both networks.
-OF_TUBEDETR = $(foreach part,$(MODEL) $(MODEL)_weights,--config experiments/model/$(part).yaml)
+# These methods of the second comparison name the same layers in both networks.
+OF_TUBEDETR = $(foreach part,$(MODEL) $(MODEL)_weights,--config experiments/model/$(part).yaml) --only 'encoder_all / *'
 
 .PHONY: budget compare table1 table2 fig2 fig3 robustness cost tables bench-peers curve-tuning-size curve-narrow
 budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s; MODEL=tubedetr_mini)

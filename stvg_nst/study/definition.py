@@ -130,6 +130,14 @@ class Study:
         """The points without their levels, in order."""
         return tuple(dict.fromkeys(map(self.row, self.points)))
 
+    def of_points(self, patterns: Sequence[str]) -> Study:
+        """The study of those of its points whose names match a pattern.
+
+        Raises:
+            StudyError: a pattern matches none.
+        """
+        return replace(self, points=matching(self.points, patterns, "points"))
+
     def under(self, overlays: Iterable[Config]) -> Study:
         """The study with overlays over its baseline and each of its points, such as those of another grounder."""
         above: Config = reduce(merge, overlays, {})

@@ -50,7 +50,8 @@ def test_a_study_is_listed_on_another_grounder_whose_random_weights_leave_no_fil
         "model.tuner.init_args.spaces": str(tmp_path / "spaces"),
     }
     weights = {"model": {"weights": str(tmp_path / "absent.safetensors")}}
-    tubedetr = study(tmp_path, nst=nst).under([read_overlay(Path("experiments/model/tubedetr_mini.yaml")), weights])
+    found = study(tmp_path, nst=nst, other={"overlays": [f"{TUNERS}/nst.yaml"]}).of_points(["n*"])
+    tubedetr = found.under([read_overlay(Path("experiments/model/tubedetr_mini.yaml")), weights])
     assert type(frozen_grounder(tubedetr)).__name__ == "TubeDETR"
     ((_, grounder, _, report),) = injected_points(tubedetr)
     assert type(grounder).__name__ == "TubeDETR" and len(report.layers) == 12
