@@ -46,7 +46,9 @@ PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
 stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(TUBEDETR:%=pretrain/%),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
 GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
-BOXES := $(call stage,boxes,grounding/grounder.safetensors)
+# The decoder of a TubeDETR learns nothing before the tokens know of boxes, so it goes without the second stage.
+BOXES_START := $(if $(TUBEDETR),encoders/encoders,grounding/grounder).safetensors
+BOXES := $(call stage,boxes,$(BOXES_START))
 POLISH := $(call stage,polish,boxes/grounder.safetensors)
 
 # The main process only: PyTorch gives each worker of a loader one thread of its own accord.
@@ -198,20 +200,23 @@ curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## 
 
 # The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose, and
 # what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once. The five methods of the primary
-# comparisons come first; ALL=1 adds the other ten.
-CONFIRM := runs/confirm
-CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(FEATURES)/confirm/index.json $(FEATURES)/confirm-benchmark1/index.json)
+# comparisons come first; ALL=1 adds the other ten. MODEL=tubedetr_mini: rates, twins and confirm on the second network, four methods.
+CONFIRM := runs/confirm$(TUBEDETR:%=-%)
+CONFIRM_STUDIES := experiments/confirm$(if $(TUBEDETR),/tubedetr)
+CONFIRM_DOCS := docs/confirm$(if $(TUBEDETR),/tubedetr)
+CONFIRM_DRAWS := $(if $(TUBEDETR),confirm-benchmark2,confirm confirm-benchmark1)
+CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(CONFIRM_DRAWS:%=$(FEATURES)/%/index.json))
 LEFT_OUT_FEATURES := $(DATA)/features/mini-5
 CONFIRM_SEARCHES := rates twins gates
 MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
 confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
-methods = $(or $(only),$(if $(ALL)$(QUICK),,--only $(MAIN)))
+methods = $(or $(only),$(if $(ALL)$(QUICK)$(TUBEDETR),,--only $(MAIN)))
 .PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unseen confirm
-$(CONFIRM_SEARCHES:%=confirm-%): confirm-%: experiments/confirm/%.yaml | $(FEATURES)/test/index.json
+$(CONFIRM_SEARCHES:%=confirm-%): confirm-%: $(CONFIRM_STUDIES)/%.yaml | $(FEATURES)/test/index.json
 	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
 	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
-	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,experiments/confirm)/chosen_$*.yaml \
-	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,docs/confirm)/$*.csv
+	  --output $(if $(QUICK),$(CONFIRM)/$*-quick,$(CONFIRM_STUDIES))/chosen_$*.yaml \
+	  --table $(if $(QUICK),$(CONFIRM)/$*-quick,$(CONFIRM_DOCS))/$*.csv
 
 confirm-rates:  ## second comparison: the rate of every method, on the search half (about 1 h, JOBS=2; ALL=1: 2 h 30 min)
 confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h, JOBS=2)
@@ -226,19 +231,19 @@ confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-m
 confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
 
-confirm: experiments/confirm/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
+confirm: $(CONFIRM_STUDIES)/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
 	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES),$(methods))
 	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
 	  $(TO_OUTPUT) $(if $(QUICK),--quick)
 
 confirm-cache = $(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split confirm \
-  --data.init_args.confirmation experiments/confirm/confirm.yaml
+  --data.init_args.confirmation $(CONFIRM_STUDIES)/confirm.yaml
 
 $(FEATURES)/confirm/index.json: | $(STAMP)
 	$(confirm-cache)
 
-$(FEATURES)/confirm-benchmark1/index.json: | $(STAMP)
-	$(confirm-cache) --data.init_args.benchmark_seed 1
+$(FEATURES)/confirm-benchmark%/index.json: | $(STAMP)
+	$(confirm-cache) --data.init_args.benchmark_seed $*
 
 $(FEATURES)/val-unseen/index.json: | $(FEATURES)/test/index.json
 	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split val \
@@ -320,7 +325,7 @@ $(PRETRAIN)/grounding/adapter.safetensors: | $(PRETRAIN_FEATURES)/val/index.json
 $(PRETRAIN)/grounding/grounder.safetensors: $(PRETRAIN)/grounding/adapter.safetensors
 	$(STVG) export $(GROUNDING) --model.adapter $< --output $@ --precision single
 
-$(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/grounding/grounder.safetensors
+$(PRETRAIN)/boxes/adapter.safetensors: $(PRETRAIN)/$(BOXES_START) | $(PRETRAIN_FEATURES)/val/index.json
 	$(STVG) boxes $(BOXES) --run $(@D) --ckpt_path last
 
 $(PRETRAIN)/boxes/grounder.safetensors: $(PRETRAIN)/boxes/adapter.safetensors
@@ -397,7 +402,8 @@ bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute wh
 
 .PHONY: bench-gpu
 bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
-	$(BIN)/python -m benchmarks.gpu $(BENCHED) $(if $(PART),--part $(PART)) --output runs/bench-gpu/$(TUBEDETR:%=%-)$(subst $(SPACE),-,$(or $(PART),all)).json
+	$(BIN)/python -m benchmarks.gpu $(BENCHED) $(if $(PART),--part $(PART)) $(if $(TUBEDETR),,--throughput $(THROUGHPUT)) \
+	  --output runs/bench-gpu/$(TUBEDETR:%=%-)$(subst $(SPACE),-,$(or $(PART),all)).json
 
 .PHONY: bench-evaluate
 bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to evaluate

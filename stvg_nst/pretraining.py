@@ -19,6 +19,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.models import CGSTVG, TubeDETR
+from stvg_nst.models.blocks.decoder import FrameDecoder
 from stvg_nst.models.cgstvg import VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
@@ -128,11 +129,17 @@ class GroundingPretraining(GroundingModule):
     * answer: each visual token that leaves the encoder says whether it is under the target's box during the event;
     * attributes: and whether its actor is of the named shape, colour and size, and does what is named;
     * attention: each head of the first layer looks from a visual token at the sentence where one attribute agrees.
+
+    The decoder of a TubeDETR starts from queries without content, so that the box loss does not reach its attention
+    either. It has a term of its own:
+
+    * gaze: during the event each head looks from a frame's query at the cells under the target's box.
     """
 
     ANSWER_WEIGHT = 4.0
     ATTRIBUTE_WEIGHT = 16.0
     ATTENTION_WEIGHT = 16.0
+    GAZE_WEIGHT = 4.0
     ATTRIBUTES = ("shape", "colour", "size", "action")
     HELPERS: tuple[str, ...] = ("alignment_head.weight", "alignment_head.bias", "attention_bias")
 
@@ -145,6 +152,10 @@ class GroundingPretraining(GroundingModule):
         seen: dict[str, Any] = {}
         watched = {"query": "encoder.layers.0.self_attn.q_proj", "key": "encoder.layers.0.self_attn.k_proj"}
         watched["reference"] = "reference_point"
+        if isinstance(self.grounder, TubeDETR):
+            for index in range(len(self.grounder.decoder.layers)):
+                watched[f"gaze_query{index}"] = f"decoder.layers.{index}.cross_attn.q_proj"
+                watched[f"gaze_key{index}"] = f"decoder.layers.{index}.cross_attn.k_proj"
         hooks = [
             self.grounder.get_submodule(path).register_forward_hook(
                 lambda module, inputs, output, name=name: seen.__setitem__(name, output)
@@ -154,12 +165,12 @@ class GroundingPretraining(GroundingModule):
         loss = super().training_step(batch, batch_index)
         for hook in hooks:
             hook.remove()
-        return loss + self._dense_loss(seen | {"tokens": self._tokens}, batch)
+        return loss + self._dense_loss(seen | {"tokens": self._fused.tokens}, batch)
 
     def _ground(self, features: BackboneFeatures, batch: Batch) -> GroundingOutput:
         output = super()._ground(features, batch)
         assert output.fused is not None, "both miniatures say their tokens"
-        self._tokens = output.fused.tokens
+        self._fused = output.fused
         return output
 
     def _dense_loss(self, seen: Mapping[str, Any], batch: Batch) -> Tensor:
@@ -174,6 +185,10 @@ class GroundingPretraining(GroundingModule):
         answer_loss = self._answer_loss(answer, batch, grid)
         attribute_loss = self._attribute_loss(torch.stack(attributes, dim=-1), batch, grid)
         attention_loss = self._attribute_loss(attention, batch, grid, step)
+        gaze_loss = answer_loss.new_zeros(())
+        if isinstance(self.grounder, TubeDETR):
+            gaze_loss = self._gaze_loss(self.grounder.decoder, seen, batch, grid)
+            self.log("train/alignment/gaze", gaze_loss.detach(), batch_size=len(batch))
         self.log("train/alignment/answer", answer_loss.detach(), batch_size=len(batch))
         for index, name in enumerate(self.ATTRIBUTES):
             self.log(f"train/alignment/{name}", attribute_loss[index].detach(), batch_size=len(batch))
@@ -182,6 +197,7 @@ class GroundingPretraining(GroundingModule):
             self.ANSWER_WEIGHT * answer_loss
             + self.ATTRIBUTE_WEIGHT * attribute_loss.mean()
             + self.ATTENTION_WEIGHT * attention_loss.mean()
+            + self.GAZE_WEIGHT * gaze_loss
         )
 
     def _attention_logits(self, query: Tensor, key: Tensor, text_mask: Tensor) -> Tensor:
@@ -197,10 +213,19 @@ class GroundingPretraining(GroundingModule):
 
         The sum over all cells as a share of the few that are, so that these weigh as much as a clip's boxes do.
         """
-        boxes = batch.boxes * batch.inside[..., None]
-        under = (cell_targets(boxes[:, None], grid.size) >= 0).flatten(2).float()
+        under = _cells_of_target(batch, grid).float()
         loss = F.binary_cross_entropy_with_logits(logits, under.expand_as(logits), reduction="sum")
         return loss / (len(logits) * under.sum()).clamp(min=1)
+
+    def _gaze_loss(self, decoder: FrameDecoder, seen: Mapping[str, Any], batch: Batch, grid: _Grid) -> Tensor:
+        """The mean of :func:`gaze_loss` over the decoder's layers; seen is what their queries and keys were."""
+        under = F.pad(_cells_of_target(batch, grid), (0, seen["tokens"].shape[2] - grid.cells))
+        losses = []
+        for index, layer in enumerate(decoder.layers):
+            query, key = (seen[f"gaze_{name}{index}"] for name in ("query", "key"))
+            heads = layer.cross_attn.num_heads
+            losses.append(gaze_loss(query, key, under, num_heads=heads, mask=self._fused.mask))
+        return torch.stack(losses).mean()
 
     def _attribute_loss(self, logits: Tensor, batch: Batch, grid: _Grid, step: int = 1) -> Tensor:
         """Cross-entropies (4,) of cells (V, B, T, h * w, 4) against: the actor here is of the named shape, ...
@@ -282,6 +307,28 @@ class _Grid(NamedTuple):
     def words(self, tokens: Tensor) -> Tensor:
         """(B, L, D) among the tokens of a frame (B, M, D)."""
         return tokens[:, self.cells : tokens.shape[1] - self.cells * (self.kinds - 1)]
+
+
+def gaze_loss(query: Tensor, key: Tensor, target: Tensor, *, num_heads: int, mask: Tensor) -> Tensor:
+    """Minus the logarithm of the share of each head's attention that the target gets, a mean over heads and frames.
+
+    Args:
+        query: (B, T, D), one a frame.
+        key: (B, T, M, D), of its memory.
+        target: (B, T, M) bool; frames without a target do not count.
+        mask: (B, 1 or T, M) bool, True on real tokens.
+    """
+    query, key = query.unflatten(-1, (num_heads, -1)), key.unflatten(-1, (num_heads, -1))
+    logits = torch.einsum("bthd,btmhd->bthm", query, key) / query.shape[-1] ** 0.5
+    attention = logits.masked_fill(~mask[:, :, None], -math.inf).log_softmax(-1)
+    on_target = attention.masked_fill(~target[:, :, None], -math.inf).logsumexp(-1)[target.any(-1)]
+    return -on_target.sum() / max(on_target.numel(), 1)
+
+
+def _cells_of_target(batch: Batch, grid: _Grid) -> Tensor:
+    """(B, T, h * w) bool: cells under the target's box, while the event lasts."""
+    boxes = batch.boxes * batch.inside[..., None]
+    return (cell_targets(boxes[:, None], grid.size) >= 0).flatten(2)
 
 
 def cell_targets(boxes: Tensor, grid: tuple[int, int] | torch.Size) -> Tensor:

@@ -33,6 +33,7 @@ from benchmarks.gpu.options import measure_options
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.report import Printed, Report, Value
 from benchmarks.gpu.stages import measure_stages
+from benchmarks.gpu.throughput import write_throughput
 
 PARTS: dict[str, Callable[[Plan, Report], None]] = {
     "stages": measure_stages,
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--minutes", type=float, default=5.0, help="after which a part is ended")
     parser.add_argument("--output", type=Path, help="the .json to write as well")
+    parser.add_argument("--throughput", type=Path, help="the .yaml for `python -m stvg_nst workload` to write as well")
     options = parser.parse_args()
     model, clips, frames, size, repeats = SIZES[options.device]
     with tempfile.TemporaryDirectory() as folder:
@@ -90,6 +92,8 @@ def main() -> int:
             if options.output is not None:
                 options.output.parent.mkdir(parents=True, exist_ok=True)
                 options.output.write_text(json.dumps(content, indent=1) + "\n")
+        if options.throughput is not None:
+            print(f"\n{write_throughput(options.throughput, content['machine'], content['parts'], plan)}")
     if ended:
         print(f"\nnot measured to the end: {', '.join(ended)}", file=sys.stderr)
     return bool(ended)

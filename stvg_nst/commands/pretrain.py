@@ -12,6 +12,7 @@ from datamodules import MiniScenes
 from datamodules.ministvg import all_sentences_sample
 from stvg_nst.arguments import CommandParser
 from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import SeededCLI
 from stvg_nst.commands.run import RunCLI, stoppable
 from stvg_nst.interruption import Interruption
@@ -50,18 +51,19 @@ def vocabulary(arguments: Sequence[str], program: str) -> int:
 
 
 def encoders(arguments: Sequence[str], program: str) -> int:
-    cli = SeededCLI(
-        DensePretraining,
-        MiniScenes,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        parser_class=OverlayParser,
-        parser_kwargs={"prog": program, "allow_abbrev": False},
-        run=False,
-        args=[*arguments],
-    )
-    fit_encoders(cli.trainer, cli.model, cli.datamodule)
+    with console():
+        cli = SeededCLI(
+            DensePretraining,
+            MiniScenes,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            parser_class=OverlayParser,
+            parser_kwargs={"prog": program, "allow_abbrev": False},
+            run=False,
+            args=[*arguments],
+        )
+        fit_encoders(cli.trainer, cli.model, cli.datamodule)
     return 0
 
 

@@ -21,10 +21,8 @@ from stvg_nst.configuration import Config, ConfigurationError, read_yaml
 from stvg_nst.study import Study, StudyError, read_studies
 
 _NOT_MEASURED = """\
-GPU-hours are not known, for no throughput of a GPU has been measured. On the GPU give
-  python -m benchmarks.model --only cost --device cuda --precision bf16 --frames 64 --size 420 588 --clips 4
-and write '{file}', in YAML: device: its name; inference: clips / seconds of "all"; training: clips / seconds of ResNet,
-VidSwin, text and "NST step" together."""
+GPU-hours are not known: '{file}' is not there, which holds what a GPU does in a second. On the GPU give
+  python -m benchmarks.gpu --part tuning inference --frames 64 --throughput {file}"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from benchmarks.gpu.peaks import Peaks
 from benchmarks.gpu.plan import Plan, attempted, peak_gib
 from benchmarks.gpu.report import Printed, Report
 from benchmarks.gpu.stages import limit, measure_stages
+from benchmarks.gpu.throughput import write_throughput
 from benchmarks.stages import DECODERS, MODULES
 from benchmarks.timing import OUT_OF_MEMORY, Timing, timed
 from benchmarks.work import WorkCounter
+from stvg_nst.commands.workload import read_throughput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENTS = REPOSITORY / "experiments"
@@ -46,6 +48,25 @@ def test_nothing_that_reads_films_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     unwanted = {"av", "decord", "albumentations", "cv2", "lightning", "datamodules", "callbacks", "matplotlib", "rich"}
     assert not unwanted & {*done.stdout.split()}
+
+
+def table_of(**milliseconds: float | str) -> dict[str, object]:
+    return {"rows": [{"name": name, "whole ms": value} for name, value in milliseconds.items()]}
+
+
+def test_what_a_card_does_in_a_second_is_what_workload_reads(tmp_path: Path) -> None:
+    plan, file = replace(PLAN, device="cuda", clips=4, lengths=(32, 64)), tmp_path / "throughput.yaml"
+    short, steps = table_of(LoRA=1.0, NST=1.0, frozen=1.0), table_of(LoRA=400.0, NST=500.0)
+    parts = {"tuning": {"tables": [short, steps]}, "inference": {"tables": [short, table_of(frozen=100.0, NST=150.0)]}}
+    write_throughput(file, "NVIDIA H100", parts, plan)
+    assert read_throughput(file) == {"device": "NVIDIA H100", "training": 8.0, "inference": 40.0}
+    file.unlink()
+    early = parts | {"inference": {"tables": [short]}}
+    assert "inference at 64 frames were not" in write_throughput(file, "NVIDIA H100", early, plan)
+    too_small = parts | {"tuning": {"tables": [short, table_of(NST=OUT_OF_MEMORY)]}}
+    assert "training at 64 frames were not" in write_throughput(file, "NVIDIA H100", too_small, plan)
+    assert "this is no GPU" in write_throughput(file, "CPU", parts, replace(plan, device="cpu"))
+    assert not file.exists()
 
 
 def test_work_is_counted_by_its_operations_and_its_traffic() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import torch
 
 from datamodules import MiniSTVG
 from stvg_nst.models.cgstvg import VideoEncoder
-from stvg_nst.pretraining import DensePretraining, _Grid, cell_targets, look_at_neighbours_in_time
+from stvg_nst.pretraining import DensePretraining, _Grid, cell_targets, gaze_loss, look_at_neighbours_in_time
 from stvg_nst.types import BackboneFeatures, SceneBatch
 from tests.stvg_nst.models.small import GROUNDERS
 
@@ -48,6 +50,17 @@ def test_cells_and_words_are_found_where_the_memory_has_them(kinds: int) -> None
     tokens = torch.arange(6 * kinds + 4.0).expand(1, 2, -1)[..., None]
     assert grid.visual(tokens)[:, 0, 0, :, 0].tolist() == [[*range(6)], [*range(10, 16)]][:kinds]
     assert grid.words(tokens[:, 0])[0, :, 0].tolist() == [6, 7, 8, 9]
+
+
+def test_a_query_should_look_at_the_target_with_every_head_in_frames_that_have_one() -> None:
+    key = torch.eye(4)[None, None].expand(1, 2, -1, -1)
+    target = torch.tensor([[[False, True, False, False], [False] * 4]])
+    mask = torch.tensor([[[True, True, True, False]]])
+    loss = partial(gaze_loss, key=key, target=target, num_heads=2, mask=mask)
+    assert loss(torch.zeros(1, 2, 4)).item() == pytest.approx(math.log(3))
+    # The first head has two of four features, among them that of the target's key; the second cannot tell it.
+    assert loss(torch.tensor([[[0.0, 99.0, 0.0, 0.0]]]).expand(1, 2, 4)).item() == pytest.approx(math.log(3) / 2)
+    assert loss(torch.zeros(1, 2, 4), target=torch.zeros_like(target)).item() == 0
 
 
 @pytest.mark.parametrize("name", GROUNDERS)
