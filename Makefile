@@ -159,9 +159,12 @@ $(FEATURES)/test-benchmark1/index.json: | $(STAMP)
 $(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
 	$(STVG) cache features $(SECOND_MINI) --config experiments/tuner/zero_shot.yaml --data.init_args.benchmark_seed 1 --split test
 
+# These methods of the second comparison name the same layers in both networks.
+OF_TUBEDETR = $(foreach part,$(MODEL) $(MODEL)_weights,--config experiments/model/$(part).yaml) --only 'encoder_all / *'
+
 .PHONY: budget compare table1 table2 fig2 fig3 robustness cost tables bench-peers curve-tuning-size curve-narrow
-budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s)
-	$(STVG) budget $(PEERS)
+budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s; MODEL=tubedetr_mini)
+	$(STVG) budget $(if $(TUBEDETR),experiments/confirm/confirm.yaml $(OF_TUBEDETR),$(PEERS))
 
 run-peers = $(call study,$(PEERS),$(COMPARE)/peers,$(DATA)/features)
 compare: budget | $(DRAWS)  ## run every method whose rate was searched, 5 seeds (2 h a grounder, JOBS=2; ONLY='decoder / *': 1 h; QUICK=1: 10 min)
@@ -353,6 +356,8 @@ dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=ru
 	$(BIN)/tensorboard --logdir $(RUNS) --port $(or $(PORT),6006)
 
 # -------------------------------------------------------------------------------------------------- quality
+# MODEL=tubedetr: that instead of CG-STVG at full size.
+BENCHED := $(if $(TUBEDETR),--model experiments/model/$(MODEL).yaml --scope experiments/scope/tubedetr/both.yaml)
 # A process for each core, one thread each; a file's tests stay together, for they share what is costly to make.
 PARALLEL := --numprocesses auto --dist loadfile
 
@@ -392,13 +397,13 @@ bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frame
 	$(BIN)/python -m benchmarks.attention
 
 .PHONY: bench-model
-bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores)
-	$(BIN)/python -m benchmarks.model
+bench-model: | $(STAMP)  ## measure the full-size model by stage, and compute what fits a card (6 min on 2 cores; MODEL=tubedetr)
+	$(BIN)/python -m benchmarks.model $(BENCHED)
 
 .PHONY: bench-gpu
 bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within 5 minutes (PART='stages memory tuning inference options kernels')
-	$(BIN)/python -m benchmarks.gpu $(if $(PART),--part $(PART)) --throughput $(THROUGHPUT) \
-	  --output runs/bench-gpu/$(subst $(SPACE),-,$(or $(PART),all)).json
+	$(BIN)/python -m benchmarks.gpu $(BENCHED) $(if $(PART),--part $(PART)) $(if $(TUBEDETR),,--throughput $(THROUGHPUT)) \
+	  --output runs/bench-gpu/$(TUBEDETR:%=%-)$(subst $(SPACE),-,$(or $(PART),all)).json
 
 .PHONY: bench-epoch
 bench-epoch: | $(FEATURES)/test/index.json  ## measure an epoch of one process and of two, beside what the cost model says of it (5 min)

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
+from stvg_nst.configuration import merge, read_overlay
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.blocks.vocabulary import write_stand_in
 from stvg_nst.tuning import NullSpaceTuning, Tuner
@@ -64,6 +65,15 @@ def with_stand_in_text(model: Path, folder: Path) -> Path:
     text["source"] = str(folder)
     changed = folder / "model.yaml"
     changed.write_text(yaml.safe_dump(content))
+    return changed
+
+
+def with_scope(tuner: Path, scope: Path | None, folder: Path) -> Path:
+    """The tuner's overlay with the targets of an overlay of experiments/scope, if any, written into a folder."""
+    if scope is None:
+        return tuner
+    changed = folder / "tuner.yaml"
+    changed.write_text(yaml.safe_dump(merge(read_overlay(tuner), read_overlay(scope))))
     return changed
 
 

@@ -89,8 +89,8 @@ def live(case: Case, grounder: Grounder, nst: NullSpaceTuning) -> tuple[int, int
         for tensor in (*grounder.state_dict().values(), frames):
             counter.count(tensor)
         with torch.no_grad(), precision_of(case):
-            appearance, motion = grounder.visual(frames), grounder.motion(frames)
-        features = BackboneFeatures(appearance, motion, torch.ones(1, *motion.shape[-2:], dtype=torch.bool))
+            maps = [encoder(frames) for encoder in grounder.backbones()]
+        features = BackboneFeatures.of(*maps, cell_mask=torch.ones(1, *maps[0].shape[-2:], dtype=torch.bool))
         encoding = counter.restart()
         with torch.no_grad(), precision_of(case):
             grounder.ground(features, mask, [QUERY])

@@ -1,4 +1,4 @@
-"""What CG-STVG costs at full size, stage by stage, and how much of it fits a card: `make bench-model`.
+"""What a grounder costs at full size, stage by stage, and how much of it fits a card: `make bench-model`.
 
 Each case runs in a process of its own, whose peak of memory is the case's. Weights are random, which costs the same.
 The budget at the end is the bytes of all tensors alive at once, counted on tensors without values for clips of 8 and of
@@ -27,11 +27,12 @@ from benchmarks.cases import (
     build,
     machine_of,
     precision_of,
+    with_scope,
     with_stand_in_text,
     without_backbones,
 )
 from benchmarks.memory import COUNTED, KINDS, live_bytes, need
-from benchmarks.stages import STAGES, parameters, stage_timings, stage_work
+from benchmarks.stages import VISUAL, parameters, stage_timings, stage_work
 from benchmarks.timing import timed
 from benchmarks.tuning import Row, infer, lora_beside, training_step, tuned
 from stvg_nst.models.base import Grounder
@@ -56,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("experiments/model/cgstvg.yaml"))
     parser.add_argument("--tuner", type=Path, default=Path("experiments/tuner/nst.yaml"), help="an overlay of NST")
+    parser.add_argument("--scope", type=Path, help="an overlay with other targets, of experiments/scope")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--clips", type=int, nargs="+", default=[1, 2], help="sizes of a batch")
@@ -69,7 +71,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size = options.frames, *options.size
-        common = with_stand_in_text(options.model, Path(folder)), options.tuner, options.device
+        tuner = with_scope(options.tuner, options.scope, Path(folder))
+        common = with_stand_in_text(options.model, Path(folder)), tuner, options.device
         cases = [
             Case(*common, precision, clips, *size, options.repeats, options.threads)
             for precision in options.precision
@@ -158,11 +161,13 @@ def peak_memory(case: Case) -> float:
 
 def print_costs_as_measured(cases: Sequence[Case]) -> list[tuple[Case, Cost]]:
     """Each row appears as soon as its case is measured."""
-    names = STAGES
-    costs = []
-    print_head("clips x T x H x W", *(f"{name} s" for name in names), "all s", "peak GiB")
+    costs: list[tuple[Case, Cost]] = []
+    names: list[str] = []
     for case in cases:
         cost = apart(measure, case)
+        if not costs:
+            names = list(cost.parameters)
+            print_head("clips x T x H x W", *(f"{name} s" for name in names), "all s", "peak GiB")
         costs.append((case, cost))
         seconds = [cost.seconds[name] for name in names]
         print_row(case.title, *(f"{value:.3g}" for value in (*seconds, sum(seconds), cost.memory)))
@@ -182,7 +187,7 @@ def print_tuning(costs: Sequence[tuple[Case, Cost]]) -> None:
     for case, cost in costs:
         columns = ("inference frozen", "inference NST", "inference LoRA", "step NST", "step LoRA")
         frozen, nst, _, nst_step, lora_step = values = [cost.seconds[name] for name in columns]
-        encoders = cost.seconds["ResNet"] + cost.seconds["VidSwin"]
+        encoders = sum(cost.seconds[name] for name in VISUAL if name in cost.seconds)
         added = (
             f"{(nst - frozen) / (encoders + frozen):+.1%}",
             f"{(nst_step - lora_step) / (encoders + lora_step):+.1%}",

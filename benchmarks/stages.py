@@ -1,4 +1,4 @@
-"""The stages of CG-STVG: seconds, operations and parameters of each."""
+"""The stages of a grounder: seconds, operations and parameters of each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,25 @@ from benchmarks.work import Work, WorkCounter
 from stvg_nst.models.base import Grounder
 
 MODULES = {"ResNet": "visual", "VidSwin": "motion", "text": "text", "encoder": "encoder"}
+VISUAL = "ResNet", "VidSwin"
 DECODERS = "decoders"  # what follows the encoder, and the projections ahead of it
-STAGES = (*MODULES, DECODERS)
+
+
+def stage_modules(grounder: nn.Module) -> dict[str, nn.Module]:
+    """Of each stage that is a module; TubeDETR has no video encoder."""
+    return {name: grounder.get_submodule(path) for name, path in MODULES.items() if hasattr(grounder, path)}
+
+
+def stages_of(grounder: nn.Module) -> tuple[str, ...]:
+    """The names of all stages, in the order in which they run."""
+    return (*stage_modules(grounder), DECODERS)
 
 
 @contextmanager
 def watched(grounder: Grounder, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
     """Calls with the stage's name at the beginning and at the end of each stage that is a module."""
     hooks = []
-    for name, path in MODULES.items():
-        module = grounder.get_submodule(path)
+    for name, module in stage_modules(grounder).items():
         hooks += [
             module.register_forward_pre_hook(partial(_say, enter, name)),
             module.register_forward_hook(partial(_say, leave, name)),
@@ -44,7 +53,7 @@ def stage_timings(
     case: Case, grounder: Grounder, frames: Tensor, mask: Tensor, *, warm_up: int = 1
 ) -> dict[str, Timing]:
     """Of the frozen model, and of ``all`` from the frames to the answers; in the precision that surrounds the call."""
-    rounds: dict[str, list[float]] = {name: [] for name in (*STAGES, "all")}
+    rounds: dict[str, list[float]] = {name: [] for name in (*stages_of(grounder), "all")}
     for turn in range(warm_up + case.repeats):
         starts: dict[str, Moment] = {}
         stops: dict[str, Moment] = {}
@@ -61,7 +70,7 @@ def stage_timings(
             ground = now(case.device)
             grounder.ground(features, mask, [QUERY] * case.clips)
             end = now(case.device)
-        seconds = {name: between(starts[name], stops[name]) for name in MODULES}
+        seconds = {name: between(starts[name], stops[name]) for name in stage_modules(grounder)}
         seconds[DECODERS] = between(ground, end) - seconds["text"] - seconds["encoder"]
         seconds["all"] = between(begin, end)
         for name, values in rounds.items():
@@ -82,10 +91,10 @@ def stage_work(grounder: Grounder, frames: Tensor, mask: Tensor) -> dict[str, Wo
 
     with watched(grounder, enter, leave), counter:
         grounder(frames, mask, [QUERY] * len(frames))
-    return {name: counter.work[name] for name in STAGES}
+    return {name: counter.work[name] for name in stages_of(grounder)}
 
 
 def parameters(grounder: nn.Module) -> dict[str, int]:
     """Numbers of them by stage."""
-    counts = {name: sum(p.numel() for p in grounder.get_submodule(path).parameters()) for name, path in MODULES.items()}
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in stage_modules(grounder).items()}
     return counts | {DECODERS: sum(p.numel() for p in grounder.parameters()) - sum(counts.values())}

@@ -14,6 +14,7 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights
 from stvg_nst.study import Study
 from stvg_nst.tuning.base import InjectionReport, Tuner
+from stvg_nst.tuning.nst.options import NullSpaceOptions
 
 
 def injected_points(study: Study) -> Iterator[tuple[str, Grounder, Tuner, InjectionReport]]:
@@ -22,14 +23,17 @@ def injected_points(study: Study) -> Iterator[tuple[str, Grounder, Tuner, Inject
     Raises:
         ValueError: a target matches nothing, or an option does not fit the model.
     """
-    grounders: dict[str, Grounder] = {}
+    grounders: dict[str, tuple[Grounder, bool]] = {}
     for name, config in study.points.items():
         model = config["model"]
         key = json.dumps([model["grounder"], model["weights"]], sort_keys=True)
         if key not in grounders:
             grounders[key] = _grounder(model)
-        grounder = copy.deepcopy(grounders[key])
+        frozen, is_random = grounders[key]
+        grounder = copy.deepcopy(frozen)
         tuner: Tuner = _built(Tuner, model["tuner"])
+        if is_random and isinstance(tuner, NullSpaceOptions):
+            tuner.spaces = None  # decompositions that nobody will ask for again
         try:
             report = tuner.inject(grounder)
         except ValueError as error:
@@ -39,7 +43,7 @@ def injected_points(study: Study) -> Iterator[tuple[str, Grounder, Tuner, Inject
 
 def frozen_grounder(study: Study) -> Grounder:
     """The study's grounder as its baseline tests it."""
-    grounder = _grounder(study.baseline["model"])
+    grounder, _ = _grounder(study.baseline["model"])
     tuner: Tuner = _built(Tuner, study.baseline["model"]["tuner"])
     tuner.inject(grounder)
     return grounder
@@ -61,11 +65,13 @@ def budget_text(study: Study) -> str:
     return "\n".join(lines)
 
 
-def _grounder(model: Mapping[str, Any]) -> Grounder:
+def _grounder(model: Mapping[str, Any]) -> tuple[Grounder, bool]:
+    """The grounder, and whether its weights are random."""
     grounder: Grounder = _built(Grounder, model["grounder"])
-    if model["weights"] != "random" and Path(model["weights"]).is_file():
+    is_random = model["weights"] == "random" or not Path(model["weights"]).is_file()
+    if not is_random:
         load_weights(Path(model["weights"]), grounder)
-    return grounder
+    return grounder, is_random
 
 
 def _built(base: type, config: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from stvg_nst import __main__ as root
 from stvg_nst.configuration import merge
 from stvg_nst.models import TubeDETR
 from stvg_nst.models.base import Grounder
+from stvg_nst.models.blocks import ImageEncoder
 from stvg_nst.study import planned_runs, read_studies
 from stvg_nst.tuning import InjectionReport, NullSpaceTuning, Tuner
 from tests.settings_parser import settings_parser
@@ -149,11 +150,15 @@ def test_a_scope_of_tubedetr_names_its_layers(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_scopes_of_tubedetr_are_those_of_cgstvg() -> None:
-    assert sorted(path.stem for path in (FOLDER / "scope" / "tubedetr").glob("*.yaml")) == SCOPES
-    decoder, both = (inject_in_tubedetr("full", scope) for scope in ("decoder_modules", "both_modules"))
+    assert sorted(path.stem for path in (FOLDER / "scope" / "tubedetr").glob("*.yaml")) == [*SCOPES, "whole_modules"]
+    decoder, both, whole = (inject_in_tubedetr("full", f"{scope}_modules") for scope in ("decoder", "both", "whole"))
     encoder, inputs = (inject_in_tubedetr("full", scope) for scope in ("encoder_modules", "encoder_inputs_modules"))
-    assert 0 < decoder.trainable < both.trainable < both.total
+    assert 0 < decoder.trainable < both.trainable < whole.trainable
     assert encoder.trainable < inputs.trainable < both.trainable
+    image_encoder = sum(
+        part.numel() for part in ImageEncoder(**SMALL_TUBEDETR["init_args"]["visual"]["init_args"]).parameters()
+    )
+    assert whole.trainable == whole.total - image_encoder
     assert inject_in_tubedetr("prompts", "encoder_modules").trainable == 6 * 10 * 96
 
 

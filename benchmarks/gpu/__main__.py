@@ -1,4 +1,6 @@
-"""CG-STVG at full size on a GPU: `make bench-gpu`, or `python -m benchmarks.gpu` where there is no Makefile.
+"""A grounder at full size on a GPU, CG-STVG unless told otherwise.
+
+`make bench-gpu`, or `python -m benchmarks.gpu` where there is no Makefile.
 
 Inputs are random tensors and weights are random, so no video, no download and no data set are needed, nor any package
 that reads them: torch, torchvision, timm, transformers, peft, jsonargparse and PyYAML are enough. Each part runs in a
@@ -23,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import PRECISIONS, machine_of, with_stand_in_text
+from benchmarks.cases import PRECISIONS, machine_of, with_scope, with_stand_in_text
 from benchmarks.gpu.grounding import measure_inference, measure_tuning
 from benchmarks.gpu.kernels import measure_kernels
 from benchmarks.gpu.memory import measure_memory
@@ -55,8 +57,9 @@ def main() -> int:
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=SIZES, default=device)
-    parser.add_argument("--model", type=Path, help="an overlay of CG-STVG; on a GPU the full size")
+    parser.add_argument("--model", type=Path, help="an overlay of a grounder; on a GPU CG-STVG at full size")
     parser.add_argument("--tuner", type=Path, default=EXPERIMENTS / "tuner/nst.yaml", help="an overlay of NST")
+    parser.add_argument("--scope", type=Path, help="an overlay with other targets, of experiments/scope")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--clips", type=int, help="of a batch")
     parser.add_argument("--frames", type=int, nargs="+", help="lengths of a clip")
@@ -70,7 +73,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(
             with_stand_in_text(options.model or EXPERIMENTS / f"model/{model}.yaml", Path(folder)),
-            options.tuner,
+            with_scope(options.tuner, options.scope, Path(folder)),
             EXPERIMENTS / "tuner/full.yaml",
             options.device,
             tuple(options.precision),

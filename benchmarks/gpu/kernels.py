@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.cases import QUERY, Case, batch_of, build, precision_of
 from benchmarks.gpu.plan import Found, Plan, attempted
 from benchmarks.gpu.report import Report
-from benchmarks.stages import STAGES, stage_timings, stage_work
+from benchmarks.stages import stage_timings, stage_work
 from benchmarks.timing import between, now
 from benchmarks.work import Call, Layout, Work
 from stvg_nst.models.base import Grounder
@@ -48,9 +48,9 @@ def _stages(case: Case, grounder: Grounder) -> list[Found]:
         work = stage_work(grounder, frames, mask)
         timings = stage_timings(case, grounder, frames, mask, warm_up=2)
         del frames
-        for name in STAGES:
-            best, seconds = best_seconds(work[name], case.device), timings[name].median
-            calls = sum(times for call, times in work[name].calls.items() if call.flops)
+        for name, part in work.items():
+            best, seconds = best_seconds(part, case.device), timings[name].median
+            calls = sum(times for call, times in part.calls.items() if call.flops)
             found.append(
                 (name, {"ms": 1e3 * seconds, "kernels ms": 1e3 * best, "share": best / seconds, "calls": calls})
             )

@@ -14,7 +14,7 @@ from benchmarks.cases import Case, batch_of, build, precision_of, without_backbo
 from benchmarks.gpu.grounding import full_tuner, place
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.report import Report
-from benchmarks.stages import DECODERS, STAGES, stage_timings
+from benchmarks.stages import DECODERS, stage_timings, stages_of
 from benchmarks.timing import Timing, timed
 from benchmarks.tuning import training_step, tuned
 from stvg_nst.models.base import Grounder
@@ -25,7 +25,7 @@ COMPILED = {
     "ResNet": ("visual",),
     "VidSwin": ("motion",),
     "encoder": ("encoder",),
-    DECODERS: ("time_decoder", "box_decoder"),
+    DECODERS: ("time_decoder", "box_decoder", "decoder"),
 }
 
 
@@ -76,8 +76,8 @@ def _compile(case: Case, grounder: Grounder, frames: torch.Tensor, mask: torch.T
     report.table(f"torch.compile, backend {backend}: inference, {case.title}", columns)
     with precision_of(case):
         off = stage_timings(case, grounder, frames, mask, warm_up=2)
-        for stage in (name for name in STAGES if name in COMPILED):
-            for path in COMPILED[stage]:
+        for stage in (name for name in stages_of(grounder) if name in COMPILED):
+            for path in (path for path in COMPILED[stage] if hasattr(grounder, path)):
                 module = grounder.get_submodule(path)
                 # Not the module, whose hooks read the clock.
                 module.forward = torch.compile(module.forward, backend=backend)

@@ -6,7 +6,7 @@ from benchmarks.cases import Case, batch_of, build, precision_of
 from benchmarks.gpu.peaks import Peaks, measure_peaks
 from benchmarks.gpu.plan import Found, Plan, attempted
 from benchmarks.gpu.report import Report
-from benchmarks.stages import STAGES, stage_timings, stage_work
+from benchmarks.stages import stage_timings, stage_work
 from benchmarks.timing import Timing
 from benchmarks.work import Work
 from stvg_nst.models.base import Grounder
@@ -33,7 +33,7 @@ def _rows(case: Case, grounder: Grounder, peaks: Peaks) -> list[Found]:
         work = stage_work(grounder, frames, mask)
         timings = stage_timings(case, grounder, frames, mask, warm_up=2)
     work["all"] = Work(sum((part.calls for part in work.values()), start=Work().calls))
-    return [(f"{case.title}, {name}", row(case, timings[name], work[name], peaks)) for name in (*STAGES, "all")]
+    return [(f"{case.title}, {name}", row(case, timings[name], work[name], peaks)) for name in work]
 
 
 def row(case: Case, timing: Timing, work: Work, peaks: Peaks) -> dict[str, float | str]:

@@ -35,18 +35,22 @@ def share(arguments: Sequence[str], program: str) -> int:
     options = parser.parse_args(arguments)
     if options.output is not None:
         check_folder_is_writable(options.output)
-        write_shared(options.output, options.run, options.name, options.baseline)
-        print(f"written to '{options.output}'; load('{options.output}') reads it")
+        base = write_shared(options.output, options.run, options.name, options.baseline)
+        print(f"written to '{options.output}'; {_loading(str(options.output), base)} reads it")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        write_shared(Path(folder), options.run, options.name, options.baseline)
+        base = write_shared(Path(folder), options.run, options.name, options.baseline)
         address = send(Path(folder), options.name, private=options.private)
-    print(f"sent: {address}\nload it with load('{PREFIX}{options.name}'), or --model.adapter {PREFIX}{options.name}")
+    reference = f"{PREFIX}{options.name}"
+    print(f"sent: {address}\nload it with {_loading(reference, base)}, or --model.adapter {reference}")
     return 0
 
 
-def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> None:
+def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> str | None:
     """Writes what is shared of a run into a folder: adapter, configuration, model card, and the certificate if any.
+
+    Returns:
+        The name of the frozen weights, where they come with the suite.
 
     Raises:
         FileNotFoundError: the run is not finished.
@@ -66,13 +70,22 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> N
         "description": json.loads(next(iter(source.description.to_metadata().values()))),
     }
     config: dict[str, Any] = dict(read_yaml(run / RunFile.CONFIG))
-    what = f"`{base}`, which comes with stvg_nst" if base else f"`{Path(config['model']['weights']).name}`"
-    card = model_card(Shared(name, saved.tuner, saved.fields, what, saved.frozen, config), run, baseline)
+    network = config["model"]["grounder"]["class_path"].rpartition(".")[2]
+    whose = "which comes with stvg_nst" if base else f"weights of {network} that you have to have"
+    what = f"`{base or Path(config['model']['weights']).name}`, {whose}"
+    how = _loading(f"{PREFIX}{name}", base)
+    card = model_card(Shared(name, how, saved.tuner, saved.fields, what, saved.frozen, config), run, baseline)
     write_whole(folder / CONFIG, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     write_whole(folder / CARD, card)
     for file in (source.adapter, run / RunFile.CERTIFICATE):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
+    return base
+
+
+def _loading(reference: str, base: str | None) -> str:
+    """How an adapter is loaded in Python, over weights that come with the suite, or over a file that somebody has."""
+    return f'load("{reference}")' if base else f'load("weights.safetensors", adapters={{"shared": "{reference}"}})'
 
 
 def _shipped_name(source: ModelSource) -> str | None:

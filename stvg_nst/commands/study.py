@@ -25,12 +25,23 @@ def budget(arguments: Sequence[str], program: str) -> int:
         description="List the adapted layers, the trainable parameters and their share of each point of a study.",
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="OVERLAY",
+        help="over every point, such as another grounder's of experiments/model/; may be given more than once",
+    )
+    parser.add_argument("--only", nargs="+", metavar="POINT", default=["*"], help="these of the points; * matches any")
     options = parser.parse_args(arguments)
 
     from stvg_nst.budget import budget_text
+    from stvg_nst.configuration import read_overlay
     from stvg_nst.study import read_studies
 
-    print(budget_text(read_studies(options.study)[0]))
+    study = read_studies(options.study)[0].of_points(options.only)
+    print(budget_text(study.under(read_overlay(path) for path in options.config)))
     return 0
 
 

@@ -100,7 +100,7 @@ class Reference:
                 raise ValueError(f"visual tokens {tuple(self.visual.shape)} need {name} {shape}, got {got}")
         shapes = [tuple(mask.shape) for mask in (self.frame_mask, self.memory_mask)]
         for grid in self.inputs:
-            length, shape = frames if grid.frames is None else len(grid.frames), tuple(grid.mask.shape)
+            length, shape = frames if grid.frames is None else grid.frames.shape[0], tuple(grid.mask.shape)
             if shape[:-1] != (batch, length):
                 raise ValueError(f"an input of {length} frames needs a mask ({batch}, {length}, N), got {shape}")
             if shape in shapes:

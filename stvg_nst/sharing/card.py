@@ -16,7 +16,6 @@ from stvg_nst.report.sheet import sheet_markdown
 from stvg_nst.results.metric_names import METRICS, MetricName
 from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.sharing.hub import PREFIX
 
 REPLICATES = 1000
 
@@ -27,6 +26,7 @@ class Shared:
 
     Args:
         name: ``user/name`` on the hub.
+        loading: how it is loaded, in Python.
         tuner: class of the method.
         options: of the method.
         base: the frozen weights, in words.
@@ -35,6 +35,7 @@ class Shared:
     """
 
     name: str
+    loading: str
     tuner: str
     options: Mapping[str, Any]
     base: str
@@ -60,7 +61,7 @@ def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
         f"# {shared.name}",
         f"An adapter by {method} for a frozen spatio-temporal video grounder. It is made to restore degraded film, and "
         "to keep what the grounder does on clean film.",
-        f'```python\nfrom stvg_nst import load\n\nload("{PREFIX}{shared.name}").ground("clip.mp4", "a sentence")\n```',
+        f'```python\nfrom stvg_nst import load\n\n{shared.loading}.ground("clip.mp4", "a sentence")\n```',
         "\n".join(["## What it belongs to", "", *_origin(shared)]),
         "\n".join(["## Scores", "", *_scores(run, baseline)]),
         *_certificate(run / RunFile.CERTIFICATE),

@@ -49,7 +49,7 @@ Paths of overlays are relative to the working directory, as they are after ``--c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
@@ -129,6 +129,20 @@ class Study:
     def rows(self) -> tuple[str, ...]:
         """The points without their levels, in order."""
         return tuple(dict.fromkeys(map(self.row, self.points)))
+
+    def of_points(self, patterns: Sequence[str]) -> Study:
+        """The study of those of its points whose names match a pattern.
+
+        Raises:
+            StudyError: a pattern matches none.
+        """
+        return replace(self, points=matching(self.points, patterns, "points"))
+
+    def under(self, overlays: Iterable[Config]) -> Study:
+        """The study with overlays over its baseline and each of its points, such as those of another grounder."""
+        above: Config = reduce(merge, overlays, {})
+        points = {name: merge(config, above) for name, config in self.points.items()}
+        return replace(self, baseline=merge(self.baseline, above), points=points)
 
     @property
     def heading(self) -> str:

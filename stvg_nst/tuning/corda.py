@@ -88,6 +88,7 @@ class CorDA(LowRankTuner):
     """Clean clips of the tuning set to take W apart by, before the first step; all where there are fewer."""
 
     free_fields: ClassVar[frozenset[str]] = frozenset({"targets", "dropout", "seed", "calibration_clips"})
+    takes_weights_apart: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

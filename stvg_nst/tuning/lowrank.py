@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
 from stvg_nst.tuning.initial_values import drawn
-from stvg_nst.tuning.selection import select_by_name
+from stvg_nst.tuning.selection import leave_out_zeros, select_by_name
 
 
 @dataclass
@@ -38,6 +39,9 @@ class LowRankTuner(Tuner):
     seed: int | None = None
     """Of the adapters' initial values, which depend on it and the layer's name only; the run's seed if not given."""
 
+    takes_weights_apart: ClassVar[bool] = False
+    """Whether a layer whose weight is zero has nothing for this method, and is left out."""
+
     def __post_init__(self) -> None:
         if self.alpha <= 0:
             raise ValueError(f"alpha must be positive, got {self.alpha}; raise --model.tuner.init_args.alpha")
@@ -52,6 +56,8 @@ class LowRankTuner(Tuner):
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLinear], tuple[LayerReport, ...]]:
         targets = select_by_name(grounder, self.targets)
+        if self.takes_weights_apart:
+            targets = leave_out_zeros(targets)
         self._check(targets)
         seed = torch.initial_seed() if self.seed is None else self.seed
         wrapped: dict[nn.Module, TunedLinear] = {}

@@ -69,6 +69,7 @@ class DoRA(LowRankTuner):
     """
 
     free_fields: ClassVar[frozenset[str]] = frozenset({"targets", "dropout", "seed"})
+    takes_weights_apart: ClassVar[bool] = True
 
     def _check(self, targets: Mapping[str, nn.Linear]) -> None:
         super()._check(targets)

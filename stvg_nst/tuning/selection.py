@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from torch import nn
 
 from stvg_nst.nullspace import RankRule, Spectrum, check_rule, measure_spectrum, weight_matrix
 from stvg_nst.seeding import derive_seed
 
+Layer = TypeVar("Layer", bound=nn.Module)
 Strategy = Literal["all", "high_nullity", "low_nullity", "random", "structural"]
 """Which of the candidates are tuned, after Table IV of the paper.
 
@@ -59,11 +60,14 @@ def select_layers(
             where that is asked for, or an option is out of range.
 
     Warns:
-        UserWarning: layers of one rank ratio were parted, for the share ends among them.
+        UserWarning: layers of one rank ratio were parted, for the share ends among them; or a candidate is left out,
+            for its weight is zero and has no row space.
     """
     check_choice(strategy, share)
     check_rule(rule, threshold)
-    candidates = find_candidates(model, targets, whole_modules=strategy != "all", exclude=exclude, pointwise=pointwise)
+    candidates = leave_out_zeros(
+        find_candidates(model, targets, whole_modules=strategy != "all", exclude=exclude, pointwise=pointwise)
+    )
     if strategy == "all":
         return candidates
     if strategy == "random":  # a draw needs no decomposition
@@ -137,6 +141,28 @@ def find_candidates(
     return {name: layer for layer, name in first_names.items()}
 
 
+def leave_out_zeros(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """The layers but those whose weight is zero, for a method that works through the weight and could not move them.
+
+    Layers that start at zero have such weights until a model has been trained, TubeDETR's ``fast_residual`` for one.
+
+    Raises:
+        ValueError: no layer is left.
+
+    Warns:
+        UserWarning: a layer is left out.
+    """
+    zeros = [name for name, layer in layers.items() if not weight_matrix(layer).any()]
+    if not zeros:
+        return dict(layers)
+    names = ", ".join(map(repr, zeros))
+    cause = "as in a model that was not trained; give trained weights: --model.weights"
+    if len(zeros) == len(layers):
+        raise ValueError(f"nothing to tune: all weights of {names} are zero, {cause}, or name other targets")
+    warnings.warn(f"{names} stays as it is, for its weight is zero, {cause}", stacklevel=4)
+    return {name: layer for name, layer in layers.items() if name not in zeros}
+
+
 def select_modules(model: nn.Module, scope: Sequence[str]) -> dict[str, nn.Module]:
     """Whole modules whose qualified name matches a shell-style pattern, by name; one may lie in another.
 
@@ -168,13 +194,18 @@ def choose_layers(
 ) -> frozenset[str]:
     """The names that a strategy chooses among the candidates, whose order decides between equal rank ratios.
 
+    A weight of rank 0 is never chosen, see :func:`leave_out_zeros`.
+
     Raises:
-        ValueError: ``structural`` finds no exact null space, or the share is out of range.
+        ValueError: all weights are zero, ``structural`` finds no exact null space, or the share is out of range.
 
     Warns:
         UserWarning: layers of one rank ratio were parted, for the share ends among them.
     """
     check_choice(strategy, share)
+    spectra = {name: spectrum for name, spectrum in spectra.items() if spectrum.rank}
+    if not spectra:
+        raise ValueError("nothing to choose from: the weight of every candidate is zero; name other targets")
     if strategy == "all":
         return frozenset(spectra)
     if strategy == "structural":

@@ -42,15 +42,21 @@ def test_a_budget_is_drawn_out_from_two_lengths() -> None:
     assert need(live, "tuning", 64) == pytest.approx((1.0, 64 / 1024))
 
 
+TUBEDETR = ("--model", "experiments/model/tubedetr_mini.yaml", "--scope", "experiments/scope/tubedetr/both.yaml")
+STAGES = {"mini": ("ResNet", "VidSwin", "text", "encoder"), "tubedetr": ("ResNet", "text", "encoder")}
+
+
 @pytest.mark.slow
-def test_a_small_measurement_runs_to_its_end() -> None:
+@pytest.mark.parametrize(
+    ("network", "options"), [("mini", ("--model", "experiments/model/mini.yaml")), ("tubedetr", TUBEDETR)]
+)
+def test_a_small_measurement_runs_to_its_end(network: str, options: tuple[str, ...]) -> None:
     sizes = ["--frames", "2", "--size", "128", "128", "--budget-size", "128", "128", "--clips", "1", "--repeats", "1"]
     command = [
         sys.executable,
         "-m",
         "benchmarks.model",
-        "--model",
-        "experiments/model/mini.yaml",
+        *options,
         "--device",
         "cpu",
         *sizes,
@@ -58,4 +64,6 @@ def test_a_small_measurement_runs_to_its_end() -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     shown = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
     assert len(re.findall(r"^\| 1 x 2 x 128 x 128, (fp32|bf16) \|", shown, re.MULTILINE)) == 4
+    columns = " | ".join(f"{stage} s" for stage in (*STAGES[network], "decoders", "all"))
+    assert f"| clips x T x H x W | {columns} | peak GiB |" in shown
     assert len(re.findall(r"^\| clips on \d+ GB, (fp32|bf16) \| [1-9]", shown, re.MULTILINE)) == 8

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from stvg_nst.budget import budget_text, frozen_grounder, injected_points
+from stvg_nst.configuration import read_overlay
 from stvg_nst.study import Study, read_studies
 
 TUNERS = "experiments/tuner"
@@ -41,6 +42,20 @@ def test_what_each_point_adapts_and_trains_is_listed_before_it_is_trained(tmp_pa
     assert lines[lines.index(["lora,", "rank", "8:"]) + 1 :][:2] == layers
     assert ["all", "of", "encoder"] in lines
     assert not any(parameter.requires_grad for parameter in frozen_grounder(found).parameters())
+
+
+def test_a_study_is_listed_on_another_grounder_whose_random_weights_leave_no_file(tmp_path: Path) -> None:
+    nst = {
+        "overlays": [f"{TUNERS}/nst.yaml", "experiments/scope/encoder_all.yaml"],
+        "model.tuner.init_args.spaces": str(tmp_path / "spaces"),
+    }
+    weights = {"model": {"weights": str(tmp_path / "absent.safetensors")}}
+    found = study(tmp_path, nst=nst, other={"overlays": [f"{TUNERS}/nst.yaml"]}).of_points(["n*"])
+    tubedetr = found.under([read_overlay(Path("experiments/model/tubedetr_mini.yaml")), weights])
+    assert type(frozen_grounder(tubedetr)).__name__ == "TubeDETR"
+    ((_, grounder, _, report),) = injected_points(tubedetr)
+    assert type(grounder).__name__ == "TubeDETR" and len(report.layers) == 12
+    assert not (tmp_path / "spaces").exists()
 
 
 def test_a_target_that_matches_nothing_is_an_error_of_its_point(tmp_path: Path) -> None:

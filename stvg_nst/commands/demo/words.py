@@ -17,10 +17,10 @@ _SAME, _CLEAR = 0.995, 2.0  # vIoU above which answers count as one; points belo
 
 
 def verdict(found: Comparison) -> str:
-    """What tuning did to this clip: both scores where the truth is known, and how far the answers differ."""
+    """What tuning did to this clip: scores where the truth is known, how far the answers differ, and who gave them."""
     rows = _score("Frozen model", "frozen", found, found.frozen)
     rows += _score(f"Tuned, {_method(found)}", "tuned", found, found.tuned)
-    return f"<h3>{escape(headline(found))}</h3><table class='scores'>{rows}</table>"
+    return f"<h3>{escape(headline(found))}</h3><table class='scores'>{rows}</table><p>{escape(found.tuned.model)}</p>"
 
 
 def headline(found: Comparison) -> str:
@@ -32,7 +32,7 @@ def headline(found: Comparison) -> str:
         return f"{words} What is true is not known here."
     if found.agreement >= _SAME:
         return f"{same}. It overlaps with the truth by {after:.0f} %."
-    change = after - before
+    change = round(after) - round(before)  # of the numbers that are shown
     if abs(change) < _CLEAR:
         did = "leaves this answer as good as it is"
     else:

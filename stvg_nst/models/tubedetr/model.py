@@ -18,7 +18,7 @@ from stvg_nst.models.blocks.image import ImageEncoder
 from stvg_nst.models.blocks.kept import kept_tokens
 from stvg_nst.models.blocks.layers import MLP, Attention
 from stvg_nst.models.blocks.positions import grid_positions
-from stvg_nst.models.blocks.text import TextEncoder
+from stvg_nst.models.blocks.text import TextEncoder, TokenIds
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 
 MOST_FRAMES = 200  # rows of the original's table of times
@@ -139,8 +139,13 @@ class TubeDETR(Grounder):
         sizes = frame_sizes or [(frames.shape[-2], frames.shape[-1])] * len(frames)
         return encode_clips(frames, frame_mask, sizes, self.visual)
 
-    def ground(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> GroundingOutput:
+    def ground(
+        self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str] | TokenIds
+    ) -> GroundingOutput:
         """Grounds sentences in encoded clips.
+
+        Args:
+            queries: sentences, or what the tokenizer makes of them.
 
         Raises:
             ValueError: a clip has more frames than the model was trained to tell apart.
@@ -169,7 +174,9 @@ class TubeDETR(Grounder):
         memory = self._remember(features, frame_mask, queries)
         return FusedTokens(memory.tokens, memory.token_mask)
 
-    def _remember(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> FrameMemory:
+    def _remember(
+        self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str] | TokenIds
+    ) -> FrameMemory:
         """The memory of each frame: the slow encoder's, corrected by the fast branch."""
         num_frames = frame_mask.shape[1]
         text, text_mask = self.text(queries)
@@ -178,8 +185,8 @@ class TubeDETR(Grounder):
         token_mask = torch.cat((features.cell_mask.flatten(1), text_mask), dim=1)[:, None]
         cell_mask = features.cell_mask.flatten(1)[:, None].expand(-1, num_frames, -1)
         grids = [TokenGrid(cell_mask)]
-        if len(slow) < num_frames:  # else the encoder's inputs are those of the memory
-            grids.append(TokenGrid(token_mask.expand(-1, len(slow), -1), slow))
+        if self.stride > 1 and num_frames > 1:  # else the encoder's inputs are those of the memory
+            grids.append(TokenGrid(token_mask.expand(-1, slow.shape[0], -1), slow))
         positions = self._positions(features.cell_mask, text)
         projection = self.visual_proj
         frozen = frozen_layer(projection)(maps.detach())
@@ -193,7 +200,7 @@ class TubeDETR(Grounder):
             features=features,
             inputs=tuple(grids),
         )
-        if self.encodings is not None:
+        if self.encodings is not None and not isinstance(queries, TokenIds):
             tokens = kept_tokens(
                 self.encodings,
                 features,

@@ -54,7 +54,9 @@ def wrap_layers(
     for name, layer in targets.items():
         space = split(weight_matrix(layer), rule=options.rank_rule, threshold=options.rank_threshold)
         if not space.rank:
-            raise ValueError(f"'{name}' has rank 0: no residual can pass its zero weight; take it out of the targets")
+            raise ValueError(
+                f"'{name}' has rank 0: its weight is no more than rounding noise; take it out of the targets"
+            )
         wrapped[layer] = wrapper = _wrap_layer(options, name, layer, space, bank_width, state)
         reports.append(_report(wrapper, space))
     return wrapped, tuple(reports)

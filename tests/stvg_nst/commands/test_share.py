@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stvg_nst.commands.share import share
 from stvg_nst.configuration import merge, read_yaml
 from stvg_nst.models.description import DescriptionError
 from stvg_nst.prediction import load
+from stvg_nst.prediction.loading import find_source
 from tests.stvg_nst.prediction.adapters import SENTENCE, save_random_adapter
 from tests.stvg_nst.report.test_folder import write_run
 
@@ -44,6 +46,27 @@ def test_a_shared_folder_answers_as_the_run_does(run: Path, tmp_path: Path) -> N
         answers.append(network.find(network.encode(frames), tuple(range(8)), (128, 128), [SENTENCE])[0])
     assert answers[0].tube.start == answers[1].tube.start and answers[0].quality == answers[1].quality
     assert torch.equal(answers[0].tube.boxes, answers[1].tube.boxes)
+
+
+def test_an_adapter_of_other_weights_says_that_it_needs_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as those of a full-size network: here the miniature's, from a folder that is not the suite's."""
+    other = tmp_path / "run"
+    weights = Path(shutil.copy(find_source("mini").weights, tmp_path / "tubes.safetensors"))
+    shutil.copytree(run, other)
+    config = merge(read_yaml(run / "config.yaml"), {"model": {"weights": str(weights)}})
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+
+    assert share([str(other), "user/night", "--output", str(tmp_path / "shared")], "share") == 0
+    card = (tmp_path / "shared" / "README.md").read_text()
+    assert 'load("weights.safetensors", adapters={"shared": "hub:user/night"}).ground(' in card
+    assert "frozen weights: `tubes.safetensors`, weights of CGSTVG that you have to have; fingerprint" in card
+    said = f'load("weights.safetensors", adapters={{"shared": "{tmp_path / "shared"}"}}) reads it'
+    assert said in capsys.readouterr().out
+    assert str(load(weights, adapters={"shared": tmp_path / "shared"}, device="cpu")).endswith(
+        "adapter 'shared' (NullSpaceTuning)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Adapters of the shipped miniature that were never trained: what they say differs from what the frozen model says."""
+"""Adapters that were never trained: what they say differs from what the frozen model says."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,12 +12,15 @@ from stvg_nst.tuning import NullSpaceTuning, save_adapter
 from stvg_nst.tuning.adapter import adapter_state
 
 SENTENCE = "the big red star spins"
+DECODERS = ("*_decoder.layers.*.ffn.linear2",)
 
 
-def save_random_adapter(path: Path, *, threshold: float = 0.0, **options: str) -> Path:
-    """Null-space tuning of the decoders; ``threshold`` is the logit above which a hard gate of one router opens."""
-    tuner = NullSpaceTuning(targets=["*_decoder.layers.*.ffn.linear2"], rank=8, seed=0, **options)  # type: ignore[arg-type]
-    grounder = load("mini", device="cpu").frozen.grounder
+def save_random_adapter(
+    path: Path, *, model: str | Path = "mini", targets: Sequence[str] = DECODERS, threshold: float = 0.0, **options: str
+) -> Path:
+    """Null-space tuning of the decoders of a model; ``threshold`` is the logit above which a hard gate opens."""
+    tuner = NullSpaceTuning(targets=targets, rank=8, seed=0, **options)  # type: ignore[arg-type]
+    grounder = load(model, device="cpu").frozen.grounder
     tuner.inject(grounder)
     generator = torch.Generator().manual_seed(1)
     for name, tensor in adapter_state(grounder).items():

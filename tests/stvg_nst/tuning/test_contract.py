@@ -36,6 +36,7 @@ from stvg_nst.tuning import (
     save_adapter,
 )
 from stvg_nst.tuning.base import InjectionReport, TuningModule
+from stvg_nst.tuning.selection import select_by_name
 from tests.stvg_nst.tuning import toy as plain
 from tests.stvg_nst.tuning import tubedetr_toy
 
@@ -118,9 +119,9 @@ def tuner(request: pytest.FixtureRequest, toy: ModuleType) -> Tuner:
     return TUNERS[request.param](toy)
 
 
-def injected(toy: ModuleType, tuner: Tuner) -> tuple[nn.Module, InjectionReport]:
+def injected(toy: ModuleType, tuner: Tuner, grounder: nn.Module | None = None) -> tuple[nn.Module, InjectionReport]:
     """A toy under a tuner that has seen the clean clips that it asks for, as ahead of a first step."""
-    grounder = toy.ToyGrounder()
+    grounder = grounder or toy.ToyGrounder()
     report = tuner.inject(grounder)
     if tuner.clean_clips:
         tuner.calibrate(grounder, [toy.toy_batch(100), toy.toy_batch(101)], lambda batch: grounder(*batch))
@@ -278,6 +279,23 @@ def test_a_wrapped_layer_cannot_be_bypassed(toy, tuner):
     for module in grounder.modules():
         if isinstance(module, TunedLinear):
             assert not hasattr(module, "weight")
+
+
+@pytest.mark.parametrize(
+    "tuner",
+    ["full", "lora", "dora", "adalora", "flylora", "corda", "projection", "houlsby", "switch", "nst", "gated_adapter"],
+    indirect=True,
+)
+def test_a_layer_without_weights_is_trained_or_left_out_with_a_warning(toy, tuner, recwarn):
+    grounder = toy.ToyGrounder()
+    name, layer = next(iter(select_by_name(grounder, toy.TARGETS).items()))
+    nn.init.zeros_(layer.weight)
+    grounder, report = injected(toy, tuner, grounder)
+    train(toy, grounder, tuner, steps=[0])
+    assert toy.flat(grounder(*toy.toy_batch())).isfinite().all()
+    left_out = bool(report.layers) and name not in {wrapped.name for wrapped in report.layers}
+    warned = [str(warning.message) for warning in recwarn if "its weight is zero" in str(warning.message)]
+    assert len(warned) == left_out and all(f"'{name}' stays as it is" in words for words in warned)
 
 
 def test_the_report_counts_and_weights_match_the_losses(toy, tuner):

@@ -88,7 +88,7 @@ def test_strategies_by_nullity_take_the_share_at_either_end(toy):
 def test_strategies_agree_with_a_sort_by_rank():
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        ranks = torch.randperm(9, generator=generator)[:7].tolist()
+        ranks = (1 + torch.randperm(8, generator=generator))[:7].tolist()
         model, share = ladder(ranks), torch.rand(1, generator=generator).item()
         count = math.ceil(share * len(ranks))
         ordered = sorted(range(len(ranks)), key=ranks.__getitem__)

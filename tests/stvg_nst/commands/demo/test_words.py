@@ -9,7 +9,7 @@ import torch
 
 from datamodules.footage import open_footage
 from stvg_nst.commands.demo.comparison import Comparison
-from stvg_nst.commands.demo.words import headline, meter, promise
+from stvg_nst.commands.demo.words import headline, meter, promise, verdict
 from stvg_nst.prediction import Answer
 from stvg_nst.report.certificate import Certificate, OutputChange, to_json
 from stvg_nst.types import Tube
@@ -37,6 +37,7 @@ FOUND = comparison(answer(0, 5), answer(0, 5))
     [
         ((0, 5), (0, 10), (0, 10), "NST restores 50 points here: 50 % overlap with the truth before, 100 %"),
         ((0, 10), (0, 5), (0, 10), "NST loses 50 points here"),
+        ((0, 1), (0, 6), (0, 7), "NST restores 72 points here: 14 % overlap with the truth before, 86 %"),
         ((0, 10), (10, 20), (5, 15), "NST leaves this answer as good as it is"),
         ((0, 10), (0, 10), (0, 20), "Both models give the same answer. It overlaps with the truth by 50 %."),
         ((0, 10), (0, 5), None, "The two answers overlap by 50 %. What is true is not known here."),
@@ -54,6 +55,11 @@ def test_another_method_is_called_by_its_name_and_promises_nothing() -> None:
     found = comparison(answer(0, 5), answer(0, 10, method="LoRA"), tube(0, 10))
     assert headline(found).startswith("LoRA restores 50 points")
     assert meter(found) == promise(None, found) == ""
+
+
+def test_a_verdict_names_the_model_with_its_random_weights() -> None:
+    tuned = replace(answer(0, 5), model="runs/<b>, RANDOM WEIGHTS, adapter 'b' (NullSpaceTuning)")
+    assert "<p>runs/&lt;b&gt;, RANDOM WEIGHTS, adapter" in verdict(comparison(answer(0, 5), tuned))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from stvg_nst.nullspace import split_dual_space
 from stvg_nst.tuning.base import InjectionReport, LayerReport
@@ -30,6 +31,18 @@ def test_a_strategy_chooses_among_the_targets(toy):
     assert chosen(strategy="high_nullity", share=0.25) == ["decoder.linear2"]
     draws = {tuple(chosen(strategy="random", share=0.5, seed=seed)) for seed in range(8)}
     assert len(draws) > 1
+
+
+def test_no_strategy_chooses_a_layer_without_weights(toy):
+    def chosen(**options) -> list[str]:
+        grounder = toy.ToyGrounder()
+        nn.init.zeros_(grounder.decoder.linear2.weight)
+        with pytest.warns(UserWarning, match="'decoder.linear2' stays as it is"):
+            report = NullSpaceTuning(["*coder"], rank=6, **options).inject(grounder)
+        return [layer.name for layer in report.layers]
+
+    assert chosen(strategy="structural") == ["encoder.linear2"] == chosen(strategy="high_nullity", share=0.25)
+    assert chosen(strategy="random", share=1.0) == ["encoder.linear1", "encoder.linear2", "decoder.linear1"]
 
 
 def test_a_store_is_read_and_gives_the_same_function(toy, tuned, tmp_path, monkeypatch):
