@@ -80,7 +80,7 @@ $(STAMP): pyproject.toml constraints.txt
 # A finished stage is not repeated when a config changes; give the new run a folder of its own (make train RUNS=...).
 TUNED := $(RUNS)/$(TUNER)
 .PHONY: train
-train: $(RUNS)/zero-shot/results.json $(TUNED)/results.json  ## tune on the embedded benchmark, compare with zero-shot
+train: $(RUNS)/zero-shot/results.json $(TUNED)/results.json  ## tune on the embedded benchmark, compare with zero-shot (TUNER=nst_paper: by another recipe; MODEL=tubedetr_mini)
 	$(QUIETLY)$(STVG) report $(RUNS)
 	@echo 'pictures of tubes: $(TUNED)/tubes.png; what happened inside: make dashboard'
 
@@ -309,7 +309,7 @@ pack-results:  ## searches and comparisons as one small file (RESULTS=docs/peers
 	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -
 
 .PHONY: pretrain
-pretrain: $(PRETRAIN)/test/results.json  ## train the miniature grounder that the package ships, from scratch
+pretrain: $(PRETRAIN)/test/results.json  ## train a miniature grounder that the package ships, from scratch (MODEL=tubedetr_mini)
 	$(STVG) report $(PRETRAIN)
 
 $(PRETRAIN)/encoders/encoders.safetensors: | $(STAMP)

@@ -44,11 +44,11 @@ GROUPS = {
         "doctor": ("doctor:doctor", "say what this machine can do, and what an experiment lacks on it"),
         "evaluate": ("evaluate:evaluate", "score the predictions of any model, from files, by the field's protocols"),
     },
-    "CG-STVG at full size (docs/weights.md):": {
+    "weights of CG-STVG and TubeDETR at full size (docs/weights.md):": {
         "convert": ("weights:convert", "write an official checkpoint as weights of ours"),
-        "initialise": ("weights:initialise", "write what its training starts from: MDETR's, Video Swin's, RoBERTa's"),
+        "initialise": ("weights:initialise", "write what their training starts from: MDETR's, Video Swin's, RoBERTa's"),
     },
-    "to make the miniature grounder anew (`make pretrain` runs them in order):": {
+    "to make a miniature grounder anew (`make pretrain` runs them in order):": {
         "vocabulary": ("pretrain:vocabulary", "write its tokenizer and its text encoder's configuration"),
         "encoders": ("pretrain:encoders", "pretrain its visual encoders"),
         "grounding": ("pretrain:grounding", "pretrain its grounding model (takes the options of fit)"),

@@ -56,9 +56,13 @@ def _parser(program: str) -> CommandParser:
     parser.add_argument("sentence", nargs="*", help="what to find; several share the decoding")
     parser.add_argument("--table", type=Path, help="CSV or JSON lines with video and sentence, in place of both")
     parser.add_argument(
-        "--model", default="mini", help="mini, tubedetr_mini, a run's folder or a weights file (default: mini)"
+        "--model",
+        default="mini",
+        help="mini, tubedetr_mini, a run's folder, a weights file or hub:user/name (default: mini)",
     )
-    parser.add_argument("--adapter", type=Path, help="answer with this adapter over the model's weights")
+    parser.add_argument(
+        "--adapter", type=Path, help="a file or hub:user/name: answer with this adapter over the model's weights"
+    )
     parser.add_argument("--compare", action="store_true", help="ask the frozen model too, and draw its boxes dashed")
     parser.add_argument("--start", type=weight, metavar="SECONDS", help="look at the part from here")
     parser.add_argument("--stop", type=positive, metavar="SECONDS", help="to here only")
