@@ -126,7 +126,7 @@ $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/i
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
 search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
-search-recipe:  ## leads to a recipe that is worth choosing: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
+search-recipe:  ## what a better recipe may be made of: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
@@ -172,7 +172,7 @@ compare: budget | $(DRAWS)  ## run every method whose rate was searched, 5 seeds
 
 # A run that failed does not keep the tables from being made: they show it, and the target fails behind them.
 tabulate = ran=0; $(run-peers) || ran=$$?; [ $$ran -le 1 ] && $(TABLES) $(1) && exit $$ran
-table1: budget | $(DRAWS)  ## Table I: Mixed Quality by sentence type (as `compare`, as are all of these)
+table1: budget | $(DRAWS)  ## Table I: Mixed Quality by sentence type (as long as `compare`, like all down to `robustness`)
 table2: budget | $(DRAWS)  ## Table II: the WAS by sentence type
 fig2: budget | $(DRAWS)  ## Fig. 2: gain on LQ against drop on HQ
 fig3: budget | $(DRAWS)  ## Fig. 3: frames, truth and answers of a typical clip of each quality
