@@ -76,8 +76,8 @@ def load(
 
     Args:
         source: ``mini`` or ``tubedetr_mini`` for a grounder that comes with the suite, the folder of a run, a weights
-            file that says how its network is built (of ``export``), or ``hub:user/name`` for an adapter that somebody
-            has shared.
+            file that says how its network is built (of ``export``, or of ``convert`` with an overlay of data), or
+            ``hub:user/name`` for an adapter that somebody has shared.
         adapters: files of adapters, or references to the hub, to load beside the source's own, by the name to call
             them by. The last of them answers; :meth:`VideoGrounder.using` switches.
         device: ``auto`` for a GPU where there is one, or one of PyTorch's names, such as ``cpu`` or ``cuda:1``.
