@@ -18,6 +18,11 @@ _CHATTER = (
 _SETTLED = (
     # Lightning's own use of a function that PyTorch renames.
     (r"lightning\.pytorch\.utilities\._pytree", r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    # What is logged at the end of an evaluation is the same on every process: the metrics have gathered it.
+    (
+        r"lightning\.pytorch\.trainer\.connectors\.logger_connector\.result",
+        r"It is recommended to use `self\.log\('(val|test)/",
+    ),
     # What is frozen is in eval mode for good: tuning rests on that.
     (r"lightning\.pytorch\.loops\.fit_loop", r"Found \d+ module\(s\) in eval mode at the start of training"),
 )

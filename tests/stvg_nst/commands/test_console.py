@@ -39,4 +39,8 @@ def test_only_warnings_that_are_named_are_left_out() -> None:
         warn("Found 343 module(s) in eval mode at the start of training. This may", fit_loop)
         warn("Found 343 module(s) in eval mode at the start of training. This may", "stvg_nst.module")
         warn("the loss is not finite", fit_loop)
-    assert [str(warning.message)[:8] for warning in heard] == ["Found 34", "the loss"]
+        for name in ("val/HQ/m_vIoU", "own"):
+            advice = f"It is recommended to use `self.log('{name}', ..., sync_dist=True)` when logging on epoch level"
+            warn(advice, "lightning.pytorch.trainer.connectors.logger_connector.result")
+    said = [str(warning.message) for warning in heard]
+    assert [words[:8] for words in said[:2]] == ["Found 34", "the loss"] and len(said) == 3 and "'own'" in said[2]
