@@ -299,14 +299,19 @@ paper/vidstg/peers paper/hcstvg_v2/peers: paper/%:
 $(foreach set,hcstvg_v1 hcstvg_v2,paper/$(set)/components paper/$(set)/nullity): paper/%:
 	$(call paper-study,$*) $(paper-hardware) $(paper-only)
 
-# What tables are made of, without the runs' weights, logs and tubes. Unpacked in another checkout (tar -xkf FILE), tables
-# come out the same, and studies go on from there.
-RESULTS ?= results.tar.xz
+# What the tables of a comparison are made of, without the runs' weights, logs and tubes. Unpacked in another checkout
+# (tar -xkf FILE), tables come out the same, and studies go on from there. RESULTS=FILE: into another file.
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
-PACKED = $(or $(wildcard runs/search/lr $(COMPARE)/peers $(CONFIRM)),$(error there are no runs below runs/search/lr, $(COMPARE)/peers or $(CONFIRM)))
-.PHONY: pack-results
-pack-results:  ## searches and comparisons as one small file (RESULTS=docs/peers/results.tar.xz: that one)
-	find $(PACKED) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(RESULTS) -T -
+RUNS_OF_peers := runs/search/lr $(COMPARE)/peers
+RUNS_OF_confirm := $(CONFIRM)
+FILE_OF_peers := docs/peers/results.tar.xz
+FILE_OF_confirm := $(CONFIRM_DOCS)/results.tar.xz
+packed = $(or $(wildcard $(RUNS_OF_$*)),$(error there are no runs below $(RUNS_OF_$*)))
+.PHONY: pack-peers pack-confirm
+pack-peers:  ## the first comparison's searches and runs as one small file, docs/peers/results.tar.xz
+pack-confirm:  ## those of the second one, docs/confirm/results.tar.xz (MODEL=tubedetr_mini: docs/confirm/tubedetr/)
+pack-peers pack-confirm: pack-%:
+	find $(packed) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(or $(RESULTS),$(FILE_OF_$*)) -T -
 
 .PHONY: pretrain
 pretrain: $(PRETRAIN)/test/results.json  ## train a miniature grounder that the package ships, from scratch (MODEL=tubedetr_mini)

@@ -269,21 +269,19 @@ def test_a_failed_run_keeps_no_table_from_being_made(checkout: Path, target: str
     assert make(checkout, target).returncode == 0
 
 
-def test_packed_results_are_those_of_the_runs_and_nothing_larger(checkout: Path) -> None:
-    kept = [
-        "runs/compare/peers/mini/NST-seed0/draw-0/results.json",
-        "runs/confirm/rates/NST-seed0/results.json",
-        "runs/search/lr/LoRA-seed0/diverged.txt",
-    ]
+def test_a_packed_comparison_holds_its_own_results_and_nothing_larger(checkout: Path) -> None:
+    peers = ["runs/compare/peers/mini/NST-seed0/draw-0/results.json", "runs/search/lr/LoRA-seed0/diverged.txt"]
+    confirm = ["runs/confirm/rates/NST-seed0/results.json"]
     left = ["runs/compare/peers/mini/NST-seed0/adapter.safetensors", "runs/mini/nst_encoder/results.json"]
-    assert "there are no runs below runs/search/lr" in make(checkout, "pack-results", "RESULTS=packed.tar.xz").stderr
-    for name in kept + left:
+    assert "there are no runs below runs/search/lr" in make(checkout, "pack-peers", "RESULTS=packed.tar.xz").stderr
+    for name in peers + confirm + left:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(name)
-    packing = make(checkout, "pack-results", "RESULTS=packed.tar.xz")
-    assert packing.returncode == 0, packing.stderr
-    with tarfile.open(checkout / "packed.tar.xz") as packed:
-        assert packed.getnames() == kept
+    for target, kept in (("pack-peers", peers), ("pack-confirm", confirm)):
+        packing = make(checkout, target, "RESULTS=packed.tar.xz")
+        assert packing.returncode == 0, packing.stderr
+        with tarfile.open(checkout / "packed.tar.xz") as packed:
+            assert packed.getnames() == kept
 
 
 def test_clean_keeps_runs_data_and_environment(checkout: Path) -> None:
