@@ -262,7 +262,9 @@ PAPER_PARTS := hcstvg_v1/zero_shot hcstvg_v2/zero_shot vidstg/zero_shot vidstg/r
   hcstvg_v1/rates hcstvg_v1/components hcstvg_v1/nullity \
   hcstvg_v2/rates hcstvg_v2/peers hcstvg_v2/components hcstvg_v2/nullity
 PAPER_SETS := hcstvg_v1 hcstvg_v2 vidstg
-CHOSEN_PARTS := $(if $(PART),$(or $(foreach part,$(PART),$(filter $(part) $(part)/%,$(PAPER_PARTS))),$(error PART names none of $(PAPER_PARTS))),$(PAPER_PARTS))
+# PART is a word of other targets too, so it is looked at where parts of the paper are asked for.
+parts_named = $(strip $(foreach part,$(PART),$(or $(filter $(part) $(part)/%,$(PAPER_PARTS)),$(error PART=$(part) is none of $(PAPER_PARTS)))))
+CHOSEN_PARTS := $(if $(and $(PART),$(filter paper%,$(MAKECMDGOALS))),$(parts_named),$(PAPER_PARTS))
 THROUGHPUT := $(PAPER)/throughput.yaml
 SYNTHETIC := $(DATA)/synthetic
 paper-studies = $(CHOSEN_PARTS:%=experiments/paper/%.yaml)

@@ -52,7 +52,8 @@ def test_make_runs_every_part_and_each_search_before_what_reads_it() -> None:
         assert own.index(f"{name}/rates") == 1, "a rate is chosen ahead of all that needs it"
     assert said.index(" doctor ") < said.index(" study "), "what is lacking is said before anything runs"
     assert " --quick" not in said
-    assert "PART names none of" in make("-n", "paper", "PART=vidstg/table9").stderr
+    assert "PART=vidstg/table9 is none of" in make("-n", "paper", "PART=vidstg/peers vidstg/table9").stderr
+    assert "--part options" in make("-n", "bench-gpu", "PART=options").stdout, "another target's parts"
 
 
 @pytest.mark.parametrize("part", PARTS)
