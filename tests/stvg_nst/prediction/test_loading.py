@@ -244,7 +244,10 @@ def test_what_is_written_is_read(mini: VideoGrounder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"source": "maxi"}, "expected 'mini', a run's folder, a weights file or hub:user/name, and there"),
+        (
+            {"source": "maxi"},
+            "expected 'mini', 'tubedetr_mini', a run's folder, a weights file or hub:user/name, and there",
+        ),
         ({"device": "cuda:64"}, r"there is no GPU 'cuda:64': PyTorch finds \d+ here; give --device cpu, or auto"),
         ({"device": "gpu"}, "there is no kind of device 'gpu'; give auto, cpu or cuda:NUMBER"),
         ({"device": "meta"}, "there is no device 'meta' here; give auto, cpu or cuda:NUMBER"),
