@@ -365,8 +365,9 @@ dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=ru
 # -------------------------------------------------------------------------------------------------- quality
 # MODEL=tubedetr: that instead of CG-STVG at full size.
 BENCHED := $(if $(TUBEDETR),--model experiments/model/$(MODEL).yaml --scope experiments/scope/tubedetr/both.yaml)
-# A process for each core, one thread each; a file's tests stay together, for they share what is costly to make.
-PARALLEL := --numprocesses auto --dist loadfile
+# A process for each core, one thread each; a file's tests stay together, for they share what is costly to make. Files keep
+# the order of tests/conftest.py.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: | $(STAMP)  ## run the fast tests

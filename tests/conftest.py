@@ -34,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("few" if "not slow" in config.getoption("markexpr") else "many")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run whole commands first: begun last, one of them would keep the run waiting while other cores idle."""
+    items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of papers, golden files and real clips beside the repository; absent on most machines."""
