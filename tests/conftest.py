@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run whole commands first: begun last, one of them would keep the run waiting while other cores idle."""
+    """Files that run whole commands first: one that began last would run alone while other cores idle."""
     items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
 
 
