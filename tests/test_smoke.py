@@ -287,8 +287,8 @@ def test_a_fit_that_diverges_says_so_by_its_status(
     assert not (tmp_path / "run" / "adapter.safetensors").exists()
 
 
-# Of four, two have a batch more than the others.
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the metrics of two processes have a test of their own, metrics/test_grounding.py
+@pytest.mark.parametrize("processes", [2, 4])  # of four, two have a batch more than the others
 def test_several_processes_give_the_metrics_of_one(
     stvg: Any, data: Path, weights: Path, tmp_path: Path, processes: int
 ) -> None:
