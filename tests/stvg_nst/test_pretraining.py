@@ -61,6 +61,9 @@ def test_a_query_should_look_at_the_target_with_every_head_in_frames_that_have_o
     # The first head has two of four features, among them that of the target's key; the second cannot tell it.
     assert loss(torch.tensor([[[0.0, 99.0, 0.0, 0.0]]]).expand(1, 2, 4)).item() == pytest.approx(math.log(3) / 2)
     assert loss(torch.zeros(1, 2, 4), target=torch.zeros_like(target)).item() == 0
+    query = torch.zeros(1, 2, 4, requires_grad=True)
+    loss(query).backward()
+    assert query.grad is not None and query.grad[0, 0].any() and not query.grad[0, 1].any(), "no target, no pull"
 
 
 @pytest.mark.parametrize("name", GROUNDERS)
