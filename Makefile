@@ -222,13 +222,13 @@ confirm-rates:  ## second comparison: the rate of every method, on the search ha
 confirm-twins:  ## then the weight of the clean twin, for five methods (about 1 h, JOBS=2)
 confirm-gates:  ## then soft or hard gates (about 15 min, JOBS=2)
 
-confirm-parts: experiments/confirm/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h, JOBS=2)
+confirm-parts: $(CONFIRM_STUDIES)/parts.yaml | $(FEATURES)/test/index.json  ## what each part of NST is good for, on the ablation half (about 1 h, JOBS=2)
 	$(call study,$<,$(CONFIRM)/parts,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-left-out: experiments/confirm/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
+confirm-left-out: $(CONFIRM_STUDIES)/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
 
-confirm-unseen: experiments/confirm/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
+confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
 
 confirm: $(CONFIRM_STUDIES)/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
