@@ -43,7 +43,7 @@ MINI := $(foreach part,base data/mini_cached model/$(MODEL) model/$(MODEL)_weigh
 TUNING := --config experiments/tuner/$(TUNER).yaml
 # Its grounding model in the making: a stage, and the weights that it starts from.
 PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
-stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(TUBEDETR:%=pretrain/%),--config experiments/$(part).yaml) --seed_everything $(SEED) \
+stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(if $(TUBEDETR),scope/tubedetr/whole_modules pretrain/$(MODEL)),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
 GROUNDING := $(call stage,grounding,encoders/encoders.safetensors)
 # The decoder of a TubeDETR learns nothing before the tokens know of boxes, so it goes without the second stage.
