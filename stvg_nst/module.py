@@ -448,6 +448,8 @@ class GroundingModule(SampleMeanModule):
                 f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
                 f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
             )
+        if stage == "fit" and self.annotated:
+            _refuse_clips_without_tubes(getattr(datamodule, "records", {}).get("train", ()))
         if stage == "fit" and self.tuner.calibrates_gate:
             self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
@@ -561,6 +563,15 @@ class GroundingModule(SampleMeanModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _refuse_clips_without_tubes(records: Sequence[Any]) -> None:
+    without = [record.item_id for record in records if not record.has_tube]
+    if without:
+        raise ValueError(
+            f"{len(without):,} of {len(records):,} sentences of the train split have no tube, the first "
+            f"'{without[0]}'; --model.annotated false lets the clean twin alone teach, or take them out"
+        )
 
 
 def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -210,6 +210,20 @@ def test_without_annotations_the_twin_alone_teaches_and_no_tube_is_looked_at(gro
     assert any(gradient.abs().sum() > 0 for gradient in taught)
 
 
+def test_training_clips_without_tubes_are_refused_where_tubes_would_teach(grounder):
+    records = {"train": [SimpleNamespace(item_id=name, query="the star", has_tube=name == "a") for name in "ab"]}
+    data = SimpleNamespace(twins=True, cached_backbones=None, records=records)
+    trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    for annotated in (True, False):
+        tuned = module(copy.deepcopy(grounder), TUNERS["lora"](), annotated=annotated)
+        tuned._trainer = trainer
+        if annotated:
+            with pytest.raises(ValueError, match=r"1 of 2 sentences .* the first 'b'; --model\.annotated false lets"):
+                tuned.setup("fit")
+        else:
+            tuned.setup("fit")
+
+
 @pytest.mark.parametrize(
     ("tuner", "twin", "message"),
     [
