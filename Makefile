@@ -228,7 +228,7 @@ confirm-parts: $(CONFIRM_STUDIES)/parts.yaml | $(FEATURES)/test/index.json  ## w
 confirm-left-out: $(CONFIRM_STUDIES)/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
 
-confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/index.json  ## tuning clips that nobody has annotated, on the ablation half (about 30 min, JOBS=2)
+confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/index.json  ## tuning clips that nobody has annotated, on the ablation half (about 25 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unannotated,$(FEATURES)) $(TO_OUTPUT)
 
 confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
