@@ -65,7 +65,9 @@ def certify(
     }
     changes = _Changes()
     for batch in batches:
-        answers: dict[ForcedGate | Literal["frozen"], list[GroundingOutput]] = defaultdict(list)  # to each pass
+        # Of each pass: the frozen model's answer, those under each gate, and the clips that the own gates close on.
+        frozen: list[GroundingOutput] = []
+        answers: dict[ForcedGate, list[GroundingOutput]] = defaultdict(list)
         shut: list[Tensor] = []
         for part in split_passes(batch, inference):
             for hq_probe in hq_probes.values():
@@ -76,7 +78,7 @@ def certify(
                 features = grounder.encode(part.frames, part.frame_mask, part.frame_sizes)
             ground = partial(grounder.ground, features, part.frame_mask, part.queries)
             with tuner.bypass(), _hooked(layers, probes), _hooked(layers, hq_probes):
-                answers["frozen"].append(ground())
+                frozen.append(ground())
             with tuner.override_gate(0.0):
                 answers["closed"].append(ground())
             with tuner.conditioned_on(part.qualities):
@@ -86,7 +88,6 @@ def certify(
                 with tuner.override_gate(1.0):
                     answers["open"].append(ground())
 
-        frozen = answers.pop("frozen")
         for gate, outputs in answers.items():
             groups: dict[Group, Tensor] = {"HQ": batch.qualities == Quality.HQ, "LQ": batch.qualities == Quality.LQ}
             if gate == "own" and tuner.gate in ("hard", "oracle"):
