@@ -191,6 +191,7 @@ def _offer(path: Path, stage: Stage) -> str:
     for other in _furthest(path.parent.glob("*.ckpt"), stage):
         try:
             read_checkpoint(other, stage)
+            _check_sums(other)
         except CheckpointError:
             continue
         return f"the newest sound one beside it: {_option(other)}"
