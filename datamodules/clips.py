@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -221,14 +222,18 @@ def start_worker(worker: int) -> None:
     """What a loader process does first: it works with one thread, and outlives what ends the training.
 
     `timeout`, SLURM and others send SIGTERM or SIGUSR1 to every process of a command. The training goes on to the end
-    of its step then, and needs its batches; it ends its loader processes itself.
+    of its step then, and needs its batches; it ends its loader processes itself. Where the system does not say who sent
+    a signal, as macOS, the process ends by the first one.
     """
     limit_threads(worker)
+    if sys.platform == "darwin":
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
+    assert sys.platform != "darwin", "it has no sigwaitinfo"
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -87,10 +87,11 @@ class ScaleAndCrop:
                 f"expected sizes of at least one pixel and at least one frame, got sizes {list(self.sizes)}, "
                 f"sizes_before_crop {list(self.sizes_before_crop)} and at_most {self.at_most}"
             )
-        if not 1 <= self.smallest_crop <= min(self.sizes_before_crop):
+        most = min(*self.sizes_before_crop, self._longest)
+        if not 1 <= self.smallest_crop <= most:
             raise ValueError(
-                f"smallest_crop must lie in [1, {min(self.sizes_before_crop)}], the least of sizes_before_crop, got "
-                f"{self.smallest_crop}"
+                f"smallest_crop must lie in [1, {most}], the least of sizes_before_crop and of the longest side that "
+                f"sizes allow, got {self.smallest_crop}"
             )
 
     @property

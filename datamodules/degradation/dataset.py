@@ -100,19 +100,26 @@ class DegradedCopy:
         """Bytes that the missing clips will take, from parts of a few of them.
 
         Raises:
-            VideoDecodeError: one of those cannot be read.
+            VideoDecodeError: none of those can be read.
         """
         if not self.missing:
             return 0
         chosen = [self.missing[i] for i in np.unique(np.linspace(0, len(self.missing) - 1, _SAMPLED_CLIPS).astype(int))]
         num_bytes = num_pixels = 0
+        unreadable: VideoDecodeError | None = None
         with tempfile.TemporaryDirectory() as folder:
             for clip in chosen:
                 file, (start, _) = Path(folder) / "clip.mkv", clip.segment
                 stop = start + min(_SAMPLED_FRAMES, clip.num_frames)
-                write_video(file, _degraded(clip, range(start, stop)), 25, crf=clip.crf)
+                try:
+                    write_video(file, _degraded(clip, range(start, stop)), 25, crf=clip.crf)
+                except VideoDecodeError as error:  # told of this clip when it is to be written
+                    unreadable = error
+                    continue
                 num_bytes += file.stat().st_size
                 num_pixels += (stop - start) * clip.size[0] * clip.size[1]
+        if unreadable is not None and not num_pixels:
+            raise unreadable
         return round(num_bytes / num_pixels * sum(clip.num_pixels for clip in self.missing))
 
     def write(

@@ -76,7 +76,10 @@ class MiniSTVG(STVGDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_at_least("num_frames", 1)
+        for option in ("num_frames", "val_clips", "test_clips"):
+            self.require_at_least(option, 1)
+        if self.training_clips is not None:
+            self.require_at_least("training_clips", 1)
         self.root = Path(self.root)
         if unknown := sorted(set(self.training_without) - set(TARGET_WORDS)):
             raise ValueError(

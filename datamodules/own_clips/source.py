@@ -163,8 +163,10 @@ def split_videos(lines: Sequence[Line]) -> tuple[dict[str, OfficialSplit], list[
 
 def _split_by_name(videos: Iterable[str]) -> dict[str, OfficialSplit]:
     draws = {video: derive_seed("own clips", unicodedata.normalize("NFC", video)) / 2**63 for video in videos}
-    num_test = max(1, sum(draw < _TEST_SHARE for draw in draws.values()))
-    num_val = max(1, sum(draw < _TEST_SHARE + _VAL_SHARE for draw in draws.values()) - num_test)
+    # Of a few videos the draws may be alike: each split gets one all the same.
+    num_test = min(max(1, sum(draw < _TEST_SHARE for draw in draws.values())), len(draws) - 2)
+    held_out = sum(draw < _TEST_SHARE + _VAL_SHARE for draw in draws.values())
+    num_val = min(max(1, held_out - num_test), len(draws) - num_test - 1)
     splits: dict[str, OfficialSplit] = {}
     for place, video in enumerate(sorted(draws, key=lambda video: draws[video])):
         splits[video] = "test" if place < num_test else "val" if place < num_test + num_val else "train"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from math import ceil
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 
 from datamodules.caches.disk_room import free_bytes, room_words
+from datamodules.sampling import FramesByClock
 from stvg_nst.configuration import Config, merge, read_overlay
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import Study
@@ -16,10 +20,27 @@ from stvg_nst.study import Study
 BYTES_OF_A_RUN = 1.2e9
 """What a tuned run leaves at most: two checkpoints of full fine-tuning, 34.9 million weights with two moments each in
 single precision (docs/performance.md), the adapter, and the tubes of VidSTG's test."""
-# GiB of a GPU in single precision and in half of it, and of a clip of 64 frames of 420 x 588 in a step and in a test.
-# Computed: `python -m benchmarks.model --only budget`, docs/performance.md.
-_SINGLE, _HALF = (1.3, 4.9, 1.6), (1.1, 3.0, 0.9)
 _FULL_SIZE = "resnet101"
+_FRAMES = 64  # of a clip as CG-STVG is shown it
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """GiB of a GPU that any number of clips takes, and that a frame of a clip adds in a step and in a test."""
+
+    fixed: float
+    in_a_step: float
+    in_a_test: float
+
+
+# By the network's class, in single precision and in half of it. Computed by `python -m benchmarks.model --only budget`
+# (docs/performance.md), and for TubeDETR `--model experiments/model/tubedetr.yaml --scope
+# experiments/scope/tubedetr/encoder_all.yaml --budget-size 352 587 --budget-frames 200`. In half precision
+# that counts too much for a card, and no number of its own is given: it takes no more than in single precision.
+_NEEDS: Mapping[str, tuple[_Memory, _Memory]] = {
+    "CGSTVG": (_Memory(1.3, 4.9 / _FRAMES, 1.6 / _FRAMES), _Memory(1.1, 3.0 / _FRAMES, 0.9 / _FRAMES)),
+    "TubeDETR": (_Memory(0.9, 2.2 / 200, 0.9 / 200),) * 2,
+}
 
 
 def needs_of(studies: Sequence[Study], hardware: Sequence[Path] = ()) -> Iterator[Finding]:
@@ -50,13 +71,30 @@ def needs_of(studies: Sequence[Study], hardware: Sequence[Path] = ()) -> Iterato
 
 
 def gpu_gib(config: Config, *, trains: bool) -> float:
-    """What a batch of clips at full size takes, in training or in a test, in GiB."""
-    options = config["data"].get("init_args", {})
-    fixed, tuned, shown = _SINGLE if config["trainer"].get("precision", "32-true").startswith("32") else _HALF
-    in_a_step = tuned * options.get("batch_size", 2) if trains else 0.0
-    return fixed + max(in_a_step, shown * options.get("eval_batch_size", 1))
+    """What a batch of clips takes that a network at full size is shown, in training or in a test, in GiB."""
+    options, frames = config["data"].get("init_args", {}), _frames_of_a_clip(config["data"])
+    single, half = _NEEDS[_network(config)]
+    memory = single if config["trainer"].get("precision", "32-true").startswith("32") else half
+    in_a_step = memory.in_a_step * options.get("batch_size", 2) if trains else 0.0
+    return memory.fixed + frames * max(in_a_step, memory.in_a_test * options.get("eval_batch_size", 1))
+
+
+def _frames_of_a_clip(data: Config) -> int:
+    """That a network is shown of a clip at most."""
+    options = data.get("init_args", {})
+    if options.get("sampling") is None:
+        return _FRAMES
+    by_clock = FramesByClock(**options["sampling"])
+    seconds = options.get("longest_clip", resolve_name(data["class_path"])(root=Path(options["root"])).clip_seconds)
+    return min(by_clock.at_most, ceil(by_clock.rate * seconds))
+
+
+def _network(config: Config) -> str:
+    """The class of a configuration's network, empty where it names none."""
+    return str(config.get("model", {}).get("grounder", {}).get("class_path", "")).rpartition(".")[2]
 
 
 def _is_full_size(study: Study) -> bool:
     grounder = study.baseline.get("model", {}).get("grounder", {}).get("init_args", {})
-    return grounder.get("visual", {}).get("init_args", {}).get("name") == _FULL_SIZE
+    visual = grounder.get("visual", {}).get("init_args", {})
+    return _network(study.baseline) in _NEEDS and visual.get("name") == _FULL_SIZE

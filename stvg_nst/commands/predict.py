@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +17,7 @@ from stvg_nst.arguments import CommandParser, positive, positive_int, weight
 from stvg_nst.commands.data_options import progress_bar, say
 from stvg_nst.evaluation import render_predictions
 from stvg_nst.machine.cores import granted_cores
-from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.machine.outputs import OutputError, check_folder_is_writable
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.models.weights import modules_fingerprint
 from stvg_nst.prediction import Answer, VideoGrounder, load
@@ -25,6 +27,8 @@ from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
 
 ANSWERS = "answers.jsonl"
+# What this command leaves in its folder.
+_WRITTEN = re.compile(rf"answer(-\d+)?\.(mp4|png)|{re.escape(ANSWERS)}|{re.escape(RunFile.PREDICTIONS)}")
 
 
 def predict(arguments: Sequence[str], program: str) -> int:
@@ -33,6 +37,7 @@ def predict(arguments: Sequence[str], program: str) -> int:
     rows = _rows(parser, options)
     folder = options.output or Path("predictions") / (options.table or options.video).stem
     check_folder_is_writable(folder)
+    _refuse_inputs(folder, [options.table, *(row.video for row in rows)])
     if not options.overwrite and options.table is None and (folder / ANSWERS).exists():
         raise FileExistsError(f"'{folder}' holds answers already; choose another --output, or give --overwrite")
     adapters = {} if options.adapter is None else {options.adapter.stem: options.adapter}
@@ -108,9 +113,28 @@ def _rows(parser: CommandParser, options: argparse.Namespace) -> tuple[Row, ...]
     )
 
 
+def _refuse_inputs(folder: Path, inputs: Sequence[Path | None]) -> None:
+    """Keeps answers from taking the place of what they are about.
+
+    Raises:
+        OutputError: a film or the table lies in the folder under the name of an answer.
+    """
+    places = {os.path.realpath(path) for path in _earlier(folder)}
+    for path in inputs:
+        if path is not None and os.path.realpath(path) in places:
+            raise OutputError(
+                f"an answer in '{folder}' would replace '{path}', which is asked about; choose another --output"
+            )
+
+
 def _clear(folder: Path) -> None:
-    for path in (folder / RunFile.PREDICTIONS, *folder.glob("answer*")):
+    for path in _earlier(folder):
         path.unlink(missing_ok=True)
+
+
+def _earlier(folder: Path) -> Iterator[Path]:
+    """Files of an earlier command in the folder."""
+    return (path for path in folder.glob("*") if _WRITTEN.fullmatch(path.name))
 
 
 def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options: argparse.Namespace) -> None:

@@ -68,7 +68,7 @@ class Answer:
             compare: draw what the frozen model says, too, dashed.
 
         Raises:
-            ValueError: the file is not named .mp4, or the frozen model was not asked.
+            ValueError: the file is not named .mp4, or is the film itself, or the frozen model was not asked.
             VideoDecodeError: the film has gone since.
             OSError: the file cannot be written.
         """

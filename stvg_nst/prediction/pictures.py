@@ -27,6 +27,7 @@ from stvg_nst.drawing import (
     pick_frames,
     wrap,
 )
+from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import whole_file
 
 LEAST_HEIGHT = 360  # of a film's picture; a smaller one is enlarged by a whole number
@@ -57,10 +58,11 @@ def draw_film(scene: Scene, path: Path) -> None:
     """Writes the segment as a film that browsers play, with its sound, and with a panel below the picture.
 
     Raises:
-        ValueError: the file is not named .mp4.
+        ValueError: the file is not named .mp4, or is the film itself.
         VideoDecodeError: the film has gone since it was opened.
         OSError: the file cannot be written.
     """
+    check_outputs({"the film with the answer": path}, inputs=[scene.footage.file])
     footage, (start, stop) = scene.footage, scene.segment
     begin = footage.time_of(start)
     sound = None

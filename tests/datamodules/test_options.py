@@ -40,3 +40,9 @@ def test_a_child_says_only_what_differs() -> None:
     assert (HCSTVG.antialias, VidSTG.antialias) == (True, False)
     with pytest.raises(ValueError, match=r"--data\.init_args\.eval_num_frames must be at least 1, got 0"):
         VidSTG(eval_num_frames=0)
+
+
+@pytest.mark.parametrize("option", ["training_clips", "val_clips", "test_clips"])
+def test_no_clips_are_not_all_clips(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"--data\.init_args\.{option} must be at least 1, got 0"):
+        MiniSTVG(**{option: 0})

@@ -137,6 +137,7 @@ def test_a_tube_between_two_frames_allows_any_cut(frame_ids: tuple[int, ...]) ->
         ({"sizes": []}, r"got sizes \[\], sizes_before_crop \[200, 250, 300\] and at_most 200"),
         ({"at_most": 0}, "at_most 0"),
         ({"smallest_crop": 201}, r"smallest_crop must lie in \[1, 200\], .* got 201"),
+        ({"sizes": [96, 112]}, r"smallest_crop must lie in \[1, 187\], .* got 192"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(options: dict[str, Any], message: str) -> None:

@@ -17,7 +17,7 @@ from datamodules.caches.array_store import CacheError
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.degradation.files import DegradedFiles
 from datamodules.hcstvg.source import HCSTVGSource
-from datamodules.video import probe
+from datamodules.video import VideoDecodeError, probe
 from datamodules.vidstg.source import VidSTGSource
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item, write_clip
@@ -93,10 +93,13 @@ def test_a_bad_video_costs_itself_only(hcstvg: Callable[..., Path], tmp_path: Pa
     root = hcstvg(test=ITEMS)
     (root / "v1_video" / "a.mp4").write_bytes(b"no video")
     copy = DegradedCopy(HCSTVGSource(root, "v1"), ["test"], tmp_path / "lq")
+    assert copy.estimate() > 1000
     failures = copy.write(workers=2, time_limit=60)
     assert failures.keys() == {"a.mp4"} and "it is truncated or no video" in failures["a.mp4"]
     with pytest.raises(CacheError, match=r"1 clips are not in '.*lq', the first 'a\.mp4': go on with"):
         HCSTVG(root, degraded=copy.folder, **OPTIONS).setup("test")
+    with pytest.raises(VideoDecodeError, match=r"a\.mp4': it is truncated or no video"):
+        DegradedCopy(HCSTVGSource(root, "v1"), ["test"], copy.folder).estimate()
 
 
 def test_a_lossy_copy_is_another_benchmark(hcstvg: Callable[..., Path], tmp_path: Path) -> None:

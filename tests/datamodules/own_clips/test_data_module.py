@@ -14,8 +14,10 @@ from datamodules.annotated import AnnotationError
 from datamodules.annotated.statistics import split_statistics
 from datamodules.annotated.verify import Verification, verify
 from datamodules.base import Split
+from datamodules.clips import describe_sample
 from datamodules.degradation.dataset import DegradedCopy
-from datamodules.own_clips.source import SPLITS, OwnClipsSource
+from datamodules.own_clips.format import read_lines
+from datamodules.own_clips.source import SPLITS, OwnClipsSource, split_videos
 from datamodules.sampling import FramesByClock
 from tests.datamodules.published import own_line, write_clip
 
@@ -47,6 +49,13 @@ def test_a_video_is_in_one_split_by_its_name_alone(own_clips: Callable[..., Path
     assert all(splits.values()) and len(splits["train"]) > len(splits["test"])
     (root / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in reversed(lines)))
     assert {split: videos_of(root, split) for split in SPLITS} == splits
+
+
+def test_no_split_of_few_videos_is_empty(own_clips: Callable[..., Path]) -> None:
+    """Names that a hash would all hold out: two of three for the test, and three of four."""
+    for videos in ([f"v4_{index}.mp4" for index in range(3)], [f"v48_{index}.mp4" for index in range(4)]):
+        lines = read_lines(own_clips(*map(own_line, videos)) / "annotations.jsonl").lines
+        assert sorted(set(split_videos(lines)[0].values())) == ["test", "train", "val"]
 
 
 def test_lines_may_say_the_split_themselves(own_clips: Callable[..., Path]) -> None:
@@ -107,6 +116,19 @@ def test_clips_are_shown_in_both_qualities(own_clips: Callable[..., Path]) -> No
     batch = next(iter(data.test_dataloader()))
     assert batch.frames.shape[:4] == (2, 5, 3, 32)
     assert [info.degradation is None for info in batch.clips] == [True, False]
+
+
+def test_a_name_that_two_splits_use_shows_the_video_of_each(own_clips: Callable[..., Path]) -> None:
+    root = own_clips(
+        *(own_line(video, split=split, item_id="mine") for video, split in zip(VIDEOS, SPLITS, strict=False))
+    )
+    look(root)
+    data = OwnClips(root, **OPTIONS)
+    for split in SPLITS:
+        data.setup_split(split)
+    (root / VIDEOS[0]).unlink()
+    (record,) = data.records["val"]
+    assert len(data.pixels(describe_sample(record, (0, 3), None))) == 2, "of the one that is still there"
 
 
 def test_numbers_under_other_annotations_do_not_compare(own_clips: Callable[..., Path]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from stvg_nst.commands import full_size
 from stvg_nst.commands.full_size import needs_of
+from stvg_nst.configuration import read_overlay
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import read_studies
 
@@ -36,6 +37,19 @@ def test_memory_follows_precision_and_batch(monkeypatch: pytest.MonkeyPatch) -> 
     )
     card(monkeypatch, 80)
     assert needs(CARD)["GPU memory"].verdict == "ok"
+
+
+@pytest.mark.parametrize(("data", "trained", "tested"), [("hcstvg_v1", "3.1", "1.4"), ("vidstg", "5.3", "1.8")])
+def test_the_memory_of_a_tubedetr_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, data: str, trained: str, tested: str
+) -> None:
+    """Of clips of 100 frames on HC-STVG and 200 on VidSTG, two in a step and one in a test."""
+    card(monkeypatch, 80)
+    overlays = [read_overlay(Path(f"experiments/{name}.yaml")) for name in ("model/tubedetr", f"data/{data}_tubedetr")]
+    batch = {"data": {"init_args": {"batch_size": 2}}}
+    zero_shot, peers = (study.under([*overlays, batch]) for study in STUDIES)
+    assert f"takes {trained} GiB" in [*needs_of([peers])][1].said, "in bfloat16 as in single precision"
+    assert f"takes {tested} GiB" in [*needs_of([zero_shot])][1].said
 
 
 def test_a_machine_without_a_gpu_or_without_room_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,21 @@ def test_a_video_and_a_sentence(
     assert (folder / "answers.jsonl").read_bytes() != before
 
 
+@pytest.mark.parametrize("name", ["answer.mp4", "answer-2.mp4"])
+def test_what_is_asked_about_is_never_replaced(
+    predict: Predict, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    own = tmp_path / name
+    own.write_bytes(film.read_bytes())
+    (tmp_path / "answers-of-mine.csv").touch()
+    asked = (own, SENTENCE, "another star", "--output", tmp_path)
+    for words in ((), ("--overwrite",)):
+        assert predict(*asked, *words) == 1
+        assert f"would replace '{own}', which is asked about; choose another --output" in capsys.readouterr().err
+    assert predict(film, SENTENCE, "--output", tmp_path, "--overwrite", "--no-pictures") == 0
+    assert (tmp_path / "answers-of-mine.csv").exists() and not own.exists(), "an earlier answer, and no other file"
+
+
 def test_a_tuned_model_beside_the_frozen_one(
     predict: Predict, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

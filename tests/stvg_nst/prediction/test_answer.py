@@ -108,6 +108,15 @@ def test_a_wrong_name_is_refused(tmp_path: Path) -> None:
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_answer_is_not_drawn_over_its_own_film(tmp_path: Path, clip: Path) -> None:
+    own = tmp_path / "film.mp4"
+    own.write_bytes(clip.read_bytes())
+    found = Answer("a", Tube(0, 2, torch.ones(2, 4)), 0.5, None, "mini", "ZeroShot", (0, 32), open_footage(own))
+    with pytest.raises(ValueError, match=r"film\.mp4' is an input of this command"):
+        found.draw(own)
+    assert own.read_bytes() == clip.read_bytes()
+
+
 def test_a_film_that_has_gone_since_is_told(tmp_path: Path, clip: Path) -> None:
     copy = tmp_path / "film.mp4"
     copy.write_bytes(clip.read_bytes())
