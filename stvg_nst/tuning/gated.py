@@ -8,7 +8,7 @@ read.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -54,7 +54,7 @@ class GatedLayer(TunedLayer):
                 f"'{self.name}' runs ahead of the router, which reads what becomes of its output, so no gate can "
                 "choose there; tune what lies behind it, such as experiments/scope/encoder_modules.yaml"
             )
-        gate = gate_of_clips(self.state, hard=self.hard)
+        gate = self.state.applied_gate = self._gate_of_clips()
         if len(gate) != len(x):
             raise ValueError(
                 f"the input of '{self.name}' must have the {len(gate)} clips on its first axis, got {tuple(x.shape)}; "
@@ -62,16 +62,15 @@ class GatedLayer(TunedLayer):
             )
         return gate
 
-
-def gate_of_clips(state: ForwardState, *, hard: bool) -> Tensor:
-    """(B,) float32: the gate that is forced upon the forward, else what its router says."""
-    assert state.shared_logits is not None, "a gated method has a shared router"
-    if (forced := state.known_gate) is not None:
-        gate = torch.as_tensor(forced, dtype=torch.float32, device=state.shared_logits.device)
-        return gate.expand_as(state.shared_logits)
-    routed = state.routed_gate(hard=hard)
-    assert routed is not None, "there are logits"
-    return routed
+    def _gate_of_clips(self) -> Tensor:
+        """The gate that is forced upon the forward, or taught in training, else what its router says."""
+        logits = self.state.shared_logits
+        assert logits is not None, "a gated method has a shared router"
+        if (known := self.state.known_gate(training=self.training)) is not None:
+            return torch.as_tensor(known, dtype=torch.float32, device=logits.device).expand_as(logits)
+        routed = self.state.routed_gate(hard=self.hard)
+        assert routed is not None, "there are logits"
+        return routed
 
 
 @dataclass(kw_only=True)
@@ -80,7 +79,6 @@ class GatedTuner(RouterOptions, RoutedTuner):
 
     free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
-    _training: bool = field(default=False, init=False, repr=False, compare=False)
 
     @property
     def hard(self) -> bool:
@@ -112,17 +110,11 @@ class GatedTuner(RouterOptions, RoutedTuner):
         return labels
 
     def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
-        if not self._training:
-            return nullcontext()
-        return self.override_gate(self._gate_in_training(qualities.float()))
+        return self._state.teaching_gate(self._gate_in_training(qualities.float()))
 
     def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every layer to a number or (B,) in [0, 1]; ``None`` leaves the router in charge."""
         return self._state.forcing_gate(value)
-
-    def set_training(self, grounder: nn.Module, mode: bool) -> None:
-        super().set_training(grounder, mode)
-        self._training = mode
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -136,7 +128,9 @@ class GatedTuner(RouterOptions, RoutedTuner):
     def diagnostics(self) -> dict[str, Tensor]:
         """Of the last forward, (B,): ``gate`` as applied, and ``router`` as the router would have it."""
         said = self._said.sigmoid()
-        return {f"gate/{ROUTER}": gate_of_clips(self._state, hard=self.hard), f"router/{ROUTER}": said}
+        gate = self._state.applied_gate
+        assert gate is not None, "a gated layer has run"
+        return {f"gate/{ROUTER}": gate, f"router/{ROUTER}": said}
 
     @property
     def _said(self) -> Tensor:

@@ -38,6 +38,28 @@ def test_other_labels_change_no_tube_and_no_verdict(grounder, kind, gate):  # no
         assert (tube.start, tube.stop) == (again.start, again.stop) and torch.equal(tube.boxes, again.boxes)
 
 
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        lambda: NullSpaceTuning(TARGETS, **OPTIONS),
+        lambda: GatedAdapter(TARGETS, **OPTIONS),
+        lambda: GatedLoRA(TARGETS, rank=4, heads=1),
+        lambda: Switch(["encoder"], heads=1),
+    ],
+    ids=["nst", "gated_adapter", "gated_lora", "switch"],
+)
+def test_labels_are_the_gates_of_training_behind_a_validation_too(grounder, tuner, tmp_path: Path) -> None:  # noqa: F811
+    module, gates = GroundingModule(grounder, tuner(), weights="random"), []
+
+    class Watching(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *batch: Any) -> None:
+            found = [value for name, value in module.tuner.diagnostics().items() if name.startswith("gate/")]
+            gates.append(torch.stack(found).unique(dim=0).tolist())
+
+    fit(module, Validated(), tmp_path, limit_val_batches=1, callbacks=[Watching()])
+    assert gates == [[[0.0, 1.0]]] * 2, "an HQ and an LQ clip, in both epochs"
+
+
 def test_a_checkpoint_of_before_there_were_thresholds_is_resumed(grounder):  # noqa: F811
     module = GroundingModule(grounder, NullSpaceTuning(TARGETS, **OPTIONS), weights="random")
     checkpoint = {"state_dict": module.state_dict()}
@@ -62,8 +84,13 @@ class Shown(lightning.LightningDataModule):
         return [replace(shown, clips=clips)]
 
 
+class Validated(Shown):
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.train_dataloader()
+
+
 def fit(module: GroundingModule, data: Shown, folder: Path, **options: Any) -> None:
-    options = {"max_steps": 2, "max_epochs": -1, **options}
+    options = {"max_steps": 2, "max_epochs": -1, "limit_val_batches": 0, **options}
     trainer = lightning.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -71,7 +98,6 @@ def fit(module: GroundingModule, data: Shown, folder: Path, **options: Any) -> N
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
         **options,
     )
     trainer.fit(module, datamodule=data)

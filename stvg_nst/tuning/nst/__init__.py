@@ -55,7 +55,6 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
 
     _state: ForwardState = field(default_factory=ForwardState, init=False, repr=False, compare=False)
     _leakage: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _training: bool = field(default=False, init=False, repr=False, compare=False)
     _folded: bool = field(default=False, init=False, repr=False, compare=False)
 
     # --- injection ----------------------------------------------------------------------------------------------------
@@ -147,14 +146,10 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
     def conditioned_on(self, qualities: Tensor) -> AbstractContextManager[None]:
         if self.gate == "oracle":
             return self.override_gate(qualities.float())
-        if self.gate_training == "label" and self._training:
+        if self.gate_training == "label":
             labels = qualities.float()
-            return self.override_gate((labels - self.gate_jitter * torch.rand_like(labels)).abs())
+            return self._state.teaching_gate((labels - self.gate_jitter * torch.rand_like(labels)).abs())
         return nullcontext()
-
-    def set_training(self, grounder: nn.Module, mode: bool) -> None:
-        super().set_training(grounder, mode)
-        self._training = mode
 
     # --- inspection ---------------------------------------------------------------------------------------------------
 

@@ -139,8 +139,8 @@ class NullSpaceLinear(TunedLinear):
         (B,), or (B, F) if there is one a frame.
         """
         clips, device = len(grid.mask), grid.mask.device
-        if (forced := self.state.known_gate) is not None:
-            value = torch.as_tensor(forced, dtype=torch.float32, device=device)
+        if (known := self.state.known_gate(training=self.training)) is not None:
+            value = torch.as_tensor(known, dtype=torch.float32, device=device)
             return value.expand(clips) if value.ndim == 0 else grid.along_frames(value)
         if self.gate == "open":
             return torch.ones(clips, device=device)

@@ -149,7 +149,9 @@ class ForwardState:
         self.shared_logits: Tensor | None = None
         self._threshold: Tensor | None = None
         self.forced_gate: float | Tensor | None = None
-        self._begun_with: float | Tensor | None = None
+        self.taught_gate: Tensor | None = None
+        self.applied_gate: Tensor | None = None
+        self._begun_with: tuple[float | Tensor | None, Tensor | None] = (None, None)
         self.bypassed = False
 
     def __reduce__(self) -> tuple[type[ForwardState], tuple[()]]:
@@ -174,12 +176,17 @@ class ForwardState:
 
     def _begin(self, bank: ReferenceBank) -> None:
         self._bank, self._records, self._open, self.shared_logits = bank, {}, True, None
-        self._begun_with = self.forced_gate
+        self._begun_with = self.forced_gate, self.taught_gate
 
-    @property
-    def known_gate(self) -> float | Tensor | None:
-        """What the gate is forced to, or was as this forward began: checkpointing runs layers again behind that."""
-        return self._begun_with if self.forced_gate is None else self.forced_gate
+    def known_gate(self, *, training: bool) -> float | Tensor | None:
+        """What a layer's gate is forced to, or taught in ``training``; ``None`` where the router decides.
+
+        What held as this forward began holds on: checkpointing runs layers again behind that.
+        """
+        forced, taught = self._begun_with
+        if (forced := self.forced_gate if self.forced_gate is not None else forced) is not None:
+            return forced
+        return (self.taught_gate if self.taught_gate is not None else taught) if training else None
 
     def routed_gate(self, *, hard: bool) -> Tensor | None:
         """What the shared router makes of the gate, 0 for high and 1 for low quality; ``None`` without such a router.
@@ -207,6 +214,18 @@ class ForwardState:
             yield
         finally:
             self.forced_gate = before
+
+    @contextmanager
+    def teaching_gate(self, value: Tensor) -> Iterator[None]:
+        """The gate of each layer that is in training mode is ``value``, (B,), unless another one is forced.
+
+        A layer's own flag decides: Lightning gives each module its mode back behind a validation, and tells nobody.
+        """
+        before, self.taught_gate = self.taught_gate, value
+        try:
+            yield
+        finally:
+            self.taught_gate = before
 
     def bank_for(self, layer: str) -> ReferenceBank:
         if self._bank is None:
