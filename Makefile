@@ -211,7 +211,7 @@ CONFIRM_SEARCHES := rates twins gates
 MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
 confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
 methods = $(or $(only),$(if $(ALL)$(QUICK)$(TUBEDETR),,--only $(MAIN)))
-.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unseen confirm
+.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unannotated confirm-unseen confirm
 $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: $(CONFIRM_STUDIES)/%.yaml | $(FEATURES)/test/index.json
 	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
 	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
@@ -227,6 +227,9 @@ confirm-parts: $(CONFIRM_STUDIES)/parts.yaml | $(FEATURES)/test/index.json  ## w
 
 confirm-left-out: $(CONFIRM_STUDIES)/left_out.yaml | $(LEFT_OUT_FEATURES)/val-matrix/index.json  ## a kind that training leaves out, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/left-out,$(LEFT_OUT_FEATURES)) $(TO_OUTPUT)
+
+confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/index.json  ## tuning clips that nobody has annotated, on the ablation half (about 25 min, JOBS=2)
+	$(call study,$<,$(CONFIRM)/unannotated,$(FEATURES)) $(TO_OUTPUT)
 
 confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)

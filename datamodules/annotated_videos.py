@@ -313,4 +313,5 @@ class AnnotatedVideos(STVGDataModule):
             num_frames=annotation.num_frames or annotation.segment[1],
             fps=annotation.fps,
             size=annotation.size,
+            has_tube=annotation.has_tube,
         )

@@ -18,11 +18,12 @@ class Record:
         video: path of the video file.
         query: the sentence.
         sentence_type: declarative or interrogative.
-        target: the true tube.
+        target: the true tube; all of the segment, without a box, where nobody has said it.
         segment: half-open span of native frames that is shown: the clip, within its video.
         num_frames: frames that the annotation says the video has, those outside the segment included.
         fps: frames per second that it says.
         size: (H, W) that it says; a file of another size is refused when it is read.
+        has_tube: whether the target is known.
     """
 
     item_id: str
@@ -35,3 +36,4 @@ class Record:
     num_frames: int
     fps: float
     size: tuple[int, int]
+    has_tube: bool = True

@@ -9,7 +9,6 @@ import pickle
 import re
 import shlex
 import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +20,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.results.run_folder import RunFile
+from stvg_nst.torch_files import DAMAGED, is_archive
 
 Stage = Literal["fit", "encoders", "validate", "test"]
 
-# What torch.load raises for a damaged file, or for a pickle of something else.
-_UNREADABLE = (RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
 _STATE = ("state_dict", "loops", "optimizer_states", "lr_schedulers", "global_step")
 _NEEDED: dict[Stage, tuple[str, ...]] = {
     "fit": ("adapter", *_STATE),
@@ -121,9 +119,7 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
         raise CheckpointError(
             f"'{path}' holds weights, and no state to go on from: it belongs to --model.adapter or --model.weights"
         )
-    with path.open("rb") as file:
-        whole = zipfile.is_zipfile(file)
-    if not whole:
+    if not is_archive(path):
         raise CheckpointError(
             f"'{path}' ({path.stat().st_size:,} bytes) is no whole checkpoint: it was cut, or is of another program"
         )
@@ -134,7 +130,7 @@ def read_checkpoint(path: Path, stage: Stage = "fit", *, trusted: bool = False) 
             f"'{path}' holds more than tensors and plain values, which could run code when it is loaded "
             "(--weights_only false, if you trust it)"
         ) from error
-    except _UNREADABLE as error:
+    except DAMAGED as error:
         raise CheckpointError(
             f"'{path}' cannot be read as a checkpoint: it is damaged, or of another program"
         ) from error
@@ -163,7 +159,7 @@ def _check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"'{path}' cannot be read as a checkpoint: it is damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"'{path}' is damaged: '{damaged}' in it does not have its checksum")
@@ -195,6 +191,7 @@ def _offer(path: Path, stage: Stage) -> str:
     for other in _furthest(path.parent.glob("*.ckpt"), stage):
         try:
             read_checkpoint(other, stage)
+            _check_sums(other)
         except CheckpointError:
             continue
         return f"the newest sound one beside it: {_option(other)}"

@@ -39,7 +39,7 @@ def split_passes(batch: Batch, protocol: InferenceProtocol) -> tuple[Batch, ...]
             "two_pass needs frames, got cached features: the video encoder must see each half of a clip alone; "
             "set --data.init_args.features null, or --model.inference single_pass"
         )
-    return tuple(_every_other(batch, offset) for offset in (0, 1) if _members(batch.clips, offset))
+    return tuple(_every_other(batch, offset) for offset in (0, 1) if clips_of_pass(batch.clips, offset))
 
 
 def join_passes(
@@ -62,7 +62,7 @@ def join_passes(
         return decode_tubes(output, clips)
     halves: list[list[SampledTube]] = [[] for _ in clips]
     for offset, output in enumerate(outputs):
-        members = _members(clips, offset)
+        members = clips_of_pass(clips, offset)
         seen = [_SeenFrames.of(clips[member], offset) for member in members]
         for member, sampled in zip(members, sample_tubes(output, seen), strict=True):
             halves[member].append(sampled)
@@ -81,7 +81,7 @@ def join_verdicts(verdicts: Sequence[Tensor], clips: Sequence[ClipInfo], protoco
         return verdict
     total, count = (verdicts[0].new_zeros(len(clips)) for _ in range(2))
     for offset, verdict in enumerate(verdicts):
-        members = _members(clips, offset)
+        members = clips_of_pass(clips, offset)
         total[members] += verdict
         count[members] += 1
     return total / count
@@ -109,8 +109,8 @@ class _SeenFrames:
         return cls(clip.item_id, clip.frame_ids[offset::2], clip.native_size)
 
 
-def _members(clips: Sequence[SampledClip], offset: int) -> list[int]:
-    """Indices of the clips that have a frame in the pass which begins at position ``offset``."""
+def clips_of_pass(clips: Sequence[SampledClip], offset: int) -> list[int]:
+    """Indices of the clips that have a frame in the pass which begins at position ``offset``; all have one at 0."""
     return [index for index, clip in enumerate(clips) if len(clip.frame_ids) > offset]
 
 
@@ -120,7 +120,7 @@ def _half(clip: ClipInfo, offset: int) -> ClipInfo:
 
 def _every_other(batch: Batch, offset: int) -> Batch:
     assert batch.frames is not None
-    members = _members(batch.clips, offset)
+    members = clips_of_pass(batch.clips, offset)
 
     def take(value: Tensor) -> Tensor:
         """(B, T, ...) -> its members and every other frame."""

@@ -29,7 +29,7 @@ from stvg_nst.loop_position import is_finished
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
-from stvg_nst.models.base import Grounder
+from stvg_nst.models.base import Grounder, ReferencePoint
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.results.conditions import Conditions
 from stvg_nst.results.results_file import RunResults, load_results
@@ -45,7 +45,7 @@ from stvg_nst.tuning.adapter import (
 )
 from stvg_nst.tuning.base import Tuner, TuningModule
 from stvg_nst.twin import CleanTwin, twin_distance
-from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, Quality, QualityBatch, Tube
+from stvg_nst.types import BackboneFeatures, Batch, FusedTokens, GroundingOutput, Quality, QualityBatch, Tube
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -82,10 +82,13 @@ class GroundingModule(SampleMeanModule):
             decoders, to those that the frozen grounder makes of the same clip in high quality. Clips that are of high
             quality are pulled to their own. It needs ``--data.init_args.twins true``. Of cached features the targets
             are computed once a run, as far as 2 GiB of memory hold them.
+        annotated: whether the true tubes of training clips are looked at. Without them the clean twin alone teaches,
+            beside the tuner's own losses, and no decoder runs in a training step. What is tuned must then lie ahead of
+            the decoders.
 
     Raises:
-        ValueError: the tuner trains something that ``encodings`` takes for frozen, the grounder is not made for this
-            ``inference``, or a number is out of range.
+        ValueError: the tuner trains something that ``encodings`` takes for frozen, or that nothing would teach without
+            annotations; the grounder is not made for this ``inference``; a number is out of range.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class GroundingModule(SampleMeanModule):
         inference: InferenceProtocol = "single_pass",
         encodings: Path | None = None,
         twin: float = 0.0,
+        annotated: bool = True,
     ) -> None:
         super().__init__()
         # Checkpoints hold what the tuner trains; `on_load_checkpoint` is strict about that part.
@@ -120,6 +124,9 @@ class GroundingModule(SampleMeanModule):
         self.injection = tuner.inject(grounder)
         if self._clean is not None:
             self._clean.keep_apart(grounder)
+        self.annotated = annotated
+        if not annotated:
+            self._refuse_what_nothing_teaches()
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         if encodings is not None:
             self._refuse_tuned_fusion()
@@ -151,6 +158,21 @@ class GroundingModule(SampleMeanModule):
                 raise ValueError(
                     f"{type(self.tuner).__name__} tunes '{name}' of the grounder, which kept encodings take for "
                     "frozen; leave out --model.encodings, or tune the decoders only (experiments/scope/decoder.yaml)"
+                )
+
+    def _refuse_what_nothing_teaches(self) -> None:
+        if self._clean is None:
+            raise ValueError(
+                "--model.annotated false leaves the clean twin as the only teacher; give --model.twin a weight above 0"
+            )
+        point = (module for module in self.grounder.modules() if isinstance(module, ReferencePoint))
+        ahead = (*self.grounder.backbones(), *self.grounder.fusion(), *point)
+        taught = {parameter for part in ahead for parameter in part.parameters()}
+        for name, parameter in self.grounder.named_parameters():
+            if parameter.requires_grad and parameter not in taught:
+                raise ValueError(
+                    f"--model.annotated false: the clean twin teaches what lies ahead of the decoders, and '{name}' is "
+                    "behind it; choose a scope without decoders (experiments/scope/encoder_all.yaml)"
                 )
 
     def forward(self, batch: Batch) -> GroundingOutput:
@@ -225,13 +247,19 @@ class GroundingModule(SampleMeanModule):
             DivergedError: it is not finite, in this process or in another; what follows could only be worse.
         """
         features = self._features(batch)
-        output = self._ground(features, batch)
-        terms = self.loss(output, batch)
-        total = self.loss.total(terms)
-        self._log_terms(terms, batch)
-        self.log("train/grounding", total.detach(), batch_size=len(batch))
+        if self.annotated:
+            output = self._ground(features, batch)
+            terms, fused = self.loss(output, batch), output.fused
+            total = self.loss.total(terms)
+            self._log_terms(terms, batch)
+            self.log("train/grounding", total.detach(), batch_size=len(batch))
+        else:
+            total = torch.zeros((), device=self.device)
+            with self.tuner.conditioned_on(batch.qualities):
+                fused = self.grounder.fuse(features, batch.frame_mask, batch.queries)
         if self._clean is not None:
-            distance = self._twin_distance(self._clean, output, features, batch)
+            assert fused is not None, "a grounder with a fusion says its tokens"
+            distance = self._twin_distance(self._clean, fused, features, batch)
             self._log_terms({"twin": distance[None]}, batch)
             total = total + self.twin * distance.mean()
         # Eq. (6): L = L_ground + lambda_router * L_router + lambda_reg * L_reg
@@ -253,15 +281,12 @@ class GroundingModule(SampleMeanModule):
         """The router's, of clips of which nothing but their quality is known."""
         return self.tuner.extra_loss(self.grounder, self._features(extra), extra.frame_mask, extra.qualities)
 
-    def _twin_distance(
-        self, clean: CleanTwin, output: GroundingOutput, features: BackboneFeatures, batch: Batch
-    ) -> Tensor:
+    def _twin_distance(self, clean: CleanTwin, fused: FusedTokens, features: BackboneFeatures, batch: Batch) -> Tensor:
         """(B,), of each clip's tokens to those of its high-quality twin."""
-        assert output.fused is not None, "a grounder with a fusion says its tokens"
         if batch.twins is not None:
             features = features.replaced(batch.qualities.nonzero().squeeze(1), self._features(batch.twins))
         target = clean.targets(features, batch.frame_mask, batch.queries)
-        return twin_distance(output.fused, target, batch.frame_mask)
+        return twin_distance(fused, target, batch.frame_mask)
 
     def on_train_end(self) -> None:
         """No loss follows the last step, which would show what it did to the weights.
@@ -423,6 +448,8 @@ class GroundingModule(SampleMeanModule):
                 f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
                 f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
             )
+        if stage == "fit" and self.annotated:
+            _refuse_clips_without_tubes(getattr(datamodule, "records", {}).get("train", ()))
         if stage == "fit" and self.tuner.calibrates_gate:
             self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
@@ -536,6 +563,15 @@ class GroundingModule(SampleMeanModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
+
+
+def _refuse_clips_without_tubes(records: Sequence[Any]) -> None:
+    without = [record.item_id for record in records if not record.has_tube]
+    if without:
+        raise ValueError(
+            f"{len(without):,} of {len(records):,} sentences of the train split have no tube, the first "
+            f"'{without[0]}'; --model.annotated false lets the clean twin alone teach, or take them out"
+        )
 
 
 def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

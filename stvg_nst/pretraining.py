@@ -178,8 +178,8 @@ class GroundingPretraining(GroundingModule):
         """The weighted sum of the dense terms; seen is what the watched modules gave, and the memory's tokens."""
         grid = _Grid.of(batch)
         answer, *attributes = self.alignment_head(grid.visual(seen["tokens"])).unbind(-1)
-        # The encoder may see some frames only; the first of them is the first of all.
-        step = math.ceil(seen["tokens"].shape[1] / seen["query"].shape[1])
+        # The encoder of a TubeDETR sees some frames only; the first of them is the first of all.
+        step = self.grounder.stride if isinstance(self.grounder, TubeDETR) else 1
         attention = self._attention_logits(
             grid.visual(seen["query"]), grid.words(seen["key"][:, 0]), seen["reference"].text_mask
         )

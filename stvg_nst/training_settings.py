@@ -27,6 +27,8 @@ _WITHOUT_EFFECT = {
         *("num_sanity_val_steps", "val_check_interval", "check_val_every_n_epoch"),
     },
 }
+# Options that older configurations lack, where they say what was so before there was a choice.
+_AS_BEFORE = {"effective_batch": None, "annotated": True}
 # Folders of what is computed ahead: that there is one counts, where it is does not.
 PLACES = ("features", "frames", "degraded")
 # Callbacks that train nothing.
@@ -78,7 +80,7 @@ def settings_with_effect(config: Mapping[str, Any]) -> dict[str, Any]:
 def _with_effect(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     kept = {}
     for key, value in config.items():
-        if key == "effective_batch" and value is None:  # as in a configuration from before there was one
+        if key in _AS_BEFORE and value is _AS_BEFORE[key]:
             continue
         if key in _WITHOUT_EFFECT.get(name, ()) or (name == "data.init_args" and key.startswith("eval")):
             continue

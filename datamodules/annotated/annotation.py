@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -61,6 +61,8 @@ class Annotation:
             is a frame that a policy has taken out.
         boxes_at: where the file has them.
         target_id: number of the target in that file.
+        has_tube: whether the file says when and where. Where it does not, the span is the segment, each row of the
+            boxes is NaN, and only a training without annotations takes it.
     """
 
     item_id: str
@@ -79,6 +81,14 @@ class Annotation:
     boxes: NDArray[np.float32] | None = None
     boxes_at: Place | None = None
     target_id: int | None = None
+    has_tube: bool = True
+
+
+def without_tube(annotations: Sequence[Annotation]) -> tuple[str, ...]:
+    """How many sentences have no tube, in a line; none where all have one."""
+    number = sum(not annotation.has_tube for annotation in annotations)
+    said = f"{number:,} of {len(annotations):,} sentences have no tube: only --model.annotated false tunes by them"
+    return (said,) * bool(number)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ def advice(option: str) -> str:
 
 
 def bad_boxes(annotation: Annotation) -> NDArray[np.bool_]:
-    """(stop - start,) whether each box has no area or leaves the frame."""
+    """(stop - start,) whether each box has no area or leaves the frame; those that nobody has said are not bad."""
     assert annotation.boxes is not None
+    if not annotation.has_tube:
+        return np.zeros(len(annotation.boxes), dtype=bool)
     height, width = annotation.size
     x1, y1, x2, y2 = annotation.boxes.T
     return ~((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= width) & (y2 <= height))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.annotated.annotation import Annotation
+from datamodules.annotated.annotation import Annotation, without_tube
 from datamodules.annotated.manifest import frames_in_files, manifest_file, read_manifest
 from datamodules.annotated.policies import fit_to_frame
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit, sentence_counts
@@ -82,6 +82,7 @@ def split_statistics(source: AnnotatedSource, split: OfficialSplit) -> SplitStat
         absent.append(f"{reading.lost:,} faulty sentences of '{reading.file}'; the first: {reading.errors[0]}")
     if errors:
         absent.append(f"boxes of {len(errors):,} of {len(annotations):,} sentences; the first: {errors[0]}")
+    absent += without_tube(annotations)
     missing = [video for video in videos if not source.video_file(video).is_file()]
     if missing:
         absent.append(f"{len(missing):,} of {len(videos):,} video files; the first: '{source.video_file(missing[0])}'")
@@ -95,7 +96,11 @@ def split_statistics(source: AnnotatedSource, split: OfficialSplit) -> SplitStat
         num_clips=len(clips),
         num_declarative=declarative,
         num_interrogative=interrogative,
-        distributions=(*_of_sentences(list(clips.values()), annotations), *_of_boxes(with_boxes)),
+        distributions=(
+            *_of_sentences(list(clips.values()), annotations),
+            *_of_tubes(annotations),
+            *_of_boxes(with_boxes),
+        ),
         absent=tuple(absent),
         touched=Survey.of(with_boxes, frames).lines(),
     )
@@ -134,9 +139,18 @@ def _of_sentences(clips: Sequence[Annotation], annotations: Sequence[Annotation]
         Distribution("frame rate", "frames a second", values([c.fps for c in clips])),
         Distribution("short side", "pixels", values([min(c.size) for c in clips])),
         Distribution("sentence length", "words", values([len(a.query.split()) for a in annotations])),
-        Distribution("tube length", "seconds", values([(a.stop - a.start) / a.fps for a in annotations])),
+    ]
+
+
+def _of_tubes(annotations: Sequence[Annotation]) -> list[Distribution]:
+    tubes = [annotation for annotation in annotations if annotation.has_tube]
+    if not tubes:
+        return []
+    seconds = np.array([(annotation.stop - annotation.start) / annotation.fps for annotation in tubes])
+    return [
+        Distribution("tube length", "seconds", seconds),
         Distribution(
-            "tube length", "share of the clip", values([_share_of_clip(annotation) for annotation in annotations])
+            "tube length", "share of the clip", np.array([_share_of_clip(annotation) for annotation in tubes])
         ),
     ]
 
@@ -149,7 +163,7 @@ def _share_of_clip(annotation: Annotation) -> float:
 def _of_boxes(annotations: Sequence[Annotation]) -> list[Distribution]:
     """Mean side and motion of each tube's boxes within the frame, in units of the frame."""
     sides, moves = [], []
-    for annotation in annotations:
+    for annotation in filter(lambda annotation: annotation.has_tube, annotations):
         height, width = annotation.size
         within = fit_to_frame(annotation, "clip").boxes
         assert within is not None
@@ -157,7 +171,7 @@ def _of_boxes(annotations: Sequence[Annotation]) -> list[Distribution]:
         sides.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).mean())
         centres = (boxes[:, 2:] + boxes[:, :2]) / 2
         moves.append(np.hypot(*(centres[-1] - centres[0])))
-    if not annotations:
+    if not sides:
         return []
     return [
         Distribution("box size", "root of the share of the frame", np.array(sides)),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datamodules.annotated.annotation import Annotation
+from datamodules.annotated.annotation import Annotation, without_tube
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.manifest import (
     SOUND,
@@ -70,14 +70,14 @@ class Verification:
     faults: all that is wrong or strange, annotations first.
     num_sentences, num_videos: what was looked at.
     num_checked: videos that were decoded now; the others are unchanged since they were found sound.
-    touched: in words, what each policy for bad boxes and short clips would touch.
+    notes: in words, how many sentences have no tube, and what each policy for bad boxes and short clips would touch.
     """
 
     faults: tuple[Fault, ...]
     num_sentences: int
     num_videos: int
     num_checked: int
-    touched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -123,7 +123,8 @@ def verify(
     for task in tasks:
         faults += _video_faults(looked.entries[task.name], task)
     touched = Survey.of(annotations, frames_in_files(looked.entries)).lines()
-    return Verification(tuple(faults), len(annotations), len(looked.videos), looked.num_checked, touched)
+    notes = (*without_tube(annotations), *touched)
+    return Verification(tuple(faults), len(annotations), len(looked.videos), looked.num_checked, notes)
 
 
 class _Look:

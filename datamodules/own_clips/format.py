@@ -23,7 +23,8 @@ Unit = Literal["seconds", "frames"]
 Word = TypeVar("Word")
 
 _PART = re.compile(r"#\d+-\d+$")
-FIELDS = ("video", "sentence", "start", "stop", "boxes", "unit", "part", "type", "split", "item_id")
+_TUBE = ("start", "stop", "boxes")
+FIELDS = ("video", "sentence", *_TUBE, "unit", "part", "type", "split", "item_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Line:
     video: str
     item_id: str
     split: OfficialSplit | None
+
+    @property
+    def has_tube(self) -> bool:
+        return any(name in self.fields for name in _TUBE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def parse_line(line: Line, film: Footage) -> Annotation:
             default) after the film's first frame, or ``frames``, counted from 0. ``boxes`` is a list of
             ``{"at": 2.5, "box": [x1, y1, x2, y2]}`` in the pixels that a player shows; between them a box moves in a
             straight line, and before the first and behind the last it rests. ``part`` ``[from, to]`` is what is
-            shown of a longer film.
+            shown of a longer film. A line without ``start``, ``stop`` and ``boxes`` says no tube.
         film: as it was measured; its frames are not read.
 
     Raises:
@@ -104,11 +109,16 @@ def parse_line(line: Line, film: Footage) -> Annotation:
     fields = line.fields
     unit: Unit = _choice(fields, "unit", get_args(Unit)) if "unit" in fields else "seconds"
     first, last = _part(fields, film, unit)
-    start = _frame(fields, "start", fields.number("start"), film, unit)
-    stop = _frame(fields, "stop", fields.number("stop"), film, unit)
+    if line.has_tube:
+        start = _frame(fields, "start", fields.number("start"), film, unit)
+        stop = _frame(fields, "stop", fields.number("stop"), film, unit)
+    else:
+        start, stop = first, last
     if not first <= start < stop <= last:
         expected = f"a tube of at least one frame within frames [{first}, {last}) of '{line.video}'"
         raise fields.error("stop", expected, f"[{start}, {stop})")
+    nowhere = np.full((stop - start, 4), np.nan, dtype=np.float32)
+    boxes = _boxes(fields, film, unit, start, stop) if line.has_tube else nowhere
     return Annotation(
         item_id=line.item_id,
         clip_id=line.video if "part" not in fields else f"{line.video}#{first}-{last}",
@@ -123,8 +133,9 @@ def parse_line(line: Line, film: Footage) -> Annotation:
         size=film.size,
         span_at=Place(fields.file, fields.item, "stop"),
         may_stop=len(film),
-        boxes=_boxes(fields, film, unit, start, stop),
+        boxes=boxes,
         boxes_at=Place(fields.file, fields.item, "box of frame", start),
+        has_tube=line.has_tube,
     )
 
 

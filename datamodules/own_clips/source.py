@@ -47,6 +47,16 @@ class OwnClipsSource(AnnotatedSource):
         super().learn(videos)
         self._readings.clear()
 
+    def trains_without_tubes(self) -> bool:
+        """Whether a line about a training video says no tube, told without a look at the videos.
+
+        Raises:
+            FileNotFoundError, AnnotationError: there is no such file, or it leaves the splits open.
+        """
+        lines = self._all_lines().lines
+        splits, _ = split_videos(lines)
+        return any(splits.get(line.video) == "train" and not line.has_tube for line in lines)
+
     def video_file(self, name: str) -> Path:
         path = self.root / name
         return path if path.is_file() else super().video_file(name)
@@ -69,7 +79,11 @@ class OwnClipsSource(AnnotatedSource):
             try:
                 if isinstance(film, str):
                     raise line.fields.error("video", "a video that can be read", f"'{line.video}', which is {film}")
-                annotations.append(parse_line(line, film))
+                annotation = parse_line(line, film)
+                if split != "train" and not annotation.has_tube:
+                    expected = f"a tube, for what is found in a clip of the split '{split}' is measured by it"
+                    raise line.fields.error("start", expected, "a line without start, stop and boxes")
+                annotations.append(annotation)
             except AnnotationError as error:
                 errors.append(error)
         is_train = split == "train"

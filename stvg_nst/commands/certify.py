@@ -81,7 +81,7 @@ class CertifyCLI(BuiltCLI):
         module.check_backbones(data.cached_backbones)
         module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
-        layers, changes, hq_null = measure(module.grounder, tuner, module.injection, moved)
+        layers, changes, hq_null = measure(module.grounder, tuner, module.injection, moved, inference=module.inference)
         return Certificate(
             run=str(folder),
             adapter=hashlib.sha256((folder / RunFile.ADAPTER).read_bytes()).hexdigest(),

@@ -54,7 +54,7 @@ def verify(arguments: Sequence[str], program: str) -> int:
         )
     if found.faults:
         console.print(_fault_table(found.faults, options.root))
-    for line in (*found.touched, _summary(found, manifest)):
+    for line in (*found.notes, _summary(found, manifest)):
         say(console, line)
     return int(found.failed)
 

@@ -21,7 +21,7 @@ from stvg_nst.machine.outputs import OutputError, check_folder_is_writable
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.models.weights import modules_fingerprint
 from stvg_nst.prediction import Answer, VideoGrounder, load
-from stvg_nst.prediction.loading import Precision
+from stvg_nst.prediction.loading import SHIPPED, Precision
 from stvg_nst.prediction.table import AnswerFile, Asking, BadRowPolicy, Row, TableError, answer_rows, read_table
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
@@ -43,6 +43,9 @@ def predict(arguments: Sequence[str], program: str) -> int:
     adapters = {} if options.adapter is None else {options.adapter.stem: options.adapter}
     grounder = load(options.model, adapters=adapters, device=options.device, dtype=options.dtype)
     print(f"model: {grounder}", file=sys.stderr)
+    if options.model in SHIPPED:
+        knows = "it knows moving shapes that the suite renders: in films of anything else its answers are noise"
+        print(f"{knows}; give --model for those", file=sys.stderr)
     with alone_in_run(folder):
         if options.overwrite:
             _clear(folder)

@@ -93,7 +93,8 @@ def cgstvg(overlap: Overlap) -> Scores:
 
 
 def hcstvg(overlap: Overlap) -> Scores:
-    """Both ends inclusive, and a frame belongs to the prediction only if it has a box there, for tIoU too.
+    """Both ends inclusive. Only frames where the prediction has a box are shared, for tIoU too; all of its span counts
+    among the frames in either.
 
     Source: the evaluation script of the HC-STVG organisers.
     """

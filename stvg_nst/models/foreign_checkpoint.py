@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from transformers import RobertaModel
 from stvg_nst.models.blocks.text import require_readable
 from stvg_nst.models.official_names import DERIVED, OfficialNames
 from stvg_nst.models.weights import WeightsMismatchError, require_fit
+from stvg_nst.torch_files import DAMAGED, is_archive
 
 _TEXT = "text.body."
 
@@ -108,8 +108,8 @@ def read_checkpoint(path: Path, parts: Sequence[str]) -> tuple[str, dict[str, Te
         # Besides tensors, MDETR's checkpoint holds the namespace of its command line.
         with torch.serialization.safe_globals([argparse.Namespace]):
             # Files from before PyTorch 1.6 are no archives and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive(path))
+    except (pickle.UnpicklingError, OSError, *DAMAGED) as error:
         raise WeightsMismatchError(
             f"'{path}' is damaged, or holds more than tensors and plain values: {error}\nfetch it again; if it is "
             "whole and you trust it, load it with weights_only=False and save its tensors alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -92,7 +93,11 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What a file says of itself, beside its tensors; ``checksums`` are the tensors' fingerprints by name."""
+    """What a file says of itself, beside its tensors.
+
+    ``checksums`` are the tensors' fingerprints by name, and that of all else here as ``header``. The first files lack
+    the latter.
+    """
 
     format_version: int
     fingerprint: str
@@ -102,6 +107,10 @@ class _Header:
     leakage: float
     noise: float
     checksums: dict[str, str]
+
+    def own_checksum(self) -> str:
+        said = {name: value for name, value in asdict(self).items() if name != "checksums"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, space: DualSpace, key: _Key) -> None:
@@ -115,6 +124,7 @@ def _write(path: Path, space: DualSpace, key: _Key) -> None:
         # Safetensors notices a file cut short, but not a flipped bit.
         checksums={name: fingerprint(tensor) for name, tensor in tensors.items()},
     )
+    header.checksums["header"] = header.own_checksum()
     save_tensors(path, tensors, {METADATA_KEY: json.dumps(asdict(header), sort_keys=True)})
 
 
@@ -138,8 +148,9 @@ def _read(path: Path, key: _Key) -> DualSpace:
         raise DualSpaceStoreError(f"{path} is of another decomposition: expected {key}, got {found}; {remedy}")
     if set(tensors) != set(TENSORS):
         raise DualSpaceStoreError(f"{path}: expected tensors {', '.join(TENSORS)}, got {', '.join(tensors)}; {remedy}")
-    if header.checksums != {name: fingerprint(tensor) for name, tensor in tensors.items()}:
-        raise DualSpaceStoreError(f"{path} is damaged: its tensors do not have the checksums that it states; {remedy}")
+    found_sums = {name: fingerprint(tensor) for name, tensor in tensors.items()}
+    if header.checksums not in (found_sums, {**found_sums, "header": header.own_checksum()}):
+        raise DualSpaceStoreError(f"{path} is damaged: it does not have the checksums that it states; {remedy}")
     d_out, d_in = header.shape
     return DualSpace(
         shape=(d_out, d_in),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import nn
 
 from stvg_nst.tuning.base import InjectionReport, LayerReport, TunedLayer, Tuner
 from stvg_nst.tuning.selection import select_modules
+
+BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 @dataclass
@@ -20,11 +23,14 @@ class FullFineTuning(Tuner):
     Args:
         scope: shell-style patterns of module names; a module that matches is trained with all that is in it.
         dropout: let the trained parts drop features in training; ``false`` keeps them in eval mode, in which every
-            other tuner holds the model too.
+            other tuner holds the model too. Batch norms stay there anyway: their weights are trained, their statistics
+            are part of what is frozen.
     """
 
     scope: Sequence[str] = ("encoder", "time_decoder", "box_decoder", "*_head")
     dropout: bool = False
+
+    free_fields: ClassVar[frozenset[str]] = frozenset({"dropout"})
 
     def inject(self, grounder: nn.Module) -> InjectionReport:
         parts = select_modules(grounder, self.scope)
@@ -37,6 +43,9 @@ class FullFineTuning(Tuner):
         grounder.eval()
         for part in select_modules(grounder, self.scope).values():
             part.train(mode and self.dropout)
+        for module in grounder.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval()
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
         return {}, ()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stvg_nst.models.base import Grounder
 from stvg_nst.tuning.base import TunedLayer
-from stvg_nst.tuning.nst.injection import put_router
+from stvg_nst.tuning.nst.injection import check_router, put_router
 from stvg_nst.tuning.nst.objective import router_loss
 from stvg_nst.tuning.nst.options import RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState, find_reference
@@ -92,13 +92,14 @@ class GatedTuner(RouterOptions, RoutedTuner):
         return self.hard
 
     def check_router(self, grounder: nn.Module) -> None:
-        """Refuse a model that has no place for a router, or none of this size.
+        """Refuse a model that has no place for a router, none of this size, or nothing for it to read.
 
         Raises:
             ValueError: so.
         """
         bank_width, _ = find_reference(grounder, None, routed_ahead=True, per="clip")
         self.width(bank_width)
+        check_router(self, grounder)
 
     def _attach(self, grounder: nn.Module) -> None:
         _, point = find_reference(grounder, None, routed_ahead=True, per="clip")

@@ -51,12 +51,13 @@ class GatedLoraLinear(GatedLayer, TunedLinear):
         gate, y = self.gate(x), self.base_layer(x)
         if self.hard and not self.training:
             clips = gate.nonzero().squeeze(1)
-            return y.index_add(0, clips, self._update(x[clips]).to(y.dtype)) if len(clips) else y
-        update = self._update(x)
-        return y + gate.reshape(-1, *[1] * (x.ndim - 1)).to(update.dtype) * update
+            return y.index_add(0, clips, self._update(x[clips], gate[clips]).to(y.dtype)) if len(clips) else y
+        return y + self._update(x, gate)
 
-    def _update(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b) * self.scale
+    def _update(self, x: Tensor, gate: Tensor) -> Tensor:
+        """``g scale B A x`` of clips x (B, ..., d_in) and their gates (B,)."""
+        update = F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b) * self.scale
+        return gate.reshape(-1, *[1] * (x.ndim - 1)).to(update.dtype) * update
 
 
 @dataclass

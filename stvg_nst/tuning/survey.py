@@ -13,7 +13,7 @@ from torch import nn
 
 from stvg_nst.machine.whole_files import whole_file
 from stvg_nst.nullspace import RankRule
-from stvg_nst.tuning.base import TunedLinear
+from stvg_nst.tuning.base import TuningModule
 from stvg_nst.tuning.selection import Strategy, choose_layers, find_candidates, measure_layers
 
 Order = Literal["model", "rank_ratio"]
@@ -128,7 +128,7 @@ def survey_layers(
         ValueError: as there, or the model carries adapters, whose own layers are none of its geometry.
     """
     for name, module in model.named_modules():
-        if isinstance(module, TunedLinear):
+        if isinstance(module, TuningModule):
             raise ValueError(
                 f"expected a plain model, got a {type(module).__name__} at '{name}'; give "
                 f"--config experiments/tuner/zero_shot.yaml as the tuner"

@@ -24,6 +24,7 @@ from tests.faults.killing import content, is_killed, run_for, seconds_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS, FEW = 50, 3
+TUNED = "nst_encoder"  # the run of `make train`
 OVERLAYS = ("base", "data/mini_cached", "model/mini", "model/mini_weights")
 SHORT = (
     *("--data.init_args.training_clips=8", "--data.init_args.val_clips=4", "--data.init_args.test_clips=4"),
@@ -110,7 +111,7 @@ def make(folder: Path, *, seconds: float | None = None) -> str | None:
 
 
 def numbers(folder: Path) -> dict[str, Any]:
-    runs = {name: json.loads((folder / "runs" / name / "results.json").read_text()) for name in ("zero-shot", "nst")}
+    runs = {name: json.loads((folder / "runs" / name / "results.json").read_text()) for name in ("zero-shot", TUNED)}
     return {name: (run["metrics"], run["samples"]) for name, run in runs.items()}
 
 
@@ -126,7 +127,7 @@ def test_a_whole_training_that_is_killed_ends_with_the_numbers_of_an_undisturbed
             continue
         finished += 1
         assert numbers(folder) == numbers(whole)
-        adapters = [load_file(place / "runs" / "nst" / "adapter.safetensors") for place in (whole, folder)]
+        adapters = [load_file(place / "runs" / TUNED / "adapter.safetensors") for place in (whole, folder)]
         assert all(torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
         shutil.rmtree(folder)
     print(f"{kills} kills, {finished} trainings")

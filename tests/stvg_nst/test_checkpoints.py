@@ -139,6 +139,20 @@ def test_no_other_file_ends_in_a_traceback(run: Path, content: bytes) -> None:
         require_checkpoint(path, "test")
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_refused_and_never_offered(run: Path) -> None:
+    weights = torch.arange(64, dtype=torch.float64)
+    first, *damaged = (
+        write(run / f"last-v{step}.ckpt", {**STATE, "global_step": step, "weights": weights}) for step in (1, 2, 3)
+    )
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[content.index(weights.numpy().tobytes()) + 100] ^= 1
+        path.write_bytes(content)
+    require_checkpoint(first, "fit")
+    with pytest.raises(CheckpointError, match=r"v3\.ckpt' is damaged: .* checksum; the newest sound .*last-v1\.ckpt"):
+        require_checkpoint(damaged[-1], "fit")
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(run / "last.ckpt")
 

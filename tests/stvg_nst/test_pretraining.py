@@ -10,8 +10,16 @@ import torch
 
 from datamodules import MiniSTVG
 from stvg_nst.models.cgstvg import VideoEncoder
-from stvg_nst.pretraining import DensePretraining, _Grid, cell_targets, gaze_loss, look_at_neighbours_in_time
-from stvg_nst.types import BackboneFeatures, SceneBatch
+from stvg_nst.pretraining import (
+    DensePretraining,
+    GroundingPretraining,
+    _Grid,
+    cell_targets,
+    gaze_loss,
+    look_at_neighbours_in_time,
+)
+from stvg_nst.tuning import FullFineTuning
+from stvg_nst.types import BackboneFeatures, Batch, SceneBatch
 from tests.stvg_nst.models.small import GROUNDERS
 
 
@@ -64,6 +72,41 @@ def test_a_query_should_look_at_the_target_with_every_head_in_frames_that_have_o
     query = torch.zeros(1, 2, 4, requires_grad=True)
     loss(query).backward()
     assert query.grad is not None and query.grad[0, 0].any() and not query.grad[0, 1].any(), "no target, no pull"
+
+
+def test_heads_of_the_encoder_are_told_of_the_frames_that_it_sees() -> None:
+    grounder = GROUNDERS["TubeDETR"]()
+    grounder.stride = 5
+    module = GroundingPretraining(grounder, FullFineTuning(("encoder",)), weights="random")
+    module.configure_model()
+    module.log = lambda *arguments, **options: None  # type: ignore[method-assign]
+    module._fused = SimpleNamespace(mask=torch.ones(1, 1, 6, dtype=torch.bool))  # type: ignore[assignment]
+    # An actor fills the 7 frames, and is of the named looks in those that the encoder sees, the first and the sixth.
+    agreements = torch.zeros(1, 1, 7, 4).index_fill(2, torch.tensor([0, 5]), 1.0)
+    data = SimpleNamespace(matches=lambda clips: (torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(1, 1, 7, -1), agreements))
+    module._trainer = SimpleNamespace(datamodule=data)
+    maps = torch.zeros(1, 7, 24, 2, 2)
+    features = BackboneFeatures(maps, None, torch.ones(1, 2, 2, dtype=torch.bool))
+    batch = Batch(
+        clips=(None,),  # type: ignore[arg-type]
+        frames=None,
+        features=features,
+        frame_mask=torch.ones(1, 7, dtype=torch.bool),
+        frame_sizes=(),
+        boxes=torch.zeros(1, 7, 4),
+        inside=torch.zeros(1, 7, dtype=torch.bool),
+        qualities=torch.zeros(1, dtype=torch.int64),
+    )
+    slow, memory, texts = torch.zeros(1, 2, 6, 32), torch.zeros(1, 7, 6, 32), torch.ones(1, 2, dtype=torch.bool)
+    seen = {"tokens": memory, "query": slow, "key": slow, "reference": SimpleNamespace(text_mask=texts)}
+    for index in range(len(grounder.decoder.layers)):
+        seen |= {f"gaze_query{index}": memory[:, :, 0], f"gaze_key{index}": memory}
+    module._dense_loss(seen, batch).backward()
+    assert module.attention_bias.grad is not None
+    # The logits are those of two words alike. Of d/dz of the cross-entropy, all of them are short of 1.
+    short = 1 - torch.tensor(2.0).log().sigmoid().item()
+    expected = torch.full((4,), -short * module.ATTENTION_WEIGHT / 4)
+    torch.testing.assert_close(module.attention_bias.grad, expected)
 
 
 @pytest.mark.parametrize("name", GROUNDERS)

@@ -63,7 +63,7 @@ def settings(changes: dict[str, Any], *, processes: int = 1, clips: str = "a") -
         ({"data.init_args.validation_half": "search", "data.init_args.confirmation": "list.yaml"}, 1),
         ({"model.baseline": "results.json", "model.tuner.init_args.spaces": "b"}, 1),
         ({"trainer.devices": 2, "data.init_args.batch_size": 4}, 2),
-        ({"data.init_args.effective_batch": None}, 1),
+        ({"data.init_args.effective_batch": None, "model.annotated": True}, 1),
         ({"trainer.accumulate_grad_batches": 4, "data.init_args.batch_size": 2}, 1),
     ],
 )
@@ -83,6 +83,7 @@ def test_what_trains_nothing_else_is_no_difference(changes: dict[str, Any], proc
         ({"data.class_path": "datamodules.HCSTVG"}, "data.class_path: "),
         ({"data.init_args.features": "cache"}, "data.init_args.features: None before, 'a folder' now"),
         ({"data.init_args.batch_size": 4}, "trainer.accumulate_grad_batches: 8 before, 4 now"),
+        ({"model.annotated": False}, "model.annotated: 'absent' before, False now"),
         ({"data.init_args.effective_batch": 8}, "data.init_args.effective_batch: 'absent' before, 8 now"),
         ({"trainer.accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches: 8 before, 16 now"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,6 +86,12 @@ def module(grounder: Grounder, tuner: Tuner, **options: Any) -> GroundingModule:
     return GroundingModule(grounder, tuner, weights="random", **{"twin": 10.0, **options})
 
 
+def fused(tuned: GroundingModule, shown: Batch) -> FusedTokens:
+    found = tuned(shown).fused
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("name", TUNERS)
 def test_the_twin_stays_what_the_frozen_grounder_was_while_the_tuned_one_moves(grounder, name):
     shown = batch(Quality.HQ, Quality.LQ)
@@ -95,7 +102,7 @@ def test_the_twin_stays_what_the_frozen_grounder_was_while_the_tuned_one_moves(g
     optimizer = torch.optim.SGD(tuned.trained_parameters(), lr=0.1)
     for _ in range(2):
         features = tuned._features(shown)
-        tuned._twin_distance(tuned._clean, tuned._ground(features, shown), features, shown).mean().backward()
+        tuned._twin_distance(tuned._clean, fused(tuned, shown), features, shown).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
     assert tuned._clean is not None
@@ -137,7 +144,7 @@ def test_a_clip_of_high_quality_is_pulled_to_itself_and_one_of_low_quality_to_it
     tuned = module(grounder, TUNERS["lora"]())
     shown = batch(Quality.HQ, Quality.LQ, Quality.LQ)
     features = tuned._features(shown)
-    distance = tuned._twin_distance(tuned._clean, tuned._ground(features, shown), features, shown)
+    distance = tuned._twin_distance(tuned._clean, fused(tuned, shown), features, shown)
     # Before the first step the tuned grounder is the frozen one.
     assert distance[0] == 0 and (distance[1:] > 0.01).all()
     assert shown.twins is not None and shown.twins.features is not None
@@ -185,3 +192,45 @@ def test_a_weight_below_zero_and_a_grounder_without_tokens_are_refused(grounder,
         module(grounder, TUNERS["lora"](), twin=-1.0)
     with pytest.raises(ValueError, match="ToyGrounder has no tokens ahead of its decoders"):
         CleanTwin(toy.ToyGrounder())
+
+
+@pytest.mark.parametrize("name", [name for name in TUNERS if name != "full"])
+def test_without_annotations_the_twin_alone_teaches_and_no_tube_is_looked_at(grounder, name, monkeypatch):
+    tuned = module(grounder, TUNERS[name](), annotated=False)
+    tuned._fit_seed = 0
+    monkeypatch.setattr(tuned, "log", lambda *value, **options: None)
+    monkeypatch.setattr(tuned, "log_dict", lambda *values, **options: None)
+    monkeypatch.setattr(tuned.grounder.time_decoder, "forward", lambda *tokens: pytest.fail("a decoder ran"))
+    shown = batch(Quality.HQ, Quality.LQ)
+    nowhere = replace(shown, boxes=torch.full_like(shown.boxes, float("nan")), inside=torch.zeros_like(shown.inside))
+    losses = [tuned.training_step(each, 0) for each in (shown, nowhere)]
+    assert losses[0] > 0 and torch.equal(*losses)
+    losses[0].backward()
+    taught = [parameter.grad for parameter in tuned.trained_parameters() if parameter.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in taught)
+
+
+def test_training_clips_without_tubes_are_refused_where_tubes_would_teach(grounder):
+    records = {"train": [SimpleNamespace(item_id=name, query="the star", has_tube=name == "a") for name in "ab"]}
+    data = SimpleNamespace(twins=True, cached_backbones=None, records=records)
+    trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    for annotated in (True, False):
+        tuned = module(copy.deepcopy(grounder), TUNERS["lora"](), annotated=annotated)
+        tuned._trainer = trainer
+        if annotated:
+            with pytest.raises(ValueError, match=r"1 of 2 sentences .* the first 'b'; --model\.annotated false lets"):
+                tuned.setup("fit")
+        else:
+            tuned.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("tuner", "twin", "message"),
+    [
+        (TUNERS["lora"], 0.0, "leaves the clean twin as the only teacher; give --model.twin a weight above 0"),
+        (lambda: FullFineTuning(["encoder", "box_decoder"]), 10.0, "'box_decoder.* is behind it; choose a scope"),
+    ],
+)
+def test_what_nothing_teaches_without_annotations_is_refused(grounder, tuner, twin, message):
+    with pytest.raises(ValueError, match=message):
+        module(grounder, tuner(), twin=twin, annotated=False)

@@ -115,7 +115,8 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
             qualities: (B,), y_q: 0 for high and 1 for low quality.
 
         Raises:
-            RuntimeError: a wrapped layer did not run, or its graph is gone although gradients are enabled.
+            RuntimeError: a wrapped layer did not run, a hard gate skipped clips of it, or its graph is gone although
+                gradients are enabled.
         """
         labels, clips = qualities.float(), [(qualities == quality).nonzero().squeeze(1) for quality in Quality]
         functions = {
@@ -126,6 +127,11 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         layers = self._state.read(tuple(self._leakage), close=True)
         for layer, calls in layers.items():
             for call in calls:
+                if call.clips is not None:
+                    raise RuntimeError(
+                        f"a hard gate skipped clips in the last forward of '{layer}', and what was not computed has no "
+                        f"loss; call set_training(model, True) ahead of the forward"
+                    )
                 if torch.is_grad_enabled() and not call.row.hidden.requires_grad:
                     raise RuntimeError(
                         f"the last forward of '{layer}' kept no graph to train by; run it with gradients enabled, and "

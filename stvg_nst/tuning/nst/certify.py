@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stvg_nst.inference import InferenceProtocol, clips_of_pass, join_passes, split_passes
 from stvg_nst.models.base import Grounder
 from stvg_nst.report.certificate import HQNullCertificate, LayerCertificate, OutputChange, Standing
-from stvg_nst.tubes import decode_tubes
 from stvg_nst.tuning.base import InjectionReport, LayerReport
 from stvg_nst.tuning.hq_null import HQNullSpace
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
 from stvg_nst.tuning.nst.unit import HQNullMlp
-from stvg_nst.types import Batch, GroundingOutput, Quality, Tube
+from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Quality
 
 PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,9 +32,14 @@ Group = Literal["HQ", "LQ", "closed"]
 
 @torch.no_grad()
 def certify(
-    grounder: Grounder, tuner: NullSpaceTuning, injection: InjectionReport, batches: Iterable[Batch]
+    grounder: Grounder,
+    tuner: NullSpaceTuning,
+    injection: InjectionReport,
+    batches: Iterable[Batch],
+    *,
+    inference: InferenceProtocol = "single_pass",
 ) -> tuple[tuple[LayerCertificate, ...], tuple[OutputChange, ...], tuple[HQNullCertificate, ...]]:
-    """Run each batch through the frozen model, with every gate closed, and as the model is; compare.
+    """Show each batch to the frozen model, to the tuned one with every gate closed, and to that as it is; compare.
 
     Where row branches read the HQ null spaces of their inputs, every gate is opened, too.
 
@@ -45,9 +51,10 @@ def certify(
         tuner: what is injected into it.
         injection: the report of that.
         batches: on the model's device, in both qualities.
+        inference: how the network is shown each clip.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch, or two passes are to be made over cached features.
     """
     layers = {module.name: module for module in grounder.modules() if isinstance(module, NullSpaceLinear)}
     probes = {name: LeakProbe() for name, layer in layers.items() if layer.dual_space.null_basis.shape[1]}
@@ -58,37 +65,39 @@ def certify(
     }
     changes = _Changes()
     for batch in batches:
-        for hq_probe in hq_probes.values():
-            hq_probe.qualities = batch.qualities
-        features = batch.features
-        if features is None:
-            assert batch.frames is not None
-            features = grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
-        with tuner.bypass(), _hooked(layers, probes), _hooked(layers, hq_probes):
-            frozen = grounder.ground(features, batch.frame_mask, batch.queries)
-        with tuner.override_gate(0.0):
-            closed = grounder.ground(features, batch.frame_mask, batch.queries)
-        with tuner.conditioned_on(batch.qualities):
-            own = grounder.ground(features, batch.frame_mask, batch.queries)
-        gates = tuner.diagnostics()  # of the last forward
+        # Of each pass: the frozen model's answer, those under each gate, and the clips that the own gates close on.
+        frozen: list[GroundingOutput] = []
+        answers: dict[ForcedGate, list[GroundingOutput]] = defaultdict(list)
+        shut: list[Tensor] = []
+        for part in split_passes(batch, inference):
+            for hq_probe in hq_probes.values():
+                hq_probe.qualities = part.qualities
+            features = part.features
+            if features is None:
+                assert part.frames is not None
+                features = grounder.encode(part.frames, part.frame_mask, part.frame_sizes)
+            ground = partial(grounder.ground, features, part.frame_mask, part.queries)
+            with tuner.bypass(), _hooked(layers, probes), _hooked(layers, hq_probes):
+                frozen.append(ground())
+            with tuner.override_gate(0.0):
+                answers["closed"].append(ground())
+            with tuner.conditioned_on(part.qualities):
+                answers["own"].append(ground())
+            shut.append(_closed_clips(tuner.diagnostics()))  # of the last forward
+            if hq_probes:
+                with tuner.override_gate(1.0):
+                    answers["open"].append(ground())
 
-        tubes = decode_tubes(frozen, batch.clips)
-        groups: dict[Group, Tensor] = {"HQ": batch.qualities == Quality.HQ, "LQ": batch.qualities == Quality.LQ}
-        changes.add("closed", groups, _compare(frozen, tubes, closed, decode_tubes(closed, batch.clips)))
-        if tuner.gate in ("hard", "oracle"):
-            groups["closed"] = _closed_clips(gates)
-        changes.add("own", groups, _compare(frozen, tubes, own, decode_tubes(own, batch.clips)))
-        if hq_probes:
-            with tuner.override_gate(1.0):
-                opened = grounder.ground(features, batch.frame_mask, batch.queries)
-            groups = {"HQ": groups["HQ"], "LQ": groups["LQ"]}
-            changes.add("open", groups, _compare(frozen, tubes, opened, decode_tubes(opened, batch.clips)))
+        for gate, outputs in answers.items():
+            groups: dict[Group, Tensor] = {"HQ": batch.qualities == Quality.HQ, "LQ": batch.qualities == Quality.LQ}
+            if gate == "own" and tuner.gate in ("hard", "oracle"):
+                groups["closed"] = ~_over_passes([~clips for clips in shut], batch.clips)
+            changes.add(gate, groups, _compare(frozen, outputs, batch.clips, inference))
 
-    leaks = any(layer.dual_space.leaks for layer in layers.values())
-    answers = changes.summary(tuner, leaks=leaks)
+    summary = changes.summary(tuner, leaks=any(layer.dual_space.leaks for layer in layers.values()))
     return (
         tuple(_layer(report, layers[report.name], probes.get(report.name)) for report in injection.layers),
-        answers,
+        summary,
         tuple(probe.certificate(name) for name, probe in hq_probes.items()),
     )
 
@@ -263,18 +272,42 @@ class _Changes:
 
 
 def _compare(
-    frozen: GroundingOutput, frozen_tubes: Sequence[Tube], output: GroundingOutput, tubes: Sequence[Tube]
+    frozen: Sequence[GroundingOutput],
+    outputs: Sequence[GroundingOutput],
+    clips: Sequence[ClipInfo],
+    inference: InferenceProtocol,
 ) -> dict[str, Tensor]:
-    """Of each clip (B,): the largest absolute change of each output in any stage, and whether tube and span differ."""
-    changes = {}
-    for name, before in frozen.answers.items():
-        change = (output.answers[name].double() - before.double()).abs()  # (S, B, T) or (S, B, T, C)
-        real = frozen.frame_mask.reshape(1, *frozen.frame_mask.shape, *(1,) * (change.ndim - 3))
-        changes[name] = change.masked_fill(~real, 0.0).transpose(0, 1).flatten(1).amax(dim=1)
-    pairs = list(zip(frozen_tubes, tubes, strict=True))
+    """Of each clip (B,): the largest absolute change of each output in any stage, and whether tube and span differ.
+
+    Args:
+        frozen, outputs: the answers to each pass.
+        clips: B of them.
+    """
+    changes = {
+        name: _over_passes([_largest_change(*both, name) for both in zip(frozen, outputs, strict=True)], clips)
+        for name in frozen[0].answers
+    }
+    tubes = (join_passes(answers, clips, inference) for answers in (frozen, outputs))
+    pairs = list(zip(*tubes, strict=True))
     spans = [(before.start, before.stop) != (after.start, after.stop) for before, after in pairs]
     differ = [moved or not torch.equal(a.boxes, b.boxes) for moved, (a, b) in zip(spans, pairs, strict=True)]
     return {**changes, "tubes": torch.tensor(differ), "spans": torch.tensor(spans)}
+
+
+def _largest_change(frozen: GroundingOutput, output: GroundingOutput, name: str) -> Tensor:
+    """(B,), in any stage and real frame."""
+    change = (output.answers[name].double() - frozen.answers[name].double()).abs()  # (S, B, T) or (S, B, T, C)
+    real = frozen.frame_mask.reshape(1, *frozen.frame_mask.shape, *(1,) * (change.ndim - 3))
+    return change.masked_fill(~real, 0.0).transpose(0, 1).flatten(1).amax(dim=1)
+
+
+def _over_passes(values: Sequence[Tensor], clips: Sequence[ClipInfo]) -> Tensor:
+    """(B,), the largest that a clip has in any pass which shows it; one value for each clip of each pass."""
+    largest = values[0].clone()
+    for offset, value in enumerate(values[1:], start=1):
+        members = clips_of_pass(clips, offset)
+        largest[members] = torch.maximum(largest[members], value)  # keeps a NaN
+    return largest
 
 
 def _closed_clips(diagnostics: Mapping[str, Tensor]) -> Tensor:

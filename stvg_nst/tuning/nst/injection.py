@@ -33,6 +33,7 @@ def wrap_layers(
         ValueError: an option does not fit the model or a layer.
     """
     options.width(bank_width)  # refused before anything is decomposed
+    check_router(options, grounder)
     targets = select_layers(
         grounder,
         options.targets,
@@ -62,6 +63,19 @@ def wrap_layers(
     return wrapped, tuple(reports)
 
 
+def check_router(options: RouterOptions, model: nn.Module) -> None:
+    """Refuse a router that the model has nothing for, ahead of any change to the model.
+
+    Raises:
+        ValueError: it reads statistics of features, and the model does not say how wide these are.
+    """
+    if options.router_reads == "statistics" and not getattr(model, "feature_channels", ()):
+        raise ValueError(
+            f"router_reads 'statistics' needs the channels of the encoders' features, and {type(model).__name__} "
+            "has no feature_channels; set it, or router_reads to gap"
+        )
+
+
 def put_router(
     options: RouterOptions,
     grounder: Grounder,
@@ -72,15 +86,9 @@ def put_router(
 ) -> None:
     """Give the reference point ``source`` one router ahead of all wrapped layers, of the grounder's device and dtype.
 
-    Raises:
-        ValueError: the router reads statistics of features, and the grounder does not say how wide these are.
+    :func:`check_router` must have had nothing against it.
     """
     width = options.width(grounder.width)
-    if options.router_reads == "statistics" and not grounder.feature_channels:
-        raise ValueError(
-            f"router_reads 'statistics' needs the channels of the encoders' features, and {type(grounder).__name__} "
-            "has no feature_channels; set it, or router_reads to gap"
-        )
     router: SharedRouter
     with drawn(options.drawn_with, "router"):
         if options.router_reads == "statistics":

@@ -178,8 +178,8 @@ class NullSpaceOptions(RouterOptions):
     lambda_leak: float = 0.0
     """Weight of what the null branch passes to the output: as a control, the constraint as a loss and no structure."""
 
-    # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights; so do
-    # the soft and the hard gate, and all others differ in their tensors.
+    # The layers themselves are compared, lambdas and seed end with training, and the two modes share weights. So do
+    # the soft and the hard gate, and the two without a router; the tensors tell these pairs apart.
     free_fields: ClassVar[frozenset[str]] = RouterOptions.free_fields | frozenset(
         {
             *("targets", "strategy", "share", "exclude", "gate", "gate_training", "gate_jitter", "forward_mode"),

@@ -102,8 +102,8 @@ class CallRecord(NamedTuple):
 
     row and null are as in :class:`Assessment`; gate is (B,) or (B, F), as applied, and logits are its router's, None
     where no router spoke; mask (B, ...) is that of the input's tokens, and F its frames; weight is the frozen W.
-    ``clips`` lists the
-    clips that row and null belong to where a hard gate skipped the others, and is None where they belong to all.
+    ``clips`` lists the clips that row and null belong to where a hard gate skipped the others, and is None where they
+    belong to all.
     """
 
     row: Coefficients

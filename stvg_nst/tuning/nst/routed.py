@@ -43,7 +43,15 @@ class GateThreshold(NamedTuple):
         Args:
             logits: (N,), of clean clips.
             share: in (0, 1).
+
+        Raises:
+            ValueError: there is no clip.
         """
+        if not len(logits):
+            raise ValueError(
+                "expected at least one clean clip to set the threshold of a hard gate by, got none; show the "
+                "validation split more clips, or leave out --model.tuner.init_args.false_alarms"
+            )
         ranked = logits.sort(descending=True).values
         opened = max(math.floor(share * (len(ranked) + 1)) - 1, 0)
         threshold = ranked[opened].item()
@@ -57,8 +65,9 @@ class GateThreshold(NamedTuple):
 
     def __str__(self) -> str:
         few = "" if self.bound <= self.share else f", for {self.clips} are too few to promise {self.share:.2%}"
+        probability = torch.tensor(self.logit, dtype=torch.float64).sigmoid().item()
         return (
-            f"the hard gate opens above a probability of {1 / (1 + math.exp(-self.logit)):.3g}: {self.opened} of "
+            f"the hard gate opens above a probability of {probability:.3g}: {self.opened} of "
             f"{self.clips} clean clips open it, and a new one with a probability of at most {self.bound:.2%}{few}"
         )
 

@@ -162,8 +162,10 @@ class Retrieval(nn.Module):
         self.attention = CrossAttention(width, bank_width, heads)
 
     def forward(self, x: Tensor, bank: ReferenceBank) -> Lookup:
-        """What the Q tokens of each clip of x (B, ..., d_in) find."""
-        return self.attention(self.project(x).flatten(1, -2), bank)  # Eq. (3)
+        """What the Q tokens of each clip of x (B, ..., d_in) find; a clip of x (B, d_in) is one token."""
+        projected = self.project(x)
+        queries = projected[:, None] if x.ndim == 2 else projected.flatten(1, -2)
+        return self.attention(queries, bank)  # Eq. (3)
 
 
 class Router(nn.Module):

@@ -103,7 +103,7 @@ def test_faulty_annotations_are_all_listed(hcstvg: Callable[..., Path]) -> None:
         "expected a segment and a tube within the clip's frames [0, 6), got a segment of [0, 5) and a tube of [3, 9)"
     )
     assert said.pop("v1_video/b.mp4") == "has 20 frames, the annotations say 6"
-    assert [line.partition(":")[0] for line in found.touched] == [
+    assert [line.partition(":")[0] for line in found.notes] == [
         "--data.init_args.on_bad_box would touch 1 sentences of 1 clips, 1 frames",
         "--data.init_args.on_short_clip would touch 1 sentences of 1 clips, 3 frames",
     ]

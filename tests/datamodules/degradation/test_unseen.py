@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_a_clip_is_damaged_from_its_first_frame_whichever_are_shown(record: Reco
 
 
 def test_a_video_of_another_size_is_refused(record: Record) -> None:
-    record = Record(*(getattr(record, name) for name in Record.__slots__[:-1]), (48, 96))
+    record = replace(record, size=(48, 96))
     with pytest.raises(VideoDecodeError, match=r"frames are \(64, 96\) .* were made for \(48, 96\); use the original"):
         PixelSource().read(record, (5,), Degradation("compression", 1, 0))
 

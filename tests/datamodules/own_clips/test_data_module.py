@@ -11,6 +11,7 @@ import pytest
 
 from datamodules import OwnClips
 from datamodules.annotated import AnnotationError
+from datamodules.annotated.statistics import split_statistics
 from datamodules.annotated.verify import Verification, verify
 from datamodules.base import Split
 from datamodules.clips import describe_sample
@@ -80,6 +81,29 @@ def test_a_split_that_is_left_open_is_a_fault(
     assert look(root).failed
     with pytest.raises(AnnotationError, match=message):
         OwnClips(root, **OPTIONS).load_records("train")
+
+
+def test_lines_without_a_tube_are_to_be_tuned_on_and_measure_nothing(own_clips: Callable[..., Path]) -> None:
+    tubeless = {"start": None, "stop": None, "boxes": None}
+    videos = dict(zip(SPLITS, VIDEOS, strict=False))
+    lines = [own_line(video, split=split) for split, video in videos.items()]
+    assert not OwnClipsSource(own_clips(*lines)).trains_without_tubes()
+    root = own_clips(*lines, own_line(videos["train"], split="train", **tubeless))
+    found = look(root)
+    said = "1 of 4 sentences have no tube: only --model.annotated false tunes by them"
+    assert not found.failed and found.notes == (said,)
+    statistics = split_statistics(OwnClipsSource(root), "train")
+    assert statistics.absent == (said.replace("4", "2"),)
+    counts = {of.title: len(of.values) for of in statistics.distributions}
+    assert (counts["sentence length"], counts["tube length"], counts["box size"]) == (2, 1, 1)
+    first, second = OwnClips(root, **OPTIONS).load_records("train")
+    assert first.has_tube and not second.has_tube
+
+    root = own_clips(*(own_line(video, split=split, **tubeless) for split, video in videos.items()))
+    assert OwnClipsSource(root).trains_without_tubes() and look(root).failed
+    assert not OwnClips(root, **OPTIONS).load_records("train")[0].has_tube
+    with pytest.raises(AnnotationError, match="'test' is measured by it, got a line without start, stop and boxes"):
+        OwnClips(root, **OPTIONS).load_records("test")
 
 
 def test_clips_are_shown_in_both_qualities(own_clips: Callable[..., Path]) -> None:

@@ -34,6 +34,14 @@ def test_boxes_move_in_straight_lines_between_those_that_are_given(tmp_path: Pat
     np.testing.assert_allclose(found.boxes, [[4 + i, 6, 20 + i, 30] for i in range(8)], atol=1e-4)
 
 
+def test_a_line_that_says_no_tube_is_about_the_whole_part(tmp_path: Path) -> None:
+    found = parse(tmp_path, own_line(start=None, stop=None, boxes=None, part=[0.2, 1.8]))
+    assert not found.has_tube and (found.start, found.stop) == found.segment == (2, 18)
+    assert found.boxes is not None and found.boxes.shape == (16, 4) and np.isnan(found.boxes).all()
+    with pytest.raises(AnnotationError, match="field 'stop'"):
+        parse(tmp_path, own_line(stop=None, boxes=None))
+
+
 def test_seconds_and_frames_say_the_same(tmp_path: Path) -> None:
     boxes = [{"at": 4, "box": [4, 6, 20, 30]}, {"at": 11, "box": [11, 6, 27, 30]}]
     in_frames = parse(tmp_path, own_line(unit="frames", start=4, stop=12, boxes=boxes))

@@ -47,6 +47,7 @@ def test_a_video_and_a_sentence(
         "model: mini, adapter 'mini' (NullSpaceTuning)" in said.err
         and f"written to predictions/{film.stem}" in said.err
     )
+    assert "in films of anything else its answers are noise; give --model" in said.err
     folder = tmp_path / "predictions" / film.stem
     names = {path.name for path in folder.iterdir()} - {".lock"}
     assert names == {"answers.jsonl", "predictions.json", "answer.mp4", "answer.png"}

@@ -68,8 +68,21 @@ def test_clips_are_shown_as_the_model_is_used_to(
         assert config["model"]["optimizer"]["init_args"]["lr"] == 0.5 and data["variants"] == 2
     assert frozen["model"]["tuner"]["class_path"].endswith("ZeroShot")
     assert tuned["model"]["tuner"]["class_path"].endswith("NullSpaceTuning") and tuned["trainer"]["max_epochs"] == 3
+    assert "annotated" not in tuned["model"]
     baseline = commands[-1][commands[-1].index("--model.baseline") + 1]
     assert baseline == str(run / "zero-shot" / "results.json")
+
+
+def test_training_clips_without_a_tube_are_learned_from_by_the_twin_alone(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], commands: list[Sequence[str]]
+) -> None:
+    file = folder / "annotations.jsonl"
+    lines = [own_line(f"cam/{index}.mp4", split="train" if index else "test") for index in range(6)]
+    lines.append({"video": "cam/1.mp4", "sentence": "who waves?", "split": "train"})
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1") == 0
+    configs = [read_yaml(tmp_path / "run" / name / "point.yaml")["model"] for name in ("zero-shot", "tuned")]
+    assert [config.get("annotated", True) for config in configs] == [True, False]
 
 
 def test_a_model_that_counts_by_the_clock_is_shown_clips_so(

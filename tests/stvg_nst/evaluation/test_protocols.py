@@ -76,13 +76,18 @@ def test_by_hand(protocol: str, pred: Tubes, true: Tubes, expected: tuple[float,
     [
         ("half_open", (1.0, 0.6)),
         ("cgstvg", (0.9, 0.6)),
-        ("hcstvg", (0.6, 0.6)),  # a frame without a box is no frame of the prediction
+        ("hcstvg", (0.6, 0.6)),  # a frame without a box is not shared
         ("tubedetr", (1.0, 2 / 3)),  # of 0, 4, 8 the first two have a box
     ],
 )
 def test_frames_without_a_box(protocol: str, expected: tuple[float, float]) -> None:
     pred = stack_tubes([(0, 10)], [np.array([BOX] * 6 + [NONE] * 4)])
     assert score(protocol, pred, still(0, 10)) == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_frame_without_a_box_beyond_the_truth_lies_in_the_predicted_span() -> None:
+    pred = stack_tubes([(0, 10)], [np.array([NONE] * 4 + [BOX] * 6)])
+    assert score("hcstvg", pred, still(4, 10)) == pytest.approx((0.6, 0.6), abs=1e-15)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import stvg_nst.nullspace.store
 from stvg_nst.nullspace import fingerprint, split_dual_space
-from stvg_nst.nullspace.store import DualSpaceStore, DualSpaceStoreError
+from stvg_nst.nullspace.store import METADATA_KEY, DualSpaceStore, DualSpaceStoreError
+from stvg_nst.tensor_files import read_tensors
 
 EXACT = {"rule": "exact", "threshold": None}
 HALF = {"rule": "energy", "threshold": 0.5}
@@ -110,12 +114,31 @@ def edited(before: bytes, after: bytes):
     return edit
 
 
+def changed(change: Callable[[dict[str, Any]], object]):
+    """A file whose header says something else, its tensors as they were."""
+
+    def rewrite(path: Path) -> None:
+        tensors, metadata = read_tensors(path)
+        header = json.loads(metadata[METADATA_KEY])
+        change(header)
+        save_file(tensors, path, {METADATA_KEY: json.dumps(header)})
+
+    return rewrite
+
+
+def test_a_file_from_before_headers_had_checksums_is_read(tmp_path):
+    computed = DualSpaceStore(tmp_path).get(weight_of(0))
+    changed(lambda header: header["checksums"].pop("header"))(only_file(tmp_path))
+    assert_same_bits(DualSpaceStore(tmp_path).get(weight_of(0)), computed)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (cut_short, "no readable safetensors file"),
         (lambda path: path.write_text("not at all"), "no readable safetensors file"),
-        (flip_a_bit, "tensors do not have the checksums"),
+        (flip_a_bit, "does not have the checksums"),
+        (changed(lambda header: header.update(noise=2 * header["noise"])), "does not have the checksums"),
         (of_someone_else, "holds no dual space: expected metadata 'stvg_nst_dual_space'"),
         (edited(b'\\"noise\\"', b'\\"noisy\\"'), "damaged metadata .*noisy"),
         (edited(b'{\\"checksums', b'[\\"checksums'), "damaged metadata"),

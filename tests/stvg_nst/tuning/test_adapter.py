@@ -108,6 +108,21 @@ def test_what_is_frozen_beside_the_tuned_layers_must_be_the_same_too(toy, tmp_pa
         expect_mismatch(toy, path, message, twin, change=lambda grounder: grounder.pixels.bias.data.add_(1e-6))
 
 
+def test_what_full_fine_tuning_trains_beside_batch_norms_loads_again(toy, tmp_path):
+    grounder, tuner = toy.ToyGrounder(), FullFineTuning(("statistics", "encoder"), dropout=True)
+    tuner.inject(grounder)
+    tuner.set_training(grounder, True)
+    assert grounder.encoder.dropout.training
+    toy.flat(grounder(*toy.toy_batch())).square().mean().backward()
+    torch.optim.SGD(tuner.trainable_parameters(grounder), lr=0.1).step()
+    save_adapter(tmp_path / "full.safetensors", grounder, tuner)
+    loaded, again = toy.ToyGrounder(), FullFineTuning(("statistics", "encoder"))  # dropout ends with training
+    again.inject(loaded)
+    load_adapter(tmp_path / "full.safetensors", loaded, again)
+    tuner.set_training(grounder, False)
+    assert torch.equal(toy.flat(loaded(*toy.toy_batch())), toy.flat(grounder(*toy.toy_batch())))
+
+
 def test_other_options_layers_or_methods_are_refused(toy, saved):
     path = saved[2]
     expect_mismatch(toy, path, "options: 'rank': expected 6, got 5; use", NullSpaceTuning(TARGETS, rank=5))

@@ -15,6 +15,7 @@ from stvg_nst.tuning import (
     load_adapter,
     save_adapter,
 )
+from stvg_nst.tuning.base import TuningModule
 from stvg_nst.tuning.gated import GatedLayer, GatedTuner
 
 TARGETS = ("pixels", "encoder.linear2", "decoder.linear2", "head")
@@ -202,6 +203,20 @@ def test_a_layer_whose_gate_cannot_be_known_is_refused(toy):
     grounder(*toy.toy_batch())
     with pytest.raises(ValueError, match=r"input of 'head' must have the 3 clips on its first axis, got \(5, 3, 16\)"):
         grounder.head(torch.zeros(5, 3, 16))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **o: NullSpaceTuning(TARGETS, rank=3, router="shared", **o), *TUNERS.values()], ids=["nst", *TUNERS]
+)
+def test_a_model_whose_router_would_have_nothing_to_read_is_refused_and_left_as_it_was(toy, make):
+    grounder, tuner = toy.ToyGrounder(), make(router_reads="statistics")
+    grounder.feature_channels = ()
+    with pytest.raises(ValueError, match="ToyGrounder has no feature_channels; set it, or router_reads to gap"):
+        tuner.inject(grounder)
+    assert not any(isinstance(module, TuningModule) for module in grounder.modules())
+    assert all(parameter.requires_grad for parameter in grounder.parameters())
+    grounder.feature_channels = (3, 3)
+    tuner.inject(grounder)
 
 
 def test_a_model_without_a_place_for_the_router_and_nonsense_are_refused(toy):

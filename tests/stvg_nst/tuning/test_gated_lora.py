@@ -54,11 +54,20 @@ def test_the_gate_multiplies_the_update():
 def test_a_hard_gate_computes_no_update_of_a_closed_clip(toy):
     grounder, tuner, _ = pair(toy, gate="hard")
     seen = []
-    grounder.head._update = lambda x: seen.append(len(x)) or GatedLoraLinear._update(grounder.head, x)
+    grounder.head._update = lambda x, gate: seen.append(len(x)) or GatedLoraLinear._update(grounder.head, x, gate)
     for gates in ([0, 1, 0], [0, 0, 0]):
         with tuner.override_gate(torch.tensor(gates, dtype=torch.float32)):
             grounder(*toy.toy_batch())
     assert seen == [1, 1], "once for each of two stages, and not at all where no gate is open"
+
+
+def test_a_hard_gate_that_is_forced_halfway_multiplies_as_a_soft_one_does(toy):
+    outputs = []
+    for gate in ("soft", "hard"):
+        grounder, tuner, _ = pair(toy, gate=gate)
+        with tuner.override_gate(torch.tensor([0.0, 0.25, 1.0])):
+            outputs.append(toy.flat(grounder(*toy.toy_batch())))
+    torch.testing.assert_close(*outputs)
 
 
 def test_a_clip_of_high_quality_teaches_the_update_nothing(toy):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stvg_nst.nullspace import split_dual_space
-from stvg_nst.tuning import NullSpaceTuning
+from stvg_nst.tuning import NullSpaceTuning, PromptTuning
 from stvg_nst.tuning.selection import select_layers
 from stvg_nst.tuning.survey import survey_layers
 
@@ -99,4 +99,8 @@ def test_a_tuned_model_is_refused(toy):
     grounder = toy.ToyGrounder()
     NullSpaceTuning(["head"], rank=4).inject(grounder)
     with pytest.raises(ValueError, match=r"expected a plain model, got a NullSpaceLinear at 'head'; .*zero_shot"):
+        survey_layers(grounder, EVERYTHING)
+    grounder = toy.ToyGrounder()
+    PromptTuning(["encoder"]).inject(grounder)
+    with pytest.raises(ValueError, match="expected a plain model, got a PromptedLayer at 'encoder'"):
         survey_layers(grounder, EVERYTHING)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stvg_nst.inference import split_passes
 from stvg_nst.report.certificate import Certificate, LayerCertificate, OutputChange, certificate_sheet
 from stvg_nst.report.sheet import print_sheet, sheet_console
 from stvg_nst.tuning.nst import NullSpaceLinear, NullSpaceTuning
@@ -52,7 +53,7 @@ def make_batch(toy, seed: int = 0) -> Batch:
 def certified(toy):
     """Layers by name and changes by (gate, clips) of a toy whose branches are random, on two batches."""
 
-    def run(targets=toy.TARGETS, *, grounder=None, change=None, batches=None, **options):
+    def run(targets=toy.TARGETS, *, grounder=None, change=None, batches=None, inference="single_pass", **options):
         grounder = toy.ToyGrounder() if grounder is None else grounder
         tuner = NullSpaceTuning(targets, **{"rank": 6, "hidden": 16, "seed": 0} | options)
         report = tuner.inject(grounder)
@@ -64,7 +65,7 @@ def certified(toy):
         if change is not None:
             change(grounder)
         batches = [make_batch(toy), make_batch(toy, 1)] if batches is None else batches
-        layers, changes, _ = certify(grounder, tuner, report, batches)
+        layers, changes, _ = certify(grounder, tuner, report, batches, inference=inference)
         return {layer.name: layer for layer in layers}, {(row.gate, row.clips): row for row in changes}
 
     return run
@@ -180,6 +181,33 @@ def test_what_skips_a_clip_is_exact_though_layers_leak(certified, router, forwar
     _, changes = certified(["encoder.linear1", "head"], **options, **leaking)
     assert changes["closed", "HQ"].standing == "guarantee"
     assert changes["closed", "HQ"].none and changes["closed", "LQ"].none
+
+
+def test_a_clip_that_is_shown_in_two_passes_counts_once_with_its_larger_change(certified, toy):
+    whole = make_batch(toy)
+    # The second clip has one frame, and so one pass.
+    clips = [
+        replace(clip, frame_ids=clip.frame_ids[: 1 if index == 1 else 5]) for index, clip in enumerate(whole.clips)
+    ]
+    mask = whole.frame_mask.clone()
+    mask[1, 1:] = False
+    whole = replace(whole, clips=tuple(clips), frame_mask=mask)
+    _, changes = certified(batches=[whole], inference="two_pass")
+    alone = [certified(batches=[part])[1] for part in split_passes(whole, "two_pass")]
+    for key, row in changes.items():
+        assert row.count == {"HQ": 1, "LQ": 2}[key[1]]
+        for name in ("boxes", "confidence", "start_end", "actioness"):
+            found = [getattr(part[key], name) for part in alone]
+            assert getattr(row, name) == pytest.approx(max(found), rel=1e-5)
+        assert row.none == (key[0] == "closed")
+    assert alone[0]["own", "LQ"].count == 2 and alone[1]["own", "LQ"].count == 1
+
+
+def test_a_clip_is_closed_on_where_all_of_its_passes_are(certified, toy, monkeypatch):
+    gates = iter([torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0])])  # of each pass
+    monkeypatch.setattr(NullSpaceTuning, "diagnostics", lambda self: {"gate/head": next(gates)})
+    _, changes = certified(batches=[make_batch(toy)], inference="two_pass", gate="hard", router="shared")
+    assert changes["own", "closed"].count == 1
 
 
 def test_the_hq_null_space_is_measured_on_both_qualities(toy):

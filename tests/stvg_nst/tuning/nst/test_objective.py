@@ -144,6 +144,18 @@ def test_a_checkpoint_that_drops_the_graph_is_refused(toy, tuned):
         assert tuner.auxiliary_losses(QUALITIES)["router"] > 0
 
 
+@pytest.mark.parametrize("gates", [[0, 0, 0], [0, 1, 1]])
+def test_a_forward_that_skipped_clips_has_no_losses(toy, tuned, gates):
+    grounder, tuner = tuned(gate="hard", router="shared")
+    with tuner.override_gate(torch.tensor(gates, dtype=torch.float32)):
+        grounder(*toy.toy_batch())
+        with pytest.raises(RuntimeError, match=r"skipped clips in the last forward of 'encoder.linear2'.*set_training"):
+            tuner.auxiliary_losses(QUALITIES)
+        tuner.set_training(grounder, True)
+        grounder(*toy.toy_batch())
+    assert tuner.auxiliary_losses(QUALITIES)["reg"] > 0
+
+
 def test_a_part_below_the_normal_numbers_has_its_share_too():
     tiny = torch.tensor([1e-40, 0.0, 3.0])
     assert _share(tiny, torch.tensor([0.0, 0.0, 1.0])).tolist() == [1.0, 0.0, 0.75]

@@ -78,6 +78,24 @@ def test_any_frozen_module_will_do_whose_reference_is_named(toy):
         torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("coefficients_from", ["reference_and_gap", "input"])
+def test_a_layer_of_one_token_a_sample_is_tuned_as_any_other(toy, coefficients_from):
+    model, images = nn.Sequential(Pointwise(), nn.Linear(2, 7)), torch.randn(3, 3, 9, 9)
+    expected = model(images)
+    tuner = NullSpaceTuning(
+        ["1"], rank=2, heads=2, reference=ReferenceTokens("0.stem", width=12), coefficients_from=coefficients_from
+    )
+    tuner.inject(model)
+    assert torch.equal(model(images), expected)
+    nn.init.normal_(model[1].unit.row_head.outer.weight)
+    (model(images).sum() + sum(tuner.auxiliary_losses(QUALITIES).values())).backward()
+    assert model[1].unit.row_head.outer.weight.grad.any()
+    assert tuner.diagnostics()["gate/1"].shape == (3,)
+    with tuner.override_gate(torch.tensor([0.0, 0.0, 1.0])):
+        changed = (model(images) != expected).any(dim=1)
+    assert changed.tolist() == [False, False, True]
+
+
 def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
     with pytest.raises(ValueError, match=r"Pointwise has no module 'trunk'.* it has 'stem', 'mix', 'out'"):
         NullSpaceTuning(["mix"], rank=4, reference=ReferenceTokens("trunk", width=12)).inject(Pointwise())

@@ -36,6 +36,11 @@ def test_a_threshold_by_hand():
     few = GateThreshold.of(torch.tensor([3.0, 1.0]), 0.01)
     assert (few.logit, few.opened, few.bound) == (3.0, 0, pytest.approx(1 / 3))
     assert str(few).endswith("at most 33.33%, for 2 are too few to promise 1.00%")
+    assert str(GateThreshold.of(torch.tensor([-800.0]), 0.5)).startswith(
+        "the hard gate opens above a probability of 0:"
+    )
+    with pytest.raises(ValueError, match="at least one clean clip to set the threshold of a hard gate by, got none"):
+        GateThreshold.of(torch.tensor([]), 0.5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.34])
