@@ -117,8 +117,10 @@ def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, St
     if OwnClipsSource(options.folder).trains_without_tubes():
         print("training clips without a tube: the clean twin alone teaches, of all of them", file=sys.stderr)
         tuned = merge(tuned, {"model": {"annotated": False}})
-    sentences = len(OwnClipsSource(options.folder).read("train").annotations)
-    tuned = merge(tuned, {"trainer": {"max_epochs": options.epochs or epochs_for(sentences, options.batch_size)}})
+    epochs = options.epochs or epochs_for(
+        len(OwnClipsSource(options.folder).read("train").annotations), options.batch_size
+    )
+    tuned = merge(tuned, {"trainer": {"max_epochs": epochs}})
     folders = options.run / BASELINE_FOLDER, options.run / TUNED_FOLDER
     tests = RunTest("", folders[0], {}, None), RunTest("", folders[1], {}, folders[0] / RunFile.RESULTS)
     return (
