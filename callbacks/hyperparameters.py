@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import yaml
 from torch.utils.tensorboard.summary import hparams
 
 from callbacks.run import run_folder, tensorboard_writers
+from stvg_nst import configuration
 from stvg_nst.best_effort import BestEffort
 from stvg_nst.results.metric_names import MAIN, VIEWS, MetricName
 from stvg_nst.results.run_folder import RunFile
@@ -73,7 +73,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """
     for name in (RunFile.CONFIG, RunFile.TEST_CONFIG):
         if (folder / name).exists():
-            return yaml.safe_load((folder / name).read_text())
+            return configuration.read_yaml(folder / name)
     raise FileNotFoundError(
         f"expected {RunFile.CONFIG} or {RunFile.TEST_CONFIG} in '{folder}', as the command line saves "
         "them; start the run with `python -m stvg_nst`, or leave the callback HyperparameterSummary out"
@@ -86,10 +86,7 @@ def look_up(config: Mapping[str, Any], field: str) -> str | int | float | bool:
     >>> look_up({"model": {"tuner": {"class_path": "stvg_nst.tuning.LoRA", "init_args": {"rank": 4}}}}, "model.tuner")
     'LoRA'
     """
-    value: Any = config
-    for name in field.split("."):
-        children = value if isinstance(value, Mapping) else {}
-        value = children.get(name, (children.get("init_args") or {}).get(name))
+    value = configuration.look_up(config, field)
     if isinstance(value, Mapping) and "class_path" in value:
         return str(value["class_path"]).rpartition(".")[2]
     if value is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from pkgutil import resolve_name
@@ -151,6 +151,32 @@ def parse_overlay(text: str, source: str) -> dict[str, Any]:
         ConfigurationError: see :func:`read_overlay`.
     """
     return _whole(_mapping(load_yaml(text, source), source), source, Path(), ())
+
+
+def files_of_overlays(overlays: Iterable[Path]) -> tuple[Path, ...]:
+    """Overlays, and behind them all files that :func:`read_overlay` reads for them; none that is not there is read.
+
+    Raises:
+        ConfigurationError: one of them cannot be read.
+    """
+    found, waiting = dict.fromkeys(overlays), [*overlays]
+    while waiting:
+        file = waiting.pop()
+        for named in _named_in(read_yaml(file), file.parent) if file.is_file() else ():
+            if named not in found:
+                found[named] = None
+                waiting.append(named)
+    return tuple(found)
+
+
+def _named_in(content: Config, folder: Path) -> Iterator[Path]:
+    """Files that lie under an overlay, or stand in the place of one of its values."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _named_in(value, folder)
+        for file in value if isinstance(value, list) and name == "config" else [value]:
+            if isinstance(file, str) and is_yaml_file(folder / file):
+                yield Path(os.path.normpath(folder / file))
 
 
 def _whole(content: dict[str, Any], source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, merge, read_overlay, read_yaml
 from stvg_nst.machine.health import Finding
 from stvg_nst.models.cgstvg.hub import RELEASES
+from stvg_nst.sharing import adapter_file, is_reference
 from stvg_nst.study import read_studies
 
 _WEIGHTS_PAGE = "docs/weights.md says where to get it"
@@ -57,7 +58,8 @@ def _of_data(config: Config, *, trains: bool) -> Iterator[Finding]:
     root = Path(options.get("root", kind.root))
     if issubclass(kind, AnnotatedVideos):
         shown = {"version": options["version"]} if "version" in options else {}
-        yield from _of_source(kind(root=root, **shown).source, options, trains=trains)
+        has_val = options.get("validation") == "official" or not kind.held_out
+        yield from _of_source(kind(root=root, **shown).source, options, trains=trains, has_val=has_val)
     else:
         yield Finding("data", f"{kind.__name__} in '{root}', rendered there on first use")
     for name, command in (("features", "cache features"), ("frames", "cache frames"), ("degraded", "degrade dataset")):
@@ -66,22 +68,34 @@ def _of_data(config: Config, *, trains: bool) -> Iterator[Finding]:
             yield Finding(name, f"no folder '{folder}'", "lacking", f"python -m stvg_nst {command} makes it")
 
 
-def _of_source(source: AnnotatedSource, options: Mapping[str, Any], *, trains: bool) -> Iterator[Finding]:
+def _of_source(
+    source: AnnotatedSource, options: Mapping[str, Any], *, trains: bool, has_val: bool
+) -> Iterator[Finding]:
+    """Args: has_val: whether ``val`` is the data set's own; otherwise it is held out of the training set."""
+    is_skipped = options.get("on_bad_video") == "skip"
+    verify = f"`python -m stvg_nst data verify {source.name} {source.root}`"
     for split in source.splits:
-        # `val` is held out of the training set, unless a set's own is asked for.
-        if split == "val" and options.get("validation") != "official":
+        if split == "val" and not has_val:
             continue
-        if split == "train" and not trains and options.get("evaluation_split", "test") == "test":
+        if split != "test" and not trains and options.get("evaluation_split", "test") == "test":
             continue
         about, file = f"{source.name}, {split}", source.annotation_file(split)
         if not file.is_file():
             yield Finding(about, f"no annotations '{file}'", "lacking", "docs/data.md says where to get them")
             continue
         try:
-            annotations = source.read(split).annotations
+            reading = source.read(split)
         except (AnnotationError, FileNotFoundError) as error:
             yield Finding(about, str(error), "lacking")
             continue
+        if reading.errors:
+            yield Finding(
+                about,
+                f"{reading.lost:,} faulty sentences, the first: {reading.errors[0]}",
+                "note" if is_skipped else "lacking",
+                f"{verify} lists all",
+            )
+        annotations = reading.annotations
         videos = dict.fromkeys(annotation.video for annotation in annotations)
         missing = [video for video in videos if not source.video_file(video).is_file()]
         said = f"{len(annotations):,} sentences, {len(videos) - len(missing):,} of {len(videos):,} videos"
@@ -91,8 +105,8 @@ def _of_source(source: AnnotatedSource, options: Mapping[str, Any], *, trains: b
         else:
             yield Finding(about, said)
     if not manifest_file(source.root, source.name).is_file():
-        needed = options.get("on_short_clip", "refuse") != "refuse" or options.get("on_bad_video") == "skip"
-        advice = f"run `python -m stvg_nst data verify {source.name} {source.root}` before the first run"
+        needed = options.get("on_short_clip", "refuse") != "refuse" or is_skipped
+        advice = f"run {verify} before the first run"
         yield Finding(
             source.name, "nobody has looked whether its files are sound", "lacking" if needed else "note", advice
         )
@@ -108,8 +122,10 @@ def _of_model(config: Config) -> Iterator[Finding]:
         yield Finding("weights", "random ones: no overlay names a file", "note", "add a *_weights.yaml overlay")
     for name in ("weights", "adapter", "baseline"):
         file = weights if name == "weights" else model.get(name)
-        if file not in (None, "random"):
-            there = Path(file).is_file()
+        if name == "adapter" and file is not None and is_reference(file):
+            yield Finding(name, f"'{file}', which is fetched on first use", "note", "run once with a network")
+        elif file not in (None, "random"):
+            there = (adapter_file(file) if name == "adapter" else Path(file)).is_file()
             advice = _weights_advice(Path(file)) if name == "weights" else "an earlier run leaves it"
             yield Finding(name, f"'{file}'") if there else Finding(name, f"no file '{file}'", "lacking", advice)
     for source in _text_sources(model["grounder"]):

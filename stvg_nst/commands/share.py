@@ -15,7 +15,7 @@ from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.sharing import PREFIX, send
+from stvg_nst.sharing import PREFIX, check_name, send
 from stvg_nst.sharing.card import Shared, model_card
 from stvg_nst.sharing.hub import CARD, CONFIG
 from stvg_nst.tuning.adapter import read_adapter_config
@@ -33,6 +33,7 @@ def share(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--private", action="store_true", help="only you can see it; a repository that is there stays")
     parser.add_argument("--output", type=Path, help="write the folder here, and send nothing")
     options = parser.parse_args(arguments)
+    check_name(options.name)
     if options.output is not None:
         check_folder_is_writable(options.output)
         base = write_shared(options.output, options.run, options.name, options.baseline)
@@ -53,12 +54,16 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
         The name of the frozen weights, where they come with the suite.
 
     Raises:
-        FileNotFoundError: the run is not finished.
+        FileNotFoundError: the run is not finished, or the baseline has left no tubes.
         AdapterMismatchError, DescriptionError: its files are damaged.
     """
     source = find_source(run)
     if source.adapter is None:
         raise FileNotFoundError(f"'{run}' has tuned nothing: there is no '{run / RunFile.ADAPTER}'; fit first")
+    if baseline is not None and not (tubes := baseline / RunFile.PREDICTIONS).is_file():
+        raise FileNotFoundError(
+            f"there is no '{tubes}' to compare with; give the folder of the zero-shot test, or leave out --baseline"
+        )
     saved = read_adapter_config(source.adapter)
     base = _shipped_name(source)
     content = {

@@ -117,7 +117,10 @@ def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, St
     if OwnClipsSource(options.folder).trains_without_tubes():
         print("training clips without a tube: the clean twin alone teaches, of all of them", file=sys.stderr)
         tuned = merge(tuned, {"model": {"annotated": False}})
-    tuned = merge(tuned, {"trainer": {"max_epochs": options.epochs or _epochs(options)}})
+    epochs = options.epochs or epochs_for(
+        len(OwnClipsSource(options.folder).read("train").annotations), options.batch_size
+    )
+    tuned = merge(tuned, {"trainer": {"max_epochs": epochs}})
     folders = options.run / BASELINE_FOLDER, options.run / TUNED_FOLDER
     tests = RunTest("", folders[0], {}, None), RunTest("", folders[1], {}, folders[0] / RunFile.RESULTS)
     return (
@@ -157,9 +160,9 @@ def _model_and_data(options: argparse.Namespace, model: ModelSource) -> Config:
     }
 
 
-def _epochs(options: argparse.Namespace) -> int:
-    sentences = len(OwnClipsSource(options.folder).read("train").annotations)
-    return max(_LEAST_EPOCHS, ceil(_STEPS * options.batch_size / max(sentences, 1)))
+def epochs_for(sentences: int, batch_size: int) -> int:
+    """So many that there are enough steps; an epoch leaves out what does not fill its last one."""
+    return max(_LEAST_EPOCHS, ceil(_STEPS / max(sentences // batch_size, 1)))
 
 
 def _refuse_changed(runs: Sequence[StudyRun]) -> None:

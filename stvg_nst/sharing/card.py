@@ -48,7 +48,7 @@ def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
 
     Args:
         run: folder of the fit; its results, tubes and certificate are told where they are there.
-        baseline: folder of the zero-shot test, for differences and the WAS.
+        baseline: folder of the zero-shot test, which has left its tubes, for intervals of the WAS.
     """
     method = shared.tuner.rpartition(".")[2]
     header = {
@@ -99,11 +99,10 @@ def _intervals(run: Path, baseline: Path | None) -> Mapping[str, tuple[float, fl
     """By name of metric; nothing where the run has not kept its tubes."""
     if not (run / RunFile.PREDICTIONS).is_file():
         return {}
-    frozen = None if baseline is None else baseline / RunFile.PREDICTIONS
     result = evaluate(
         load_predictions(run / RunFile.PREDICTIONS),
         load_ground_truth(run / RunFile.GROUND_TRUTH),
-        baseline=None if frozen is None or not frozen.is_file() else load_predictions(frozen),
+        baseline=None if baseline is None else load_predictions(baseline / RunFile.PREDICTIONS),
         bootstrap=REPLICATES,
     )
     return result.protocols["half_open"].intervals if "half_open" in result.protocols else {}

@@ -32,6 +32,7 @@ def fetch(reference: str | Path) -> Path:
     if not _NAME.fullmatch(name):
         raise ValueError(f"expected {PREFIX}user/name or {PREFIX}user/name@revision, got '{reference}'")
     repository, _, revision = name.partition("@")
+    check_name(repository)
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_FILES]))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
@@ -40,6 +41,23 @@ def fetch(reference: str | Path) -> Path:
             f"'{reference}' is not in the cache of the Hugging Face hub, and the hub did not hand it out; look at the "
             f"name, and run once with a network ({first})"
         ) from error
+
+
+def check_name(name: str) -> None:
+    """Refuses what the hub does not take for ``user/name``, without asking it.
+
+    Raises:
+        ValueError: so.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"'{name}' is no user/name of the Hugging Face hub: {error}") from error
+    if "/" not in name:
+        raise ValueError(f"expected user/name, as an adapter is to be called on the Hugging Face hub, got '{name}'")
 
 
 def adapter_file(source: str | Path) -> Path:

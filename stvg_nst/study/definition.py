@@ -55,7 +55,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
+from stvg_nst.configuration import (
+    Config,
+    ConfigurationError,
+    files_of_overlays,
+    merge,
+    read_overlay,
+    read_yaml,
+)
 from stvg_nst.study.cut_short import FACTORS, QUICK_KEYS, cut_short, files_in, seeds_of
 from stvg_nst.study.fields import (
     folder_name,
@@ -209,15 +216,17 @@ def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
 
 
 def study_files(path: Path) -> tuple[Path, ...]:
-    """The file of a study, and those that it is made of: what it extends, its overlays, and its chosen settings.
+    """The file of a study, and those that it is made of: what it extends, its overlays with all that they name, and its
+    chosen settings.
 
     Raises:
-        StudyError: the file is no study.
+        ConfigurationError: the file is no study, or one that it is made of cannot be read.
     """
     content = read_yaml(path)
     refuse_unknown(content, _KEYS, f"'{path}'")
     whole = _extended(content)
-    return tuple(dict.fromkeys((path, *map(Path, (*_files_below(content), *files_in(whole))))))
+    overlays = files_of_overlays([*map(Path, files_in(whole))])
+    return tuple(dict.fromkeys((path, *map(Path, _files_below(content)), *overlays)))
 
 
 def _extended(content: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,8 @@ class RayEngine:
 def _bring_to_end(run: StudyRun, launcher: Launcher, place: str) -> tuple[float, str | None]:
     """In a process of Ray: seconds, and the last word of a run that failed."""
     os.chdir(place)
+    if run.finished or run.diverged:  # by a worker that was lost after its last word
+        return 0.0, run.why_failed if run.diverged else None
     (outcome,) = launcher.outcomes([run], on_start=lambda started: None)
     return outcome.seconds, outcome.failure
 

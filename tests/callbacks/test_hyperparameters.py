@@ -65,8 +65,9 @@ def test_run_without_tensorboard_needs_no_configuration(run: Any) -> None:
 
 @pytest.mark.parametrize(
     ("field", "expected"),
-    [("a.b", 1), ("a.c", "none"), ("a.d", "[1, 2]"), ("a.e", False), ("x", "none"), ("a.b.c", "none"), ("n.q", "none")],
+    [("a.b", 1), ("a.c", "none"), ("k.d", "[1, 2]"), ("k.e", False), ("k", "K"), ("x", "none"), ("a.b.c", "none")],
 )
 def test_look_up(field: str, expected: Any) -> None:
-    config = {"a": {"b": 1, "c": None, "init_args": {"d": [1, 2], "e": False}}, "n": {"init_args": None}}
+    config = {"a": {"b": 1, "c": None}, "k": {"class_path": "some.K", "init_args": {"d": [1, 2], "e": False}}}
     assert look_up(config, field) == expected
+    assert look_up({"n": {"class_path": "N", "init_args": None}}, "n.q") == "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules.annotated.verify import verify
+from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst import __main__ as root_module
 from stvg_nst import gpus
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.machine import health
 from stvg_nst.machine.systems import refuse_other_systems
-from tests.datamodules.published import hcstvg_item, write_clip, write_json
+from tests.datamodules.published import hcstvg_item, own_line, write_clip, write_json
 
 MINI = [f"experiments/{name}.yaml" for name in ("base", "data/mini", "model/mini", "model/mini_weights")]
 
@@ -55,6 +58,32 @@ def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path
     assert "2 sentences, 1 of 2 videos" in lacking["hcstvg_v1, test"] and "b.mp4" in lacking["hcstvg_v1, test"]
     assert "cache features" in lacking["features"] and "docs/weights.md" in lacking["weights"]
     assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
+
+
+def test_every_split_and_every_line_of_own_clips_is_looked_at(tmp_path: Path) -> None:
+    root = tmp_path
+    lines = [*(own_line(f"{split}.mp4", split=split) for split in SPLITS), own_line("test.mp4", split="val")]
+    (root / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for split in SPLITS:
+        write_clip(root / f"{split}.mp4")
+    verify(OwnClipsSource(root), SPLITS, root / "own_clips.manifest.json", workers=1)
+    (root / "val.mp4").unlink()
+    overlay = root / "own.yaml"
+    overlay.write_text(f"data: {{class_path: datamodules.OwnClips, init_args: {{root: '{root}'}}}}\n")
+    found = {finding.about: finding for finding in examine_experiment([overlay]) if finding.verdict == "lacking"}
+    assert (
+        "1 faulty sentences, the first: " in found["own_clips, val"].said and "val.mp4" in found["own_clips, val"].said
+    )
+    assert "'test', as another line about 'test.mp4' says" in found["own_clips, train"].said
+    assert found.keys() == {"own_clips, train", "own_clips, val", "model"}
+
+
+def test_an_adapter_may_be_a_folder_or_lie_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "adapter.safetensors").touch()
+    overlay = tmp_path / "overlay.yaml"
+    for adapter, verdict in (("hub:user/night", "note"), (tmp_path, "ok"), (tmp_path / "none", "lacking")):
+        overlay.write_text(f"model: {{adapter: '{adapter}', grounder: {{class_path: stvg_nst.models.CGSTVG}}}}\n")
+        assert {f.about: f.verdict for f in examine_experiment([overlay])}["adapter"] == verdict
 
 
 def test_a_study_is_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,16 @@ def test_a_shared_folder_answers_as_the_run_does(run: Path, tmp_path: Path) -> N
     assert torch.equal(answers[0].tube.boxes, answers[1].tube.boxes)
 
 
+def test_what_cannot_be_shared_is_said_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+    for words, kind, message in (
+        (["night"], ValueError, "expected user/name"),
+        (["user/night", "--baseline", str(tmp_path)], FileNotFoundError, r"predictions\.json' to compare with"),
+    ):
+        with pytest.raises(kind, match=message):
+            share([str(run), *words, "--output", str(tmp_path / "shared")], "share")
+    assert not (tmp_path / "shared").exists()
+
+
 def test_an_adapter_of_other_weights_says_that_it_needs_them(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,3 +154,8 @@ def test_a_folder_becomes_an_adapter_that_answers(
     assert "NullSpaceTuning" in said.out and said.err.count("$ python -m stvg_nst") == 1, "verified, and reported"
     assert stvg(*tune, "--seed", "1") == 1
     assert "seed_everything: 0 before, 1 now); choose another --run" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("sentences", "epochs"), [(1, 100), (3, 100), (25, 9), (60, 4), (200, 4)])
+def test_there_are_as_many_steps_as_promised(sentences: int, epochs: int) -> None:
+    assert tune_module.epochs_for(sentences, 2) == epochs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.sharing import adapter_file, fetch, is_reference
+from stvg_nst.sharing import adapter_file, check_name, fetch, is_reference
 from tests.stvg_nst.sharing.hub_stand_in import HubStandIn
 
 FETCH = "from stvg_nst.sharing import fetch; print(fetch('hub:user/night'))"
@@ -50,6 +50,15 @@ def test_what_is_sent_comes_back_and_stays_without_a_network(tmp_path: Path) -> 
 def test_a_reference_has_a_user_and_a_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected hub:user/name or hub:user/name@revision, got"):
         fetch(name)
+
+
+@pytest.mark.parametrize("name", ["night", "user/na--me", "user/-night", "user/night@main"])
+def test_a_name_that_the_hub_does_not_take_is_refused_ahead_of_it(name: str) -> None:
+    with pytest.raises(ValueError, match=r"user/name.* the Hugging Face hub"):
+        check_name(name)
+    if "--" in name:
+        with pytest.raises(ValueError, match="'user/na--me' is no user/name of the Hugging Face hub"):
+            fetch(f"hub:{name}")
 
 
 def test_an_adapter_is_a_file_or_a_folder_that_holds_one(tmp_path: Path) -> None:

@@ -80,7 +80,13 @@ def test_a_study_is_made_of_all_files_that_it_names(write: Write, tmp_path: Path
         f"extends: {tmp_path / 'below.yaml'}\ntitle: Above\nchosen: [{chosen}]\nonly: ['rank 4']\n"
         f"points: {{'rank 4': {{overlays: [{overlays[1]}]}}}}\n"
     )
+    (tmp_path / "model.yaml").write_text("config: [base.yaml]\n")
+    overlays[1].write_text("config: under.yaml\nmodel: {tuner: tuner.yaml, loss: {init_args: {config: gone.yaml}}}\n")
+    (tmp_path / "under.yaml").write_text(f"trainer: ../{tmp_path.name}/own.yaml\n")
+    (tmp_path / "tuner.yaml").write_text("config: [model.yaml]\n")
     named = study_files(path)
+    inner = {tmp_path / f"{name}.yaml" for name in ("under", "tuner", "model")}
+    assert inner < {*named}, "what an overlay names, and what that names, and so on, also in a circle"
     assert {path, tmp_path / "below.yaml", chosen, *overlays[:2]} < {*named} and overlays[2] not in named
     assert len(named) == len(set(named))
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from stvg_nst.study.runs import StudyRun
+from stvg_nst.study.launch import Launcher
+from stvg_nst.study.ray_engine import _bring_to_end
+from stvg_nst.study.runs import RunTest, StudyRun
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,16 @@ def test_what_a_run_shows_of_itself_is_no_part_of_its_configuration(tmp_path: Pa
     assert run.changes() == []
     run.config_file.write_text(yaml.safe_dump(config("lightning.pytorch.callbacks.RichProgressBar")))
     assert len(run.changes()) == 1, "an average decides what is trained"
+
+
+def test_a_task_that_is_given_out_again_after_its_end_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ray, where a worker is lost after its run has left its results, or has diverged."""
+    monkeypatch.chdir(tmp_path)
+    run = StudyRun("rank 4", 0, tmp_path, {}, (RunTest("", tmp_path, {}, None),), None, ())
+    run.divergence.write_text("the loss is no number\n")
+    launcher = Launcher(1, None, ("no", "program"))
+    assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, f"the loss is no number ({run.log})")
+    run.tests[0].results.touch()
+    assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, None)
