@@ -93,7 +93,12 @@ class ModelDescription:
                 f"'{source}' holds weights, but does not say of which network they are, nor how it is shown a clip; "
                 "give a run's folder, or a file that `export` has written"
             )
-        content = json.loads(metadata[METADATA_KEY])
+        try:
+            content = json.loads(metadata[METADATA_KEY])
+        except json.JSONDecodeError as error:
+            raise DescriptionError(
+                f"'{source}' is damaged: what it says of its network is no JSON ({error})"
+            ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise DescriptionError(

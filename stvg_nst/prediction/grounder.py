@@ -92,7 +92,8 @@ class VideoGrounder:
                 :func:`datamodules.footage.open_footage` has made of one of them.
             sentence: in the words of the data that the network knows.
             start, stop: of the part to look at, in seconds after the video's first frame; all unless given.
-            fps: frames per second; needed of an array, and in place of a file's own times where given.
+            fps: frames per second; needed of an array, and in place of a file's own times where given. What is open
+                already has its own.
             window: seconds; by default what the network's clips last at most. A part that is no longer than that and a
                 tenth is shown at once, as ``test`` shows a clip.
             overlap: seconds that neighbouring windows share at least; half a window by default. What lasts no longer
@@ -137,6 +138,8 @@ class VideoGrounder:
             An answer to each, in their order.
         """
         self.check(sentences)
+        if isinstance(video, Footage) and fps is not None:
+            raise ValueError(f"fps {fps:g} belongs to open_footage, for this video is open already")
         footage = video if isinstance(video, Footage) else open_footage(video, fps=fps)
         segment = footage.segment(start, stop)
         seconds = self.viewing.clip_seconds if window is None else window

@@ -249,6 +249,11 @@ def test_full_fine_tuning_leaves_the_frozen_weights_alone(mini: VideoGrounder, c
     assert not torch.equal(answer.boxes[:1], before.boxes[:1])
 
 
+def test_an_open_film_has_a_rate_of_its_own(mini: VideoGrounder, clip: Path) -> None:
+    with pytest.raises(ValueError, match="fps 8 belongs to open_footage"):
+        mini.ground(open_footage(clip), SENTENCE, fps=8)
+
+
 def test_an_adapter_of_another_model_is_refused(mini: VideoGrounder, adapter: Path, tmp_path: Path) -> None:
     changed = load("mini", device="cpu")
     changed.frozen.grounder.box_decoder.layers[0].ffn.linear2.weight.data[0, 0] += 1  # type: ignore[union-attr, index]

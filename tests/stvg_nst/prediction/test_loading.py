@@ -196,6 +196,13 @@ def test_a_file_that_asks_for_something_else_is_refused(tmp_path: Path, changes:
         load(described(tmp_path / "file.safetensors", **changes))
 
 
+def test_a_description_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={METADATA_KEY: '{"format_version": 1, "grou'})
+    with pytest.raises(DescriptionError, match="is damaged: what it says of its network is no JSON"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
