@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import parts
 from benchmarks.gpu.kernels import best_seconds
 from benchmarks.gpu.peaks import Peaks
 from benchmarks.gpu.plan import Plan, attempted, peak_gib
@@ -148,7 +149,7 @@ def test_a_part_that_takes_too_long_or_fails_is_ended_and_keeps_its_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fork = multiprocessing.get_context("fork")  # which need not import everything anew
-    monkeypatch.setattr(gpu.multiprocessing, "get_context", lambda _: fork)
+    monkeypatch.setattr(parts.multiprocessing, "get_context", lambda _: fork)
 
     def sleeps(plan: Plan, report: Report) -> None:
         report.table("t", ["ms"])
@@ -159,21 +160,21 @@ def test_a_part_that_takes_too_long_or_fails_is_ended_and_keeps_its_rows(
         report.note("a line")
         raise SystemExit(3)
 
-    monkeypatch.setitem(gpu.PARTS, "stages", sleeps)
-    monkeypatch.setitem(gpu.PARTS, "memory", fails)
-    found = gpu.measured("stages", PLAN, limit=0.6)
+    monkeypatch.setitem(parts.PARTS, "stages", sleeps)
+    monkeypatch.setitem(parts.PARTS, "memory", fails)
+    found = parts.measured("stages", PLAN, limit=0.6)
     assert found["ended"] == "after 0.01 minutes"
     assert found["tables"] == [{"title": "t", "columns": ["ms"], "rows": [{"name": "a", "ms": 1.0}]}]
     assert "'stages' ended after 0.01 minutes" in capsys.readouterr().out
-    found = gpu.measured("memory", PLAN, limit=60.0)
+    found = parts.measured("memory", PLAN, limit=60.0)
     assert found["ended"] == "with the exit code 3" and found["notes"][0] == "a line"
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("part", gpu.PARTS)
+@pytest.mark.parametrize("part", parts.PARTS)
 def test_a_part_runs_on_a_card(part: str) -> None:
     report = Printed()
-    gpu.PARTS[part](replace(PLAN, device="cuda", precisions=("tf32", "bf16", "fp16"), clips=2), report)
+    parts.PARTS[part](replace(PLAN, device="cuda", precisions=("tf32", "bf16", "fp16"), clips=2), report)
     assert all(OUT_OF_MEMORY not in row.values() for table in report.tables for row in table["rows"])
     assert report.tables
 
@@ -186,5 +187,5 @@ def test_all_parts_run_to_their_end_and_are_written(tmp_path: Path) -> None:
     shown = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
     content = json.loads(output.read_text())
     assert content["remark"] == gpu.NOT_A_GPU and gpu.NOT_A_GPU in shown
-    assert [*content["parts"]] == [*gpu.PARTS]
+    assert [*content["parts"]] == [*parts.PARTS]
     assert all(part["ended"] == "" and part["tables"] for part in content["parts"].values())
