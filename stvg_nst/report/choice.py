@@ -67,7 +67,9 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
         help="choose for these of the study's points only; * matches any; what OUTPUT says of the others is kept",
     )
     options = parser.parse_args(arguments)
-    files = options.output.with_suffix(".yaml"), options.table or options.output.with_suffix(".csv")
+    if options.output.suffix != ".yaml":
+        parser.error(f"--output names a .yaml, got '{options.output}'")
+    files = options.output, options.table or options.output.with_suffix(".csv")
     if existing := [path for path in files if path.exists() and not options.overwrite]:
         raise StudyError(f"'{existing[0]}' exists already; choose another name, or give --overwrite")
     check_outputs({"--output": files[0], "--table": files[1]}, inputs=[options.study])

@@ -63,6 +63,12 @@ def test_what_was_tried_goes_where_results_are(search: Any, tmp_path: Path) -> N
         choose(path, tmp_path, "--table", str(table))
 
 
+def test_a_file_of_choices_is_a_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        choose(tmp_path / "study.yaml", tmp_path, "--output", str(tmp_path / "chosen.v2"))
+    assert "--output names a .yaml, got" in capsys.readouterr().err and not (tmp_path / "chosen.yaml").exists()
+
+
 def test_an_overlay_is_never_replaced_by_choices(search: Any, tmp_path: Path) -> None:
     path = search()
     (tmp_path / "chosen.yaml").write_text("trainer: {max_epochs: 3}\n")
