@@ -50,7 +50,7 @@ def test_without_a_strategy_everything_after_the_encoders_is_listed(layers, caps
 @pytest.mark.parametrize(
     ("tuner", "arguments", "message"),
     [
-        ("nst", (), "expected a plain model, got a NullSpaceLinear"),
+        ("nst", (), "expected a plain model, got a GapRouter at 'reference_point.router'"),
         ("zero_shot", ("--targets=[tiem_decoder]",), "'tiem_decoder' matches no module; .*'time_decoder'"),
         ("zero_shot", ("--output=layers.txt",), r"written as \.json or \.csv, got 'layers.txt'"),
     ],

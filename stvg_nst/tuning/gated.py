@@ -130,7 +130,7 @@ class GatedTuner(RouterOptions, RoutedTuner):
         said = self._said.sigmoid()
         gate = self._state.applied_gate
         assert gate is not None, "a gated layer has run"
-        return {f"gate/{ROUTER}": gate, f"router/{ROUTER}": said}
+        return {f"gate/{ROUTER}": gate.detach(), f"router/{ROUTER}": said}
 
     @property
     def _said(self) -> Tensor:
