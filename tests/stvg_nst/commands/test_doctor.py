@@ -60,6 +60,7 @@ def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path
     assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
 
 
+@pytest.mark.slow  # it decodes videos in processes of their own
 def test_every_split_and_every_line_of_own_clips_is_looked_at(tmp_path: Path) -> None:
     root = tmp_path
     lines = [*(own_line(f"{split}.mp4", split=split) for split in SPLITS), own_line("test.mp4", split="val")]
