@@ -163,7 +163,9 @@ def _share_of_clip(annotation: Annotation) -> float:
 def _of_boxes(annotations: Sequence[Annotation]) -> list[Distribution]:
     """Mean side and motion of each tube's boxes within the frame, in units of the frame."""
     sides, moves = [], []
-    for annotation in filter(lambda annotation: annotation.has_tube, annotations):
+    for annotation in annotations:
+        if not annotation.has_tube:
+            continue
         height, width = annotation.size
         within = fit_to_frame(annotation, "clip").boxes
         assert within is not None

@@ -115,7 +115,7 @@ def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, St
     for overlay in options.tuner:
         tuned = merge(tuned, read_overlay(overlay))
     if OwnClipsSource(options.folder).trains_without_tubes():
-        print("training clips without a tube: the clean twin alone teaches, of all of them", file=sys.stderr)
+        print("some training clips have no tube, so the clean twin alone teaches, by all clips alike", file=sys.stderr)
         tuned = merge(tuned, {"model": {"annotated": False}})
     epochs = options.epochs or epochs_for(
         len(OwnClipsSource(options.folder).read("train").annotations), options.batch_size
