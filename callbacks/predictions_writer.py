@@ -12,6 +12,7 @@ import torch
 from callbacks.record_writer import RecordWriter
 from callbacks.run import grounding_data, grounding_module, leaves_files, run_folder
 from stvg_nst.evaluation import render_ground_truth, render_predictions
+from stvg_nst.evaluation.bootstrap import shared_clips
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.types import Batch, ClipInfo, Tube
@@ -86,6 +87,7 @@ def _predicted(answers: Answers) -> Iterator[dict[str, Any]]:
 def _true(answers: Answers) -> Iterator[dict[str, Any]]:
     """One entry an item, with every condition in which it was shown."""
     clips: Mapping[str, ClipInfo] = {item_id: clip for (item_id, _), (clip, _, _) in answers.items()}
+    shared = shared_clips({item_id: clip.video for item_id, clip in clips.items()})
     conditions: dict[str, list[str]] = {}
     for item_id, condition in answers:
         conditions.setdefault(item_id, []).append(condition)
@@ -95,6 +97,7 @@ def _true(answers: Answers) -> Iterator[dict[str, Any]]:
             "sentence_type": clip.sentence_type,
             "conditions": conditions[item_id],
             "sampled_frames": list(clip.frame_ids),
+            **({"clip": shared[item_id]} if item_id in shared else {}),
             **_span(clip.target),
         }
 

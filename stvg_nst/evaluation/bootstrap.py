@@ -7,7 +7,7 @@ training can be drawn the same way beside the clips, for what is to hold for ano
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,21 @@ def clip_of(item_id: str) -> str:
     ('test-00012', '57_uvLbyKmQfXk')
     """
     return item_id.rpartition("/")[0] or item_id
+
+
+def shared_clips(videos: Mapping[str, str]) -> dict[str, str]:
+    """The clip of each item whose name does not say it: of sentences about one video the first names it for all.
+
+    Args:
+        videos: file of each item.
+
+    >>> shared_clips({"night": "a.mp4", "rain": "b.mp4", "second": "a.mp4", "c/1": "c.mp4", "c/2": "c.mp4"})
+    {'second': 'night'}
+    """
+    names: dict[str, str] = {}
+    for item_id in sorted(videos):
+        names.setdefault(videos[item_id], clip_of(item_id))
+    return {item_id: names[video] for item_id, video in videos.items() if names[video] != clip_of(item_id)}
 
 
 def clip_rows(clips: Sequence[str]) -> tuple[np.ndarray, int]:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from stvg_nst.evaluation.bootstrap import shared_clips
 from stvg_nst.metrics.functional import tube_iou
 from stvg_nst.results.metric_names import MetricName
 from stvg_nst.results.was import require_metrics, with_adaptation_scores
@@ -28,10 +29,12 @@ DUPLICATE_TOLERANCE = 1e-6
 class SampleResult:
     """How well one sample was grounded. ``tIoU`` and ``vIoU`` lie in [0, 1]; the predicted span is half-open.
 
-    ``verdict``, in [0, 1], is how low the tuner's router holds its quality to be, ``None`` where there is no router.
+    ``video`` is the file that it was cut from. ``verdict``, in [0, 1], is how low the tuner's router holds its quality
+    to be, ``None`` where there is no router.
     """
 
     item_id: str
+    video: str
     quality: str
     sentence_type: str
     degradation: str | None
@@ -132,13 +135,21 @@ class GroundingMetrics(Metric):
 
         Returns:
             Per sample: item_id, quality ("HQ" or "LQ"), sentence_type, degradation ("kind:severity" or None), tIoU and
-            vIoU in [0, 1], pred_start and pred_stop (half-open, native frames), and verdict.
+            vIoU in [0, 1], pred_start and pred_stop (half-open, native frames), and verdict; and where the item's name
+            does not say it, the clip, which is the same for all sentences about a video.
 
         Raises:
             ValueError: one sample has two different results.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
-            return [asdict(result) for result in self._unique_results()]
+            results = self._unique_results()
+        clips = shared_clips({result.item_id: result.video for result in results})
+        samples = []
+        for result in results:
+            sample = asdict(result)
+            del sample["video"]  # a path of this machine
+            samples.append(sample | ({"clip": clips[result.item_id]} if result.item_id in clips else {}))
+        return samples
 
     def _view(self, view: str, results: Sequence[SampleResult], sentence_type: str | None = None) -> dict[str, float]:
         if not results:
@@ -171,6 +182,7 @@ def _score(pred: Tube, clip: ClipInfo, verdict: float | None) -> SampleResult:
         raise ValueError(f"the predicted boxes of clip '{clip.item_id}' are not finite; has the training diverged?")
     return SampleResult(
         item_id=clip.item_id,
+        video=clip.video,
         quality=clip.quality.name,
         sentence_type=clip.sentence_type,
         degradation=None if clip.degradation is None else str(clip.degradation),

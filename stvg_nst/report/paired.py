@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Difference:
 
     Args:
         pairs: of replicates, that it is of.
+        seeds: of training, that these pairs are of.
         p: of the hypothesis that there is none, two-sided.
     """
 
@@ -31,6 +33,7 @@ class Difference:
     low: float
     high: float
     pairs: int
+    seeds: int
     p: float
 
     @property
@@ -53,7 +56,7 @@ class PairedBootstrap:
     """
 
     def __init__(self, replicates: Sequence[Replicate], *, draws: int, seed: int = 0, over_seeds: bool = False) -> None:
-        clips = [clip_of(sample["item_id"]) for own in replicates for sample in own.results.samples]
+        clips = [_clip(sample) for own in replicates for sample in own.results.samples]
         rows, count = clip_rows(clips)
         self._rows = dict(zip(clips, rows.tolist(), strict=True))
         self._weights = np.concatenate([np.empty((0, count)), *drawn_counts(count, draws, seed)])
@@ -93,7 +96,8 @@ class PairedBootstrap:
 
         (mean,) = over(np.ones((1, self._weights.shape[1])), None)
         drawn = over(self._weights, self._run_weights([pair[0] for pair in pairs]))
-        return Difference(float(mean), *interval(drawn), len(pairs), p_value(drawn))
+        seeds = {replicate.run.seed for replicate, _ in pairs}
+        return Difference(float(mean), *interval(drawn), len(pairs), len(seeds), p_value(drawn))
 
     def _run_weights(self, runs: Sequence[Replicate]) -> np.ndarray | None:
         """(B, R): how often each draw has drawn each replicate by its seed; ``None`` where seeds are not drawn."""
@@ -104,9 +108,14 @@ class PairedBootstrap:
     def _of(self, replicate: Replicate) -> ViewSums:
         key = id(replicate.results)
         if key not in self._sums:
-            rows = [self._rows[clip_of(sample["item_id"])] for sample in replicate.results.samples]
+            rows = [self._rows[_clip(sample)] for sample in replicate.results.samples]
             self._sums[key] = view_sums(replicate.results, np.array(rows), self._weights.shape[1])
         return self._sums[key]
+
+
+def _clip(sample: Mapping[str, Any]) -> str:
+    name = sample.get("clip")
+    return clip_of(sample["item_id"]) if name is None else str(name)
 
 
 def _mean(sums: np.ndarray, clips: np.ndarray, runs: np.ndarray | None) -> np.ndarray:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from callbacks import PredictionsWriter, ResultsWriter
+from callbacks.predictions_writer import _true
 from stvg_nst.evaluation import Evaluation, evaluate, load_ground_truth, load_predictions
 from stvg_nst.module import Answers
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.types import Batch, Tube
+from stvg_nst.types import Batch, Quality, Tube
+from tests.callbacks.conftest import make_clip
 
 
 def evaluation_of(folder: Path) -> Evaluation:
@@ -39,6 +42,12 @@ def test_files_say_what_was_shown_and_answered(run: Any) -> None:
     assert sampled is not None and sampled.tolist() == [0, 2, 4, 6, 8, 10]
     np.testing.assert_array_equal(ground_truth.tubes.boxes, [[4, 4, 20, 16]] * 18)
     assert not list(run.folder.glob(".*")), "nothing half-written stays behind"
+
+
+def test_sentences_about_one_video_share_a_clip_whatever_they_are_called() -> None:
+    clips = {name: replace(make_clip(0, Quality.HQ), item_id=name, video=f"{name[0]}.mp4") for name in ("a", "a2", "b")}
+    entries = list(_true({(name, "HQ"): (clip, clip.target, None) for name, clip in clips.items()}))
+    assert [(entry["item_id"], entry.get("clip")) for entry in entries] == [("a", None), ("a2", "a"), ("b", None)]
 
 
 def test_evaluation_of_the_files_gives_the_results(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

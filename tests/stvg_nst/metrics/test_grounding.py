@@ -153,6 +153,13 @@ def test_samples_are_sorted_and_complete() -> None:
     assert results[0]["degradation"] is None
 
 
+def test_a_sample_says_its_clip_where_its_name_does_not() -> None:
+    other = [(tube, replace(clip, item_id="z", video="other.mp4")) for tube, clip in [sample("a", 3)]]
+    results = feed(GroundingMetrics(), [sample("a", 3), sample("b", 3), *other]).samples()
+    assert [(result["item_id"], result.get("clip")) for result in results] == [("a", None), ("b", "a"), ("z", None)]
+    assert not any("video" in result for result in results)
+
+
 def test_reset_forgets() -> None:
     metric = feed(GroundingMetrics(), SEVEN)
     metric.reset()

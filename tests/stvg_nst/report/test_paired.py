@@ -57,6 +57,20 @@ def test_clips_are_drawn_whole(findings: Findings) -> None:
     assert (found.low, found.high) == pytest.approx(10 * np.quantile(count, [0.025, 0.975]))
 
 
+def test_sentences_about_one_video_are_drawn_together_whatever_they_are_called(findings: Findings) -> None:
+    """A difference on two of eight sentences: on one clip it is as uncertain as one of four, not as two of eight."""
+    lora, nst, _ = findings.methods
+    for replicate in (*(own for own, _ in lora.replicates), *(own for own, _ in nst.replicates)):
+        for sample in replicate.results.samples:
+            clip, _, kind = sample["item_id"].partition("/")
+            sample["item_id"], sample["clip"] = f"{kind} of {clip}", clip  # type: ignore[index]
+    shift(findings, lambda seed, item: 0.4 * item.endswith("c2"))
+    found = bootstrap(findings, draws=4000).difference(lora, nst, "MQ", "m_vIoU")
+    assert found is not None and found.mean == pytest.approx(10)
+    count = np.random.default_rng(1).binomial(4, 0.25, size=100_000)
+    assert (found.low, found.high) == pytest.approx(10 * np.quantile(count, [0.025, 0.975]))
+
+
 def shift(findings: Findings, by: Callable[[int, str], float]) -> None:
     """Lets LoRA be as good as NST in the decoders, but for so much overlap, by seed and clip, on both qualities."""
     lora, nst, _ = findings.methods
