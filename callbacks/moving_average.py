@@ -70,7 +70,12 @@ class MovingAverage(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint within a validation goes on from the trained values, not from the average in their place."""
-        checkpoint["state_dict"] |= self._trained
+        if self._trained:
+            trained = {parameter: self._trained[name] for name, parameter in _trained_parameters(pl_module).items()}
+            # Under each of its names: of a parameter that a checkpoint holds twice, the last one is what is loaded.
+            for name, parameter in pl_module.named_parameters(remove_duplicate=False):
+                if parameter in trained and name in checkpoint["state_dict"]:
+                    checkpoint["state_dict"][name] = trained[parameter]
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         _fill(pl_module, self._averages)

@@ -134,3 +134,22 @@ def test_a_fit_that_resumes_behind_its_last_step_ends_with_the_average(tmp_path:
     ended = fit(tmp_path, MovingAverage(0.5), 3)
     again = fit(tmp_path, MovingAverage(0.5), 3)
     assert again.seen == [] and again.weight.item() == ended.weight.item() != 3.0
+
+
+def test_a_checkpoint_within_a_validation_has_the_trained_value_under_each_name_of_a_parameter() -> None:
+    module = lightning.LightningModule()
+    module.one, module.other = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    module.other.weight = module.one.weight
+    nn.init.zeros_(module.one.weight)
+    callback, trainer = MovingAverage(0.5), SimpleNamespace(state=SimpleNamespace(fn="fit"), global_step=1)
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    nn.init.ones_(module.one.weight)
+    callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    callback.on_validation_start(trainer, module)  # type: ignore[arg-type]
+    assert module.other.weight.item() == 0.5
+    checkpoint = {"state_dict": module.state_dict()}
+    callback.on_save_checkpoint(trainer, module, checkpoint)  # type: ignore[arg-type]
+    assert {name: value.item() for name, value in checkpoint["state_dict"].items()} == {
+        "one.weight": 1,
+        "other.weight": 1,
+    }
