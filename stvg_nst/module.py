@@ -465,6 +465,11 @@ class GroundingModule(SampleMeanModule):
             self.check_queries(split, {record.item_id: record.query for record in records})
 
     def _clean_validation_loader(self, datamodule: object) -> Iterable[Batch]:
+        """The clips that the threshold of a gate is set by, when the fit ends.
+
+        Raises:
+            ValueError: the data module has none to offer: a fit of hours must not end in that.
+        """
         loader = getattr(datamodule, "clean_validation_loader", None)
         if loader is None:
             raise ValueError(
@@ -472,7 +477,14 @@ class GroundingModule(SampleMeanModule):
                 "but the trainer has no data module with `clean_validation_loader`; fit with one, or leave out "
                 "--model.tuner.init_args.false_alarms"
             )
-        return loader()
+        clean = loader()
+        if not len(clean):
+            raise ValueError(
+                f"{type(self.tuner).__name__} sets the threshold of its gate by clean clips of the validation split, "
+                "when the fit ends, but that split has none; show it at least one, or leave out "
+                "--model.tuner.init_args.false_alarms"
+            )
+        return clean
 
     def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
         """Refuse sentences that the grounder would stumble over at some later batch.

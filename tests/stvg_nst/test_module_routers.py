@@ -138,6 +138,16 @@ def test_a_threshold_needs_clean_clips_and_says_so_before_the_first_step(grounde
     with pytest.raises(ValueError, match="no data module with `clean_validation_loader`"):
         fit(module, Without(), tmp_path)
 
+    class Empty(Shown):
+        def train_dataloader(self) -> DataLoader[Batch]:
+            raise AssertionError("a fit that ends in an error must not begin")
+
+        def clean_validation_loader(self) -> list[Batch]:
+            return []
+
+    with pytest.raises(ValueError, match="but that split has none; show it at least one"):
+        fit(module, Empty(), tmp_path)
+
 
 STATISTICS = {**OPTIONS, "router_reads": "statistics"}
 
