@@ -48,7 +48,7 @@ def report_folders(
         return 1
     check_outputs({"--markdown": markdown, "--html": html}, inputs=paths)
     benchmarks, left_out = _read(paths.values())
-    left_out += [reason for folder in folders for reason in _unfinished(folder)]
+    left_out += dict.fromkeys(reason for folder in folders for reason in _unfinished(folder))
     sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
         parts = [sheet_markdown(sheet) for sheet in sheets]

@@ -135,7 +135,7 @@ def _run(run: RunResults, label: str) -> str:
         "trainable": f"{parameter_count(run.trainable_parameters)} of {parameter_count(run.total_parameters)}",
         "measured": f"in {run.measurement}, {run.measurement.last_digits}" if run.measurement else "not known how",
         "samples": f"{len(run.samples)}, {run.skipped} skipped",
-        "commit": run.git_commit or "not known",
+        "commit": f"{run.git_commit or 'not known'}{', and changes that are in no commit' if run.git_dirty else ''}",
         "configuration": run.config_hash or "of no file",
         "evaluated in": f"{run.wall_seconds:.0f} s",
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),

@@ -150,6 +150,9 @@ def _remarks(
     commits = sorted({str(own.git_commit)[:12] for own in results})
     if len(commits) > 1:
         yield f"the runs are of {len(commits)} states of the code: commits {', '.join(commits)}"
+    changed = [own.path for own in results if own.git_dirty]
+    if changed:
+        yield f"of code that differed from its commit, so that nobody can run it again: {', '.join(map(str, changed))}"
     yield from measurement_notes(results)
 
 

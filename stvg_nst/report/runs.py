@@ -47,7 +47,7 @@ def runs_section(
     """
     title, names = _title(runs, sentence_type, name_usual), _metric_names(runs)
     base = None if baseline is None else _baseline_run(runs, baseline)
-    labels, points = run_labels(runs), [_points(run, base) for run in runs]
+    labels, points = run_labels(runs), [points_against(run, base) for run in runs]
     rows = []
     for view in VIEWS:
         keys = [str(MetricName(view, name, sentence_type)) for name in names]
@@ -63,27 +63,39 @@ def changes_of_runs(runs: Sequence[RunResults]) -> list[tuple[RunResults, float,
     """Of every tuned run that has them, change on HQ and gain on LQ in the main metric; nothing without a baseline."""
     high, low = str(MetricName("HQ", MAIN)), str(MetricName("LQ", MAIN))
     measured = [run for run in runs if {high, low} <= run.metrics.keys()]
+    tuned = [run for run in measured if run.method != ZERO_SHOT]
     try:
-        base = _baseline_run(measured, ZERO_SHOT).metrics
+        base = _baseline_run(measured, ZERO_SHOT)
+        for run in tuned:
+            _refuse_other_weights(run, base)
     except BaselineError:
         return []
-    tuned = [run for run in measured if run.method != ZERO_SHOT]
-    return [(run, run.metrics[high] - base[high], run.metrics[low] - base[low]) for run in tuned]
+    return [(run, run.metrics[high] - base.metrics[high], run.metrics[low] - base.metrics[low]) for run in tuned]
 
 
-def _points(run: RunResults, base: RunResults | None) -> dict[str, float]:
-    """The run's metrics, with the WAS relative to ``base``; the baseline itself has none."""
+def points_against(run: RunResults, base: RunResults | None) -> dict[str, float]:
+    """The run's metrics, with the WAS relative to ``base``; the baseline itself has none.
+
+    Raises:
+        BaselineError: the baseline has other weights, or lacks a metric.
+    """
     if base is None or run.method == base.method:
         return {key: value for key, value in run.metrics.items() if MetricName.parse(key).view != "WAS"}
-    if None not in (run.weights, base.weights) and run.weights != base.weights:
-        raise BaselineError(
-            f"{run.path} tuned the weights '{run.weights}', but the baseline {base.path} has '{base.weights}'; report "
-            "the runs of each grounder from a folder of its own"
-        )
+    _refuse_other_weights(run, base)
     try:
         return with_adaptation_scores(run.metrics, base.metrics)
     except ValueError as error:
         raise BaselineError(f"{run.path} cannot be compared with {base.path}: {error}") from error
+
+
+def _refuse_other_weights(run: RunResults, base: RunResults) -> None:
+    if run.weights is None or base.weights is None:  # in files from before this field
+        return
+    if Path(run.weights).resolve() != Path(base.weights).resolve():
+        raise BaselineError(
+            f"{run.path} tuned the weights '{run.weights}', but the baseline {base.path} has '{base.weights}'; report "
+            "the runs of each grounder from a folder of its own"
+        )
 
 
 def _cell(key: str, own: Mapping[str, float], reference: Mapping[str, float]) -> Cell:
@@ -126,7 +138,7 @@ def run_labels(runs: Sequence[RunResults]) -> list[str]:
     RANDOM WEIGHTS is added where the grounder was never trained.
     """
     count = Counter(run.method for run in runs)
-    folders = [run.path.parent for run in runs]
+    folders = [Path(os.path.abspath(run.path.parent)) for run in runs]  # for some may be named relative to here
     root = Path(os.path.commonpath(folders))
     alike = len({folder.name for folder in folders}) < len(folders)
     names = [str(folder.relative_to(root)) if alike else folder.name for folder in folders]

@@ -205,3 +205,18 @@ def test_other_devices_are_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert "45.00 (+5.00)" in text
     assert "note: measured on cpu and on cuda, convolutions in tf32: for that alone the last digits may differ" in text
+
+
+def test_folders_may_be_named_from_here_and_from_the_root_and_lie_within_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("near/a", "far/a"):
+        write_run(tmp_path / name, "LoRA", 41)
+    (tmp_path / "near" / "lost").mkdir()
+    (tmp_path / "near" / "lost" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path / "near")
+    assert report_folders([Path("a"), tmp_path / "far"]) == 0
+    text = capsys.readouterr().out
+    assert "LoRA (near/a)" in text and "LoRA (far/a)" in text
+    assert report_folders([Path(), Path("lost")]) == 0
+    assert "left out 1:" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -118,3 +119,13 @@ def test_the_page_does_not_load_torch(runs: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_tables_do_not_compare_no_figure_compares(runs: Path, tmp_path: Path) -> None:
+    for name, weights in (("base", "cg"), ("<b>tuned", "tubedetr")):
+        path = runs / name / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": weights, "git_dirty": True}))
+    report_folders([runs], html=tmp_path / "out.html")
+    text = (tmp_path / "out.html").read_text()
+    assert "without differences and WAS" in text and "<svg" not in text
+    assert "c0ffee, and changes that are in no commit" in text

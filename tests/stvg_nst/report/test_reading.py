@@ -98,3 +98,11 @@ def test_different_precisions_are_not_compared(study: Study, finish: Finish) -> 
     findings = read_findings([study], runs)
     assert findings.conditions == "MiniSTVG test, benchmark seeds 0 and 1, measured in bf16-mixed"
     assert (*findings.missing, *findings.remarks) == ()
+
+
+def test_runs_of_code_that_is_in_no_commit_are_named(study: Study, finish: Finish) -> None:
+    runs = finish()
+    path = runs / "decoder-NST-seed0" / "draw-1" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"git_dirty": True}))
+    (remark,) = read_findings([study], runs).remarks
+    assert remark == f"of code that differed from its commit, so that nobody can run it again: {path}"
