@@ -14,10 +14,12 @@ from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source
+from stvg_nst.report.certificate import load_certificate
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.sharing import PREFIX, check_name, send
-from stvg_nst.sharing.card import Shared, model_card
-from stvg_nst.sharing.hub import CARD, CONFIG
+from stvg_nst.sharing.card import BEGINNING, Shared, model_card
+from stvg_nst.sharing.hub import CARD, CONFIG, FILES
+from stvg_nst.study.weights_sum import is_same
 from stvg_nst.tuning.adapter import read_adapter_config
 
 
@@ -29,7 +31,7 @@ def share(arguments: Sequence[str], program: str) -> int:
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit")
     parser.add_argument("name", help="user/name, as it is to be called on the hub")
-    parser.add_argument("--baseline", type=Path, help="folder of the zero-shot test, for intervals of the WAS")
+    parser.add_argument("--baseline", type=Path, help="folder of the zero-shot test, for the WAS and its intervals")
     parser.add_argument("--private", action="store_true", help="only you can see it; a repository that is there stays")
     parser.add_argument("--output", type=Path, help="write the folder here, and send nothing")
     options = parser.parse_args(arguments)
@@ -54,16 +56,26 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
         The name of the frozen weights, where they come with the suite.
 
     Raises:
-        FileNotFoundError: the run is not finished, or the baseline has left no tubes.
+        FileNotFoundError: the run is not finished, or the baseline has left no results or tubes.
+        FileExistsError: the folder holds files that are not from here.
         AdapterMismatchError, DescriptionError: its files are damaged.
+        ValueError: its certificate is of another adapter, or the baseline does not compare.
     """
     source = find_source(run)
     if source.adapter is None:
         raise FileNotFoundError(f"'{run}' has tuned nothing: there is no '{run / RunFile.ADAPTER}'; fit first")
-    if baseline is not None and not (tubes := baseline / RunFile.PREDICTIONS).is_file():
+    needed = () if baseline is None else (baseline / RunFile.RESULTS, baseline / RunFile.PREDICTIONS)
+    if lacking := next((file for file in needed if not file.is_file()), None):
         raise FileNotFoundError(
-            f"there is no '{tubes}' to compare with; give the folder of the zero-shot test, or leave out --baseline"
+            f"there is no '{lacking}' to compare with; give the folder of the zero-shot test, or leave out --baseline"
         )
+    certificate = run / RunFile.CERTIFICATE
+    if certificate.is_file() and not is_same(source.adapter, load_certificate(certificate).adapter):
+        raise ValueError(
+            f"'{certificate}' is of another adapter than '{source.adapter}'; certify the run again with --overwrite, "
+            "or delete the certificate"
+        )
+    _refuse_other_files(folder)
     saved = read_adapter_config(source.adapter)
     base = _shipped_name(source)
     content = {
@@ -82,10 +94,26 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
     card = model_card(Shared(name, how, saved.tuner, saved.fields, what, saved.frozen, config), run, baseline)
     write_whole(folder / CONFIG, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     write_whole(folder / CARD, card)
-    for file in (source.adapter, run / RunFile.CERTIFICATE):
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(source.adapter, folder / RunFile.ADAPTER)
+    if certificate.is_file():
+        shutil.copyfile(certificate, folder / RunFile.CERTIFICATE)
+    else:
+        (folder / RunFile.CERTIFICATE).unlink(missing_ok=True)  # of what was shared before
     return base
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Keeps ``--output`` from replacing what this command has not written, such as the README.md of a project.
+
+    Raises:
+        FileExistsError: there is such a file.
+    """
+    card = folder / CARD
+    is_own = card.is_file() and card.read_text(encoding="utf-8", errors="replace").startswith(BEGINNING)
+    if not is_own and (there := [name for name in FILES if (folder / name).exists()]):
+        raise FileExistsError(
+            f"'{folder / there[0]}' is there, and `share` has not written it; give --output a folder of its own"
+        )
 
 
 def _loading(reference: str, base: str | None) -> str:

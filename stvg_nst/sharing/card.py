@@ -11,13 +11,18 @@ from typing import Any
 import yaml
 
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
+from stvg_nst.evaluation.bootstrap import LEVEL
+from stvg_nst.report import BaselineError
 from stvg_nst.report.certificate import certificate_sheet, load_certificate
+from stvg_nst.report.runs import ZERO_SHOT, points_against
 from stvg_nst.report.sheet import sheet_markdown
-from stvg_nst.results.metric_names import METRICS, MetricName
+from stvg_nst.results.metric_names import MAIN, METRICS, VIEWS, MetricName
 from stvg_nst.results.results_file import RunResults, load_results
 from stvg_nst.results.run_folder import RunFile
 
 REPLICATES = 1000
+BEGINNING = "---\nlibrary_name: stvg_nst\n"
+"""Of every card, by which it is known again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,11 @@ def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
 
     Args:
         run: folder of the fit; its results, tubes and certificate are told where they are there.
-        baseline: folder of the zero-shot test, which has left its tubes, for intervals of the WAS.
+        baseline: folder of the zero-shot test, which has left its results and tubes: the WAS and its intervals are
+            relative to it. Without it the WAS is the test's own, without intervals.
+
+    Raises:
+        BaselineError: the baseline was measured on other samples, in another way, or with other weights.
     """
     method = shared.tuner.rpartition(".")[2]
     header = {
@@ -79,20 +88,65 @@ def _origin(shared: Shared) -> Iterator[str]:
 
 
 def _scores(run: Path, baseline: Path | None) -> Iterator[str]:
-    results = run / RunFile.RESULTS
-    if not results.is_file():
+    if not (run / RunFile.RESULTS).is_file():
         yield "It has not been tested."
         return
-    found = load_results(results)
-    yield f"On {found.conditions}, in points, with 95 % intervals over clips ({REPLICATES:,} replicates)."
+    found = load_results(run / RunFile.RESULTS)
+    metrics = found.metrics if baseline is None else _metrics_against(found, baseline)
+    intervals = _intervals(run, baseline)
+    with_intervals = f", with {100 * LEVEL:g} % intervals over clips ({REPLICATES:,} replicates)" if intervals else ""
+    yield f"On {found.conditions}, in points{with_intervals}."
     yield ""
     yield "| clips | " + " | ".join(METRICS) + " |"
     yield "|---|" + "---:|" * len(METRICS)
-    intervals = _intervals(run, baseline)
-    for view in ("HQ", "LQ", "MQ", "WAS"):
-        cells = [_cell(found, intervals, str(MetricName(view, metric))) for metric in METRICS]
+    for view in VIEWS:
+        cells = [_cell(metrics, intervals, str(MetricName(view, metric))) for metric in METRICS]
         if any(cells):
             yield f"| {view} | " + " | ".join(cells) + " |"
+    yield ""
+    yield from _score_notes(found, metrics, baseline)
+
+
+def _metrics_against(found: RunResults, baseline: Path) -> Mapping[str, float]:
+    """The test's metrics, with the WAS relative to this baseline in place of the one that the test was given.
+
+    Raises:
+        BaselineError: the two do not compare.
+    """
+    base = load_results(baseline / RunFile.RESULTS)
+    if base.method != ZERO_SHOT:
+        raise BaselineError(f"{base.path} is of {base.method}; the baseline of a card is the test of {ZERO_SHOT}")
+    if base.conditions != found.conditions or base.sample_keys != found.sample_keys:
+        raise BaselineError(
+            f"{base.path} was measured on {len(base.sample_keys)} samples of {base.conditions}, but {found.path} on "
+            f"{len(found.sample_keys)} of {found.conditions}; give the zero-shot test of the same samples"
+        )
+    ways = [run.measurement for run in (found, base) if run.measurement is not None]
+    if len(ways) == 2 and not ways[0].compares_with(ways[1]):
+        raise BaselineError(
+            f"{base.path} was measured in {base.measurement}, but {found.path} in {found.measurement}; test the "
+            "baseline as the run was tested"
+        )
+    return points_against(found, base)
+
+
+def _score_notes(found: RunResults, metrics: Mapping[str, float], baseline: Path | None) -> Iterator[str]:
+    """What a reader must know to believe the scores."""
+    if any(MetricName.parse(name).view == "WAS" for name in metrics):
+        yield f"* The WAS, eq. (8), is relative to {_baseline_words(baseline)}."
+    if found.random_weights:
+        yield "* RANDOM WEIGHTS: the grounder was never trained, so that the scores say nothing about the method."
+    if found.skipped:
+        yield f"* {found.skipped} samples were left out, for bad videos or by a limit on batches."
+    yield from (f"* {words}." for words in found.touched)
+
+
+def _baseline_words(baseline: Path | None) -> str:
+    if baseline is None:
+        return "the baseline that the test was given (`--model.baseline`), whose tubes this card has not seen"
+    base = load_results(baseline / RunFile.RESULTS)
+    points = ", ".join(f"{view} {base.metrics[str(MetricName(view, MAIN))]:.2f}" for view in ("HQ", "LQ"))
+    return f"the frozen grounder on the same samples ({MAIN}: {points}), and so are its intervals"
 
 
 def _intervals(run: Path, baseline: Path | None) -> Mapping[str, tuple[float, float]]:
@@ -103,16 +157,17 @@ def _intervals(run: Path, baseline: Path | None) -> Mapping[str, tuple[float, fl
         load_predictions(run / RunFile.PREDICTIONS),
         load_ground_truth(run / RunFile.GROUND_TRUTH),
         baseline=None if baseline is None else load_predictions(baseline / RunFile.PREDICTIONS),
+        protocols=["half_open"],
         bootstrap=REPLICATES,
     )
-    return result.protocols["half_open"].intervals if "half_open" in result.protocols else {}
+    return result.protocols["half_open"].intervals
 
 
-def _cell(found: RunResults, intervals: Mapping[str, tuple[float, float]], name: str) -> str:
-    if name not in found.metrics:
+def _cell(metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]], name: str) -> str:
+    if name not in metrics:
         return ""
     low, high = intervals.get(name, (None, None))
-    return f"{found.metrics[name]:.2f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
+    return f"{metrics[name]:.2f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
 
 
 def _certificate(path: Path) -> Iterator[str]:

@@ -9,7 +9,8 @@ from stvg_nst.results.run_folder import RunFile
 
 PREFIX = "hub:"
 CONFIG, CARD = "config.json", "README.md"
-_FILES = (CONFIG, CARD, RunFile.ADAPTER, RunFile.CERTIFICATE)
+FILES = (CONFIG, CARD, RunFile.ADAPTER, RunFile.CERTIFICATE)
+"""What a shared folder may hold."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -34,7 +35,7 @@ def fetch(reference: str | Path) -> Path:
     repository, _, revision = name.partition("@")
     check_name(repository)
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*_FILES]))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=[*FILES]))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         first = str(error).strip().partition("\n")[0]
         raise OSError(
@@ -73,6 +74,8 @@ def adapter_file(source: str | Path) -> Path:
 def send(folder: Path, name: str, *, private: bool) -> str:
     """Sends a folder to the hub, which knows the sender by ``hf auth login``, and returns the address of its page.
 
+    A certificate that is there of an earlier adapter goes, where the folder has none.
+
     Raises:
         OSError: the hub refuses it.
     """
@@ -80,4 +83,7 @@ def send(folder: Path, name: str, *, private: bool) -> str:
 
     api = HfApi()
     api.create_repo(name, private=private, exist_ok=True)
-    return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Share an adapter").commit_url)
+    sent = api.upload_folder(
+        repo_id=name, folder_path=folder, commit_message="Share an adapter", delete_patterns=[RunFile.CERTIFICATE]
+    )
+    return str(sent.commit_url)

@@ -83,6 +83,8 @@ class HubStandIn:
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     self.files[repository][entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+                if entry["key"] == "deletedFile":
+                    del self.files[repository][entry["value"]["path"]]
             address = f"{self.address}/{repository}/commit/{SHA}"
             return {"success": True, "commitOid": SHA, "commitUrl": address, "hookOutput": ""}
         return None

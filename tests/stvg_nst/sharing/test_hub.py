@@ -32,10 +32,11 @@ def test_what_is_sent_comes_back_and_stays_without_a_network(tmp_path: Path) -> 
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     with HubStandIn() as hub:
+        hub.files["user/night"] = {"certificate.json": b"of an earlier adapter", "notes.txt": b"the user's"}
         send = f"from pathlib import Path\nfrom stvg_nst.sharing import send\nprint(send(Path({str(folder)!r}), "
         sent = client(f"{send}'user/night', private=True))", tmp_path / "sender", HF_ENDPOINT=hub.address)
         assert sent.returncode == 0, sent.stderr
-        assert hub.files == {"user/night": contents} and "user/night" in sent.stdout
+        assert hub.files == {"user/night": contents | {"notes.txt": b"the user's"}} and "user/night" in sent.stdout
         fetched = client(FETCH, tmp_path / "home", HF_ENDPOINT=hub.address)
         assert fetched.returncode == 0, f"{fetched.stderr}\n{hub.asked}"
         place = Path(fetched.stdout.strip())
