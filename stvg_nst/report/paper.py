@@ -10,6 +10,7 @@ from stvg_nst.report.numbers import signed
 from stvg_nst.report.paired import Difference, PairedBootstrap
 from stvg_nst.report.rows import (
     LABELS,
+    SPREAD_OVER_RUNS,
     baseline_identity,
     baseline_labels,
     deviation,
@@ -23,11 +24,6 @@ from stvg_nst.report.sheet import Cell, Row, Section, Sheet
 from stvg_nst.results.metric_names import MAIN, METRICS, MetricName, sentence_types_of
 
 Record = dict[str, object]
-_SPREAD = (
-    "Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning seed on a grounder, tested on "
-    "a draw of the benchmark. On HQ, which no draw touches, a seed on a grounder counts once; where there is only one, "
-    "its draws are averaged, for they are one training."
-)
 _PAIRED = (
     f"'to {REFERENCE}' is the method less {REFERENCE} in the same scope (in the one that is named, where its own has "
     f"none), paired over the runs that both have, with a {100 * LEVEL:g} % bootstrap interval over clips; * where it "
@@ -67,7 +63,7 @@ def figure2_table(findings: Findings, bootstrap: PairedBootstrap) -> Sheet:
         records += [record for _, record in found]
     title = f"Fig. 2: restoration and forgetting, {MAIN}"
     return methods_sheet(
-        findings, "fig2", title, sections, records, (f"{_SPREAD} The best of a scope is bold.", _PAIRED)
+        findings, "fig2", title, sections, records, (f"{SPREAD_OVER_RUNS} The best of a scope is bold.", _PAIRED)
     )
 
 
@@ -104,7 +100,7 @@ def _by_sentence_type(
             records.append(record)
         sections.append(Section(f"{kind} sentences" if kind else "all sentences", columns, tuple(rows)))
     best = "" if quantity is SCORE else "In parentheses the difference to the frozen grounder in the same runs. "
-    words = (f"{_SPREAD} {best}The best of a scope is bold{', by its difference' if best else ''}.", _PAIRED)
+    words = (f"{SPREAD_OVER_RUNS} {best}The best of a scope is bold{', by its difference' if best else ''}.", _PAIRED)
     return methods_sheet(findings, name, title, sections, records, words)
 
 

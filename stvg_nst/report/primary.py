@@ -8,7 +8,7 @@ from stvg_nst.evaluation.bootstrap import LEVEL
 from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, over_runs
 from stvg_nst.report.numbers import signed
 from stvg_nst.report.paired import Difference, PairedBootstrap
-from stvg_nst.report.rows import LABELS, identity, labels, methods_sheet, numbers, spread_cell
+from stvg_nst.report.rows import LABELS, SPREAD_OVER_RUNS, identity, labels, methods_sheet, numbers, spread_cell
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
 from stvg_nst.results.metric_names import MAIN
 from stvg_nst.study import StudyError
@@ -19,6 +19,7 @@ _FIELDS = {
     "difference low": "low",
     "difference high": "high",
     "pairs": "pairs",
+    "seeds": "seeds",
     "p": "p",
 }
 
@@ -69,14 +70,25 @@ def primary_table(findings: Findings, bootstrap: PairedBootstrap) -> Sheet:
         "p, Holm",
     )
     words = (
-        "Percent points, mean \u00b1 sample standard deviation over runs.",
+        SPREAD_OVER_RUNS,
         f"The difference has a {100 * LEVEL:g} % bootstrap interval over clips and seeds of training, both drawn with "
         "replacement and apart from each other, paired over the runs that both have. p is that of no difference, by "
         f"the same bootstrap, and corrected for {len(rivals)} comparisons after Holm; * where the corrected p is below "
         f"{1 - LEVEL:.2g}.",
+        _words_of_seeds(rivals, differences),
     )
     title = f"Primary comparisons: {SCORE.name} of {MAIN}"
     return methods_sheet(findings, "primary", title, [Section("", columns, tuple(rows))], records, words)
+
+
+def _words_of_seeds(rivals: Sequence[Method], differences: Sequence[Difference | None]) -> str:
+    """How many seeds the runs of each comparison have, and what one seed cannot say."""
+    found = zip(rivals, differences, strict=True)
+    counts = {rival.point: difference.seeds for rival, difference in found if difference is not None}
+    alike = len(set(counts.values())) == 1
+    said = str(next(iter(counts.values()))) if alike else "; ".join(f"{n} against {name}" for name, n in counts.items())
+    single = ". With one, interval and p are over clips alone, and say nothing of another training"
+    return f"Seeds of training: {said or 'none in common'}{single if 1 in counts.values() else ''}."
 
 
 def _row(method: Method, difference: Difference | None, corrected: float | None) -> Row:

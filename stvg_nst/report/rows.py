@@ -9,6 +9,12 @@ from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.report.sheet import Cell, Section, Sheet
 
 LABELS = ("Scope", "Method", "Trainable", "Runs")
+SPREAD_OVER_RUNS = (
+    "Percent points, mean \u00b1 sample standard deviation over runs: a run is a tuning seed on a grounder, tested on "
+    "a draw of the benchmark. On HQ, which no draw touches, a seed on a grounder counts once; where there is only one, "
+    "its draws are averaged, for they are one training."
+)
+"""What :func:`stvg_nst.report.findings.over_runs` is, in words."""
 
 
 def labels(method: Method) -> tuple[Cell, ...]:

@@ -51,7 +51,17 @@ def test_the_method_is_compared_with_each_rival_and_corrected_for_all(study: Stu
         assert row[-3:] == ["+1.00 [+1.0, +1.0]*", "0.0020", "0.0040"], "2 / 1000, and twice that"
     assert [record["p, Holm"] for record in sheet.records] == [None, pytest.approx(0.004), pytest.approx(0.004)]
     assert sheet.records[1]["pairs"] == 4 and "corrected for 2 comparisons after Holm" in " ".join(sheet.notes)
-    assert sheet.title.endswith("Primary comparisons: WAS of m_vIoU")
+    assert sheet.title.endswith("Primary comparisons: WAS of m_vIoU") and "Seeds of training: 2." in sheet.notes
+
+
+def test_under_one_seed_the_table_says_what_its_intervals_leave_out(study: Study, finish: Finish) -> None:
+    sheet = table(replace(study, primary=PRIMARY), finish(lambda run: run.point == "whole / LoRA" and run.seed == 1))
+    (words,) = (note for note in sheet.notes if note.startswith("Seeds of training"))
+    assert words.startswith(
+        "Seeds of training: 2 against decoder / LoRA; 1 against whole / LoRA. With one, interval and"
+    )
+    assert [record["seeds"] for record in sheet.records] == [None, 2, 1]
+    assert "a run is a tuning seed on a grounder, tested on a draw of the benchmark" in sheet.notes[0]
 
 
 def test_a_rival_without_runs_still_counts(study: Study, finish: Finish) -> None:
