@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import isnan
 from statistics import fmean
 
 from stvg_nst.evaluation.views import kinds_of
@@ -77,9 +78,9 @@ def _means(found: Sequence[dict[tuple[str, str], float]]) -> dict[tuple[str, str
 
 
 def _views(replicate: Replicate) -> Views:
-    """m_vIoU on every view of the benchmark; see ``stvg_nst.evaluation.views``."""
+    """m_vIoU on every view of the benchmark where it is defined: LQ relative to an HQ of 0 is not."""
     points = ((MetricName.parse(key), value) for key, value in view_points(replicate.results).items())
-    return {name.view: value for name, value in points if name == MetricName(name.view, MAIN)}
+    return {name.view: value for name, value in points if name == MetricName(name.view, MAIN) and not isnan(value)}
 
 
 def _cells(replicate: Replicate) -> dict[tuple[str, str], float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -180,3 +181,14 @@ def test_every_line_of_a_text_is_as_wide_as_it_must_be(study: Study, finish: Fin
     for made in (*(sheet(make, findings) for make in (table1, table2, figure2_table)), robustness(findings)):
         text = sheet_text(made)
         assert all(line == line.rstrip() for line in text.splitlines()) and "\u2026" not in text
+
+
+def test_where_nothing_is_left_on_hq_lq_has_no_share_of_it(study: Study, finish: Finish) -> None:
+    runs = finish()
+    (path,) = (runs / "decoder-LoRA-seed0" / "draw-0").glob("results.json")
+    content = json.loads(path.read_text())
+    for sample in content["samples"]:
+        sample["vIoU"] *= sample["quality"] == "LQ"
+    path.write_text(json.dumps(content))
+    found = {(row["scope"], row["method"], row["view"]): row for row in rows(robustness(read_findings([study], runs)))}
+    assert float(found["decoder", "LoRA", "LQ-relative"]["change mean"]) > 0, "over the three runs that have it"
