@@ -141,7 +141,7 @@ def _under_seeds(study: Study, seeds: Sequence[int]) -> Study:
         raise StudyError(
             f"{study.path}: the study has no seed {strangers[0]}; it has {', '.join(map(str, study.seeds))}"
         )
-    return replace(study, seeds=tuple(seeds))
+    return replace(study, seeds=tuple(dict.fromkeys(seeds)))
 
 
 def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:

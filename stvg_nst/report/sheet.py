@@ -125,9 +125,9 @@ def write_sheet(sheet: Sheet, folder: Path, suffixes: Sequence[str] = ("txt", "m
 
 
 def sheet_text(sheet: Sheet) -> str:
-    """What a wide terminal shows."""
+    """What a wide terminal shows, without colours: FORCE_COLOR in the environment asks for them in files too."""
     text = io.StringIO()
-    print_sheet(sheet, Console(file=text, width=WIDTH, highlight=False))
+    print_sheet(sheet, Console(file=text, width=WIDTH, highlight=False, color_system=None))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 

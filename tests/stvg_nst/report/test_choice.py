@@ -159,3 +159,9 @@ def test_a_point_of_which_every_level_diverges_has_no_choice(search: Any, tmp_pa
     levels = {name: settings | {"trainer.act": "diverge"} for name, settings in LEVELS.items()}
     with pytest.raises(StudyError, match="a run of every level of a diverged"):
         choose(search(levels=levels), tmp_path)
+
+
+def test_a_seed_that_is_named_twice_counts_once(search: Any, tmp_path: Path) -> None:
+    path = search(seeds=[0, 1])
+    assert choose(path, tmp_path, "--seeds", "1", "1") == 0
+    assert "# Among 3, by seeds 1: a.\n" in (tmp_path / "chosen.yaml").read_text()

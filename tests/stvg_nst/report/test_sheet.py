@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_csv, sheet_markdown, write_sheet
+from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_csv, sheet_markdown, sheet_text, write_sheet
 
 LONG = "a method of quite a long name that does not fit"
 
@@ -75,3 +75,9 @@ def test_files_are_those_that_were_asked_for(tmp_path: Path) -> None:
     assert [path.name for path in write_sheet(named, tmp_path, ("md", "txt"))] == ["t.md", "t.txt"]
     lines = (tmp_path / "t.txt").read_text().splitlines()
     assert lines[0] == "Title" and all(line == line.rstrip() for line in lines)
+
+
+def test_a_file_has_no_colours_whatever_the_environment_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = sheet_text(SHEET)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert sheet_text(SHEET) == plain and "\x1b" not in plain
