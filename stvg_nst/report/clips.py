@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +112,17 @@ def draw_heading(text: str, columns: int) -> np.ndarray:
 
 
 def typical_item(runs: Mapping[str, Replicate], quality: str) -> str:
-    """The item whose vIoUs under the runs lie nearest to their means, the first by name of several."""
-    scores = {
-        name: {s["item_id"]: s["vIoU"] for s in run.results.samples if s["quality"] == quality}
-        for name, run in runs.items()
-    }
+    """The item whose vIoUs under the runs lie nearest to their means, the first by name of several.
+
+    Of an item that is shown in several degradations it is the mean over these.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        of_item: defaultdict[str, list[float]] = defaultdict(list)
+        for sample in run.results.samples:
+            if sample["quality"] == quality:
+                of_item[sample["item_id"]].append(sample["vIoU"])
+        scores[name] = {item: fmean(found) for item, found in of_item.items()}
     means = {name: fmean(found.values()) for name, found in scores.items()}
     items = sorted(next(iter(scores.values())))
     return min(items, key=lambda item: sum((scores[name][item] - means[name]) ** 2 for name in runs))
@@ -139,7 +146,7 @@ def draw_clip(clip: ShownClip, quality: str, runs: Mapping[str, Replicate], item
         pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
     for row, (name, answer) in enumerate(answers.items()):
         y = top + row * (HEIGHT + GAP)
-        _draw_row_label(pen, name, runs[name], item_id, quality, y)
+        _draw_row_label(pen, name, runs[name], item_id, condition, y)
         for place, index in enumerate(picks):
             picture = draw_frame(clip.frames[index], clip.frame_ids[index], (answer, true), (width, HEIGHT))
             canvas.paste(picture, (MARGIN + LABEL + place * (width + GAP), y))
@@ -148,8 +155,11 @@ def draw_clip(clip: ShownClip, quality: str, runs: Mapping[str, Replicate], item
     return np.asarray(canvas)
 
 
-def _draw_row_label(pen: ImageDraw.ImageDraw, name: str, run: Replicate, item_id: str, quality: str, top: int) -> None:
-    sample = next(s for s in run.results.samples if s["item_id"] == item_id and s["quality"] == quality)
+def _draw_row_label(
+    pen: ImageDraw.ImageDraw, name: str, run: Replicate, item_id: str, condition: str, top: int
+) -> None:
+    shown = (item_id, condition)
+    sample = next(s for s in run.results.samples if (s["item_id"], s["degradation"] or s["quality"]) == shown)
     pen.text((MARGIN, top + 2), name, COLOURS[name], FONT)
     for line, key in enumerate(("tIoU", "vIoU"), start=1):
         pen.text((MARGIN, top + 4 + line * LINE), f"{key} {sample[key]:.2f}", INK, SMALL)

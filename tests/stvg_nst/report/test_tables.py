@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from stvg_nst.drawing import TRUE
 from stvg_nst.report import tables
-from stvg_nst.report.clips import COLOURS, ShownClip, typical_item
+from stvg_nst.report.clips import COLOURS, ShownClip, draw_clip, typical_item
 from stvg_nst.report.reading import read_findings
 from stvg_nst.report.tables import tables_command
 from stvg_nst.study import Study, StudyError, read_studies
@@ -82,6 +83,19 @@ def test_a_typical_item_is_near_the_mean_of_every_method(study: Study, finish: F
             sample["vIoU"] = 0.99  # type: ignore[index]
     # 0.59, 0.99, 0.61 and 0.62 under NST: the mean of 0.70 is nearest to the last.
     assert typical_item(runs, "HQ") == "c3/declarative"
+
+
+def test_the_numbers_beside_a_picture_are_of_the_degradation_that_it_shows(study: Study, finish: Finish) -> None:
+    lora, nst, _ = read_findings([study], finish()).methods
+    runs = {"Zero-shot": lora.replicates[0][1], "LoRA": lora.replicates[0][0], "NST": nst.replicates[0][0]}
+    item = "c1/declarative"
+    before = draw_clip(show({"data": {"init_args": {}}}, None, item, "LQ"), "LQ", runs, item)
+    for name, run in runs.items():
+        other = {**run.results.samples[0], "item_id": item, "quality": "LQ", "degradation": "blocks:1", "vIoU": 0.99}
+        runs[name] = replace(run, results=replace(run.results, samples=(other, *run.results.samples)))
+    after = draw_clip(show({"data": {"init_args": {}}}, None, item, "LQ"), "LQ", runs, item)
+    assert (before == after).all()
+    assert typical_item(runs, "LQ") != item, "its mean over both is far from the others'"
 
 
 def test_costs_must_be_measured_first(study: Study, finish: Finish) -> None:
