@@ -81,7 +81,9 @@ def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Looks) -> None:
             xerr=drop.deviation,
             yerr=gain.deviation,
             label=method.name,
+            # A rival at the same place stays visible on it.
             markersize=9 if method.name == REFERENCE else 6,
+            zorder=2.0 if method.name == REFERENCE else 2.1,
             linewidth=1.0,
             linestyle="none",
             elinewidth=1.0,

@@ -31,6 +31,7 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "svg.fonttype": "none",  # text stays text: searchable, and small
     "svg.hashsalt": "study",  # the same numbers give the same file
+    "text.parse_math": False,  # a name with two dollars is no formula
 }
 
 
@@ -79,16 +80,16 @@ def draw_equal_scores(axes: Axes, across: tuple[float, float], up: tuple[float, 
         slope: 1 where ``across`` is the drop on HQ, which the WAS subtracts, -1 where it is the change, which it adds.
     """
     (left, right), (low, high) = across, up
-    sides = (left, right) if slope < 0 else (right, left)
-    for score in MaxNLocator(6).tick_values(low - slope * sides[0], high - slope * sides[1]):
+    first, last = (left, right) if slope < 0 else (right, left)
+    for score in MaxNLocator(6).tick_values(low - slope * first, high - slope * last):
         axes.axline((0, score), slope=slope, color=FAINT, linewidth=0.7, zorder=0)
-        # Named where the line leaves the plane: on the right, or at the top or bottom.
-        edge = high if slope > 0 else low
-        place = (right, score + slope * right)
-        place = place if low < place[1] < high else (slope * (edge - score), edge)
-        if left + 0.15 * (right - left) < place[0]:  # else there is no room for its name
-            bottom = "bottom" if place[1] == low else "top"
-            axes.annotate(f"WAS {score:+g}", place, color=MUTED, fontsize=6, va=bottom, ha="right")
+        # Named where the line leaves the plane, on the side of it that is free: on the right, or at the top or bottom.
+        edge, room = high if slope > 0 else low, 0.15 * (right - left)
+        place, sides = (right, score + slope * right), ("right", "bottom" if slope > 0 else "top")
+        if not low < place[1] < high:
+            place, sides = (slope * (edge - score), edge), ("left", "top" if slope > 0 else "bottom")
+        if left < place[0] and (sides[0] == "right" or place[0] < right - room):  # else there is no room for its name
+            axes.annotate(f"WAS {score:+g}", place, color=MUTED, fontsize=6, ha=sides[0], va=sides[1])
 
 
 def entitle(figure: Figure, title: str, conditions: str, *, complete: bool) -> None:

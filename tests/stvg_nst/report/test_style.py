@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from stvg_nst.report.style import COLOURS, row_looks
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from stvg_nst.report.style import COLOURS, STYLE, entitle, row_looks, save
 
 
 def test_a_method_has_one_colour_in_all_scopes_and_a_scope_one_marker() -> None:
@@ -16,3 +21,11 @@ def test_a_method_has_one_colour_in_all_scopes_and_a_scope_one_marker() -> None:
 def test_more_methods_than_colours_are_told_apart_by_markers() -> None:
     rows = [f"{scope} / rank {rank}" for scope in "ab" for rank in range(2 * len(COLOURS))]
     assert len({tuple(look.values()) for look in row_looks(rows).values()}) == len(rows)
+
+
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure()
+        entitle(figure, "between $5 and $6", "val", complete=True)
+        save(figure, [tmp_path / "title.svg"])
+    assert ">between $5 and $6<" in (tmp_path / "title.svg").read_text()
