@@ -19,6 +19,8 @@ from stvg_nst.machine.whole_files import write_whole
 
 WIDTH = 240
 """Letters of a line where there is no terminal: more than the widest table needs."""
+SHOWN_DIGITS = 2
+"""Behind the point of a number that is ranked."""
 NAME_WIDTH = 12
 """Letters that a column of names keeps on a narrow terminal, where it is folded."""
 
@@ -73,10 +75,14 @@ class Section:
             yield from (tuple(rows) for _, rows in groupby(self.rows, key=lambda row: row[0].text))
 
     def is_best(self, row: Row, column: int) -> bool:
-        """Whether a cell has the highest value of its column among rows of the same first name, if it has rivals."""
+        """Whether a cell has the highest value of its column among rows of the same first name, if it has rivals.
+
+        What reads alike is alike: sums that differ in their last bits alone are not told apart.
+        """
         rivals = [other[column].value for other in self.rows if other[0].text == row[0].text]
-        known = [value for value in rivals if value is not None]
-        return len(known) > 1 and row[column].value == max(known)
+        known = [round(value, SHOWN_DIGITS) for value in rivals if value is not None]
+        own = row[column].value
+        return len(known) > 1 and own is not None and round(own, SHOWN_DIGITS) == max(known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def test_runs_of_one_method_are_told_apart_by_their_folder() -> None:
 
 def test_rounding_leaves_no_negative_zero() -> None:
     text = to_markdown([RUNS[0], run("LoRA", HQ_m_vIoU=49.999, LQ_m_vIoU=40.0)])
-    assert "| HQ | LoRA | 1.23 M | 50.00 (+0.00) |" in text
+    assert "| HQ | LoRA | 1.23 M | **50.00** (+0.00) |" in text
     assert "| WAS | LoRA | 1.23 M | +0.00 |" in text
 
 

@@ -81,3 +81,10 @@ def test_a_file_has_no_colours_whatever_the_environment_asks_for(monkeypatch: py
     plain = sheet_text(SHEET)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert sheet_text(SHEET) == plain and "\x1b" not in plain
+
+
+def test_sums_that_read_alike_are_both_the_best() -> None:
+    points = {"a": 20.0 / 3, "b": -2.941 + 9.6076666666, "c": 6.65}
+    rows = tuple((Cell(name), Cell(f"{value:+.2f}", value)) for name, value in points.items())
+    text = sheet_markdown(Sheet("", (Section("", ("", "Method", "WAS"), tuple((Cell("WAS"), *row) for row in rows)),)))
+    assert text.count("**+6.67**") == 2 and "| +6.65 |" in text
