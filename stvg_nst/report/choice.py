@@ -31,17 +31,19 @@ class Choice:
     Args:
         tried: by level, in the study's order; a level of which a run diverged cannot be chosen.
         level: of the highest mean.
+        ordered: whether the levels follow one another, as sizes do and kinds do not.
     """
 
     row: str
     tried: Mapping[str, Method]
     level: str
+    ordered: bool
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the best level is the first or the last: then a wider grid may hold a better one."""
+        """Whether the best level is the first or the last of a scale: then a wider grid may hold a better one."""
         levels = [*self.tried]
-        return self.level in (levels[0], levels[-1])
+        return self.ordered and self.level in (levels[0], levels[-1])
 
 
 def choose_command(arguments: Sequence[str], *, prog: str) -> int:
@@ -126,7 +128,7 @@ def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
         means = {level: _score(method) for level, method in tried.items() if not method.diverged}
         if not means:
             raise StudyError(f"a run of every level of {row} diverged; widen its grid towards what it survives")
-        choices.append(Choice(row, tried, max(means, key=means.__getitem__)))
+        choices.append(Choice(row, tried, max(means, key=means.__getitem__), study.ordered_levels))
     return tuple(choices)
 
 

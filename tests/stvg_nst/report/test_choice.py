@@ -78,9 +78,11 @@ def test_an_overlay_is_never_replaced_by_choices(search: Any, tmp_path: Path) ->
 
 
 def test_a_choice_at_the_edge_is_called_so(search: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = search(levels={name: LEVELS[name] for name in ("low", "high")})
-    choose(path, tmp_path)
+    levels = {name: LEVELS[name] for name in ("low", "high")}
+    choose(search(levels=levels), tmp_path)
     assert "a: high, the edge of the grid (of 2;" in capsys.readouterr().out
+    choose(search(levels=levels, ordered_levels=False), tmp_path, "--overwrite")
+    assert "a: high (of 2;" in capsys.readouterr().out, "kinds have no edge"
 
 
 @pytest.mark.parametrize("split", ["test", "val_ablate", "confirm"])
