@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.ticker import FixedLocator, ScalarFormatter
 from rich.console import Console
 
 from stvg_nst.report.findings import QUANTITIES, Findings, Method, Quantity, over_seeds
-from stvg_nst.report.rows import spread_cell
+from stvg_nst.report.rows import seeds_explanation, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, write_sheet
 from stvg_nst.report.style import MUTED, STYLE, draw_if_possible, entitle, row_looks, save
 from stvg_nst.results.metric_names import MAIN, METRICS
@@ -28,7 +29,7 @@ def write_levels(findings: Findings, folder: Path, console: Console) -> list[Pat
     """Prints the table, writes ``levels.md``, ``.csv``, ``.png`` and ``.svg``, and says which of them it wrote."""
     sheet, figures = levels_sheet(findings), [folder / "levels.png", folder / "levels.svg"]
     written = write_sheet(sheet, folder, ("md", "csv"))
-    print_sheet(sheet, console)
+    print_sheet(replace(sheet, notes=()), console)  # behind the table of all metrics, which has the same notes
     return [*written, *draw_if_possible(draw_levels, findings, *figures)]
 
 
@@ -41,7 +42,8 @@ def levels_sheet(findings: Findings) -> Sheet:
         for row in findings.study.rows
     )
     title = f"{findings.study.heading}: {MAIN}, {findings.draws}"
-    return Sheet("", (Section(title, ("", "", *levels), rows),), (), tuple(_records(findings)), "levels")
+    notes = (seeds_explanation(findings), *findings.missing, *findings.remarks)
+    return Sheet("", (Section(title, ("", "", *levels), rows),), notes, tuple(_records(findings)), "levels")
 
 
 def _cell(method: Method, quantity: Quantity) -> Cell:

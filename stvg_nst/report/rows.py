@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stvg_nst.report.findings import BASELINE, Findings, Method, Spread
 from stvg_nst.report.numbers import parameter_count, signed
 from stvg_nst.report.sheet import Cell, Section, Sheet
+from stvg_nst.results.metric_names import METRICS, MetricName
 
 LABELS = ("Scope", "Method", "Trainable", "Runs")
 SPREAD_OVER_RUNS = (
@@ -84,4 +85,17 @@ def methods_sheet(
         tuple(filter(None, notes)),
         tuple({"study": findings.study.title} | record for record in records),
         name,
+    )
+
+
+def seeds_explanation(findings: Findings) -> str:
+    """What the numbers of ``over_seeds`` are, and what the differences are relative to."""
+    views = (
+        f"{view} " + " / ".join(f"{findings.baseline_mean(str(MetricName(view, name))):.2f}" for name in METRICS)
+        for view in ("HQ", "LQ")
+    )
+    tests = ", of each seed's mean over the tests" if len(findings.baselines) > 1 else ""
+    return (
+        f"{findings.draws}. Points of difference to {findings.baselines[0].results.method} ({', '.join(views)}), mean "
+        f"\u00b1 sample standard deviation over seeds{tests}."
     )

@@ -9,12 +9,12 @@ from stvg_nst.report.levels import write_levels
 from stvg_nst.report.numbers import parameter_count
 from stvg_nst.report.reading import read_findings
 from stvg_nst.report.reproduction import Reproduction
-from stvg_nst.report.rows import numbers, spread_cell
+from stvg_nst.report.rows import numbers, seeds_explanation, spread_cell
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console, write_sheet
 from stvg_nst.report.study_figure import draw_study
 from stvg_nst.report.style import draw_if_possible
 from stvg_nst.results.conditions import Conditions
-from stvg_nst.results.metric_names import METRICS, MetricName
+from stvg_nst.results.metric_names import METRICS
 from stvg_nst.study import Study, StudyError, planned_runs
 
 
@@ -74,7 +74,7 @@ def study_sheet(findings: Findings) -> Sheet:
         for method in findings.methods
     ]
     section = Section(findings.study.heading, ("", "Point", "Trainable", "Seeds", *METRICS), tuple(rows))
-    notes = (_explanation(findings), *findings.missing, *findings.remarks)
+    notes = (seeds_explanation(findings), *findings.missing, *findings.remarks)
     return Sheet("", (section,), notes, tuple(_records(findings)), "study")
 
 
@@ -103,16 +103,3 @@ def _records(findings: Findings) -> list[dict[str, object]]:
         for method in findings.methods
         for metric in METRICS
     ]
-
-
-def _explanation(findings: Findings) -> str:
-    """What the numbers are, and what the differences are relative to."""
-    views = (
-        f"{view} " + " / ".join(f"{findings.baseline_mean(str(MetricName(view, name))):.2f}" for name in METRICS)
-        for view in ("HQ", "LQ")
-    )
-    tests = ", of each seed's mean over the tests" if len(findings.baselines) > 1 else ""
-    return (
-        f"{findings.draws}. Points of difference to {findings.baselines[0].results.method} ({', '.join(views)}), mean "
-        f"\u00b1 sample standard deviation over seeds{tests}."
-    )

@@ -469,6 +469,7 @@ def test_a_study_of_levels_draws_its_curves(study: Any, write: Write, tmp_path: 
     runs = tmp_path / "runs"
     table = (runs / "levels.md").read_text()
     assert "| WAS | rank 4 | +4.10 \u00b1 0.71 | - |" in table and "| WAS | rank 8 | +7.70 \u00b1 0.71 | +7.70" in table
+    assert "mean \u00b1 sample standard deviation over seeds" in table and "* INCOMPLETE: " in table
     picture = (runs / "levels.svg").read_text()
     assert "INCOMPLETE" in picture and ">rank 8<" in picture and ">rank 4<" in picture
     rows = list(csv.DictReader((runs / "levels.csv").open()))
