@@ -14,6 +14,9 @@ from stvg_nst.report.findings import CHANGE, GAIN, SCORE, Findings, Method, over
 from stvg_nst.report.style import MUTED, STYLE, Looks, draw_equal_scores, draw_origin, entitle, row_looks, save
 
 SHOWN = ("m_vIoU", "m_tIoU")
+LABEL_WIDTH = 26
+"""Letters of a line of a point's name."""
+_BOUND = "\u00a0"  # a space at which textwrap breaks no line
 
 
 def draw_study(findings: Findings, *paths: Path) -> None:
@@ -42,8 +45,7 @@ def _draw_scores(axes: Axes, methods: Sequence[Method], looks: Looks, metric: st
             axes.scatter(spread.values, [row + 0.24] * len(spread.values), s=9, alpha=0.5, linewidths=0, **look)
             axes.errorbar(spread.mean, row, xerr=spread.deviation, markersize=6, capsize=3, linewidth=1.4, **look)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    labels = [method.point if method.complete else f"{method.point} ({method.seeds})" for method in methods]
-    axes.set_yticks(range(len(methods)), [textwrap.fill(label, 26) for label in labels])
+    axes.set_yticks(range(len(methods)), [_label(method) for method in methods])
     for label, method in zip(axes.get_yticklabels(), methods, strict=True):
         label.set_color(looks[method.point]["color"] if method.finished_runs else MUTED)
     axes.set_ylim(len(methods) - 0.4, -0.6)
@@ -52,6 +54,14 @@ def _draw_scores(axes: Axes, methods: Sequence[Method], looks: Looks, metric: st
     axes.set_axisbelow(True)
     axes.set_xlabel("points")
     axes.set_title(f"WAS, {metric}")
+
+
+def _label(method: Method) -> str:
+    """The point's name and, where seeds are missing, how many there are, which stay on one line."""
+    if method.complete:
+        return textwrap.fill(method.point, LABEL_WIDTH)
+    bound = method.seeds.replace(" ", _BOUND)
+    return textwrap.fill(f"{method.point} ({bound})", LABEL_WIDTH).replace(_BOUND, " ")
 
 
 def _draw_plane(axes: Axes, methods: Sequence[Method], looks: Looks, metric: str) -> None:

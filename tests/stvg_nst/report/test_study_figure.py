@@ -24,3 +24,10 @@ def test_a_figure_shows_every_point_and_what_is_missing(findings: Findings, tmp_
 def test_a_finished_study_is_not_called_incomplete(findings: Findings, tmp_path: Path) -> None:
     draw_study(replace(findings, methods=findings.methods[:1]), tmp_path / "a.svg")
     assert "INCOMPLETE" not in (tmp_path / "a.svg").read_text()
+
+
+def test_how_many_seeds_there_are_stays_on_one_line(findings: Findings, tmp_path: Path) -> None:
+    long = replace(findings.methods[1], point="a" * 21)
+    draw_study(replace(findings, methods=(long,)), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert f">{'a' * 21}<" in text and ">(1 of 2)<" in text
