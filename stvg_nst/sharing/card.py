@@ -80,11 +80,13 @@ def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
 
 
 def _origin(shared: Shared) -> Iterator[str]:
-    data, trainer = shared.config["data"], shared.config.get("trainer", {})
+    data, trainer, seed = shared.config["data"], shared.config.get("trainer", {}), shared.config["seed_everything"]
     chosen = data.get("init_args", {})
     yield f"* frozen weights: {shared.base}; fingerprint `{shared.frozen}`, without which it does not load"
     yield f"* data: {data['class_path'].rpartition('.')[2]}, training clips: {chosen.get('training_clips') or 'all'}"
-    yield f"* seed: {shared.config['seed_everything']}, epochs: {trainer.get('max_epochs')}"
+    limits = {name: trainer.get(f"max_{name}") for name in ("epochs", "steps")}
+    lengths = [f"{name}: {limit}" for name, limit in limits.items() if limit is not None and limit > 0]  # -1 is none
+    yield f"* {', '.join([f'seed: {seed}', *lengths])}"
 
 
 def _scores(run: Path, baseline: Path | None) -> Iterator[str]:

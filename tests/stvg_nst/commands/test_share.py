@@ -155,11 +155,13 @@ def test_an_adapter_of_other_weights_says_that_it_needs_them(
     weights = Path(shutil.copy(find_source("mini").weights, tmp_path / "tubes.safetensors"))
     shutil.copytree(run, other)
     config = merge(read_yaml(run / "config.yaml"), {"model": {"weights": str(weights)}})
+    config = merge(config, {"trainer": {"max_epochs": -1, "max_steps": 200}})
     (other / "config.yaml").write_text(yaml.safe_dump(config))
 
     assert share([str(other), "user/night", "--output", str(tmp_path / "shared")], "share") == 0
     card = (tmp_path / "shared" / "README.md").read_text()
     assert 'load("weights.safetensors", adapters={"shared": "hub:user/night"}).ground(' in card
+    assert "* seed: 0, steps: 200\n" in card
     assert "frozen weights: `tubes.safetensors`, weights of CGSTVG that you have to have; fingerprint" in card
     said = f'load("weights.safetensors", adapters={{"shared": "{tmp_path / "shared"}"}}) reads it'
     assert said in capsys.readouterr().out
