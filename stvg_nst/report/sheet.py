@@ -198,4 +198,5 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Without what would end a cell, or be read as HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -15,7 +15,7 @@ LONG = "a method of quite a long name that does not fit"
 
 def section(labels: int = 2) -> Section:
     rows = [
-        (Cell("HQ"), Cell("base|line"), Cell("50.00", 50.0), Cell("123456.78 [+1.0, +2.0]")),
+        (Cell("HQ"), Cell("<base>|line"), Cell("50.00", 50.0), Cell("123456.78 [+1.0, +2.0]")),
         (Cell("HQ"), Cell(LONG), Cell("51.00", 51.0, " (+1.00)"), Cell("123456.78 [+1.0, +2.0]")),
         (Cell("LQ"), Cell(LONG), Cell("51.00", 51.0, " (-1.00)"), Cell("-")),
     ]
@@ -43,7 +43,7 @@ def test_markdown_by_hand() -> None:
         "\n"
         "|  | Method | m_vIoU | interval |\n"
         "|---|---|---:|---:|\n"
-        "| HQ | base\\|line | 50.00 | 123456.78 [+1.0, +2.0] |\n"
+        "| HQ | &lt;base>\\|line | 50.00 | 123456.78 [+1.0, +2.0] |\n"
         f"| HQ | {LONG} | **51.00** (+1.00) | 123456.78 [+1.0, +2.0] |\n"
         f"| LQ | {LONG} | 51.00 (-1.00) | - |\n"
         "\n"
