@@ -195,8 +195,10 @@ def _finish(run: StudyRun, features: Path | None) -> int:
     stages = run.stages()
     if stages:
         run.write_config()
-    if stages and features is not None and (status := _run(["cache", "features", "--config", str(run.config_file)])):
-        return status
+    if stages and features is not None:
+        splits = () if run.tests else ("--split", "train", "val")
+        if status := _run(["cache", "features", "--config", str(run.config_file), *splits]):
+            return status
     for stage in stages:
         for path in stage.clears:
             path.unlink(missing_ok=True)

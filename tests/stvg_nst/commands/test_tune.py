@@ -99,14 +99,15 @@ def test_without_any_tube_it_is_tuned_and_not_measured(
 ) -> None:
     write_lines(folder, *({"video": f"cam/{index}.mp4", "sentence": "who waves?"} for index in range(6)))
     run = tmp_path / "run"
-    assert stvg("tune", folder, "--run", run, "--epochs", "1") == 0
-    assert [words[0] for words in commands] == ["data", "fit"]
+    assert stvg("tune", folder, "--run", run, "--epochs", "1", "--features", run / "f") == 0
+    assert [words[0] for words in commands] == ["data", "cache", "fit"]
+    assert commands[1][-3:] == ["--split", "train", "val"]
     config = read_yaml(run / "tuned" / "point.yaml")
     assert config["model"]["annotated"] is False and config["trainer"]["limit_val_batches"] == 0
     assert "so nothing is measured" in capsys.readouterr().err
     (run / "tuned" / "adapter.safetensors").touch()
-    assert stvg("tune", folder, "--run", run, "--epochs", "1") == 0
-    assert [words[0] for words in commands[2:]] == ["data"], "it is finished"
+    assert stvg("tune", folder, "--run", run, "--epochs", "1", "--features", run / "f") == 0
+    assert [words[0] for words in commands[3:]] == ["data"], "it is finished"
 
 
 @pytest.mark.parametrize("absent", ["train", "val"])
