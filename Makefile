@@ -254,7 +254,7 @@ $(FEATURES)/val-unseen/index.json: | $(FEATURES)/test/index.json
 
 $(LEFT_OUT_FEATURES)/val-matrix/index.json: | $(STAMP)
 	$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split train val \
-	  --data.init_args.features $(LEFT_OUT_FEATURES) --data.init_args.variants 5 --data.init_args.training_clips 100 \
+	  --data.init_args.features $(LEFT_OUT_FEATURES) --data.init_args.variants 5 \
 	  --data.init_args.evaluation_split val --data.init_args.evaluation_conditions matrix
 
 # The paper's experiments on the real data (docs/paper_experiments.md), in parts, each resumed where it was: first what the

@@ -384,8 +384,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
     def _extra_records(self, trained: Sequence[Record], cut: Sequence[Record]) -> tuple[Record, ...]:
         """One of each clip that is not trained on; ``cut`` are those that ``training_items`` leaves out.
 
+        A clip whose degraded variants are all of a kind that training leaves out is no extra clip.
+
         Raises:
-            ValueError: there is no such clip, or training draws none of its degraded variants.
+            ValueError: there is no such clip, or all are of that kind.
         """
         shown = {record.clip_id for record in trained}
         extra = {r.clip_id: r for r in (*cut, *self.spare_records()) if r.clip_id not in shown}
@@ -394,8 +396,10 @@ class STVGDataModule(lightning.LightningDataModule, ABC):
                 f"--data.init_args.extra_clips {self.extra_clips} needs clips of the training split that are not "
                 f"trained on, but all {len(shown)} are; train on fewer, or set it to 0"
             )
-        self.plan.require_variants(list(extra))
-        return tuple(extra.values())
+        shown_in_both = tuple(record for clip_id, record in extra.items() if not self.plan.lacks_variants(clip_id))
+        if not shown_in_both:
+            self.plan.require_variants(list(extra))
+        return shown_in_both
 
     def _loaded_records(self, split: Split) -> tuple[Record, ...]:
         """What the draws of a split count: its records and, behind those of training, the extra ones."""

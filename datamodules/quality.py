@@ -206,13 +206,17 @@ class MixedQualityPlan:
         variants = (self.variant(clip_id, number) for number in range(self.variants or 0))
         return tuple(variant for variant in variants if variant.kind not in self.left_out)
 
+    def lacks_variants(self, clip_id: str) -> bool:
+        """Whether a clip has fixed variants, and all are of kinds that are left out."""
+        return bool(self.variants) and not self.trained_variants(clip_id)
+
     def require_variants(self, clip_ids: Sequence[str]) -> None:
         """Refuses training clips of whose fixed variants none is left.
 
         Raises:
             ValueError: there are such clips.
         """
-        lacking = [clip_id for clip_id in clip_ids if self.variants and not self.trained_variants(clip_id)]
+        lacking = [clip_id for clip_id in clip_ids if self.lacks_variants(clip_id)]
         if lacking:
             raise ValueError(
                 f"without {', '.join(self.left_out)}, none of the {self.variants} degraded variants is left of "

@@ -9,6 +9,7 @@ from importlib import import_module
 from stvg_nst.arguments import nearest
 from stvg_nst.commands.old_words import present_command, present_options
 from stvg_nst.failures import Failures
+from stvg_nst.machine.cores import limit_threads
 from stvg_nst.machine.systems import refuse_other_systems
 from stvg_nst.shadows import refuse_shadows
 
@@ -78,6 +79,7 @@ def _run(words: Sequence[str]) -> int:
         return 2
     refuse_other_systems()
     refuse_shadows()
+    limit_threads()
     return _load(COMMANDS[name])(present_options(name, words[length:]), f"{PROGRAM} {name}")
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from datamodules.annotated import AnnotatedSource, AnnotationError
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
+from stvg_nst.commands.examined_caches import Stage, examine_caches, stages_of_study
 from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, merge, read_overlay, read_yaml
 from stvg_nst.machine.health import Finding
@@ -25,7 +26,7 @@ _TOKENIZER_FILES = "config.json tokenizer.json tokenizer_config.json vocab.json 
 
 
 def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> tuple[Finding, ...]:
-    """Looks for all files that a run of these overlays would read; opens neither videos nor weights.
+    """Looks for all files that a run of these overlays reads, and into its caches; opens neither videos nor weights.
 
     Args:
         files: overlays in the order of a run, or studies.
@@ -34,12 +35,18 @@ def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> 
     Raises:
         ConfigurationError: one cannot be read.
     """
+    staged: list[tuple[Config, Stage]]
     if all(read_yaml(file).keys() & {"points", "extends"} for file in files):
         studies = [study for file in files for study in read_studies(file)]
         found = [finding for study in studies for finding in _of_config(study.baseline, trains=bool(study.points))]
         found += needs_of(studies, hardware)
+        staged = [pair for study in studies for pair in stages_of_study(study)]
     else:
-        found = [*_of_config(reduce(merge, map(read_overlay, files), {}))]
+        nothing: dict[str, Any] = {}
+        config = reduce(merge, map(read_overlay, files), nothing)
+        found = [*_of_config(config)]
+        staged = [(config, "fit"), (config, "test")]
+    found += examine_caches(staged)
     return tuple(dict.fromkeys(found))  # studies, and the grounders of one, share their data
 
 

@@ -109,8 +109,8 @@ def evaluate(
 
     Raises:
         CoverageError: a sample is missing or unknown, and that is an error.
-        ValueError: a protocol was asked for that the ground truth does not allow, the number of replicates is
-            negative, or a policy is unknown.
+        ValueError: no protocol was asked for, or one that the ground truth does not allow; the number of replicates
+            is negative, or a policy is unknown.
     """
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be a number of replicates, 0 for none, got {bootstrap}")

@@ -47,7 +47,7 @@ def choose_protocols(
     """Those that were asked for, or all that the ground truth allows; and why the others among all are left out.
 
     Raises:
-        ValueError: one that was asked for is unknown, or not allowed.
+        ValueError: none is asked for, or one that is unknown or not allowed.
     """
     left_out: dict[Protocol, str] = {}
     for item_id, frames in zip(ground_truth.item_ids, ground_truth.sampled_frames, strict=True):
@@ -56,6 +56,8 @@ def choose_protocols(
             break
     if asked is None:
         return tuple(protocol for protocol in PROTOCOLS if protocol not in left_out), left_out
+    if not asked:
+        raise ValueError(f"at least one protocol must be asked for, of {', '.join(PROTOCOLS)}; None is all of them")
     for protocol in asked:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'")

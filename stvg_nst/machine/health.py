@@ -15,6 +15,7 @@ from typing import Literal
 
 from rich.filesize import decimal
 
+from stvg_nst.machine.control_groups import memory_limit
 from stvg_nst.machine.cores import granted_cores
 
 Verdict = Literal["ok", "note", "lacking"]
@@ -24,7 +25,6 @@ PINS = Path(__file__).resolve().parents[2] / "constraints.txt"
 # What numbers and file formats depend on; another release of the rest is not worth a line.
 _TOLD = ("torch", "torchvision", "lightning", "jsonargparse", "transformers", "timm", "peft", "av", "safetensors")
 _ENOUGH_SHARED = 2**30
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ def _memory() -> Finding:
     if len(pages) < 2:
         return Finding("memory", "unknown", "note")
     total = pages["SC_PHYS_PAGES"] * pages["SC_PAGE_SIZE"]
-    limits = [int(text) for text in map(_text, _CGROUP_LIMITS) if text.isdigit()]
-    if limits and min(limits) < total:
-        return Finding("memory", f"{decimal(min(limits))}, the limit of this job, of {decimal(total)}")
+    limit = memory_limit()
+    if limit is not None and limit < total:
+        return Finding("memory", f"{decimal(limit)}, the limit of this job, of {decimal(total)}")
     return Finding("memory", decimal(total))
 
 
@@ -121,7 +121,3 @@ def _release(name: str) -> str | None:
 def _plain(release: str | None) -> str:
     """Without the build: 2.11.0+cpu is 2.11.0."""
     return (release or "").partition("+")[0]
-
-
-def _text(path: Path) -> str:
-    return path.read_text().strip() if path.is_file() else ""

@@ -634,6 +634,18 @@ def test_extra_clips_are_read_from_the_cache_of_features(root: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("five_training_clips")
+def test_extra_clips_of_nothing_but_a_kind_that_is_left_out_are_left_out_too(root: Path) -> None:
+    # The one variant of the last three clips is of low light, defocus and defocus, that of the first two of neither.
+    options = {"training_clips": 2, "variants": 1, "benchmark_seed": 1, "extra_clips": 1}
+    data = mini(root, **options, left_out_kinds=["low_light"])
+    data.prepare_data()
+    data.setup("fit")
+    assert [record.clip_id for record in data.extra_records] == ["tune-00003", "tune-00004"]
+    with pytest.raises(ValueError, match="none of the 1 degraded variants is left of 3 training clips"):
+        mini(root, **options, left_out_kinds=["low_light", "defocus"]).setup("fit")
+
+
+@pytest.mark.usefixtures("five_training_clips")
 def test_extra_clips_that_teach_nothing_are_refused(root: Path) -> None:
     with pytest.raises(ValueError, match=r"extra_clips 1 needs clips .* but all 5 are; train on fewer, or set it to 0"):
         batches(mini(root, training_clips=None, extra_clips=1), "train")

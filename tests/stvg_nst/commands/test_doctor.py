@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules import MiniSTVG
 from datamodules.annotated.verify import verify
 from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst import __main__ as root_module
@@ -18,6 +19,7 @@ from stvg_nst import gpus
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.machine import health
 from stvg_nst.machine.systems import refuse_other_systems
+from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, own_line, write_clip, write_json
 
 MINI = [f"experiments/{name}.yaml" for name in ("base", "data/mini", "model/mini", "model/mini_weights")]
@@ -90,6 +92,33 @@ def test_an_adapter_may_be_a_folder_or_lie_on_the_hub(tmp_path: Path) -> None:
 def test_a_study_is_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     found = examine_experiment([Path("experiments/ablate/gate.yaml")])
     assert "data" in {finding.about for finding in found} and "weights" in {finding.about for finding in found}
+
+
+def encode(batch: Batch) -> BackboneFeatures:
+    maps = torch.zeros(len(batch), 16, 1, 1, 1)
+    return BackboneFeatures(maps, maps, torch.ones(len(batch), 1, 1, dtype=torch.bool))
+
+
+def test_a_cache_that_lacks_what_one_point_shows_is_lacking(tmp_path: Path) -> None:
+    shown = {"training_clips": 1, "val_clips": 1, "test_clips": 1, "variants": 1, "batch_size": 1, "num_workers": 0}
+    data = MiniSTVG(tmp_path, features=tmp_path / "features", **shown)
+    data.prepare_data()
+    for split in ("train", "val", "test"):
+        data.build_cache(split, encode, "backbones")
+    shown |= {"root": str(tmp_path), "features": str(tmp_path / "features")}
+    content = {"class_path": "datamodules.MiniSTVG", "init_args": shown}
+    (tmp_path / "base.yaml").write_text(json.dumps({"data": content, "model": {"grounder": {}}, "trainer": {}}))
+    study = {"title": "clips", "seeds": [0], "minutes_per_run": 1, "overlays": [str(tmp_path / "base.yaml")]}
+    study |= {"baseline": ["experiments/tuner/zero_shot.yaml"], "tuner": ["experiments/tuner/lora.yaml"]}
+
+    def lacking(points: dict[str, dict[str, int]]) -> list[tuple[str, str]]:
+        (tmp_path / "study.yaml").write_text(json.dumps(study | {"points": points}))
+        found = examine_experiment([tmp_path / "study.yaml"])
+        return [(finding.about, finding.said) for finding in found if finding.verdict == "lacking"]
+
+    assert lacking({"one": {}}) == []
+    ((about, said),) = lacking({"one": {}, "two": {"data.init_args.training_clips": 2}, "rate": {"model.twin": 1}})
+    assert about == "caches" and "holds 2 versions of clips, but lacks 2 that this run shows" in said
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,8 @@ def test_protocols_are_chosen_by_what_the_ground_truth_says() -> None:
         evaluate(answer(HITS), truth(), protocols=["half_open", "tubedetr"])
     with pytest.raises(ValueError, match=r"protocol must be one of half_open, .*, got 'official'"):
         evaluate(answer(HITS), truth(), protocols=["official"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="at least one protocol must be asked for, of half_open, "):
+        evaluate(answer(HITS), truth(), protocols=[])
 
 
 def test_order_of_the_files_does_not_matter() -> None:
