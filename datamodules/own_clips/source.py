@@ -182,7 +182,8 @@ def _split_by_name(videos: Iterable[str], without_tube: Container[str]) -> dict[
         left = [video for video in in_order if video in without_tube]
         num_val = drawn_below(_VAL_SHARE, left)
     num_val = min(max(1, num_val), len(draws) - num_test - 1)
-    splits: dict[str, OfficialSplit] = dict.fromkeys(draws, "train")
-    splits.update(dict.fromkeys(measuring[:num_test], "test"))
-    splits.update(dict.fromkeys(left[:num_val], "val"))
+    test, val = set(measuring[:num_test]), set(left[:num_val])
+    splits: dict[str, OfficialSplit] = {}
+    for video in draws:
+        splits[video] = "test" if video in test else "val" if video in val else "train"
     return splits
