@@ -22,6 +22,7 @@ from stvg_nst.drawing import (
     draw_badge,
     draw_frame,
     draw_lanes,
+    font_for,
     pick_frames,
     wrap,
 )
@@ -64,7 +65,8 @@ def draw_strip(
     width = max(1, round(info.native_size[1] * scale))
     columns = max(len(picks) * (width + GAP) - GAP + 2 * MARGIN, 3 * LABEL)
 
-    caption = wrap(info.query, columns - 2 * MARGIN)
+    font = font_for(info.query)
+    caption = wrap(info.query, columns - 2 * MARGIN, font)
     top = MARGIN + LINE * (1 + len(caption)) + GAP
     axis = top + height + 2 * GAP
     true = trace("true", info.target, TRUE, dash=6)
@@ -79,7 +81,7 @@ def draw_strip(
     before = "" if frozen is None else f"frozen vIoU {tube_iou(frozen, info.target)[1]:.2f}, tuned: "
     pen.text((columns - MARGIN, MARGIN - 2), f"{before}tIoU {t_iou:.2f}   vIoU {v_iou:.2f}", INK, FONT, anchor="ra")
     for number, line in enumerate(caption, start=1):
-        pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
+        pen.text((MARGIN, MARGIN + number * LINE), line, INK, font)
     for position, index in enumerate(picks):
         # The true box last: where both agree, its dashes still show over the solid line.
         picture = draw_frame(frames[index], info.frame_ids[index], (*answers, true), (width, height))

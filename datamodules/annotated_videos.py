@@ -211,10 +211,11 @@ class AnnotatedVideos(STVGDataModule):
             raise errors[0]
         self._note_touched(split, fitted, wanted, unread)
         if not annotations:
+            advice = f"with few films, change held_out ({self.held_out})" if self.held_out else "choose another split"
             raise ValueError(
                 f"the {split} split of {self.source.name} in '{self.source.root}' is empty: {len(wanted)} of the "
                 f"{len(reading.annotations)} sentences in '{reading.file}' belong to it, and "
-                f"{unread + len(wanted)} are skipped; with few films, change held_out ({self.held_out})"
+                f"{unread + len(wanted)} are skipped; {advice}"
             )
         return tuple(self._record(annotation) for annotation in annotations)
 

@@ -26,7 +26,8 @@ LINE = 18  # height of a line of text
 LANE = 13  # height of a lane of the time axis, with its distance to the next
 LABEL = 62  # width of the names left of the lanes
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-FONT = ImageFont.load_default(size=13)
+_SIZE = 13
+FONT = ImageFont.load_default(size=_SIZE)
 SMALL = ImageFont.load_default(size=11)
 
 
@@ -66,6 +67,18 @@ def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in strips]
     return np.concatenate(padded)
+
+
+def font_for(text: str, size: int = _SIZE) -> Font:
+    """The narrow font of all pictures, or for letters beyond ASCII, which it lacks, a wider one.
+
+    That has the letters of Europe and of the Near East. Other scripts are drawn as empty boxes.
+    """
+    if text.isascii():
+        return ImageFont.load_default(size=size)
+    import matplotlib  # here, because few sentences need its font
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def wrap(text: str, width: int, font: Font = FONT) -> list[str]:

@@ -449,7 +449,13 @@ class GroundingModule(SampleMeanModule):
                 f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
             )
         if stage == "fit" and self.annotated:
-            _refuse_clips_without_tubes(getattr(datamodule, "records", {}).get("train", ()))
+            advice = "--model.annotated false lets the clean twin alone teach"
+            _refuse_clips_without_tubes(datamodule, "train", advice)
+        if stage == "fit" and self.trainer.limit_val_batches:
+            _refuse_clips_without_tubes(datamodule, "val", "--trainer.limit_val_batches 0 measures nothing by them")
+        if stage in ("validate", "test"):
+            measuring = "val" if stage == "validate" else getattr(datamodule, "evaluation_split", "test")
+            _refuse_clips_without_tubes(datamodule, measuring, "give them one")
         if stage == "fit" and self.tuner.calibrates_gate:
             self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
@@ -577,12 +583,14 @@ class GroundingModule(SampleMeanModule):
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
 
 
-def _refuse_clips_without_tubes(records: Sequence[Any]) -> None:
-    without = [record.item_id for record in records if not record.has_tube]
+def _refuse_clips_without_tubes(datamodule: object, split: str, advice: str) -> None:
+    records = getattr(datamodule, "records", {}).get(split, ())
+    # Records of a data set of one's own have a tube, and need not say so.
+    without = [record.item_id for record in records if not getattr(record, "has_tube", True)]
     if without:
         raise ValueError(
-            f"{len(without):,} of {len(records):,} sentences of the train split have no tube, the first "
-            f"'{without[0]}'; --model.annotated false lets the clean twin alone teach, or take them out"
+            f"{len(without):,} of {len(records):,} sentences of the {split} split have no tube, the first "
+            f"'{without[0]}'; {advice}, or take them out"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -39,7 +40,14 @@ def test_the_list_marks_the_selected_layers_and_is_kept(layers, capsys, tmp_path
 
 
 def test_without_a_strategy_everything_after_the_encoders_is_listed(layers, capsys) -> None:
+    heard: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = heard.append  # type: ignore[method-assign]
+    trainer_logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    trainer_logger.addHandler(handler)
     assert layers() == 0
+    trainer_logger.removeHandler(handler)
+    assert not heard, "of a trainer that it does not use"
     title, _, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "97 linear layers, rank by rule 'exact'; the null space is exact in 13"
     assert len(rows) == 97 and not any(row.startswith("*") for row in rows)

@@ -116,7 +116,8 @@ def verify(
     if videos := source.videos_to_know():
         looked.at([_any_video(source, video) for video in videos])
         source.learn(looked.entries)
-    annotations, faults = _read_annotations(source, splits, expect_official_counts)
+    annotations, found = _read_annotations(source, splits, expect_official_counts)
+    faults = [*dict.fromkeys(found)]  # splits of one file have its own faults in common
     tasks, contradictions = _video_tasks(source, annotations)
     faults += contradictions
     looked.at(tasks)

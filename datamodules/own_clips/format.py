@@ -70,11 +70,12 @@ def read_lines(file: Path) -> Lines:
 
     Raises:
         FileNotFoundError: there is no such file.
-        AnnotationError: it is no UTF-8. Faults of single lines are returned.
+        AnnotationError: it is no UTF-8, is empty, or is one piece of JSON. Faults of single lines are returned.
     """
     lines, errors, duplicates, unknown = [], [], list[str](), Counter[str]()
     seen = Counter[str]()
-    for number, text in enumerate(read_text(file).split("\n"), start=1):
+    whole = read_text(file)
+    for number, text in enumerate(whole.split("\n"), start=1):
         if not text.strip():
             continue
         item = f"line {number}"
@@ -89,6 +90,10 @@ def read_lines(file: Path) -> Lines:
             lines.append(Line(fields, video, item_id, split))
         except AnnotationError as error:
             errors.append(error)
+    got = _single_value(whole, file) if errors else "" if lines else "an empty file"
+    if got:
+        expected = "a JSON object in each line, one for each sentence, and no list around them"
+        raise AnnotationError(file, "", "", expected, got)
     return Lines(tuple(lines), tuple(errors), tuple(duplicates), unknown)
 
 
@@ -110,13 +115,14 @@ def parse_line(line: Line, film: Footage) -> Annotation:
     unit: Unit = _choice(fields, "unit", get_args(Unit)) if "unit" in fields else "seconds"
     first, last = _part(fields, film, unit)
     if line.has_tube:
-        start = _frame(fields, "start", fields.number("start"), film, unit)
-        stop = _frame(fields, "stop", fields.number("stop"), film, unit)
+        ends = fields.number("start"), fields.number("stop")
+        start, stop = _frame(fields, "start", ends[0], film, unit), _frame(fields, "stop", ends[1], film, unit)
+        if not first <= start < stop <= last:
+            expected = f"a tube of at least one frame within frames [{first}, {last}) of '{line.video}'"
+            got = f"from {ends[0]:g} to {ends[1]:g} {unit}, which is frames [{start}, {stop})"
+            raise fields.error("stop", expected, got)
     else:
         start, stop = first, last
-    if not first <= start < stop <= last:
-        expected = f"a tube of at least one frame within frames [{first}, {last}) of '{line.video}'"
-        raise fields.error("stop", expected, f"[{start}, {stop})")
     nowhere = np.full((stop - start, 4), np.nan, dtype=np.float32)
     boxes = _boxes(fields, film, unit, start, stop) if line.has_tube else nowhere
     return Annotation(
@@ -137,6 +143,17 @@ def parse_line(line: Line, film: Footage) -> Annotation:
         boxes_at=Place(fields.file, fields.item, "box of frame", start),
         has_tube=line.has_tube,
     )
+
+
+def _single_value(text: str, file: Path) -> str:
+    """What a file is that is no lines: a list of all sentences, or an object over several lines; empty for lines."""
+    try:
+        value = parse_json(text, file).value
+    except AnnotationError:
+        return ""
+    if isinstance(value, list):
+        return f"a list of {len(value):,}"
+    return "one object over several lines" if len(text.split("\n")) > 1 and isinstance(value, dict) else ""
 
 
 def video_of(clip_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.annotated import AnnotatedSource, AnnotationError, Reading
@@ -47,15 +47,15 @@ class OwnClipsSource(AnnotatedSource):
         super().learn(videos)
         self._readings.clear()
 
-    def trains_without_tubes(self) -> bool:
-        """Whether a line about a training video says no tube, told without a look at the videos.
+    def lines_of(self, split: OfficialSplit) -> tuple[Line, ...]:
+        """The lines about a split's videos, told without a look at the videos.
 
         Raises:
-            FileNotFoundError, AnnotationError: there is no such file, or it leaves the splits open.
+            FileNotFoundError, AnnotationError: there is no such file, or it holds no lines.
         """
         lines = self._all_lines().lines
         splits, _ = split_videos(lines)
-        return any(splits.get(line.video) == "train" and not line.has_tube for line in lines)
+        return tuple(line for line in lines if splits.get(line.video) == split)
 
     def video_file(self, name: str) -> Path:
         path = self.root / name
@@ -80,8 +80,9 @@ class OwnClipsSource(AnnotatedSource):
                 if isinstance(film, str):
                     raise line.fields.error("video", "a video that can be read", f"'{line.video}', which is {film}")
                 annotation = parse_line(line, film)
-                if split != "train" and not annotation.has_tube:
-                    expected = f"a tube, for what is found in a clip of the split '{split}' is measured by it"
+                # A run may use the clips of 'val' without measuring: they set the threshold of a gate.
+                if split == "test" and not annotation.has_tube:
+                    expected = "a tube, for what is found in a clip of the split 'test' is measured by it"
                     raise line.fields.error("start", expected, "a line without start, stop and boxes")
                 annotations.append(annotation)
             except AnnotationError as error:
@@ -139,17 +140,16 @@ def split_videos(lines: Sequence[Line]) -> tuple[dict[str, OfficialSplit], list[
     """The split of each video, and the errors of lines that leave it open.
 
     Either every line says the split of its video, or a hash of the videos' names does: a fifth of them is for the test
-    and a tenth for validation, at least one each. So it depends on nothing but the names.
-
-    Raises:
-        AnnotationError: there are fewer videos than splits.
+    and a tenth for validation, at least one each. A video that has a line without a tube can measure nothing: it is
+    for training, or, where no other is left, for validation.
     """
     if not any(line.split for line in lines):
         videos = {line.video for line in lines}
         if 0 < len(videos) < len(SPLITS):
             expected = "at least three videos, to train, to choose and to test on, or a 'split' in every line"
-            raise AnnotationError(lines[0].fields.file, "", "", expected, f"{len(videos)} videos and no 'split'")
-        return _split_by_name(videos), []
+            got = f"{len(videos)} videos and no 'split'"
+            return {}, [AnnotationError(lines[0].fields.file, "", "", expected, got)]
+        return _split_by_name(videos, {line.video for line in lines if not line.has_tube}), []
     splits: dict[str, OfficialSplit] = {}
     errors = []
     for line in lines:
@@ -161,13 +161,29 @@ def split_videos(lines: Sequence[Line]) -> tuple[dict[str, OfficialSplit], list[
     return splits, errors
 
 
-def _split_by_name(videos: Iterable[str]) -> dict[str, OfficialSplit]:
+def _split_by_name(videos: Iterable[str], without_tube: Container[str]) -> dict[str, OfficialSplit]:
+    """
+    Args:
+        videos: at least three.
+        without_tube: those of them that have a line without a tube.
+    """
     draws = {video: derive_seed("own clips", unicodedata.normalize("NFC", video)) / 2**63 for video in videos}
+    in_order = sorted(draws, key=lambda video: draws[video])
+    measuring = [video for video in in_order if video not in without_tube]
+
+    def drawn_below(share: float, videos: Sequence[str]) -> int:
+        return sum(draws[video] < share for video in videos)
+
     # Of a few videos the draws may be alike: each split gets one all the same.
-    num_test = min(max(1, sum(draw < _TEST_SHARE for draw in draws.values())), len(draws) - 2)
-    held_out = sum(draw < _TEST_SHARE + _VAL_SHARE for draw in draws.values())
-    num_val = min(max(1, held_out - num_test), len(draws) - num_test - 1)
+    num_test = min(max(1, drawn_below(_TEST_SHARE, measuring)), len(measuring), len(draws) - 2)
+    if left := measuring[num_test:]:
+        num_val = drawn_below(_TEST_SHARE + _VAL_SHARE, measuring) - num_test
+    else:
+        left = [video for video in in_order if video in without_tube]
+        num_val = drawn_below(_VAL_SHARE, left)
+    num_val = min(max(1, num_val), len(draws) - num_test - 1)
+    test, val = set(measuring[:num_test]), set(left[:num_val])
     splits: dict[str, OfficialSplit] = {}
-    for place, video in enumerate(sorted(draws, key=lambda video: draws[video])):
-        splits[video] = "test" if place < num_test else "val" if place < num_test + num_val else "train"
+    for video in draws:
+        splits[video] = "test" if video in test else "val" if video in val else "train"
     return splits

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 PACKAGES = ("stvg_nst", "datamodules", "callbacks")
 
@@ -36,21 +36,32 @@ def console(*, verbose: bool = False) -> Iterator[None]:
         verbose: also show what the libraries tell of themselves.
     """
     handler = _ConsoleHandler(logging.INFO)
-    levels = {name: logging.getLogger(name).level for name in (*PACKAGES, *_CHATTER)}
+    levels = {name: logging.getLogger(name).level for name in PACKAGES}
     for name in PACKAGES:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
-    with warnings.catch_warnings():
-        if not verbose:
-            for name in _CHATTER:
-                logging.getLogger(name).setLevel(logging.WARNING)
-            for module, words in _SETTLED:
-                warnings.filterwarnings("ignore", words, module=module)
+    with nullcontext() if verbose else without_chatter():
         try:
             yield
         finally:
             for name in PACKAGES:
                 logging.getLogger(name).removeHandler(handler)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Leaves out what the libraries tell of themselves, and warnings that nobody can act on."""
+    levels = {name: logging.getLogger(name).level for name in _CHATTER}
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for module, words in _SETTLED:
+            warnings.filterwarnings("ignore", words, module=module)
+        try:
+            yield
+        finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
 

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from stvg_nst.arguments import seed
+from stvg_nst.commands.console import without_chatter
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -52,13 +53,14 @@ class BuiltCLI(ComponentsCLI):
     """
 
     def __init__(self, arguments: Sequence[str] | Mapping[str, Any], program: str) -> None:
-        super().__init__(
-            **components(),
-            run=False,
-            save_config_callback=None,
-            parser_kwargs={"prog": program, "allow_abbrev": False},
-            args=dict(arguments) if isinstance(arguments, Mapping) else [*arguments],
-        )
+        with without_chatter():  # about the devices of a trainer that nobody uses
+            super().__init__(
+                **components(),
+                run=False,
+                save_config_callback=None,
+                parser_kwargs={"prog": program, "allow_abbrev": False},
+                args=dict(arguments) if isinstance(arguments, Mapping) else [*arguments],
+            )
 
     def read_files(self) -> list[Path | str | None]:
         """The files that the model was built from."""

@@ -106,6 +106,8 @@ def _rows(parser: CommandParser, options: argparse.Namespace) -> tuple[Row, ...]
         return read_table(options.table)
     if options.video is None or not options.sentence:
         parser.error("expected a video and a sentence, or --table TABLE")
+    if options.video.is_dir():
+        parser.error(f"'{options.video}' is a folder: name one film, or ask about many by --table TABLE")
     name = options.video.stem
     return tuple(
         Row(f"{name}/{number}", options.video, sentence, options.start, options.stop)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from datamodules.annotated_videos import BadVideoPolicy
-from datamodules.own_clips.source import OwnClipsSource
+from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst.arguments import CommandParser, positive_int, seed
 from stvg_nst.commands.data_options import check_folder
 from stvg_nst.configuration import Config, merge, read_overlay
@@ -56,14 +56,15 @@ def tune(arguments: Sequence[str], program: str) -> int:
         verify = ["data", "verify", OwnClipsSource.name, str(options.folder), "--workers", str(options.workers)]
         if (status := _run(verify)) and options.on_bad_video == "refuse":
             return status
-        baseline, tuned = _runs(options, model)
-        _refuse_changed((baseline, tuned))
-        is_finished = baseline.finished and tuned.finished
-        for run in (baseline, tuned):
+        runs = _runs(options, model)
+        tuned = runs[-1]
+        _refuse_changed(runs)
+        is_finished = all(run.finished for run in runs)
+        for run in runs:
             if status := _finish(run, options.features):
                 return status
-    if is_finished:
-        print_report(test.results for test in (*baseline.tests, *tuned.tests))
+    if is_finished and tuned.tests:
+        print_report(test.results for run in runs for test in run.tests)
     ask = [*PROGRAM, "predict", "VIDEO", "SENTENCE", "--model", str(tuned.folder), "--compare"]
     print(f"to ask it: {shlex.join(['python', *ask[1:]])}", file=sys.stderr)
     return 0
@@ -105,8 +106,20 @@ def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, StudyRun]:
-    """The frozen model's test, and the tuning with its own."""
+def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, ...]:
+    """The frozen model's test, and the tuning with its own; where no line is for the test, the tuning alone.
+
+    Raises:
+        ValueError: there is nothing to train on, or no clip to set a gate's threshold by.
+    """
+    source = OwnClipsSource(options.folder)
+    lines = {split: source.lines_of(split) for split in SPLITS}
+    for split in SPLITS[:2]:  # to train, and to set the threshold of a gate
+        if not lines[split]:
+            raise ValueError(
+                f"no line of '{source.annotation_file(split)}' is of the split '{split}'; give it a video, which may "
+                "do without a tube"
+            )
     shared = read_overlay(EXPERIMENTS / "base.yaml")
     for above in (_model_and_data(options, model), *map(read_overlay, options.config)):
         shared = merge(shared, above)
@@ -114,13 +127,17 @@ def _runs(options: argparse.Namespace, model: ModelSource) -> tuple[StudyRun, St
     tuned = shared
     for overlay in options.tuner:
         tuned = merge(tuned, read_overlay(overlay))
-    if OwnClipsSource(options.folder).trains_without_tubes():
-        print("some training clips have no tube, so the clean twin alone teaches, by all clips alike", file=sys.stderr)
+    if without := sum(not line.has_tube for line in lines["train"]):
+        said = f"{without:,} of {len(lines['train']):,} training sentences have no tube"
+        print(f"{said}, so the clean twin alone teaches, by all clips alike", file=sys.stderr)
         tuned = merge(tuned, {"model": {"annotated": False}})
-    epochs = options.epochs or epochs_for(
-        len(OwnClipsSource(options.folder).read("train").annotations), options.batch_size
-    )
+    if not all(line.has_tube for line in lines["val"]):
+        tuned = merge(tuned, {"trainer": {"limit_val_batches": 0}})
+    epochs = options.epochs or epochs_for(len(source.read("train").annotations), options.batch_size)
     tuned = merge(tuned, {"trainer": {"max_epochs": epochs}})
+    if not lines["test"]:
+        print("no clip is for the test, so nothing is measured", file=sys.stderr)
+        return (StudyRun(TUNED_FOLDER, options.seed, options.run / TUNED_FOLDER, tuned, ()),)
     folders = options.run / BASELINE_FOLDER, options.run / TUNED_FOLDER
     tests = RunTest("", folders[0], {}, None), RunTest("", folders[1], {}, folders[0] / RunFile.RESULTS)
     return (
@@ -178,8 +195,10 @@ def _finish(run: StudyRun, features: Path | None) -> int:
     stages = run.stages()
     if stages:
         run.write_config()
-    if stages and features is not None and (status := _run(["cache", "features", "--config", str(run.config_file)])):
-        return status
+    if stages and features is not None:
+        splits = () if run.tests else ("--split", "train", "val")
+        if status := _run(["cache", "features", "--config", str(run.config_file), *splits]):
+            return status
     for stage in stages:
         for path in stage.clears:
             path.unlink(missing_ok=True)

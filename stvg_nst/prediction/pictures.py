@@ -8,13 +8,12 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from datamodules.footage import Footage
 from datamodules.playable import Sound, write_playable
 from stvg_nst.drawing import (
     FAINT,
-    FONT,
     GAP,
     INK,
     LANE,
@@ -24,6 +23,7 @@ from stvg_nst.drawing import (
     Trace,
     draw_frame,
     draw_lanes,
+    font_for,
     pick_frames,
     wrap,
 )
@@ -87,13 +87,14 @@ def draw_strip(scene: Scene, path: Path) -> None:
     height, width = footage.size
     size = max(1, round(width * STRIP_HEIGHT / height)), STRIP_HEIGHT
     columns = max(len(shown) * (size[0] + GAP) - GAP + 2 * MARGIN, LEAST_WIDTH)
-    words = [*wrap(scene.sentence, columns - 2 * MARGIN), *wrap(scene.caption, columns - 2 * MARGIN)]
+    fonts = {text: font_for(text) for text in (scene.sentence, scene.caption)}
+    words = [(line, font) for text, font in fonts.items() for line in wrap(text, columns - 2 * MARGIN, font)]
     top = MARGIN + LINE * len(words) + GAP
     axis = top + STRIP_HEIGHT + 2 * GAP
     canvas = Image.new("RGB", (columns, axis + len(scene.traces) * LANE + MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
-    for number, line in enumerate(words):
-        pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
+    for number, (line, font) in enumerate(words):
+        pen.text((MARGIN, MARGIN + number * LINE), line, INK, font)
     for place, (frame, picture) in enumerate(zip(shown, footage.frames(shown), strict=True)):
         drawn = draw_frame(picture, frame, scene.traces, size)
         canvas.paste(drawn, (MARGIN + place * (size[0] + GAP), top))
@@ -138,7 +139,7 @@ class _Panel:
     def __init__(self, scene: Scene, width: int) -> None:
         self._scene = scene
         unit = max(14, round(width / 48))  # height of letters; in smaller ones the spaces are too narrow to be seen
-        font, small = ImageFont.load_default(size=unit), ImageFont.load_default(size=round(0.85 * unit))
+        font, small = font_for(scene.sentence, unit), font_for(scene.caption, round(0.85 * unit))
         margin, line, lane = round(0.6 * unit), round(1.35 * unit), round(unit)
         words = wrap(scene.sentence, width - 2 * margin, font)
         caption = wrap(scene.caption, width - 2 * margin, small)

@@ -28,6 +28,7 @@ from stvg_nst.drawing import (
     draw_badge,
     draw_frame,
     draw_lanes,
+    font_for,
     pick_frames,
     stack_strips,
     wrap,
@@ -136,14 +137,15 @@ def draw_clip(clip: ShownClip, quality: str, runs: Mapping[str, Replicate], item
     picks = pick_frames(len(clip.frames), SHOWN)
     width = round(clip.frames.shape[2] * HEIGHT / clip.frames.shape[1])
     columns = 2 * MARGIN + LABEL + len(picks) * (width + GAP) - GAP
-    caption = wrap(clip.query, columns - 2 * MARGIN)
+    font = font_for(clip.query)
+    caption = wrap(clip.query, columns - 2 * MARGIN, font)
     top = MARGIN + LINE * (1 + len(caption)) + GAP
     axis = top + len(answers) * (HEIGHT + GAP) + GAP
     canvas = Image.new("RGB", (columns, axis + (1 + len(answers)) * LANE + 2 * MARGIN), PAPER)
     pen = ImageDraw.Draw(canvas)
     draw_badge(pen, quality, clip.degradation)
     for number, line in enumerate(caption, start=1):
-        pen.text((MARGIN, MARGIN + number * LINE), line, INK, FONT)
+        pen.text((MARGIN, MARGIN + number * LINE), line, INK, font)
     for row, (name, answer) in enumerate(answers.items()):
         y = top + row * (HEIGHT + GAP)
         _draw_row_label(pen, name, runs[name], item_id, condition, y)

@@ -103,7 +103,7 @@ class StudyRun:
         seed: ``None`` for the baseline, which trains nothing.
         folder: holds all that the run leaves.
         config: all that the run is asked for, its seed included.
-        tests: at least one.
+        tests: none where nothing is to be measured.
         grounder: its name, where the study has several.
         places: options that say where the data lies; they are no part of what is compared.
     """
@@ -122,7 +122,7 @@ class StudyRun:
 
     @property
     def finished(self) -> bool:
-        return all(test.results.exists() for test in self.tests)
+        return all(path.exists() for path in [test.results for test in self.tests] or [self.adapter])
 
     @property
     def weights(self) -> Path | None:

@@ -63,7 +63,7 @@ def module(baseline: Path) -> GroundingModule:
     grounder: Any = Network(nn.Linear(2, 2))
     made = GroundingModule(grounder, ZeroShot(), weights="random", baseline=baseline)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    made._trainer = SimpleNamespace(datamodule=Data(), precision="32-true", strategy=strategy)  # type: ignore[assignment]
+    made._trainer = SimpleNamespace(datamodule=Data(), precision="32-true", limit_val_batches=1, strategy=strategy)  # type: ignore[assignment]
     return made
 
 

@@ -215,7 +215,7 @@ def test_encodings_are_kept_by_the_weights_and_for_cached_features_only(tmp_path
     stores = [module.grounder.encodings for module in kept]
     assert stores[0] and stores[1] and stores[0].folder != stores[1].folder  # of two initialisations
     module, data = kept[0], Data()
-    module._trainer = type("Trainer", (), {"datamodule": data, "precision": "32-true"})()  # type: ignore[assignment]
+    module._trainer = type("Trainer", (), {"datamodule": data, "precision": "32-true", "limit_val_batches": 1})()  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"--model.encodings keeps .*--data.init_args.features"):
         module.setup("fit")
     data.cached_backbones = module.backbone_fingerprint()

@@ -121,7 +121,7 @@ def test_targets_of_cached_features_are_computed_once_and_stay_what_they_were(gr
     assert torch.equal(*fresh) and len(calls) == 2
 
     data = SimpleNamespace(twins=True, cached_backbones=tuned.backbone_fingerprint(), records={})
-    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true", limit_val_batches=1.0)
     tuned.setup("fit")
     for _ in range(2):
         kept = tuned._clean.targets(*arguments).tokens
@@ -135,7 +135,7 @@ def test_targets_of_cached_features_are_computed_once_and_stay_what_they_were(gr
 def test_targets_of_fresh_features_are_computed_every_time(grounder):
     tuned = module(grounder, TUNERS["full"]())
     data = SimpleNamespace(twins=True, cached_backbones=None, records={})
-    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true", limit_val_batches=1.0)
     tuned.setup("fit")
     assert tuned._clean is not None and tuned._clean._frozen.encodings is None
 
@@ -213,7 +213,7 @@ def test_without_annotations_the_twin_alone_teaches_and_no_tube_is_looked_at(gro
 def test_training_clips_without_tubes_are_refused_where_tubes_would_teach(grounder):
     records = {"train": [SimpleNamespace(item_id=name, query="the star", has_tube=name == "a") for name in "ab"]}
     data = SimpleNamespace(twins=True, cached_backbones=None, records=records)
-    trainer = SimpleNamespace(datamodule=data, precision="32-true")
+    trainer = SimpleNamespace(datamodule=data, precision="32-true", limit_val_batches=1.0)
     for annotated in (True, False):
         tuned = module(copy.deepcopy(grounder), TUNERS["lora"](), annotated=annotated)
         tuned._trainer = trainer
@@ -222,6 +222,28 @@ def test_training_clips_without_tubes_are_refused_where_tubes_would_teach(ground
                 tuned.setup("fit")
         else:
             tuned.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("stage", "split", "val_batches", "advice"),
+    [
+        ("fit", "val", 1.0, "--trainer.limit_val_batches 0 measures nothing by them"),
+        ("fit", "val", 0, None),
+        ("validate", "val", 0, "give them one"),
+        ("test", "val", 0, "give them one"),
+        ("test", "train", 0, None),
+    ],
+)
+def test_clips_without_tubes_are_refused_where_they_would_measure(grounder, stage, split, val_batches, advice):
+    records = {split: [SimpleNamespace(item_id="a", query="the star", has_tube=False)]}
+    data = SimpleNamespace(twins=True, cached_backbones=None, records=records, evaluation_split="val")
+    tuned = module(grounder, TUNERS["lora"](), annotated=False)
+    tuned._trainer = SimpleNamespace(datamodule=data, precision="32-true", limit_val_batches=val_batches)
+    if advice is None:
+        tuned.setup(stage)
+    else:
+        with pytest.raises(ValueError, match=rf"1 of 1 sentences of the val split have no tube, .* 'a'; {advice}"):
+            tuned.setup(stage)
 
 
 @pytest.mark.parametrize(

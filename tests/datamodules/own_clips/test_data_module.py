@@ -58,6 +58,37 @@ def test_no_split_of_few_videos_is_empty(own_clips: Callable[..., Path]) -> None
         assert sorted(set(split_videos(lines)[0].values())) == ["test", "train", "val"]
 
 
+@pytest.mark.parametrize(
+    ("with_tube", "counts"),
+    [(0, (0, 3, 27)), (1, (1, 2, 27)), (2, (1, 1, 28)), (30, (6, 2, 22))],
+)
+def test_videos_without_a_tube_are_for_training(tmp_path: Path, with_tube: int, counts: tuple[int, int, int]) -> None:
+    tubeless = {"start": None, "stop": None, "boxes": None}
+    lines = [own_line(f"{index}.mp4", **({} if index < with_tube else tubeless)) for index in range(30)]
+    (tmp_path / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    source = OwnClipsSource(tmp_path)
+    split_of = {split: source.lines_of(split) for split in SPLITS}
+    assert tuple(len(split_of[split]) for split in ("test", "val", "train")) == counts
+    assert all(line.has_tube for line in split_of["test"])
+    assert with_tube < 2 or all(line.has_tube for line in split_of["val"])
+
+
+def test_too_few_videos_hide_no_line_that_cannot_be_read(own_clips: Callable[..., Path]) -> None:
+    root = own_clips(own_line(VIDEOS[0]))
+    with (root / "annotations.jsonl").open("a") as file:
+        file.write("{'video': 'cam/1.mp4'}\n")
+    found = [fault.what for fault in look(root).faults]
+    assert len(found) == 2 and found[0].startswith("expected JSON") and found[1].startswith("expected at least three")
+
+
+def test_a_fault_of_the_file_is_told_once(tmp_path: Path) -> None:
+    (found,) = look(tmp_path).faults
+    assert (found.where, found.what) == (str(tmp_path / "annotations.jsonl"), "missing")
+    (tmp_path / "annotations.jsonl").write_text("[]")
+    (found,) = look(tmp_path).faults
+    assert found.what.endswith("got a list of 0")
+
+
 def test_lines_may_say_the_split_themselves(own_clips: Callable[..., Path]) -> None:
     wanted = dict(zip(VIDEOS, SPLITS, strict=False))
     root = own_clips(*(own_line(video, split=split) for video, split in wanted.items()))
@@ -87,7 +118,6 @@ def test_lines_without_a_tube_are_to_be_tuned_on_and_measure_nothing(own_clips: 
     tubeless = {"start": None, "stop": None, "boxes": None}
     videos = dict(zip(SPLITS, VIDEOS, strict=False))
     lines = [own_line(video, split=split) for split, video in videos.items()]
-    assert not OwnClipsSource(own_clips(*lines)).trains_without_tubes()
     root = own_clips(*lines, own_line(videos["train"], split="train", **tubeless))
     found = look(root)
     said = "1 of 4 sentences have no tube: only --model.annotated false tunes by them"
@@ -100,8 +130,9 @@ def test_lines_without_a_tube_are_to_be_tuned_on_and_measure_nothing(own_clips: 
     assert first.has_tube and not second.has_tube
 
     root = own_clips(*(own_line(video, split=split, **tubeless) for split, video in videos.items()))
-    assert OwnClipsSource(root).trains_without_tubes() and look(root).failed
-    assert not OwnClips(root, **OPTIONS).load_records("train")[0].has_tube
+    assert len(look(root).faults) == 1, "that of the test, which measures"
+    for split in ("train", "val"):
+        assert not OwnClips(root, **OPTIONS).load_records(split)[0].has_tube
     with pytest.raises(AnnotationError, match="'test' is measured by it, got a line without start, stop and boxes"):
         OwnClips(root, **OPTIONS).load_records("test")
 

@@ -86,8 +86,12 @@ def test_a_question_is_told_by_its_mark_unless_the_line_says_it(tmp_path: Path) 
         ({"start": "0:04"}, "'start': expected a number that is not negative, got '0:04'"),
         ({"start": -1}, "'start': expected a number that is not negative, got -1"),
         ({"stop": 2.2}, "'stop': expected at most the 2 seconds of 'cam/a.mp4', got 2.2"),
-        ({"stop": 0.42}, r"'stop': expected a tube of at least one frame within frames \[0, 20\) of .* got \[4, 4\)"),
-        ({"part": [0.6, 1.8]}, r"'stop': expected a tube .* within frames \[6, 18\) .* got \[4, 12\)"),
+        (
+            {"stop": 0.42},
+            r"'stop': expected a tube of at least one frame within frames \[0, 20\) of .* frames \[4, 4\)",
+        ),
+        ({"stop": 0.2}, r"'stop': expected a tube .*, got from 0.4 to 0.2 seconds, which is frames \[4, 2\)"),
+        ({"part": [0.6, 1.8]}, r"'stop': expected a tube .* within frames \[6, 18\) .* got .* frames \[4, 12\)"),
         ({"part": [0.6]}, r"'part': expected \[from, to\], two numbers of seconds"),
         ({"part": [0.6, "x"]}, r"'part\[1\]': expected a number that is not negative, got 'x'"),
         ({"part": [1.8, 0.2]}, r"'part': expected \[from, to\] with at least one frame between"),
@@ -130,3 +134,21 @@ def test_a_faulty_line_leaves_the_others(tmp_path: Path, text: str, message: str
     (error,) = read.errors
     with pytest.raises(AnnotationError, match=message):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("", "an empty file"),
+        ("\ufeff\r\n", "an empty file"),
+        (json.dumps([own_line(), own_line()]), "a list of 2"),
+        (json.dumps([own_line(), own_line()], indent=1), "a list of 2"),
+        (f"[\n{json.dumps(own_line())},\n{json.dumps(own_line())}\n]", "a list of 2"),
+        (json.dumps(own_line(), indent=1), "one object over several lines"),
+    ],
+)
+def test_a_file_that_is_no_lines_is_one_fault(tmp_path: Path, text: str, got: str) -> None:
+    file = tmp_path / "annotations.jsonl"
+    file.write_text(text)
+    with pytest.raises(AnnotationError, match=rf"jsonl': expected a JSON object in each line, .*, got {got}$"):
+        read_lines(file)

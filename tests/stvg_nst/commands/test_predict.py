@@ -133,6 +133,7 @@ def test_a_table_goes_on_where_it_stopped(
     [
         (["film.mp4"], "expected a video and a sentence, or --table TABLE"),
         ([], "expected a video and a sentence, or --table TABLE"),
+        (["docs", "a man"], "'docs' is a folder: name one film, or ask about many by --table TABLE"),
         (["film.mp4", "a", "--table", "t.csv"], "a table says itself what is asked: leave out video, or --table"),
         (["--start", "1", "--table", "t.csv"], "leave out start, or --table"),
         (["film.mp4", "a", "--start", "-1"], "expected a finite number, at least 0, got -1"),

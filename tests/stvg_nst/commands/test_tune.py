@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -27,8 +28,12 @@ def folder(tmp_path: Path) -> Path:
     lines = [own_line(f"cam/{index}.mp4") for index in range(6)]
     for seed, line in enumerate(lines):
         write_clip(tmp_path / "own" / line["video"], size=(64, 96), seed=seed)
-    (tmp_path / "own" / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    write_lines(tmp_path / "own", *lines)
     return tmp_path / "own"
+
+
+def write_lines(folder: Path, *lines: dict[str, Any]) -> None:
+    (folder / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 @pytest.fixture
@@ -76,13 +81,49 @@ def test_clips_are_shown_as_the_model_is_used_to(
 def test_training_clips_without_a_tube_are_learned_from_by_the_twin_alone(
     folder: Path, tmp_path: Path, stvg: Callable[..., int], commands: list[Sequence[str]]
 ) -> None:
-    file = folder / "annotations.jsonl"
-    lines = [own_line(f"cam/{index}.mp4", split="train" if index else "test") for index in range(6)]
-    lines.append({"video": "cam/1.mp4", "sentence": "who waves?", "split": "train"})
-    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    splits = "test", "val", *["train"] * 4
+    lines = [own_line(f"cam/{index}.mp4", split=split) for index, split in enumerate(splits)]
+    lines.append({"video": "cam/2.mp4", "sentence": "who waves?", "split": "train"})
+    write_lines(folder, *lines)
     assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1") == 0
     configs = [read_yaml(tmp_path / "run" / name / "point.yaml")["model"] for name in ("zero-shot", "tuned")]
     assert [config.get("annotated", True) for config in configs] == [True, False]
+
+
+def test_without_any_tube_it_is_tuned_and_not_measured(
+    folder: Path,
+    tmp_path: Path,
+    stvg: Callable[..., int],
+    commands: list[Sequence[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_lines(folder, *({"video": f"cam/{index}.mp4", "sentence": "who waves?"} for index in range(6)))
+    run = tmp_path / "run"
+    assert stvg("tune", folder, "--run", run, "--epochs", "1", "--features", run / "f") == 0
+    assert [words[0] for words in commands] == ["data", "cache", "fit"]
+    assert commands[1][-3:] == ["--split", "train", "val"]
+    config = read_yaml(run / "tuned" / "point.yaml")
+    assert config["model"]["annotated"] is False and config["trainer"]["limit_val_batches"] == 0
+    assert "so nothing is measured" in capsys.readouterr().err
+    (run / "tuned" / "adapter.safetensors").touch()
+    assert stvg("tune", folder, "--run", run, "--epochs", "1", "--features", run / "f") == 0
+    assert [words[0] for words in commands[3:]] == ["data"], "it is finished"
+
+
+@pytest.mark.parametrize("absent", ["train", "val"])
+def test_a_split_that_a_tuning_needs_is_named_before_anything_is_run(
+    folder: Path,
+    tmp_path: Path,
+    stvg: Callable[..., int],
+    commands: list[Sequence[str]],
+    capsys: pytest.CaptureFixture[str],
+    absent: str,
+) -> None:
+    present = [split for split in ("train", "val", "test") if split != absent]
+    write_lines(folder, *(own_line(f"cam/{index}.mp4", split=split) for index, split in enumerate(present)))
+    assert stvg("tune", folder, "--run", tmp_path / "run") == 1
+    assert [words[0] for words in commands] == ["data"]
+    assert f"is of the split '{absent}'; give it a video" in capsys.readouterr().err
 
 
 def test_a_model_that_counts_by_the_clock_is_shown_clips_so(
