@@ -42,6 +42,7 @@ PLAN = Plan(
 )
 
 
+@pytest.mark.slow
 def test_nothing_that_reads_films_is_imported() -> None:
     """A machine with a GPU need not have it."""
     program = "import sys, benchmarks.gpu.__main__; print(*{name.partition('.')[0] for name in sys.modules})"

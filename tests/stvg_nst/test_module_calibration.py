@@ -180,6 +180,7 @@ def test_degraded_clips_are_no_clean_clips(tmp_path):
         make_trainer(tmp_path).fit(make_module(CalibratedTuner()), datamodule=data)
 
 
+@pytest.mark.slow
 def test_every_process_ends_with_the_result_of_the_first(tmp_path):
     run_ranks(__file__, tmp_path, count=RANKS)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))

@@ -89,7 +89,7 @@ def test_files_of_results(command: Any, files: Path) -> None:
     assert content["protocols"]["half_open"]["metrics"]["defocus:3/m_vIoU"] == pytest.approx(60)
     assert content["protocols"]["half_open"]["differences"]["LQ/m_vIoU"] == pytest.approx(10)
     markdown = (files / "out.md").read_text()
-    assert markdown.startswith("## <mine\\|[red]> on Tiny test: 4 samples of 2 items")
+    assert markdown.startswith("## &lt;mine\\|[red]> on Tiny test: 4 samples of 2 items")
     assert "| half_open, LQ | 60.00 (+10.00) | 60.00 (+10.00) | 100.00 (+0.00) | 100.00 (+100.00) |\n" in markdown
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {6, 4}

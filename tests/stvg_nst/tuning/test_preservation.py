@@ -255,6 +255,7 @@ def judge_rank(toy: ModuleType, rank: str, world_size: str, store: str, output: 
         Path(output).write_text(json.dumps(verdict(toy, grounder, tuner, report)))
 
 
+@pytest.mark.slow
 def test_what_was_promised_holds_in_a_fresh_process(toy, trained, tmp_path):
     grounder, tuner, _, space = trained
     adapter, output = tmp_path / "adapter.safetensors", tmp_path / "verdict.json"
