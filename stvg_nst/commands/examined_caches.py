@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from pathlib import Path
@@ -39,6 +40,8 @@ def examine_caches(configs: Iterable[tuple[Config, Stage]]) -> Iterator[Finding]
             parser.instantiate(parser.parse_object({"data": data})).data.setup(stage)
         except CacheError as error:
             yield Finding("caches", str(error), "lacking")
+        except ArgumentError as error:
+            yield Finding("data", " ".join(str(error).split()), "lacking")
         except (OSError, ValueError) as error:
             yield Finding("data", str(error), "lacking")
 

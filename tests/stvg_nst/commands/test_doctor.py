@@ -119,6 +119,8 @@ def test_a_cache_that_lacks_what_one_point_shows_is_lacking(tmp_path: Path) -> N
     assert lacking({"one": {}}) == []
     ((about, said),) = lacking({"one": {}, "two": {"data.init_args.training_clips": 2}, "rate": {"model.twin": 1}})
     assert about == "caches" and "holds 2 versions of clips, but lacks 2 that this run shows" in said
+    misspelt = lacking({"one": {"data.init_args.variant": 2}})
+    assert misspelt and all(about == "data" and "'variant' is not accepted" in said for about, said in misspelt)
 
 
 @pytest.mark.parametrize(
