@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run whole commands first: one that began last would run alone while other cores idle."""
-    items.sort(key=lambda item: item.path.parent != REPOSITORY / "tests")
+    """Files that run whole commands first, then those of most tests: a long one that began last would run alone."""
+    tests_of = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.parent != REPOSITORY / "tests", -tests_of[item.path], item.path))
 
 
 @pytest.fixture(scope="session")
