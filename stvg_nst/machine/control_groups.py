@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
@@ -12,7 +13,10 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def memory_limit() -> int | None:
-    """The bytes that the tightest of the groups may use, or None where none has a limit."""
+    """The bytes that the tightest of the groups may use, or None where none has a limit.
+
+    Version 1 of the interface has a limit beyond every memory where there is none.
+    """
     return _tightest(map(_memory_of, _groups("memory")))
 
 
@@ -63,6 +67,6 @@ def _cores_of(group: Path) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        return os.fsdecode(path.read_bytes()).strip()  # a group may be named by any bytes
+    except OSError:
         return ""

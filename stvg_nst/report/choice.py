@@ -30,7 +30,7 @@ class Choice:
 
     Args:
         tried: by level, in the study's order; a level of which a run diverged cannot be chosen.
-        level: of the highest mean.
+        level: of the highest mean, the first among equals.
         ordered: whether the levels follow one another, as sizes do and kinds do not.
     """
 
@@ -97,16 +97,22 @@ def choose_command(arguments: Sequence[str], *, prog: str) -> int:
 
 
 def choose(findings: Findings, rows: Sequence[str]) -> tuple[Choice, ...]:
-    """The level of the highest mean WAS, for each of these points.
+    """The level of the highest mean WAS, the first among equals, for each of these points.
 
     Raises:
-        StudyError: the study has no levels, was not measured on the validation split, or is unfinished. A choice among
-            fewer levels would give its point a smaller grid than the others'. A run that failed for lack of memory has
-            not diverged, and leaves the study unfinished. Or every level of a point diverged.
+        StudyError: the study has no levels, or some that are no mere settings, was not measured on the validation
+            split, or is unfinished. A choice among fewer levels would give its point a smaller grid than the others'.
+            A run that failed for lack of memory has not diverged, and leaves the study unfinished. Or every level of a
+            point diverged.
     """
     study, cells = findings.study, findings.cells
     if not study.levels:
         raise StudyError(f"{study.path}: has no 'levels' to choose from")
+    if overlaid := [level for level, entry in study.levels.items() if "overlays" in entry]:
+        raise StudyError(
+            f"{study.path}: what is chosen is written as settings, but level '{overlaid[0]}' has overlays; say it by "
+            "dotted names"
+        )
     split = findings.baselines[0].results.split
     if split not in ("val", "val_search"):
         raise StudyError(

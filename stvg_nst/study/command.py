@@ -39,7 +39,8 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
         program: what takes the arguments of `fit` and `test`.
 
     Returns:
-        Exit status: 0 where all that was asked for is done or has diverged, 1 where a run failed, 130 after Ctrl-C.
+        Exit status: 0 where all that was asked for is done or has diverged, 1 where a run failed, 130 after Ctrl-C. Of
+        a part alone 3 where it diverged.
     """
     options = _options(arguments, prog)
     parts = read_studies(options.study, quick=options.quick)
@@ -49,18 +50,18 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     if options.emit or options.part is not None:
         with alone_in(folder, shared=True) as lock, termination_as_interrupt():
             return _in_parts(parts, folder, Launcher(1, lock, program), options, console)
+    if options.report_only:  # what it reads is whole, also while runs work there; the folder may be a read-only copy
+        _report_all(parts, folder, options.output or folder, report)
+        return 0
     with alone_in(folder) as lock:
-        status = 0
-        if not options.report_only:
-            try:
-                # Ray has handlers of signals of its own, which are replaced for as long as the runs work.
-                with _engine(options, lock, program) as engine, termination_as_interrupt():
-                    status = 1 if _run(parts, folder, engine, options, console) else 0
-            except KeyboardInterrupt:
-                _say(console, "stopped; what was reached is kept, and the same command goes on from there")
-                return INTERRUPTED
-        measured = [s for s in parts if s.grounder is None or s.folder_in(folder).is_dir()]
-        _report_all(measured, folder, options.output or folder, report)
+        try:
+            # Ray has handlers of signals of its own, which are replaced for as long as the runs work.
+            with _engine(options, lock, program) as engine, termination_as_interrupt():
+                status = 1 if _run(parts, folder, engine, options, console) else 0
+        except KeyboardInterrupt:
+            _say(console, "stopped; what was reached is kept, and the same command goes on from there")
+            return INTERRUPTED
+        _report_all(parts, folder, options.output or folder, report)
     return status
 
 
@@ -126,7 +127,7 @@ def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
     features = options.features
     if features is not None and study.grounder is not None:
         features = features / folder_name(study.grounder)
-    refuse_other_results(study.baseline, options.hardware)
+    refuse_other_results(study, options.hardware)
     named = (("--data.init_args.root", options.data), ("--data.init_args.features", features))
     places = (f"{name}={folder}" for name, folder in named if folder is not None)
     return (*(f"--config={overlay}" for overlay in options.hardware), *places)
@@ -259,7 +260,7 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Repo
         StudyError: of some there is nothing to report; the others are reported before.
     """
     lacking = []
-    for study in parts:
+    for study in (part for part in parts if part.grounder is None or part.folder_in(folder).is_dir()):
         try:
             report(study, folder, output)
         except ConfigurationError as error:

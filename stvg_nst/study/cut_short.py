@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stvg_nst.study.fields import matching, take, take_named, take_seeds
+from stvg_nst.study.fields import matching, take, take_named, take_overlays, take_seeds
 from stvg_nst.study.overlays import StudyError
 
 FACTORS = ("points", "levels", "tests", "grounders")
@@ -54,8 +54,14 @@ def seeds_of(content: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def files_in(content: Mapping[str, Any]) -> Iterator[str]:
+    """All overlays and chosen settings that the content lists, wherever that is.
+
+    Raises:
+        StudyError: what stands there is no list of paths.
+    """
     for key, value in content.items():
         if key in _LISTS_OF_FILES:
+            take_overlays(content, key)
             yield from value
         elif isinstance(value, Mapping):
             yield from files_in(value)

@@ -48,6 +48,7 @@ Paths of overlays are relative to the working directory, as they are after ``--c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -101,7 +102,7 @@ class Study:
         minutes_per_run: expected duration of a fit and its tests on 2 CPU cores.
         baseline: configuration of the run without training that all points are compared with.
         points: name to configuration, but for the seed; two are never equal.
-        levels: name to settings; empty where the study has none, as is the next.
+        levels: name to settings, and ``overlays`` of some; empty where the study has none, as is the next.
         cells: of each point its name without the level, and the level.
         ordered_levels: the levels follow one another, as sizes do and kinds do not.
         tests: name to settings; the one test of most studies is nameless.
@@ -181,7 +182,8 @@ def scope_and_name(point: str) -> tuple[str, str]:
 
 def quick_folder(runs: Path) -> Path:
     """Where a study that is cut short keeps its runs, so that none of them is taken for a whole one."""
-    return runs.with_name(f"{runs.name}-quick")
+    named = runs if runs.name not in ("", "..") else Path(os.path.abspath(runs))  # such as the working directory
+    return named.with_name(f"{named.name}-quick")
 
 
 def read_studies(path: Path, *, quick: bool = False) -> tuple[Study, ...]:
@@ -272,12 +274,12 @@ def _study(
         minutes_per_run=take_minutes(content),
         baseline=baseline,
         points=points,
-        levels={name: _settings(entry) for name, entry in content.get("levels", {}).items()},
+        levels=content.get("levels", {}),
         cells=cells,
         tests=tests,
         ordered_levels=take(content, "ordered_levels", bool, default=True),
         grounder=grounder,
-        unchosen=() if chosen is None else tuple(n for n in content["points"] if n not in _for_all(content, chosen)),
+        unchosen=() if chosen is None else _unchosen(content, chosen),
         quick=quick,
         primary=_primary(take(content, "primary", dict), points, quick=quick) if "primary" in content else None,
         published=Published.parse(take(content, "published", dict)) if "published" in content else None,
@@ -289,6 +291,8 @@ def _chosen(files: Sequence[Path]) -> Config:
     chosen: dict[str, Config] = {}
     for file in files:
         for point, settings in read_yaml(file).items():
+            if not isinstance(settings, dict):
+                raise StudyError(f"'{file}' must give '{point}' a mapping of dotted names to values, got {settings!r}")
             before = chosen.get(point, {})
             if twice := sorted(before.keys() & settings.keys()):
                 raise StudyError(f"'{file}' chooses {twice[0]} for '{point}', as a file before it does; drop one")
@@ -304,10 +308,18 @@ def _for_all(content: Mapping[str, Any], chosen: Config) -> Config:
     return dict.fromkeys(take_named(content, "points"), chosen[name]) if name in chosen else {}
 
 
+def _unchosen(content: Mapping[str, Any], chosen: Config) -> tuple[str, ...]:
+    """The points that it says nothing of; a study without points has none."""
+    found = _for_all(content, chosen)
+    return tuple(name for name in content.get("points", ()) if name not in found)
+
+
 def _primary(content: Mapping[str, Any], points: Mapping[str, Config], *, quick: bool) -> Primary | None:
     """The comparisons; of a study that is cut short those whose points are left."""
     refuse_unknown(content, ("method", "against"), "'primary'")
     method, against = take(content, "method", str), tuple(take(content, "against", list))
+    if unnamed := [name for name in against if not isinstance(name, str)]:
+        raise StudyError(f"'against' must be a list of points' names, got {unnamed[0]!r}")
     lacking = [name for name in (method, *against) if name not in points]
     if quick and lacking:
         against = tuple(name for name in against if name in points)

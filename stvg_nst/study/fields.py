@@ -6,9 +6,11 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from stvg_nst.arguments import MOST_SEED
 from stvg_nst.study.overlays import StudyError
 
 _KINDS: Mapping[Any, str] = {
@@ -38,7 +40,8 @@ def take(content: Mapping[str, Any], name: str, kind: type | tuple[type, ...], d
     value = content.get(name, default)
     if value is None:
         raise StudyError(f"'{name}' is missing")
-    if name in content and not isinstance(value, kind):
+    # YAML's true is a number to isinstance.
+    if name in content and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
         raise StudyError(f"'{name}' must be {_KINDS[kind]}, got {value!r}")
     return value
 
@@ -53,15 +56,18 @@ def refuse_unknown(content: Mapping[str, Any], known: Sequence[str], place: str)
 
 def take_seeds(content: Mapping[str, Any]) -> tuple[int, ...]:
     seeds = take(content, "seeds", list)
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise StudyError(f"'seeds' must be a list of different whole numbers from 0, such as [0, 1, 2], got {seeds!r}")
+    sound = all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in seeds)
+    if not seeds or not sound or len(set(seeds)) < len(seeds):
+        raise StudyError(
+            f"'seeds' must be a list of different whole numbers from 0 to {MOST_SEED}, such as [0, 1, 2], got {seeds!r}"
+        )
     return tuple(seeds)
 
 
 def take_minutes(content: Mapping[str, Any]) -> float:
     minutes = take(content, "minutes_per_run", (int, float))
-    if isinstance(minutes, bool) or minutes <= 0:
-        raise StudyError(f"'minutes_per_run' must be positive, got {minutes!r}")
+    if not 0 < minutes < inf:
+        raise StudyError(f"'minutes_per_run' must be positive and finite, got {minutes!r}")
     return float(minutes)
 
 
@@ -81,7 +87,7 @@ def take_named(content: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The entries of a factor, by names that can be folders."""
     entries = take(content, kind, dict)
     for name, particular in entries.items():
-        if not isinstance(name, str) or not folder_name(name):
+        if not isinstance(name, str) or not any(map(str.isalnum, name)):
             raise StudyError(
                 f"a {kind.removesuffix('s')}'s name must be text with letters or digits, got {name!r}; put it in quotes"
             )

@@ -55,7 +55,11 @@ class Published:
         if protocol not in PROTOCOLS:
             raise StudyError(f"'published' names a protocol of {', '.join(PROTOCOLS)}, got '{protocol}'")
         for name, value in numbers.items():
-            if MetricName.parse(str(name)).metric not in METRICS or type(value) not in (int, float):
+            try:
+                metric = MetricName.parse(str(name)).metric
+            except ValueError as error:
+                raise StudyError(f"'published': {error}") from error
+            if metric not in METRICS or type(value) not in (int, float):
                 raise StudyError(f"'published' has numbers of {', '.join(METRICS)} by view, got '{name}': {value!r}")
         return cls(
             take(content, "source", str),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.study.launch import GRACE_SECONDS, Launcher, Outcome
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
@@ -69,9 +70,13 @@ class RayEngine:
     def _outcome(self, reference: Any, run: StudyRun) -> Outcome:
         try:
             seconds, failure = self.ray.get(reference)
+            return Outcome(run, seconds, failure)
+        except self.ray.exceptions.RayTaskError as error:
+            failure = f"its task failed: {type(error.cause).__name__}: {error.cause}"
         except self.ray.exceptions.RayError as error:
-            return Outcome(run, 0.0, f"it was lost {RETRIES + 1} times: {str(error).strip().partition(os.linesep)[0]}")
-        return Outcome(run, seconds, failure)
+            failure = f"it was lost {RETRIES + 1} times: {str(error).strip().partition(os.linesep)[0]}"
+        write_whole(run.failure, failure + "\n")  # the task itself could not
+        return Outcome(run, 0.0, failure)
 
     def _end(self, references: list[Any]) -> None:
         for reference in references:

@@ -50,6 +50,7 @@ def write(system: Path, membership: str, **files: str) -> None:
         pytest.param(
             DIVIDED, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None, id="no quota"
         ),
+        pytest.param("0::/größer\n", {"größer/memory.max": "4000"}, None, 4000, id="a name that is not ASCII"),
         pytest.param("", {}, None, None),
     ],
 )

@@ -53,6 +53,12 @@ def test_the_best_level_by_was_is_written_with_all_that_was_tried(
     assert choose(path, tmp_path, "--overwrite") == 0
 
 
+def test_a_level_that_settings_cannot_say_is_not_chosen(search: Any, tmp_path: Path) -> None:
+    path = search(levels={"low": LEVELS["low"], "other": {"overlays": [str(tmp_path / "lora.yaml")]}})
+    with pytest.raises(StudyError, match="written as settings, but level 'other' has overlays; say it by dotted names"):
+        choose(path, tmp_path)
+
+
 def test_what_was_tried_goes_where_results_are(search: Any, tmp_path: Path) -> None:
     path, table = search(), tmp_path / "results" / "tried.csv"
     assert choose(path, tmp_path, "--table", str(table)) == 0

@@ -24,6 +24,7 @@ import yaml
 from stvg_nst.report import study as reporting
 from stvg_nst.results.conditions import Measurement
 from stvg_nst.study import StudyError, command, launch
+from stvg_nst.study.definition import quick_folder
 from stvg_nst.study.launch import alone_in
 
 Write = Callable[..., Path]
@@ -224,6 +225,26 @@ def test_a_report_runs_nothing(study: Any, write: Write, tmp_path: Path, capsys:
     assert study(write(seeds=[0, 1, 2]), "--report-only") == 0
     assert "2 of 3" in capsys.readouterr().out and calls(tmp_path / "runs") == {}
     assert (tmp_path / "runs" / "study.md").exists()
+
+
+def test_a_report_needs_no_folder_of_its_own_and_waits_for_nobody(study: Any, write: Write, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"zero-shot/results\.json' is not there yet"):
+        study(write(), "--report-only", "--output", str(tmp_path / "tables"))
+    assert not (tmp_path / "runs").exists(), "a misspelt folder is not made"
+    assert study(write()) == 0
+    (tmp_path / "runs" / ".lock").unlink()
+    (tmp_path / "runs" / ".lock").mkdir()  # nobody can open it to write, not even the superuser of a test
+    assert study(write(), "--report-only", "--output", str(tmp_path / "tables")) == 0
+    assert (tmp_path / "tables" / "study.md").exists()
+
+
+def test_a_quick_study_lies_beside_the_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert quick_folder(Path("runs/a")) == Path("runs/a-quick")
+    assert quick_folder(Path(".")) == tmp_path / "above" / "here-quick"
+    assert quick_folder(Path("..")) == tmp_path / "above-quick"
 
 
 def test_quick_is_marked_everywhere_and_apart(

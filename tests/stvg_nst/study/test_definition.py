@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stvg_nst.study import StudyError, planned_runs, read_studies
 from stvg_nst.study.definition import Primary, study_files
@@ -129,6 +130,24 @@ def test_quick_takes_other_overlays_wherever_they_are_listed(write: Write, tmp_p
         read_studies(write(quick={"instead": {"nowhere.yaml": lora}}), quick=True)
 
 
+@pytest.mark.parametrize("overlays", [None, "base.yaml", [{"trainer": 1}]])
+def test_a_quick_study_says_what_is_no_list_of_overlays(write: Write, overlays: Any) -> None:
+    path = write()
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"overlays": overlays}))
+    with pytest.raises(StudyError, match="'overlays' (is missing|must be a list)"):
+        read_studies(path, quick=True)
+
+
+def test_what_was_chosen_is_settings_of_points(write: Write, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text("rank 8: 7\n")
+    with pytest.raises(StudyError, match=r"chosen\.yaml' must give 'rank 8' a mapping of dotted names to values, got 7"):
+        read_studies(write(chosen=[str(chosen)]))
+    chosen.write_text("rank 8: {trainer.lr: 7}\n")
+    (study,) = read_studies(write(points=None, seeds=None, published=PUBLISHED, chosen=[str(chosen)]))
+    assert study.points == {} and study.unchosen == ()
+
+
 def test_all_points_take_what_was_chosen_for_one(write: Write, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text("NST: {trainer.lr: 7}\nrank 8: {trainer.lr: 8}\n")
@@ -162,6 +181,8 @@ def test_a_study_may_be_a_test_of_its_baseline_alone(write: Write, tmp_path: Pat
         ({"protocol": "mine"}, "'published' names a protocol of half_open, cgstvg"),
         ({"numbers": {"HQ/mAP": 1.0}}, "got 'HQ/mAP': 1.0"),
         ({"numbers": {"HQ/m_vIoU": "38"}}, "got 'HQ/m_vIoU': '38'"),
+        ({"numbers": {"HQ/a/b/m_vIoU": 1.0}}, "study.yaml: 'published': expected <view>/<metric>"),
+        ({"tolerance": True}, "'tolerance' must be a number, got True"),
         ({"tolerence": 1}, "'published' has an unknown key 'tolerence'; did you mean 'tolerance'"),
     ],
 )
@@ -191,15 +212,19 @@ def test_all_points_run_once_before_any_twice(write: Write, tmp_path: Path) -> N
         ({"title": None}, "'title' is missing"),
         ({"title": 3}, "'title' must be text, got 3"),
         ({"seeds": 3}, "'seeds' must be a list, got 3"),
-        ({"seeds": [0, 0]}, "different whole numbers from 0, such as [0, 1, 2], got [0, 0]"),
+        ({"seeds": [0, 0]}, "different whole numbers from 0 to 4294967295, such as [0, 1, 2], got [0, 0]"),
+        ({"seeds": [2**32]}, "got [4294967296]"),
         ({"seeds": [True]}, "got [True]"),
         ({"seeds": []}, "got []"),
-        ({"minutes_per_run": 0}, "'minutes_per_run' must be positive, got 0"),
+        ({"minutes_per_run": 0}, "'minutes_per_run' must be positive and finite, got 0"),
+        ({"minutes_per_run": float("nan")}, "got nan"),
+        ({"minutes_per_run": True}, "'minutes_per_run' must be a number, got True"),
+        ({"primary": {"method": "rank 4", "against": [["rank 8"]]}}, "list of points' names, got ['rank 8']"),
         ({"overlays": [3]}, "'overlays' must be a list of overlays' paths, got [3]"),
         ({"overlays": ["absent.yaml"]}, "absent.yaml: cannot be read: No such file"),
         ({"points": {}}, "'points' is empty"),
         ({"points": {False: {}}}, "a point's name must be text with letters or digits, got False; put it in quotes"),
-        ({"points": {"??": {}}}, "got '??'"),
+        ({"points": {"..": {}}}, "got '..'"),
         ({"points": {"a": 3}}, "point 'a' must be a mapping of dotted names to values, {} for none, got 3"),
         ({"points": {"a": {}, "b": {}}}, "points 'a' and 'b' are the same run"),
         ({"points": {"a b": {}, "A  B": {"trainer.lr": 1}}}, "points 'a b' and 'A  B' would share a folder"),

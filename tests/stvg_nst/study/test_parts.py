@@ -66,7 +66,7 @@ def test_a_line_is_a_command_of_a_shell(
     assert study(path, "--emit", "--data", str(folder), "--only", "rank *", "--seeds", "0") == 0
     (line,) = capfd.readouterr().out.splitlines()
     ended = subprocess.run(
-        line.replace("study", "study --help #", 1), shell=True, cwd="/", capture_output=True, text=True
+        line.replace(" study ", " study --help #", 1), shell=True, cwd="/", capture_output=True, text=True
     )
     words = line.split(" && ")[1]
     assert line.startswith(f"cd {tmp_path} && {sys.executable} -m stvg_nst study '{path}' --runs runs")
