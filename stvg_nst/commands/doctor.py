@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from stvg_nst.commands.data_options import say
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.gpus import examine_gpus
 from stvg_nst.machine.health import Finding, examine_machine, examine_packages
+from stvg_nst.report.sheet import sheet_console
 
 MANY = 8
 """Files of an experiment from which on a title does not name them all."""
@@ -40,14 +40,15 @@ def doctor(arguments: Sequence[str], program: str) -> int:
     options = parser.parse_args(arguments)
     machine = (*examine_machine(Path.cwd()), *examine_packages(), *examine_gpus(), _decoders())
     experiment = examine_experiment(options.experiment, options.hardware) if options.experiment else ()
-    console = Console()
+    console = sheet_console()
     console.print(_table("This machine", machine))
     if experiment:
         shown = [str(path) for path in options.experiment]
         title = " ".join(shown) if len(shown) < MANY else f"{shown[0]} and {len(shown) - 1} more"
         console.print(_table(title, experiment))
     lacking = sum(finding.verdict == "lacking" for finding in (*machine, *experiment))
-    say(console, f"{lacking} things are lacking" if lacking else "nothing is lacking")
+    words = "nothing is" if not lacking else "1 thing is" if lacking == 1 else f"{lacking} things are"
+    say(console, f"{words} lacking")
     return int(lacking > 0)
 
 

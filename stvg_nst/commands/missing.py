@@ -15,12 +15,13 @@ from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
 from stvg_nst.commands.examined_caches import Stage, examine_caches, stages_of_study
 from stvg_nst.commands.full_size import needs_of
-from stvg_nst.configuration import Config, merge, read_overlay, read_yaml
+from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
 from stvg_nst.machine.health import Finding
 from stvg_nst.models.cgstvg.hub import RELEASES
 from stvg_nst.sharing import adapter_file, is_reference
 from stvg_nst.study import read_studies
 
+_OF_STUDIES = {"points", "extends", "published"}
 _WEIGHTS_PAGE = "docs/weights.md says where to get it"
 _TOKENIZER_FILES = "config.json tokenizer.json tokenizer_config.json vocab.json merges.txt"
 
@@ -33,10 +34,14 @@ def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> 
         hardware: overlays over the runs of studies.
 
     Raises:
-        ConfigurationError: one cannot be read.
+        ConfigurationError: one cannot be read, or they are of both kinds.
     """
     staged: list[tuple[Config, Stage]]
-    if all(read_yaml(file).keys() & {"points", "extends"} for file in files):
+    kinds = {file: bool(read_yaml(file).keys() & _OF_STUDIES) for file in files}
+    if len(set(kinds.values())) > 1:
+        study, overlay = (next(file for file in files if kinds[file] is kind) for kind in (True, False))
+        raise ConfigurationError(f"'{study}' is a study and '{overlay}' an overlay; ask about the one or the other")
+    if all(kinds.values()):
         studies = [study for file in files for study in read_studies(file)]
         found = [finding for study in studies for finding in _of_config(study.baseline, trains=bool(study.points))]
         found += needs_of(studies, hardware)
@@ -57,7 +62,7 @@ def _of_config(config: Config, *, trains: bool = True) -> Iterator[Finding]:
 
 def _of_data(config: Config, *, trains: bool) -> Iterator[Finding]:
     data = config.get("data")
-    if not data:
+    if not data or "class_path" not in data:
         yield Finding("data", "none is named", "lacking", "add an overlay of experiments/data/")
         return
     options: Mapping[str, Any] = data.get("init_args", {})

@@ -144,7 +144,8 @@ def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options:
     compare = options.compare and grounder.adapter is not None
     asking = Asking(options.fps, options.window, options.overlap, compare)
     weights = modules_fingerprint((network.grounder,))
-    answers = AnswerFile(folder / ANSWERS, {"model": str(grounder), "weights": weights, **asdict(asking)})
+    rounded = {} if options.dtype == "float32" else {"dtype": options.dtype}  # older answers do not say it
+    answers = AnswerFile(folder / ANSWERS, {"model": str(grounder), "weights": weights, **asdict(asking), **rounded})
     left = answers.left_of(rows)
     pictures = options.pictures if is_table else not options.no_pictures
     names = {row.item_id: f"answer-{number}" if len(rows) > 1 else "answer" for number, row in enumerate(rows, start=1)}

@@ -8,7 +8,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from stvg_nst.arguments import CommandParser
 from stvg_nst.commands.data_options import say
 from stvg_nst.commands.full_size import BYTES_OF_A_RUN
 from stvg_nst.configuration import Config, ConfigurationError, read_yaml
+from stvg_nst.report.sheet import sheet_console
 from stvg_nst.study import Study, StudyError, read_studies
 
 _NOT_MEASURED = """\
@@ -65,7 +65,7 @@ def workload(arguments: Sequence[str], program: str) -> int:
     options = parser.parse_args(arguments)
     works = [workload_of(study) for path in options.study for study in read_studies(path)]
     measured = read_throughput(options.throughput) if options.throughput.is_file() else None
-    console = Console()
+    console = sheet_console()
     console.print(_table(works, measured))
     if measured is None:
         say(console, _NOT_MEASURED.format(file=options.throughput))
@@ -95,7 +95,7 @@ def _test_samples(study: Study, data: Config) -> int:
     if not issubclass(kind, AnnotatedVideos):
         raise StudyError(f"{study.path}: the sizes of {kind.__name__} are not published; workload counts no other")
     shown = {"version": options["version"]} if "version" in options else {}
-    source = kind(root=options["root"], **shown).source
+    source = kind(root=options.get("root", kind.root), **shown).source
     conditions = len(expand_conditions(options.get("evaluation_conditions", "mixed")))
     if options.get("evaluation_split", "test") == "test":
         return conditions * sum(source.official_counts["test"])

@@ -23,3 +23,9 @@ def limit_threads() -> None:
     """
     if core_limit() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(granted_cores()))
+
+
+def threads_by_hand() -> int | None:
+    """What the environment says of a process's threads; ``None`` where it says nothing."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else None

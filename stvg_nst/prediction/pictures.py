@@ -76,10 +76,11 @@ def draw_strip(scene: Scene, path: Path) -> None:
     """Writes frames side by side, from a little before the uppermost tube to a little after, over an axis of time.
 
     Raises:
-        ValueError: the file is not named .png.
+        ValueError: the file is not named .png, or is the film itself.
         VideoDecodeError: the film has gone since it was opened.
         OSError: the file cannot be written.
     """
+    check_outputs({"the strip": path}, inputs=[scene.footage.file])
     if path.suffix.lower() != ".png":
         raise ValueError(f"a strip is written as PNG and must be named .png, got '{path}'")
     footage, (start, stop) = scene.footage, scene.segment

@@ -147,7 +147,7 @@ def _seconds(value: Any, path: Path, place: int) -> float | None:
 
 
 class AnswerFile:
-    """``answers.jsonl``: what has been answered, one line each, added as it comes.
+    """``answers.jsonl``: what has been answered, one line each, added as it comes; the first one makes the file.
 
     The first line says which model answers and how it is asked. What a process that was killed has left stands, but
     for half a line at the end.
@@ -166,8 +166,6 @@ class AnswerFile:
         self.lines: dict[str, dict[str, Any]] = {}
         if path.exists():
             self._go_on()
-        else:
-            write_whole(path, _line(self._header))
 
     def _go_on(self) -> None:
         try:
@@ -210,6 +208,8 @@ class AnswerFile:
         if "error" not in line:
             self.lines[row.item_id] = line
         text = _line(line)
+        if not self._path.exists():
+            write_whole(self._path, _line(self._header))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text)
         return text

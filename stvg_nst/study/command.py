@@ -16,6 +16,7 @@ from rich.text import Text
 from stvg_nst.arguments import CommandParser, positive_int, seed, weight
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.divergence import DIVERGED
+from stvg_nst.machine.cores import threads_by_hand
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
@@ -49,7 +50,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     console = Console(highlight=False)
     if options.emit or options.part is not None:
         with alone_in(folder, shared=True) as lock, termination_as_interrupt():
-            return _in_parts(parts, folder, Launcher(1, lock, program), options, console)
+            return _in_parts(parts, folder, Launcher(1, lock, program, threads_by_hand()), options, console)
     if options.report_only:  # what it reads is whole, also while runs work there; the folder may be a read-only copy
         _report_all(parts, folder, options.output or folder, report)
         return 0

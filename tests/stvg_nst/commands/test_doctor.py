@@ -17,6 +17,7 @@ from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst import __main__ as root_module
 from stvg_nst import gpus
 from stvg_nst.commands.missing import examine_experiment
+from stvg_nst.configuration import ConfigurationError
 from stvg_nst.machine import health
 from stvg_nst.machine.systems import refuse_other_systems
 from stvg_nst.types import BackboneFeatures, Batch
@@ -92,6 +93,26 @@ def test_an_adapter_may_be_a_folder_or_lie_on_the_hub(tmp_path: Path) -> None:
 def test_a_study_is_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     found = examine_experiment([Path("experiments/ablate/gate.yaml")])
     assert "data" in {finding.about for finding in found} and "weights" in {finding.about for finding in found}
+    with pytest.raises(ConfigurationError, match=r"gate\.yaml' is a study and 'experiments/base\.yaml' an overlay"):
+        examine_experiment([Path("experiments/base.yaml"), Path("experiments/ablate/gate.yaml")])
+
+
+def test_a_study_of_its_baseline_alone_is_one_too(tmp_path: Path) -> None:
+    study = {
+        "title": "published",
+        "minutes_per_run": 1,
+        "overlays": [f"experiments/{part}.yaml" for part in ("base", "data/mini", "model/mini")],
+        "baseline": ["experiments/tuner/zero_shot.yaml"],
+        "published": {"source": "a", "protocol": "cgstvg", "tolerance": 1, "numbers": {}, "otherwise": []},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    assert {finding.verdict for finding in examine_experiment([tmp_path / "study.yaml"])} <= {"ok", "note"}
+
+
+def test_an_overlay_that_changes_data_names_none(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("data: {init_args: {test_clips: 3}}\n")
+    (data, *_) = examine_experiment([tmp_path / "few.yaml"])
+    assert (data.about, data.verdict) == ("data", "lacking")
 
 
 def encode(batch: Batch) -> BackboneFeatures:

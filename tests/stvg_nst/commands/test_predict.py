@@ -126,6 +126,8 @@ def test_a_table_goes_on_where_it_stopped(
     assert {path.name for path in (tmp_path / "out").glob("answer-*")} == {"answer-5.mp4", "answer-5.png"}
     assert predict(*output, "--on-bad-video", "skip", "--window", "2") == 1
     assert "window: None before, 2.0 now" in capsys.readouterr().err
+    assert predict(*output, "--on-bad-video", "skip", "--dtype", "bfloat16") == 1
+    assert "dtype: None before, 'bfloat16' now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,4 @@ def test_what_a_person_does_wrong_is_told_in_one_line(
     said = capsys.readouterr().err
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in said
+    assert not (tmp_path / "out" / "answers.jsonl").exists(), "it would stand in the way of the corrected question"

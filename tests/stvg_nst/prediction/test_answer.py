@@ -114,6 +114,9 @@ def test_an_answer_is_not_drawn_over_its_own_film(tmp_path: Path, clip: Path) ->
     found = Answer("a", Tube(0, 2, torch.ones(2, 4)), 0.5, None, "mini", "ZeroShot", (0, 32), open_footage(own))
     with pytest.raises(ValueError, match=r"film\.mp4' is an input of this command"):
         found.draw(own)
+    (tmp_path / "film.png").symlink_to(own)
+    with pytest.raises(ValueError, match=r"film\.png' is an input of this command"):
+        found.strip(tmp_path / "film.png")
     assert own.read_bytes() == clip.read_bytes()
 
 

@@ -134,14 +134,14 @@ def test_quick_takes_other_overlays_wherever_they_are_listed(write: Write, tmp_p
 def test_a_quick_study_says_what_is_no_list_of_overlays(write: Write, overlays: Any) -> None:
     path = write()
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"overlays": overlays}))
-    with pytest.raises(StudyError, match="'overlays' (is missing|must be a list)"):
+    with pytest.raises(StudyError, match=r"'overlays' (is missing|must be a list)"):
         read_studies(path, quick=True)
 
 
 def test_what_was_chosen_is_settings_of_points(write: Write, tmp_path: Path) -> None:
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text("rank 8: 7\n")
-    with pytest.raises(StudyError, match=r"chosen\.yaml' must give 'rank 8' a mapping of dotted names to values, got 7"):
+    with pytest.raises(StudyError, match=r"chosen\.yaml' must give 'rank 8' a mapping of dotted names .*, got 7"):
         read_studies(write(chosen=[str(chosen)]))
     chosen.write_text("rank 8: {trainer.lr: 7}\n")
     (study,) = read_studies(write(points=None, seeds=None, published=PUBLISHED, chosen=[str(chosen)]))

@@ -55,5 +55,5 @@ def test_what_a_point_alone_has_otherwise_is_looked_at(write: Callable[..., Path
     (study,) = read_studies(write())
     refuse_other_results(study, [card])
     (study,) = read_studies(write(points={"longer": {"trainer.max_epochs": 8}}))
-    with pytest.raises(StudyError, match="sets trainer.max_epochs to 4, but the study has 8"):
+    with pytest.raises(StudyError, match=r"sets trainer\.max_epochs to 4, but the study has 8"):
         refuse_other_results(study, [card])

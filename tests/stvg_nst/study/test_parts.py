@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -71,6 +72,19 @@ def test_a_line_is_a_command_of_a_shell(
     words = line.split(" && ")[1]
     assert line.startswith(f"cd {tmp_path} && {sys.executable} -m stvg_nst study '{path}' --runs runs")
     assert f"--data '{folder}' --seeds 0 --only 'rank *' --part zero-shot" in words and ended.returncode == 0
+
+
+def test_a_part_takes_as_many_threads_as_it_is_told(
+    study: Any, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not know how many others work beside it."""
+    monkeypatch.setattr(launch, "granted_cores", lambda: 8)
+    path, calls = write(seeds=[0]), tmp_path / "runs" / "zero-shot" / "calls"
+    for said, given in (("3", "3"), ("", "8")):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert study(path, "--part", "zero-shot") == 0
+        assert calls.read_text().split()[1] == given
+        shutil.rmtree(calls.parent)
 
 
 def test_a_part_that_fails_or_diverges_says_so_by_its_status(
