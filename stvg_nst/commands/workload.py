@@ -8,16 +8,13 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.quality import expand_conditions
 from stvg_nst.arguments import CommandParser
 from stvg_nst.commands.data_options import say
 from stvg_nst.commands.full_size import BYTES_OF_A_RUN
 from stvg_nst.configuration import Config, ConfigurationError, read_yaml
-from stvg_nst.report.sheet import sheet_console
+from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console
 from stvg_nst.study import Study, StudyError, read_studies
 
 _NOT_MEASURED = """\
@@ -66,7 +63,7 @@ def workload(arguments: Sequence[str], program: str) -> int:
     works = [workload_of(study) for path in options.study for study in read_studies(path)]
     measured = read_throughput(options.throughput) if options.throughput.is_file() else None
     console = sheet_console()
-    console.print(_table(works, measured))
+    print_sheet(Sheet("", (_section(works, measured),)), console)
     if measured is None:
         say(console, _NOT_MEASURED.format(file=options.throughput))
     return 0
@@ -126,25 +123,25 @@ def read_throughput(file: Path) -> Mapping[str, Any]:
     return found
 
 
-def _table(works: Sequence[Workload], throughput: Mapping[str, Any] | None) -> Table:
+def _section(works: Sequence[Workload], throughput: Mapping[str, Any] | None) -> Section:
     device = "" if throughput is None else f", and the hours of one {throughput['device']}"
-    table = Table(title=f"The work of studies as they are written{escape(device)}", title_justify="left")
-    table.show_footer = len(works) > 1
-    hours = [work.gpu_hours(throughput) if throughput else None for work in works]
     columns: dict[str, Sequence[float | None]] = {
         "runs": [work.runs for work in works],
         "trained": [work.trained for work in works],
         "tested": [work.tested for work in works],
         "GB": [work.disk_bytes / 1e9 for work in works],
-        "GPU-hours": hours,
+        "GPU-hours": [work.gpu_hours(throughput) if throughput else None for work in works],
     }
-    table.add_column("study", "all of them", overflow="fold")
-    for name, values in columns.items():
-        whole = None if None in values else sum(value for value in values if value is not None)
-        table.add_column(name, _number(whole), justify="right")
-    for work, *values in zip(works, *columns.values(), strict=True):
-        table.add_row(escape(str(work.study.path)), *map(_number, values))
-    return table
+    rows = [(str(work.study.path), *values) for work, *values in zip(works, *columns.values(), strict=True)]
+    if len(works) > 1:
+        rows.append(("all of them", *map(_sum, columns.values())))
+    cells = tuple((Cell(name), *(Cell(_number(value)) for value in values)) for name, *values in rows)
+    return Section(f"The work of studies as they are written{device}", ("study", *columns), cells, labels=1)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _number(value: float | None) -> str:

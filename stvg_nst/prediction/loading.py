@@ -156,7 +156,7 @@ def _of_shared(folder: Path, name: str) -> ModelSource:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DescriptionError(f"'{name}' is no folder that `share` has written ({error!r})") from error
     description = _own_description({METADATA_KEY: described}, name)
-    if base not in SHIPPED:
+    if not isinstance(base, str) or base not in SHIPPED:
         raise DescriptionError(
             f"'{name}' belongs to weights that do not come with the suite; load these, and give "
             f"adapters={{'shared': '{name}'}}"

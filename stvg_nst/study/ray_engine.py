@@ -120,10 +120,13 @@ def connected(launcher: Launcher, *, address: str | None, cpus: int, gpus: float
         import ray
     except ImportError as error:
         raise StudyError("--engine ray needs Ray: pip install 'ray>=2.40', or install the extra `ray`") from error
-    local: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    # Left unsaid, Ray would join whatever cluster this machine belongs to, or RAY_ADDRESS names.
+    place: dict[str, Any] = (
+        {"address": "local", "include_dashboard": False} if address is None else {"address": address}
+    )
     try:
         _reach(address)
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **local)
+        ray.init(**place, logging_level=logging.WARNING, log_to_driver=False)
     except (OSError, ValueError) as error:
         said = str(error).strip().partition("\n")[0]
         raise StudyError(f"there is no Ray cluster at '{address}' ({said}); begin one by `ray start --head`") from error

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from stvg_nst.study.launch import Launcher
-from stvg_nst.study.ray_engine import RayEngine, _bring_to_end
+from stvg_nst.study.ray_engine import _bring_to_end
 from stvg_nst.study.runs import RunTest, StudyRun
 
 
@@ -71,31 +70,3 @@ def test_a_task_that_is_given_out_again_after_its_end_runs_nothing(
     assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, f"the loss is no number ({run.log})")
     run.tests[0].results.touch()
     assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, None)
-
-
-class TaskLost(Exception):
-    pass
-
-
-class TaskFailed(TaskLost):
-    def __init__(self) -> None:
-        super().__init__("Traceback ...")
-        self.cause = PermissionError("log.txt may not be written")
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (TaskLost("the node died\nand more"), "it was lost 4 times: the node died"),
-        (TaskFailed(), "its task failed: PermissionError: log.txt may not be written"),
-    ],
-)
-def test_a_task_that_ray_gives_up_leaves_its_reason(tmp_path: Path, error: Exception, said: str) -> None:
-    def get(reference: object) -> None:
-        raise error
-
-    exceptions = SimpleNamespace(RayError=TaskLost, RayTaskError=TaskFailed)
-    engine = RayEngine(SimpleNamespace(get=get, exceptions=exceptions), Launcher(1, None), cpus=1, gpus=0)
-    run = StudyRun("rank 4", 0, tmp_path / "run", {}, (RunTest("", tmp_path / "run", {}, None),), None, ())
-    assert engine._outcome("reference", run).failure == said
-    assert run.failed and run.why_failed == f"{said} ({run.log})", "as the board and the report read it"
