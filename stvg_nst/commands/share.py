@@ -14,12 +14,11 @@ from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source
-from stvg_nst.report.certificate import load_certificate
+from stvg_nst.report.certificate import certificate_of
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.sharing import PREFIX, check_name, send
 from stvg_nst.sharing.card import BEGINNING, Shared, model_card
 from stvg_nst.sharing.hub import CARD, CONFIG, FILES
-from stvg_nst.study.weights_sum import is_same
 from stvg_nst.tuning.adapter import read_adapter_config
 
 
@@ -69,12 +68,7 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
         raise FileNotFoundError(
             f"there is no '{lacking}' to compare with; give the folder of the zero-shot test, or leave out --baseline"
         )
-    certificate = run / RunFile.CERTIFICATE
-    if certificate.is_file() and not is_same(source.adapter, load_certificate(certificate).adapter):
-        raise ValueError(
-            f"'{certificate}' is of another adapter than '{source.adapter}'; certify the run again with --overwrite, "
-            "or delete the certificate"
-        )
+    certificate = certificate_of(run, source.adapter)
     _refuse_other_files(folder)
     saved = read_adapter_config(source.adapter)
     base = _shipped_name(source)
@@ -95,10 +89,10 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
     write_whole(folder / CONFIG, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     write_whole(folder / CARD, card)
     shutil.copyfile(source.adapter, folder / RunFile.ADAPTER)
-    if certificate.is_file():
-        shutil.copyfile(certificate, folder / RunFile.CERTIFICATE)
-    else:
+    if certificate is None:
         (folder / RunFile.CERTIFICATE).unlink(missing_ok=True)  # of what was shared before
+    else:
+        shutil.copyfile(run / RunFile.CERTIFICATE, folder / RunFile.CERTIFICATE)
     return base
 
 

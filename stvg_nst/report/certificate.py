@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stvg_nst.report.sheet import Cell, Row, Section, Sheet
+from stvg_nst.results.run_folder import RunFile
+from stvg_nst.study.weights_sum import is_same
 
 SCHEMA = 1
 
@@ -167,6 +169,28 @@ class Certificate:
 def to_json(certificate: Certificate) -> str:
     """The certificate as it is stored."""
     return json.dumps({"schema": SCHEMA, **asdict(certificate)}, indent=1, allow_nan=False) + "\n"
+
+
+def certificate_of(run: Path, adapter: Path) -> Certificate | None:
+    """The certificate in a run's folder; ``None`` where there is none.
+
+    Args:
+        adapter: that it is to be of; where that is not there any more, nothing is compared.
+
+    Raises:
+        ValueError: it is of another adapter, or no certificate that can be shown.
+        OSError: it cannot be read.
+    """
+    path = run / RunFile.CERTIFICATE
+    if not path.is_file():
+        return None
+    certificate = load_certificate(path)
+    if adapter.is_file() and not is_same(adapter, certificate.adapter):
+        raise ValueError(
+            f"'{path}' is of another adapter than '{adapter}'; certify the run again with --overwrite, or delete the "
+            "certificate"
+        )
+    return certificate
 
 
 def load_certificate(path: Path) -> Certificate:

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from stvg_nst.report.certificate import certificate_sheet, load_certificate
+from stvg_nst.report.certificate import certificate_of, certificate_sheet
 from stvg_nst.report.numbers import parameter_count
 from stvg_nst.report.runs import changes_of_runs, run_labels
 from stvg_nst.report.sheet import Row, Section, Sheet
@@ -148,10 +148,8 @@ def _run(run: RunResults, label: str) -> str:
 
 def _details(folder: Path) -> str:
     shown = ""
-    certificate = folder / RunFile.CERTIFICATE
-    if certificate.is_file():
-        sheet = certificate_sheet(load_certificate(certificate))
-        shown += f"<details><summary>certificate</summary>{sheet_html(sheet)}</details>"
+    if certificate := certificate_of(folder, folder / RunFile.ADAPTER):
+        shown += f"<details><summary>certificate</summary>{sheet_html(certificate_sheet(certificate))}</details>"
     for config in (folder / RunFile.CONFIG, folder.parent / RunFile.POINT, folder / RunFile.POINT):
         if config.is_file():
             text = escape(config.read_text(encoding="utf-8"))

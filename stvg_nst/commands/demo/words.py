@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stvg_nst.commands.demo.comparison import Comparison
 from stvg_nst.prediction import Answer
-from stvg_nst.report.certificate import Certificate, OutputChange, load_certificate
+from stvg_nst.report.certificate import Certificate, OutputChange, certificate_of
 from stvg_nst.results.run_folder import RunFile
 
 READY = "<p>Above is the film, and what is left of it. Press <b>Ask both models</b>: their answers appear here.</p>"
@@ -68,9 +68,11 @@ def promise(run: Path | None, found: Comparison) -> str:
     """What is certain of the tuned model, from its certificate; how to get one where there is none."""
     if found.tuned.method != _NST:
         return ""
-    path = None if run is None else run / RunFile.CERTIFICATE
-    if path is not None and path.is_file():
-        certificate = load_certificate(path)
+    try:
+        certificate = None if run is None else certificate_of(run, run / RunFile.ADAPTER)
+    except (ValueError, OSError) as error:
+        return f"<p class='note'><b>What is certain</b> is not known: {escape(str(error))}.</p>"
+    if certificate is not None:
         where = escape(f"{certificate.dataset} {certificate.split}")
         lines = "".join(f"<li>{line}</li>" for line in _certified(certificate))
         return f"<div class='note'><b>What is certain</b>, checked on clips of {where}:<ul>{lines}</ul></div>"

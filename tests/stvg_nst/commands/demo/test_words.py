@@ -13,6 +13,7 @@ from stvg_nst.commands.demo.words import headline, meter, promise, verdict
 from stvg_nst.prediction import Answer
 from stvg_nst.report.certificate import Certificate, OutputChange, to_json
 from stvg_nst.types import Tube
+from tests.stvg_nst.report.test_certificate import CERTIFICATE
 
 FOOTAGE = open_footage(np.zeros((20, 8, 8, 3), dtype=np.uint8), fps=10)
 
@@ -81,6 +82,13 @@ def test_a_run_without_certificate_says_how_to_get_one(tmp_path: Path) -> None:
     run.mkdir()
     assert "certify" in promise(run, FOUND) and "&lt;b&gt;" in promise(run, FOUND)
     assert "docs/certificate.md" in promise(None, FOUND)
+
+
+def test_a_certificate_of_another_adapter_promises_nothing(tmp_path: Path) -> None:
+    (tmp_path / "certificate.json").write_text(to_json(CERTIFICATE))
+    assert "checked on clips of" in promise(tmp_path, FOUND), "the adapter is gone, its certificate stands"
+    (tmp_path / "adapter.safetensors").write_bytes(b"of a later fit")
+    assert "is not known: " in (said := promise(tmp_path, FOUND)) and "is of another adapter than" in said
 
 
 def test_a_certificate_is_told_in_words(tmp_path: Path) -> None:
