@@ -42,13 +42,15 @@ def report_folders(
             console.print(f"{folder} is not a folder; name the one that holds the runs", markup=False, soft_wrap=True)
             return 1
     paths = {path.resolve(): path for folder in folders for path in sorted(folder.rglob(RunFile.RESULTS))}
+    unfinished = tuple(dict.fromkeys(reason for folder in folders for reason in _unfinished(folder)))
     if not paths:
         names = ", ".join(map(str, folders))
-        console.print(f"no results.json below {names}; evaluate a run first", markup=False, soft_wrap=True)
+        for line in (f"no results.json below {names}; test a run first", *unfinished):
+            console.print(line, markup=False, soft_wrap=True)
         return 1
     check_outputs({"--markdown": markdown, "--html": html}, inputs=paths)
     benchmarks, left_out = _read(paths.values())
-    left_out += dict.fromkeys(reason for folder in folders for reason in _unfinished(folder))
+    left_out += unfinished
     sheets = [_sheet(benchmark, by_degradation) for benchmark in benchmarks]
     if markdown is not None:
         parts = [sheet_markdown(sheet) for sheet in sheets]
@@ -72,7 +74,8 @@ def _unfinished(folder: Path) -> Iterator[str]:
     for run in sorted(configured):
         if not any(run.rglob(RunFile.RESULTS)):
             records = [path for name in (RunFile.DIVERGENCE, RunFile.FAILURE) if (path := run / name).exists()]
-            why = records[0].read_text(encoding="utf-8").strip() if records else "it is not finished"
+            state = "it is fitted, and not tested" if (run / RunFile.ADAPTER).exists() else "it is not finished"
+            why = records[0].read_text(encoding="utf-8").strip() if records else state
             yield f"{run}: has no results.json: {why}"
 
 

@@ -63,19 +63,24 @@ def test_runs_without_results_are_listed_with_what_they_failed_of(
 ) -> None:
     write_run(tmp_path / "base", "ZeroShot", 40)
     write_run(tmp_path / "tested" / "draw-0", "LoRA", 41)
-    for name in ("tested", "failed", "diverged", "interrupted"):
+    for name in ("tested", "failed", "diverged", "interrupted", "fitted"):
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "config.yaml").touch()
     (tmp_path / "failed" / "failure.txt").write_text("fit ended with status 1: out of memory\n")
     (tmp_path / "diverged" / "diverged.txt").write_text("fit ended with status 3: the loss is nan\n")
+    (tmp_path / "fitted" / "adapter.safetensors").touch()
     (tmp_path / "somebody's").mkdir()
     (tmp_path / "somebody's" / "results.json").write_text('{"accuracy": 1}')
     assert report_folders([tmp_path]) == 0
     text = capsys.readouterr().out
-    assert "left out 4:" in text and "'schema' must be 1, got no such field" in text
+    assert "left out 5:" in text and "'schema' must be 1, got no such field" in text
     assert f"{tmp_path / 'failed'}: has no results.json: fit ended with status 1: out of memory" in text
     assert f"{tmp_path / 'diverged'}: has no results.json: fit ended with status 3: the loss is nan" in text
     assert f"{tmp_path / 'interrupted'}: has no results.json: it is not finished" in text
+    fitted = f"{tmp_path / 'fitted'}: has no results.json: it is fitted, and not tested"
+    assert fitted in text
+    assert report_folders([tmp_path / "fitted"]) == 1, "there is no number to show"
+    assert fitted in capsys.readouterr().out
 
 
 def test_runs_that_differ_above_their_folder_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
