@@ -38,7 +38,8 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
         BlockingIOError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    # To read and write: NFS grants a shared lock only on what may be read, and one alone on what may be written.
+    with (folder / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

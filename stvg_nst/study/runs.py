@@ -184,6 +184,7 @@ class StudyRun:
             self.adapter,
             self.divergence,
             self.folder / RunFile.CHECKPOINTS,
+            *self.folder.glob(f"*/{RunFile.RESULTS}"),  # of tests that the study had before
         )
         if not any(path.exists() for path in kept):
             return []  # it failed before it learnt anything: what it was asked for may be corrected

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,20 @@ def test_a_forked_process_does_not_hold_it_longer(tmp_path: Path) -> None:
             assert worker.is_alive()
     finally:
         worker.kill()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_nfs_grants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shared: bool
+) -> None:
+    def as_nfs(file: Any, operation: int) -> None:
+        lacking = os.O_WRONLY if operation & fcntl.LOCK_SH else os.O_RDONLY
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == lacking:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    with locked(tmp_path, shared=shared):
+        assert caplog.text == ""
 
 
 def test_a_file_system_without_locks_is_told(

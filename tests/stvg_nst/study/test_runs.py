@@ -70,3 +70,16 @@ def test_a_task_that_is_given_out_again_after_its_end_runs_nothing(
     assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, f"the loss is no number ({run.log})")
     run.tests[0].results.touch()
     assert _bring_to_end(run, launcher, str(tmp_path)) == (0.0, None)
+
+
+def test_results_of_tests_that_a_study_had_before_are_no_blank_sheet(tmp_path: Path) -> None:
+    """What they were measured with would be written over, and they taken for its own once they are asked for again."""
+
+    def baseline(weight: int) -> StudyRun:
+        return StudyRun(None, None, tmp_path, {"model": {"bias": weight}}, (RunTest("", tmp_path, {}, None),), None, ())
+
+    baseline(1).write_config()
+    assert baseline(2).changes() == [], "nothing is measured yet"
+    (tmp_path / "draw-0").mkdir()
+    (tmp_path / "draw-0" / "results.json").touch()
+    assert baseline(1).changes() == [] and baseline(2).changes() == ["model.bias: 1 before, 2 now"]
