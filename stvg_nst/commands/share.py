@@ -6,15 +6,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stvg_nst.arguments import CommandParser
 from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_folder_is_writable
-from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.machine.whole_files import whole_file, write_whole
 from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source
-from stvg_nst.report.certificate import certificate_of
+from stvg_nst.report.certificate import certificate_of, to_json
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.sharing import PREFIX, check_name, send
 from stvg_nst.sharing.card import BEGINNING, Shared, model_card
@@ -69,6 +70,8 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
             f"there is no '{lacking}' to compare with; give the folder of the zero-shot test, or leave out --baseline"
         )
     certificate = certificate_of(run, source.adapter)
+    if certificate is not None:
+        certificate = replace(certificate, run=name)  # not by a path of this machine
     _refuse_other_files(folder)
     saved = read_adapter_config(source.adapter)
     base = _shipped_name(source)
@@ -85,14 +88,16 @@ def write_shared(folder: Path, run: Path, name: str, baseline: Path | None) -> s
     whose = "which comes with stvg_nst" if base else f"weights of {network} that you have to have"
     what = f"`{base or Path(config['model']['weights']).name}`, {whose}"
     how = _loading(f"{PREFIX}{name}", base)
-    card = model_card(Shared(name, how, saved.tuner, saved.fields, what, saved.frozen, config), run, baseline)
+    shared = Shared(name, how, saved.tuner, saved.fields, what, saved.frozen, config, certificate)
+    card = model_card(shared, run, baseline)
     write_whole(folder / CONFIG, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     write_whole(folder / CARD, card)
-    shutil.copyfile(source.adapter, folder / RunFile.ADAPTER)
+    with whole_file(folder / RunFile.ADAPTER) as partial:
+        shutil.copyfile(source.adapter, partial)
     if certificate is None:
         (folder / RunFile.CERTIFICATE).unlink(missing_ok=True)  # of what was shared before
     else:
-        shutil.copyfile(run / RunFile.CERTIFICATE, folder / RunFile.CERTIFICATE)
+        write_whole(folder / RunFile.CERTIFICATE, to_json(certificate))
     return base
 
 

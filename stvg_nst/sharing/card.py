@@ -13,7 +13,7 @@ import yaml
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.evaluation.bootstrap import LEVEL
 from stvg_nst.report import BaselineError
-from stvg_nst.report.certificate import certificate_sheet, load_certificate
+from stvg_nst.report.certificate import Certificate, certificate_sheet
 from stvg_nst.report.runs import ZERO_SHOT, points_against
 from stvg_nst.report.sheet import sheet_markdown
 from stvg_nst.results.metric_names import MAIN, METRICS, VIEWS, MetricName
@@ -37,6 +37,7 @@ class Shared:
         base: the frozen weights, in words.
         frozen: their fingerprint, SHA-256 in hex.
         config: of the fit, as the run keeps it.
+        certificate: ``None`` where there is none.
     """
 
     name: str
@@ -46,13 +47,14 @@ class Shared:
     base: str
     frozen: str
     config: Mapping[str, Any]
+    certificate: Certificate | None = None
 
 
 def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
     """The card, as Markdown with the hub's header.
 
     Args:
-        run: folder of the fit; its results, tubes and certificate are told where they are there.
+        run: folder of the fit; its results and tubes are told where they are there.
         baseline: folder of the zero-shot test, which has left its results and tubes: the WAS and its intervals are
             relative to it. Without it the WAS is the test's own, without intervals.
 
@@ -73,7 +75,7 @@ def model_card(shared: Shared, run: Path, baseline: Path | None) -> str:
         f'```python\nfrom stvg_nst import load\n\n{shared.loading}.ground("clip.mp4", "a sentence")\n```',
         "\n".join(["## What it belongs to", "", *_origin(shared)]),
         "\n".join(["## Scores", "", *_scores(run, baseline)]),
-        *_certificate(run / RunFile.CERTIFICATE),
+        *_certificate(shared.certificate),
         f"## Options of the method\n\n```json\n{json.dumps(dict(shared.options), indent=1)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -172,6 +174,6 @@ def _cell(metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, flo
     return f"{metrics[name]:.2f}" + ("" if low is None else f" [{low:.1f}, {high:.1f}]")
 
 
-def _certificate(path: Path) -> Iterator[str]:
-    if path.is_file():
-        yield f"## What is certain\n\n{sheet_markdown(certificate_sheet(load_certificate(path)))}"
+def _certificate(certificate: Certificate | None) -> Iterator[str]:
+    if certificate is not None:
+        yield f"## What is certain\n\n{sheet_markdown(certificate_sheet(certificate))}"

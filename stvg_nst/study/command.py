@@ -109,7 +109,14 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         "--emit", action="store_true", help="run nothing, print one shell command for each run that is missing"
     )
     alone.add_argument("--part", metavar="RUN", help="run this one, by its folder below RUNS, beside other parts")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.engine == "ray" and (options.emit or options.part is not None):
+        parser.error("the commands of --emit are for another scheduler: leave out --engine ray")
+    if options.engine == "ray" and options.jobs > 1:
+        parser.error("Ray runs as many at once as its cluster has room for: leave out --jobs, and say --cpus-per-run")
+    if options.engine == "local" and (options.address is not None or options.gpus_per_run):
+        parser.error("--address and --gpus-per-run are Ray's: give --engine ray")
+    return options
 
 
 @contextmanager

@@ -120,7 +120,9 @@ def test_a_certificate_of_another_adapter_is_not_shared_nor_left_from_before(run
     own = replace(CERTIFICATE, adapter=hashlib.sha256((tuned / "adapter.safetensors").read_bytes()).hexdigest())
     (tuned / "certificate.json").write_text(to_json(own))
     assert share(words, "share") == 0
-    assert "## What is certain" in (shared / "README.md").read_text() and (shared / "certificate.json").exists()
+    card = (shared / "README.md").read_text()
+    assert "## What is certain" in card and "user/night: each layer's own null branch" in card
+    assert CERTIFICATE.run not in card and json.loads((shared / "certificate.json").read_text())["run"] == "user/night"
     (tuned / "certificate.json").write_text(to_json(CERTIFICATE))
     with pytest.raises(ValueError, match=r"certificate\.json' is of another adapter than .*; certify the run again"):
         share(words, "share")

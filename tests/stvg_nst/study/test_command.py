@@ -274,6 +274,24 @@ def test_what_the_study_does_not_have_cannot_be_chosen(
         study(write(), *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "ray", "--jobs", "2"), "leave out --jobs, and say --cpus-per-run"),
+        (("--engine", "ray", "--emit"), "leave out --engine ray"),
+        (("--engine", "ray", "--part", "zero-shot"), "leave out --engine ray"),
+        (("--address", "auto"), "are Ray's: give --engine ray"),
+        (("--gpus-per-run", "1"), "are Ray's: give --engine ray"),
+    ],
+)
+def test_options_of_another_engine_are_refused(
+    study: Any, write: Write, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        study(write(), *options)
+    assert message in capsys.readouterr().err
+
+
 def test_what_no_search_has_chosen_for_is_not_run(
     study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
