@@ -46,4 +46,4 @@ def progress_bar() -> Progress:
 
 def say(console: Console, line: str) -> None:
     """Prints a line as it is, however long."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True, markup=False, highlight=False, emoji=False)

@@ -56,7 +56,10 @@ def cost_sheet(findings: Findings, path: Path | None) -> Sheet:
 def _read(path: Path | None) -> Mapping[str, Any]:
     if path is None or not path.is_file():
         raise StudyError(f"the table of costs needs what benchmarks/peers.py wrote, got '{path}'; name it with --costs")
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise StudyError(f"{path}: is no JSON ({error}); measure the costs again with `make bench-peers`") from error
     if not isinstance(content, dict) or not {"conditions", "rows"} <= content.keys():
         raise StudyError(f"{path}: expected the fields 'conditions' and 'rows' of benchmarks/peers.py")
     return content

@@ -105,7 +105,7 @@ class Sheet:
 
 def sheet_console() -> Console:
     """The terminal, or a pipe that folds no table: a pipe has no width, and rich would take it for 80 letters wide."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
     return console
@@ -133,7 +133,7 @@ def write_sheet(sheet: Sheet, folder: Path, suffixes: Sequence[str] = ("txt", "m
 def sheet_text(sheet: Sheet) -> str:
     """What a wide terminal shows, without colours: FORCE_COLOR in the environment asks for them in files too."""
     text = io.StringIO()
-    print_sheet(sheet, Console(file=text, width=WIDTH, highlight=False, color_system=None))
+    print_sheet(sheet, Console(file=text, width=WIDTH, highlight=False, emoji=False, color_system=None))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 

@@ -47,7 +47,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     parts = read_studies(options.study, quick=options.quick)
     folder: Path = quick_folder(options.runs) if options.quick else options.runs
     check_folder_is_writable(options.output or folder)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if options.emit or options.part is not None:
         with alone_in(folder, shared=True) as lock, termination_as_interrupt():
             return _in_parts(parts, folder, Launcher(1, lock, program, threads_by_hand()), options, console)
@@ -227,7 +227,7 @@ def _in_parts(
     parts: Sequence[Study], folder: Path, launcher: Launcher, options: argparse.Namespace, console: Console
 ) -> int:
     """Prints the commands of the missing runs, or does the work of one of these commands."""
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, emoji=False)
     baselines, selected = _planned(parts, folder, options, notes)
     if options.emit:
         lines, said = commands_for((_left(baselines), _left(selected)), folder, _without_emit(options))
@@ -320,7 +320,7 @@ class _Board:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             _Remaining(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a point may have brackets in its name
         )
         self._progress = Progress(*columns, console=console, transient=True)
         self._task = self._progress.add_task("", total=total)

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_csv, sheet_markdown, sheet_text, write_sheet
+from stvg_nst.report.sheet import (
+    Cell,
+    Section,
+    Sheet,
+    print_sheet,
+    sheet_console,
+    sheet_csv,
+    sheet_markdown,
+    sheet_text,
+    write_sheet,
+)
 
 LONG = "a method of quite a long name that does not fit"
 
@@ -49,6 +59,13 @@ def test_markdown_by_hand() -> None:
         "\n"
         "* a|note\n"
     )
+
+
+def test_a_name_between_colons_is_no_picture() -> None:
+    assert "note: runs/a:dog:b" in sheet_text(Sheet("", (), ("runs/a:dog:b",)))
+    with (console := sheet_console()).capture() as said:
+        console.print("runs/a:dog:b")
+    assert said.get() == "runs/a:dog:b\n"
 
 
 @pytest.mark.parametrize("width", [30, 70, 200])

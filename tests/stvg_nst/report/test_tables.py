@@ -98,9 +98,12 @@ def test_the_numbers_beside_a_picture_are_of_the_degradation_that_it_shows(study
     assert typical_item(runs, "LQ") != item, "its mean over both is far from the others'"
 
 
-def test_costs_must_be_measured_first(study: Study, finish: Finish) -> None:
+def test_costs_must_be_measured_first(study: Study, finish: Finish, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"needs what benchmarks/peers\.py wrote, got 'absent\.json'"):
         run(study, finish(), "--show", "cost", "--costs", "absent.json")
+    (tmp_path / "cut.json").write_text("{")
+    with pytest.raises(StudyError, match=r"cut\.json: is no JSON"):
+        run(study, finish(), "--show", "cost", "--costs", str(tmp_path / "cut.json"))
 
 
 def test_what_can_be_made_is_made_before_what_cannot_is_told(study: Study, finish: Finish, tmp_path: Path) -> None:

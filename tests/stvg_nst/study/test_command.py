@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,10 +21,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from stvg_nst.report import study as reporting
 from stvg_nst.results.conditions import Measurement
-from stvg_nst.study import StudyError, command, launch
+from stvg_nst.study import StudyError, command, launch, planned_runs, read_studies
 from stvg_nst.study.definition import quick_folder
 from stvg_nst.study.launch import alone_in
 
@@ -579,6 +581,15 @@ def test_the_curves_leave_out_what_has_not_been_run(study: Any, write: Write, tm
     assert study(write(levels=levels), "--only", "rank 8") == 0, "a name without its level stands for all of them"
     picture, table = ((tmp_path / "runs" / f"levels.{suffix}").read_text() for suffix in ("svg", "md"))
     assert ">rank 8<" in picture and ">rank 4<" not in picture and "| WAS | rank 4 | - | - |" in table
+
+
+def test_the_names_of_points_are_shown_as_they_are(write: Write, tmp_path: Path) -> None:
+    (study,) = read_studies(write(points={"rank [/8] :dog:": {}}, seeds=[0]))
+    _, (run,) = planned_runs(study, tmp_path)
+    screen = io.StringIO()
+    with command._Board(Console(file=screen, force_terminal=True, width=200), study, 1, 1) as board:
+        board.started(run)
+    assert "rank [/8] :dog:, seed 0" in screen.getvalue()
 
 
 def test_runs_at_once_take_turns_on_the_gpus(
