@@ -51,14 +51,17 @@ class ExportedTuner:
         """``None`` where the file holds plain weights.
 
         Raises:
-            DescriptionError: it is of another format.
+            DescriptionError: it is of another format, or damaged.
         """
         if METADATA_KEY not in metadata:
             return None
-        content = json.loads(metadata[METADATA_KEY])
-        if content.pop("format_version", None) != FORMAT_VERSION:
-            raise DescriptionError(f"'{source}' was exported by another version; export its run again")
-        return cls(**content)
+        try:
+            content = json.loads(metadata[METADATA_KEY])
+            if content.pop("format_version", None) == FORMAT_VERSION:
+                return cls(**content)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DescriptionError(f"'{source}' does not say what was tuned ({error}); export its run again") from error
+        raise DescriptionError(f"'{source}' was exported by another version; export its run again")
 
 
 def export_tuned(

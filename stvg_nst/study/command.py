@@ -265,10 +265,14 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Repo
     """Reports on each grounder, whose runs and report lie in a folder of their own where there are several.
 
     Raises:
-        StudyError: of some there is nothing to report; the others are reported before.
+        StudyError: of some there is nothing to report; the others are reported before. Or none has a folder.
     """
     lacking = []
-    for study in (part for part in parts if part.grounder is None or part.folder_in(folder).is_dir()):
+    begun = [study for study in parts if study.grounder is None or study.folder_in(folder).is_dir()]
+    if not begun:
+        names = ", ".join(str(study.grounder) for study in parts)
+        raise StudyError(f"there is nothing to report: '{folder}' has no folder of a grounder ({names})")
+    for study in begun:
         try:
             report(study, folder, output)
         except ConfigurationError as error:

@@ -91,6 +91,7 @@ def test_a_file_that_was_changed_is_refused(mini: VideoGrounder, tmp_path: Path)
     said = json.loads(metadata[METADATA_KEY])
     for change, error, message in (
         ({"format_version": 9}, DescriptionError, "was exported by another version; export its run again"),
+        ({"more": 1}, DescriptionError, "does not say what was tuned .*; export its run again"),
         ({"tuner": "os.system"}, ValueError, r"was made by os\.system, which is no method of stvg_nst\.tuning"),
     ):
         changed = metadata | {METADATA_KEY: json.dumps(said | change)}

@@ -487,6 +487,12 @@ def test_every_grounder_has_its_folder_and_an_absent_one_is_left_out(
     assert (tmp_path / "pages" / "ranks" / "b" / "study.md").exists()
 
 
+def test_a_report_on_no_grounder_at_all_is_an_error(study: Any, write: Write, tmp_path: Path) -> None:
+    path = write(grounders={"one": {}, "two": {"trainer.lr": 1}})
+    with pytest.raises(StudyError, match=r"runs' has no folder of a grounder \(one, two\)"):
+        study(path, "--report-only", "--output", str(tmp_path / "tables"))
+
+
 def test_a_grounder_whose_baseline_fails_stops_no_other(
     study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
