@@ -13,6 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from datamodules.annotated import AnnotatedSource, AnnotationError
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
+from datamodules.own_clips.source import OwnClipsSource
 from stvg_nst.commands.examined_caches import Stage, examine_caches, stages_of_study
 from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
@@ -50,9 +51,20 @@ def examine_experiment(files: Sequence[Path], hardware: Sequence[Path] = ()) -> 
         nothing: dict[str, Any] = {}
         config = reduce(merge, map(read_overlay, files), nothing)
         found = [*_of_config(config)]
-        staged = [(config, "fit"), (config, "test")]
+        staged = [(config, "fit"), *([(config, "test")] if _has_test(config) else ())]
     found += examine_caches(staged)
     return tuple(dict.fromkeys(found))  # studies, and the grounders of one, share their data
+
+
+def _has_test(config: Config) -> bool:
+    """Own clips may have no line for the test: then `tune` fits and measures nothing."""
+    data = config.get("data") or {}
+    if not str(data.get("class_path", "")).endswith("OwnClips"):
+        return True
+    try:
+        return bool(OwnClipsSource(Path(data["init_args"]["root"])).lines_of("test"))
+    except (AnnotationError, FileNotFoundError, KeyError):  # which the data's own finding tells
+        return True
 
 
 def _of_config(config: Config, *, trains: bool = True) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from datamodules.annotated.verify import verify
 from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst import __main__ as root_module
 from stvg_nst import gpus
+from stvg_nst.commands import missing
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.machine import health
@@ -80,6 +81,21 @@ def test_every_split_and_every_line_of_own_clips_is_looked_at(tmp_path: Path) ->
     )
     assert "'test', as another line about 'test.mp4' says" in found["own_clips, train"].said
     assert found.keys() == {"own_clips, train", "own_clips, val", "model"}
+
+
+def test_own_clips_without_a_line_for_the_test_lack_nothing_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged: list[str] = []
+    monkeypatch.setattr(missing, "examine_caches", lambda pairs: staged.extend(stage for _, stage in pairs) or ())
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(f"data: {{class_path: datamodules.OwnClips, init_args: {{root: '{tmp_path}'}}}}\n")
+    for splits, stages in ((("train", "val"), ["fit"]), (SPLITS, ["fit", "test"])):
+        lines = [{"video": f"{split}.mp4", "sentence": "who waves?", "split": split} for split in splits]
+        (tmp_path / "annotations.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        staged.clear()
+        examine_experiment([overlay])
+        assert staged == stages
 
 
 def test_an_adapter_may_be_a_folder_or_lie_on_the_hub(tmp_path: Path) -> None:
