@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+LOCK = ".lock"
+"""The file in a folder that its lock is on."""
+
 _log = logging.getLogger(__name__)
 
 _held: list[TextIO] = []
@@ -38,7 +41,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
         BlockingIOError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
