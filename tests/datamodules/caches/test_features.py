@@ -92,9 +92,10 @@ def test_a_truncated_file_is_refused(cache: Path) -> None:
 
 
 def test_a_damaged_index_is_refused(cache: Path) -> None:
-    (cache / "index.json").write_text('{"rows": ')
-    with pytest.raises(CacheError, match=r"index\.json' is damaged"):
-        FeatureCache(cache, PROVENANCE)
+    for content in ('{"rows": ', "[]", '{"rows": [1], "provenance": {}}'):
+        (cache / "index.json").write_text(content)
+        with pytest.raises(CacheError, match=r"index\.json' is damaged"):
+            FeatureCache(cache, PROVENANCE)
 
 
 def test_another_provenance_is_refused_by_name(cache: Path) -> None:
