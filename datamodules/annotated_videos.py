@@ -122,6 +122,8 @@ class AnnotatedVideos(STVGDataModule):
                 "and the resolution to the largest of --data.init_args.augmentation.sizes"
             )
         super().__post_init__()
+        if self.resolution is not None:
+            self.require_at_least("resolution", 1)
         self.degraded_files = None if self.degraded is None else DegradedFiles(self.degraded)
         shown = self.shown_conditions(self.evaluation_split)
         if self.degraded is not None and any(":" in condition for condition in shown):

@@ -142,6 +142,8 @@ class Film:
             raise self._damage(next(iter(complaints.values())))
         if is_cut:
             raise DamagedFrameError("the file ends within a frame; fetch it again", self._path)
+        if self._ends_ahead_of_its_index():
+            raise DamagedFrameError("the file ends before its last frame; fetch it again", self._path)
 
     def _packets(self) -> Iterator[av.Packet]:
         try:
@@ -155,6 +157,14 @@ class Film:
         index = self._stream.index_entries
         place = -1 if time is None else index.search_timestamp(time)
         return place >= 0 and index[place].timestamp == time
+
+    def _ends_ahead_of_its_index(self) -> bool:
+        """Whether an MP4 lacks frames that are shown: its index names every packet, and FFmpeg stops at the first that
+        is not there without a word."""
+        if "mp4" not in self._container.format.name.split(","):
+            return False
+        ends = (entry.pos + entry.size for entry in self._stream.index_entries if not entry.is_discard)
+        return max(ends, default=0) > self._path.stat().st_size
 
     def _damage(self, error: av.FFmpegError) -> DamagedFrameError:
         return DamagedFrameError(f"its stream is damaged ({error.strerror}); fetch or encode it again", self._path)

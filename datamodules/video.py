@@ -120,9 +120,7 @@ def read_frames(
         VideoDecodeError: the file is missing, empty, truncated, damaged, has fewer frames or another size.
         OSError: the file may not be read.
     """
-    path, ids = Path(path), tuple(int(i) for i in frame_ids)
-    if not ids or ids[0] < 0 or any(b <= a for a, b in pairwise(ids)):
-        raise ValueError(f"frame ids must be non-negative and strictly increasing, at least one, got {ids}")
+    path, ids = Path(path), _checked_ids(frame_ids)
     frames: np.ndarray | None = None
     for row, frame in enumerate(_chosen(path, ids)):
         if frames is None:
@@ -147,10 +145,10 @@ def iter_frames(
         expected_size: as of :func:`read_frames`.
 
     Raises:
-        VideoDecodeError, OSError: as :func:`read_frames`.
+        ValueError, VideoDecodeError, OSError: as :func:`read_frames`.
     """
     path, chunk = Path(path), []
-    for frame in _chosen(path, frame_ids):
+    for frame in _chosen(path, None if frame_ids is None else _checked_ids(frame_ids)):
         _check_size(frame, expected_size, path)
         chunk.append(frame)
         if len(chunk) == chunk_size:
@@ -205,6 +203,13 @@ def _encode(
     if size is None:
         raise ValueError(f"no frames to write to '{path}'; give at least one")
     container.mux(stream.encode())
+
+
+def _checked_ids(frame_ids: Sequence[int]) -> tuple[int, ...]:
+    ids = tuple(int(i) for i in frame_ids)
+    if not ids or ids[0] < 0 or any(b <= a for a, b in pairwise(ids)):
+        raise ValueError(f"frame ids must be non-negative and strictly increasing, at least one, got {ids}")
+    return ids
 
 
 def _check_size(frame: np.ndarray, expected: tuple[int, int] | None, path: Path) -> None:

@@ -111,6 +111,10 @@ def parse_json(text: str, path: Path, item: str = "") -> Document:
         raise AnnotationError(path, item, "", "JSON; a cut download ends so", place) from error
     except RecursionError as error:
         raise AnnotationError(path, item, "", "JSON of a few levels", "hundreds of levels") from error
+    except AnnotationError:
+        raise
+    except ValueError as error:  # Python's only other complaint
+        raise AnnotationError(path, item, "", "numbers of a few digits", "an integer of thousands") from error
     return Document(value, tuple(duplicates))
 
 

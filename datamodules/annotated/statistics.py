@@ -157,7 +157,7 @@ def _of_tubes(annotations: Sequence[Annotation]) -> list[Distribution]:
 
 def _share_of_clip(annotation: Annotation) -> float:
     first, last = annotation.segment
-    return (min(annotation.stop, last) - annotation.start) / (last - first)
+    return (min(annotation.stop, last) - max(annotation.start, first)) / (last - first)
 
 
 def _of_boxes(annotations: Sequence[Annotation]) -> list[Distribution]:

@@ -151,6 +151,7 @@ class _Look:
         self._name, self._manifest, self._progress = source.name, manifest, progress
         self._calls = IsolatedCalls(check_file, workers=workers, time_limit=time_limit)
         self.entries = read_manifest(manifest, source.name) if manifest.is_file() else {}
+        self._judged: dict[str, VideoEntry] = {}
         self.videos: set[str] = set()
         self.num_checked = 0
 
@@ -159,7 +160,7 @@ class _Look:
         to_check = []
         for task in tasks:
             if self._is_known(task):
-                self.entries[task.name] = _judged(self.entries[task.name], task)
+                self._note(task, _judged(self.entries[task.name], task))
             else:
                 to_check.append(task)
         done, saved = len(tasks) - len(to_check), time.monotonic()
@@ -167,16 +168,24 @@ class _Look:
         try:
             for index, outcome in self._calls(to_check):
                 task = to_check[index]
-                self.entries[task.name] = _failed(task, outcome) if isinstance(outcome, Failure) else outcome
+                self._note(task, _failed(task, outcome) if isinstance(outcome, Failure) else outcome)
                 done += 1
                 self._progress(done, len(tasks))
                 if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    write_manifest(self._manifest, self._name, self.entries)
+                    self._save()
                     saved = time.monotonic()
         finally:
-            write_manifest(self._manifest, self._name, self.entries)
+            self._save()
         self.videos |= {task.name for task in tasks}
         self.num_checked += len(to_check)
+
+    def _note(self, task: VideoTask, entry: VideoEntry) -> None:
+        self.entries[task.name] = self._judged[task.name] = entry
+
+    def _save(self) -> None:
+        """Leaves what the manifest has of other videos: another process may look at another split meanwhile."""
+        others = read_manifest(self._manifest, self._name) if self._manifest.is_file() else {}
+        write_manifest(self._manifest, self._name, others | self._judged)
 
     def _is_known(self, task: VideoTask) -> bool:
         entry = self.entries.get(task.name)

@@ -176,7 +176,7 @@ class ArrayStore:
             self.rows: dict[str, dict[str, Any]] = self.header.pop("rows")
             found = self.header["provenance"]
             size = sum(self._num_bytes(row) for row in self.rows.values())
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheError(f"'{folder / _INDEX}' is damaged ({error!r}); {kind.remedy(folder)}") from error
         self._check_provenance(found, json.loads(json.dumps(dict(provenance))))
         actual = self._file.stat().st_size if self._file.is_file() else 0

@@ -57,9 +57,19 @@ class FeatureWriter(ArrayWriter):
         super().__init__(_FEATURES, folder, provenance, backbones=backbones, origin=asdict(origin))
 
     def add_features(self, version: ClipVersion, *maps: Tensor) -> None:
-        """Appends (T, C_a, h, w), and (T, C_m, h, w) where there is a video encoder, and notes what they are of."""
+        """Appends (T, C_a, h, w), and (T, C_m, h, w) where there is a video encoder, and notes what they are of.
+
+        Raises:
+            ValueError: a value is not finite, or too large for half precision.
+        """
         arrays = [x.detach().to("cpu", torch.float16).numpy() for x in maps]
         clip = version.clip
+        if not all(np.isfinite(array).all() for array in arrays):
+            largest = max(x.abs().max().item() for x in maps)
+            raise ValueError(
+                f"the features of '{clip.clip_id}' must lie within {torch.finfo(torch.float16).max:g}, as half "
+                f"precision has it, got {largest:g}; set --data.init_args.features null to do without a cache"
+            )
         self.add(version.key, arrays, frame_ids=clip.frame_ids, size=clip.size, video_bytes=version.video_bytes)
 
 

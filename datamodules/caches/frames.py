@@ -1,16 +1,14 @@
 """A cache of decoded frames on disk: the sampled frames of each clip, clean and at native size, as raw bytes.
 
 The frames are stored as they are before degradation: decoding is what costs most, and degradations are drawn anew in
-every epoch, at native size. A sample is the same to the byte with and
-without the cache.
+every epoch, at native size. A sample is the same to the byte with and without the cache.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
+from datamodules.caches.one_writer import alone_in
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
-from stvg_nst.machine.folder_lock import locked
 
 _FRAMES = CacheKind("frame cache", "frames.bin", "u1", "python -m stvg_nst cache frames", "frames")
 # Large enough that a data set makes hundreds of files and not thousands, small enough to be written again after a kill.
@@ -155,7 +153,7 @@ def write_frames(
         CacheError: another process writes to the folder.
         OSError: the disk is full, for instance.
     """
-    with _alone_in(folder):
+    with alone_in(folder, _FRAMES.command):
         first = 1 + max((int(shard.name) for shard in _shard_folders(folder)), default=-1)
         tasks = [
             _Shard(folder / f"{first + index:05d}", dict(provenance), shard)
@@ -170,24 +168,6 @@ def write_frames(
                 raise outcome
             done += len(tasks[index].clips)
             progress(done)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds a cache's folder for one process that writes; readers need not ask.
-
-    Raises:
-        CacheError: another process holds it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder))
-        except BlockingIOError as error:
-            raise CacheError(
-                f"another `{_FRAMES.command}` is writing to '{folder}'; wait until it ends, and run this one again for "
-                "what is then missing"
-            ) from error
-        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.caches.array_store import CacheError
+from datamodules.caches.one_writer import alone_in
 from datamodules.degradation.files import LOSSLESS, DegradedClip, DegradedManifest, read_manifest, write_manifest
 from datamodules.degradation.golden_pixels import pixel_hashes
 from datamodules.degradation.kinds import version_name
@@ -22,8 +24,11 @@ from datamodules.degradation.severities import degrade
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
+from stvg_nst.machine.folder_lock import LOCK
+from stvg_nst.machine.whole_files import remove_partials
 from stvg_nst.types import Degradation, Kernels
 
+_COMMAND = "python -m stvg_nst degrade dataset"
 _SECONDS_BETWEEN_SAVES = 10.0
 # What the estimate looks at.
 _SAMPLED_CLIPS, _SAMPLED_FRAMES = 4, 32
@@ -75,6 +80,7 @@ class DegradedCopy:
     Raises:
         AnnotationError: an annotation file is damaged as a whole. Faulty annotations are left out.
         CacheError: the folder has a copy of something else.
+        ValueError: the copy would take the place of the videos that it is made from.
     """
 
     def __init__(
@@ -90,11 +96,17 @@ class DegradedCopy:
         self.folder = folder
         encoding = LOSSLESS if crf is None else f"H.264 at crf {crf}"
         self._manifest = DegradedManifest(source.name, version_name(kernels), benchmark_seed, encoding, pixel_hashes())
-        self._written = self._go_on()
+        # By its place, for the folder of the videos may be given as `.`; as it is spelt, for it may be a link.
+        self._subfolder = os.path.basename(os.path.abspath(source.video_folder))
+        if os.path.realpath(folder / self._subfolder) == os.path.realpath(source.video_folder):
+            raise ValueError(
+                f"a copy in '{folder}' would replace the videos in '{source.video_folder}' that it is made from; "
+                "choose another folder"
+            )
         plan = MixedQualityPlan(benchmark_seed, kernels=kernels)
         clips = {a.clip_id: a for split in splits for a in source.read(split).annotations}
         self.clips = tuple(self._clip(annotation, source, plan, crf) for annotation in clips.values())
-        self.missing = tuple(clip for clip in self.clips if not self._is_written(clip))
+        self.missing = self._find_missing()
 
     def estimate(self) -> int:
         """Bytes that the missing clips will take, from parts of a few of them.
@@ -125,7 +137,7 @@ class DegradedCopy:
     def write(
         self, *, workers: int, time_limit: float, progress: Callable[[int, int], None] = lambda done, total: None
     ) -> dict[str, str]:
-        """Writes the missing clips in parallel, and the manifest every few seconds.
+        """Writes the missing clips in parallel, and the manifest at first and every few seconds.
 
         Args:
             workers: processes.
@@ -134,7 +146,17 @@ class DegradedCopy:
 
         Returns:
             What is wrong, by the ids of the clips that could not be written.
+
+        Raises:
+            CacheError: another process writes to the folder.
         """
+        with alone_in(self.folder, _COMMAND):
+            remove_partials(self.folder)  # of processes that were killed
+            self.missing = self._find_missing()  # another process may have written some of it meanwhile
+            write_manifest(self.folder, self._manifest, self._written)  # says whose files these are, whenever it ends
+            return self._write_missing(workers, time_limit, progress)
+
+    def _write_missing(self, workers: int, time_limit: float, progress: Callable[[int, int], None]) -> dict[str, str]:
         done, saved = len(self.clips) - len(self.missing), time.monotonic()
         failures = {}
         progress(done, len(self.clips))
@@ -154,8 +176,12 @@ class DegradedCopy:
             write_manifest(self.folder, self._manifest, self._written)
         return failures
 
+    def _find_missing(self) -> tuple[ClipToDegrade, ...]:
+        self._written = self._go_on()
+        return tuple(clip for clip in self.clips if not self._is_written(clip))
+
     def _go_on(self) -> dict[str, DegradedClip]:
-        if not self.folder.exists() or not any(self.folder.iterdir()):
+        if not self.folder.exists() or {path.name for path in self.folder.iterdir()} <= {LOCK}:
             return {}
         found, written = read_manifest(self.folder)
         for name in ("dataset", "degradations", "benchmark_seed", "encoding", "pixels"):
@@ -185,7 +211,7 @@ class DegradedCopy:
             degradation=plan.evaluation_degradation(annotation.clip_id),
             crf=crf,
             folder=self.folder,
-            path=f"{source.video_folder.name}/{name}",
+            path=Path(self._subfolder, name).as_posix(),
         )
 
     def _is_written(self, clip: ClipToDegrade) -> bool:
@@ -205,7 +231,10 @@ def degrade_clip(clip: ClipToDegrade) -> DegradedClip | Failure:
     try:
         info = probe(clip.video)
         start, stop = clip.segment
-        frame_ids = range(start, info.num_frames if stop is None else stop)
+        if start >= info.num_frames:
+            raise VideoDecodeError(f"it has only {info.num_frames} frames, and the clip begins at {start}", clip.video)
+        # Of a video that is too short, what there is, as a run may show it (`on_short_clip`).
+        frame_ids = range(start, info.num_frames if stop is None else min(stop, info.num_frames))
         target.parent.mkdir(parents=True, exist_ok=True)
         write_video(target, _degraded(clip, frame_ids), info.fps, crf=clip.crf)
     except (VideoDecodeError, ValueError, OSError) as error:

@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> tuple[DegradedManifest, dict[str, DegradedCli
             raise ValueError(f"schema {content['schema']}, expected {_SCHEMA}")
         manifest = DegradedManifest(**{field.name: content[field.name] for field in fields(DegradedManifest)})
         clips = {name: DegradedClip(**{**clip, "size": tuple(clip["size"])}) for name, clip in content["clips"].items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(
             f"'{file}' is damaged ({error!r}); delete the folder, and degrade the data set again"
         ) from error

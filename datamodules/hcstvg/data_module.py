@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,9 @@ class HCSTVG(AnnotatedVideos):
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1): HC-STVG has no other set to choose on, got {self.held_out}")
+        for option in ("frame_rate", "eval_frame_rate"):
+            if not 0 < (rate := getattr(self, option)) < inf:
+                raise ValueError(f"--data.init_args.{option} must be a positive number, got {rate}")
         super().__post_init__()
         self.frame_rates = {"train": self.frame_rate, "val": self.eval_frame_rate, "test": self.eval_frame_rate}
 

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+LOCK = ".lock"
+"""The file in a folder that its lock is on."""
+
 _log = logging.getLogger(__name__)
 
 _held: list[TextIO] = []
@@ -39,7 +42,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     # To read and write: NFS grants a shared lock only on what may be read, and one alone on what may be written.
-    with (folder / ".lock").open("a+") as lock:
+    with (folder / LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

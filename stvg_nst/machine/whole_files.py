@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PARTIAL = ".partial"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -29,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     stream = is_stream(path)
     path = path if stream else Path(os.path.realpath(path))
     # Beside the file, for a rename is atomic only within a file system. A process id would not be unique over machines.
-    partial = path if stream else path.with_name(f".{uuid.uuid4().hex}.partial")
+    partial = path if stream else path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
     try:
         if stream:
             yield path
@@ -57,6 +58,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """
     with whole_file(path) as partial:
         partial.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def remove_partials(folder: Path) -> None:
+    """Deletes what writers that were killed have left at any depth below a folder; nobody else may be writing there."""
+    for partial in folder.rglob(f".{'[0-9a-f]' * 32}{_PARTIAL}"):
+        partial.unlink()
 
 
 def is_stream(path: Path) -> bool:

@@ -208,6 +208,18 @@ def test_a_file_that_ends_within_a_frame_is_damaged(tmp_path: Path) -> None:
             probe(tmp_path / "cut.avi")
 
 
+@pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov"])
+def test_an_mp4_that_ends_between_two_frames_is_damaged(tmp_path: Path, flags: str) -> None:
+    """As one does that is cut within its sound. What is there of it can be read."""
+    path = encode(tmp_path / "a.mp4", container_options={"movflags": flags})
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][40]
+    path.write_bytes(path.read_bytes()[: packet.pos])
+    assert numbers(read_frames(path, (30,))) == (30,)
+    with pytest.raises(DamagedFrameError, match="the file ends before its last frame"):
+        probe(path)
+
+
 def test_damage_of_a_hidden_frame_is_none(tmp_path: Path) -> None:
     # The last frames of the group lie outside the edit list, and nothing that is shown refers to them.
     source = encode(tmp_path / "a.mp4", bf="0")

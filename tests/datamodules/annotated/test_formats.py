@@ -113,6 +113,7 @@ def test_unknown_fields_are_counted_and_harmless(tmp_path: Path) -> None:
         (b'{"a": [1, 2', "a cut download ends so"),
         (b"\xff\xfe", "UTF-8 text, got byte 0xff"),
         (b"[" * 100_000, "a few levels"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "a few digits"),
     ],
 )
 def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -27,6 +27,12 @@ def test_numbers_of_a_small_split(vidstg: Callable[..., Path]) -> None:
     assert found.absent == ()
 
 
+def test_of_a_tube_only_what_is_shown_is_a_share_of_the_clip(vidstg: Callable[..., Path]) -> None:
+    root = vidstg(val=[vidstg_item(used_segment={"begin_fid": 8, "end_fid": 16})])
+    by_name = {(d.title, d.unit): d for d in split_statistics(open_source("vidstg", root), "val").distributions}
+    assert by_name["tube length", "share of the clip"].values == pytest.approx([4 / 9] * 2)
+
+
 def test_what_is_absent_is_told(tmp_path: Path) -> None:
     items = {"a.mp4": hcstvg_item(), "b.mp4": hcstvg_item(img_num=2)}
     write_json(tmp_path / "annos/hcstvg_v1/test.json", items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from datamodules.annotated import AnnotationError
+from datamodules.annotated import verify as verify_module
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
 from datamodules.annotated.verify import Verification, verify
 from datamodules.data_sets import open_source
@@ -165,6 +166,24 @@ def test_an_interrupted_verification_keeps_what_it_found(hcstvg: Callable[..., P
     assert len(read_manifest(root / "manifest.json", "hcstvg_v1")) == 1
     assert look(root).num_checked == 1
     assert not [path for path in os.listdir(root) if path.endswith(".partial")]
+
+
+def test_two_verifications_at_once_keep_what_each_has_found(
+    hcstvg: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = hcstvg(train={"a.mp4": hcstvg_item()}, test={"b.mp4": hcstvg_item()})
+
+    def calls(function: Callable[[Any], Any], **limits: object) -> Callable[[Sequence[Any]], object]:
+        return lambda tasks: enumerate(map(function, tasks))  # in this process: another would be slow to start
+
+    monkeypatch.setattr(verify_module, "IsolatedCalls", calls)
+
+    def look_at_test(done: int, total: int) -> None:
+        if done == 0:
+            look(root, splits=("test",))
+
+    look(root, progress=look_at_test)
+    assert read_manifest(root / "manifest.json", "hcstvg_v1").keys() == {"a.mp4", "b.mp4"}
 
 
 def test_a_video_that_takes_too_long_is_bad(hcstvg: Callable[..., Path]) -> None:

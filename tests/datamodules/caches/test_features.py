@@ -52,6 +52,15 @@ def test_a_model_without_a_video_encoder_has_one_kind_of_features(tmp_path: Path
     torch.testing.assert_close(read.appearance[0], features, rtol=5e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [7e4, -7e4, float("nan")])
+def test_features_beyond_half_precision_are_refused(tmp_path: Path, value: float) -> None:
+    features = torch.tensor([1.0, value]).reshape(1, 1, 1, 2)
+    writer = FeatureWriter(tmp_path / "cache", PROVENANCE, "backbones", ORIGIN)
+    with pytest.raises(ValueError, match=r"'clip' must lie within 65504, .* got (70000|nan)"), writer:
+        writer.add_features(ClipVersion("clip|HQ", VIDEO, 5), features)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_pixels_are_those_of_the_machine_that_built_it(cache: Path) -> None:
     assert FeatureCache(cache, PROVENANCE).origin == PixelOrigin("cached features, on the fly", {"blur": "0f"})
     content = json.loads((cache / "index.json").read_text())
@@ -83,9 +92,10 @@ def test_a_truncated_file_is_refused(cache: Path) -> None:
 
 
 def test_a_damaged_index_is_refused(cache: Path) -> None:
-    (cache / "index.json").write_text('{"rows": ')
-    with pytest.raises(CacheError, match=r"index\.json' is damaged"):
-        FeatureCache(cache, PROVENANCE)
+    for content in ('{"rows": ', "[]", '{"rows": [1], "provenance": {}}'):
+        (cache / "index.json").write_text(content)
+        with pytest.raises(CacheError, match=r"index\.json' is damaged"):
+            FeatureCache(cache, PROVENANCE)
 
 
 def test_another_provenance_is_refused_by_name(cache: Path) -> None:

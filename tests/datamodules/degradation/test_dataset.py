@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from datamodules import HCSTVG, VidSTG
+from datamodules import HCSTVG, VidSTG, annotated
+from datamodules.annotated.verify import verify
 from datamodules.base import STVGDataModule
 from datamodules.caches.array_store import CacheError
+from datamodules.degradation import dataset
 from datamodules.degradation.dataset import DegradedCopy
-from datamodules.degradation.files import DegradedFiles
+from datamodules.degradation.files import DegradedFiles, read_manifest
 from datamodules.hcstvg.source import HCSTVGSource
 from datamodules.video import VideoDecodeError, probe
 from datamodules.vidstg.source import VidSTGSource
+from stvg_nst.machine.folder_lock import locked
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import NUM_FRAMES, hcstvg_item, vidstg_item, write_clip
 
@@ -29,6 +32,17 @@ OPTIONS: dict[str, Any] = {"expect_official_counts": False, "num_workers": 0, "r
 def written(copy: DegradedCopy) -> Path:
     assert copy.write(workers=1, time_limit=60) == {}
     return copy.folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one would be slow to start."""
+
+    def calls(function: Callable[[Any], Any], **limits: object) -> Callable[[Sequence[Any]], object]:
+        return lambda tasks: enumerate(map(function, tasks))
+
+    for module in (dataset, annotated.verify):
+        monkeypatch.setattr(module, "IsolatedCalls", calls)
 
 
 def shown(data: STVGDataModule) -> torch.Tensor:
@@ -65,6 +79,20 @@ def test_segments_have_the_same_pixels_either_way(vidstg: Callable[..., Path], t
     assert torch.equal(shown(VidSTG(root, degraded=folder, **options)), shown(VidSTG(root, **options)))
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_a_short_video_is_copied_as_far_as_it_goes(vidstg: Callable[..., Path], tmp_path: Path) -> None:
+    behind = {"used_segment": {"begin_fid": 14, "end_fid": 18}, "temporal_gt": {"begin_fid": 15, "end_fid": 17}}
+    root = vidstg(test=[vidstg_item(), vidstg_item(**behind)])
+    write_clip(root / "videos" / "0001" / "1001.mp4", num_frames=14)
+    verify(VidSTGSource(root), ["test"], root / "vidstg.manifest.json", expect_official_counts=False, workers=1)
+    copy = DegradedCopy(VidSTGSource(root), ["test"], tmp_path / "lq")
+    failures = copy.write(workers=1, time_limit=60)
+    assert failures.keys() == {"1001/14-19"} and "only 14 frames, and the clip begins at 14" in failures["1001/14-19"]
+    assert probe(copy.folder / "videos" / "1001" / "2-17.mkv").num_frames == 12
+    options = {**OPTIONS, "eval_num_frames": 5, "on_short_clip": "clip", "on_bad_video": "skip"}
+    assert torch.equal(shown(VidSTG(root, degraded=copy.folder, **options)), shown(VidSTG(root, **options)))
+
+
 def test_the_manifest_tells_what_each_file_is(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
     folder = written(DegradedCopy(HCSTVGSource(hcstvg(test=ITEMS), "v1"), ["test"], tmp_path / "lq", benchmark_seed=3))
     manifest = json.loads((folder / "degraded.json").read_text())
@@ -79,14 +107,42 @@ def test_writing_goes_on_where_it_was(hcstvg: Callable[..., Path], tmp_path: Pat
     folder = written(DegradedCopy(source, ["test"], tmp_path / "lq"))
     kept = (folder / "v1_video" / "a.mp4").stat().st_mtime_ns
     (folder / "v1_video" / "b.mkv").write_bytes(b"cut")
+    begun = folder / "v1_video" / f".{'0' * 32}.partial"  # by a process that was killed
+    begun.touch()
     again = DegradedCopy(source, ["test"], folder)
     assert [clip.clip_id for clip in again.missing] == ["b.mkv"] and again.estimate() > 1000
     written(again)
-    assert (folder / "v1_video" / "a.mp4").stat().st_mtime_ns == kept
+    assert (folder / "v1_video" / "a.mp4").stat().st_mtime_ns == kept and not begun.exists()
     assert DegradedCopy(source, ["test"], folder).missing == ()
     for changes in ({"benchmark_seed": 1}, {"crf": 18}, {"kernels": "absolute"}):
         with pytest.raises(CacheError, match=r"is asked for; choose another folder"):
             DegradedCopy(source, ["test"], folder, **changes)  # type: ignore[arg-type]
+
+
+def test_a_copy_says_whose_it_is_before_its_first_clip(
+    hcstvg: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that is killed before that could not be gone on with."""
+    copy = DegradedCopy(HCSTVGSource(hcstvg(test=ITEMS), "v1"), ["test"], tmp_path / "lq")
+
+    def calls(function: object, **limits: object) -> Callable[[object], tuple[()]]:
+        assert read_manifest(copy.folder)[0].dataset == "hcstvg_v1"
+        return lambda tasks: ()
+
+    monkeypatch.setattr(dataset, "IsolatedCalls", calls)
+    assert copy.write(workers=1, time_limit=60) == {}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_one_process_writes_at_a_time_and_none_loses_what_another_has_written(
+    hcstvg: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = HCSTVGSource(hcstvg(train={"a.mp4": hcstvg_item()}, test={"b.mkv": hcstvg_item()}), "v1")
+    train, test = (DegradedCopy(source, [split], tmp_path / "lq") for split in ("train", "test"))
+    with locked(tmp_path / "lq"), pytest.raises(CacheError, match=r"another `.* degrade dataset` is writing to '.*lq'"):
+        train.write(workers=1, time_limit=60)
+    written(train)
+    assert read_manifest(written(test))[1].keys() == {"a.mp4", "b.mkv"}
 
 
 def test_a_bad_video_costs_itself_only(hcstvg: Callable[..., Path], tmp_path: Path) -> None:

@@ -189,6 +189,12 @@ def test_an_empty_split_is_an_error(hcstvg: Callable[..., Path]) -> None:
     assert "is empty: 0 of the 1 sentences" in told and "change held_out (0.5)" in told
 
 
+@pytest.mark.parametrize("option", ["resolution", "frame_rate", "eval_frame_rate"])
+def test_a_size_or_a_rate_of_nothing_is_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ValueError, match=f"--data.init_args.{option} must be .* got 0"):
+        module(tmp_path, **{option: 0})
+
+
 @pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1])
 def test_something_must_be_held_out(held_out: float) -> None:
     with pytest.raises(ValueError, match=f"held_out must lie in .* got {held_out}"):

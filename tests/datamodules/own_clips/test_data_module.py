@@ -226,3 +226,17 @@ def test_clips_that_are_too_long_for_the_network_are_refused(own_clips: Callable
 def test_options_that_cannot_be_meant_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OwnClips(tmp_path, **options)
+
+
+def test_a_degraded_copy_never_takes_the_place_of_the_clips(
+    own_clips: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the folder is named by its place alone: `..` in the name of a file would lead back to the clips."""
+    root = own_clips(*map(own_line, VIDEOS[:3]))
+    look(root)
+    monkeypatch.chdir(root / "cam")
+    for source, out in (("..", "../lq"), (str(root), "../lq")):
+        copy = DegradedCopy(OwnClipsSource(Path(source)), SPLITS, Path(out))
+        assert {clip.path for clip in copy.clips} == {f"{root.name}/{video}" for video in VIDEOS[:3]}
+    with pytest.raises(ValueError, match=r"would replace the videos in '\.\.' that it is made from; choose another"):
+        DegradedCopy(OwnClipsSource(Path("..")), SPLITS, root.parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.machine.whole_files import whole_file, write_whole
+from stvg_nst.machine.whole_files import remove_partials, whole_file, write_whole
 
 
 @pytest.fixture
@@ -44,6 +44,17 @@ def test_interrupted_write_leaves_the_older_file(tmp_path: Path, monkeypatch: py
         write_whole(path, b"second")
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    mine = [tmp_path / "clips" / name for name in ("a.mkv", "b.partial", ".hidden.partial")]
+    with whole_file(tmp_path / "clips" / "c.mkv") as partial:
+        for path in (*mine, partial):
+            path.touch()
+        remove_partials(tmp_path)
+        assert not partial.exists() and all(path.exists() for path in mine)
+        partial.touch()
 
 
 @pytest.mark.usefixtures("umask")
