@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,8 @@ class GateThreshold(NamedTuple):
                 "validation split more clips, or leave out --model.tuner.init_args.false_alarms"
             )
         ranked = logits.sort(descending=True).values
-        opened = max(math.floor(share * (len(ranked) + 1)) - 1, 0)
+        # As the share is written: in binary 0.29 of 100 is a little less than 29, and would be 28.
+        opened = max(math.floor(Fraction(str(share)) * (len(ranked) + 1)) - 1, 0)
         threshold = ranked[opened].item()
         return cls(
             logit=threshold,

@@ -39,6 +39,8 @@ def test_a_threshold_by_hand():
     assert str(GateThreshold.of(torch.tensor([-800.0]), 0.5)).startswith(
         "the hard gate opens above a probability of 0:"
     )
+    # 0.29 * 100 is less than 29 in binary.
+    assert GateThreshold.of(torch.arange(99.0), 0.29).opened == 28
     with pytest.raises(ValueError, match="at least one clean clip to set the threshold of a hard gate by, got none"):
         GateThreshold.of(torch.tensor([]), 0.5)
 
