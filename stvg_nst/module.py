@@ -397,6 +397,13 @@ class GroundingModule(SampleMeanModule):
         self.metrics.update(tubes, batch.clips, verdicts)
         return {"tubes": tubes, "verdicts": verdicts}
 
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != "fit":  # whose end sets the threshold
+            self.tuner.warn_of_uncalibrated_gate(self.grounder)
+
+    def on_test_start(self) -> None:
+        self.tuner.warn_of_uncalibrated_gate(self.grounder)
+
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()
 

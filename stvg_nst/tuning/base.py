@@ -328,6 +328,13 @@ class Tuner(ABC):
         """
         raise NotImplementedError
 
+    def warn_of_uncalibrated_gate(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners have none)
+        """Say so where a hard gate is about to answer before :meth:`calibrate_gate` has set its threshold.
+
+        Warns:
+            UserWarning: so.
+        """
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""
         return {}

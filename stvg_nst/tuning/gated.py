@@ -82,7 +82,6 @@ class GatedTuner(RouterOptions, RoutedTuner):
 
     @property
     def hard(self) -> bool:
-        """Whether the router's word is rounded."""
         return True
 
     @property

@@ -179,8 +179,12 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         return torch.stack(said).mean(0) if said else None
 
     @property
+    def hard(self) -> bool:
+        return self.gate == "hard"
+
+    @property
     def has_one_hard_gate(self) -> bool:
-        return self.gate == "hard" and self.router == "shared" and self.gate_per == "clip"
+        return self.hard and self.router == "shared" and self.gate_per == "clip"
 
     def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.

@@ -74,6 +74,26 @@ def test_a_calibrated_gate_opens_for_no_more_clean_clips_and_stays_with_the_adap
 
 
 @pytest.mark.parametrize(
+    ("options", "threshold", "warned"),
+    [
+        ({"gate": "hard", "false_alarms": 0.02}, 0.0, True),
+        ({"gate": "hard", "gate_per": "frame", "false_alarms": 0.02}, 0.0, True),
+        ({"gate": "hard", "false_alarms": 0.02}, 0.1, False),
+        ({"gate": "soft", "false_alarms": 0.02}, 0.0, False),
+        ({"gate": "hard"}, 0.0, False),
+    ],
+)
+def test_a_hard_gate_whose_threshold_was_never_set_is_told(toy, recwarn, options, threshold, warned):
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(toy.TARGETS, rank=6, router="shared", **options)
+    tuner.inject(grounder)
+    shared_router(grounder).threshold.fill_(threshold)
+    tuner.warn_of_uncalibrated_gate(grounder)
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == warned
+    assert all("by which at most 2.00% of clean clips open it" in words for words in told)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"router": "shared", "false_alarms": 1.0}, "a share between 0 and 1, or null, got 1.0"),
