@@ -180,6 +180,11 @@ class Tuner(ABC):
             )
         if carried := [name for name, module in grounder.named_modules() if isinstance(module, TuningModule)]:
             raise RuntimeError(f"expected a model without adapters, got one at '{carried[0]}'; build the model anew")
+        if below := [f"{name} {weight}" for name, weight in self.loss_weights.items() if not weight >= 0]:
+            raise ValueError(
+                f"a weight below 0 would have {type(self).__name__} raise a loss that it is to lower, got "
+                f"{', '.join(below)}; give it at least 0"
+            )
         wrapped, layers = self._wrap(grounder)
         self._injected = True
         grounder.requires_grad_(False)
