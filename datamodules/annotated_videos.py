@@ -17,13 +17,14 @@ from datamodules.annotated.policies import Policy, advice
 from datamodules.annotated.source import OfficialSplit
 from datamodules.annotated.touched import Fitted, Touched, fit_annotations
 from datamodules.augmentation import Augmentation
-from datamodules.base import Split, STVGDataModule
+from datamodules.base import STVGDataModule
 from datamodules.degradation.files import DegradedFiles
 from datamodules.quality import conditions_name
 from datamodules.records import Record
 from datamodules.sampling import FramesByClock
 from datamodules.scale_and_crop import ScaleAndCrop
 from datamodules.shown import ClipAugmentation
+from datamodules.splits import Split
 from datamodules.transforms import Resize, Resizing, ShortSide
 from stvg_nst.results.conditions import SYNTHETIC, Conditions
 from stvg_nst.types import Tube

@@ -29,10 +29,16 @@ from stvg_nst.loop_position import is_finished
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
-from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.models.base import Grounder
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.results.conditions import Conditions
-from stvg_nst.results.results_file import RunResults, load_results
+from stvg_nst.preflight import (
+    require_comparable,
+    require_frozen_fusion,
+    require_readable,
+    require_taught_by_twin,
+    require_tubes,
+)
+from stvg_nst.results.results_file import load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.adapter import (
@@ -43,7 +49,7 @@ from stvg_nst.tuning.adapter import (
     load_adapter,
     require_adapter_fit,
 )
-from stvg_nst.tuning.base import Tuner, TuningModule
+from stvg_nst.tuning.base import Tuner
 from stvg_nst.twin import CleanTwin, twin_distance
 from stvg_nst.types import BackboneFeatures, Batch, FusedTokens, GroundingOutput, Quality, QualityBatch, Tube
 
@@ -126,10 +132,10 @@ class GroundingModule(SampleMeanModule):
             self._clean.keep_apart(grounder)
         self.annotated = annotated
         if not annotated:
-            self._refuse_what_nothing_teaches()
+            require_taught_by_twin(grounder, twin)
         self.trains_backbones = any(p.requires_grad for part in grounder.backbones() for p in part.parameters())
         if encodings is not None:
-            self._refuse_tuned_fusion()
+            require_frozen_fusion(grounder, tuner)
             grounder.keep_encodings(EncodingStore(encodings, modules_fingerprint(grounder.fusion())))
         if adapter is not None:
             load_adapter(adapter, grounder, tuner)
@@ -149,31 +155,6 @@ class GroundingModule(SampleMeanModule):
         self.loss_means = QualityMeans(tuple(self.loss.weights))
         self._loss_before: Tensor | None = None
         self._clean_validation: Iterable[Batch] | None = None
-
-    def _refuse_tuned_fusion(self) -> None:
-        for part in self.grounder.fusion():
-            tuned = any(isinstance(module, TuningModule) for module in part.modules())
-            if tuned or any(parameter.requires_grad for parameter in part.parameters()):
-                name = next(name for name, module in self.grounder.named_modules() if module is part)
-                raise ValueError(
-                    f"{type(self.tuner).__name__} tunes '{name}' of the grounder, which kept encodings take for "
-                    "frozen; leave out --model.encodings, or tune the decoders only (experiments/scope/decoder.yaml)"
-                )
-
-    def _refuse_what_nothing_teaches(self) -> None:
-        if self._clean is None:
-            raise ValueError(
-                "--model.annotated false leaves the clean twin as the only teacher; give --model.twin a weight above 0"
-            )
-        point = (module for module in self.grounder.modules() if isinstance(module, ReferencePoint))
-        ahead = (*self.grounder.backbones(), *self.grounder.fusion(), *point)
-        taught = {parameter for part in ahead for parameter in part.parameters()}
-        for name, parameter in self.grounder.named_parameters():
-            if parameter.requires_grad and parameter not in taught:
-                raise ValueError(
-                    f"--model.annotated false: the clean twin teaches what lies ahead of the decoders, and '{name}' is "
-                    "behind it; choose a scope without decoders (experiments/scope/encoder_all.yaml)"
-                )
 
     def forward(self, batch: Batch) -> GroundingOutput:
         return self._ground(self._features(batch), batch)
@@ -446,7 +427,8 @@ class GroundingModule(SampleMeanModule):
             )
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.baseline is not None and datamodule is not None:
-            self._check_baseline(self.baseline, datamodule, stage)
+            own = measurement_of(self.trainer, self, self.inference)
+            require_comparable(self.baseline, datamodule.conditions(stage), own, self.weights, stage)
         if self.twin and stage == "fit" and not getattr(datamodule, "twins", False):
             raise ValueError(
                 f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
@@ -460,12 +442,12 @@ class GroundingModule(SampleMeanModule):
             )
         if stage == "fit" and self.annotated:
             advice = "--model.annotated false lets the clean twin alone teach"
-            _refuse_clips_without_tubes(datamodule, "train", advice)
+            require_tubes(datamodule, "train", advice)
         if stage == "fit" and self.trainer.limit_val_batches:
-            _refuse_clips_without_tubes(datamodule, "val", "--trainer.limit_val_batches 0 measures nothing by them")
+            require_tubes(datamodule, "val", "--trainer.limit_val_batches 0 measures nothing by them")
         if stage in ("validate", "test"):
             measuring = "val" if stage == "validate" else getattr(datamodule, "evaluation_split", "test")
-            _refuse_clips_without_tubes(datamodule, measuring, "give them one")
+            require_tubes(datamodule, measuring, "give them one")
         if stage == "fit" and self.tuner.calibrates_gate:
             self._clean_validation = self._clean_validation_loader(datamodule)
         cached = getattr(datamodule, "cached_backbones", None)
@@ -478,7 +460,7 @@ class GroundingModule(SampleMeanModule):
             self._clean.remember()
         self.check_backbones(cached)
         for split, records in getattr(datamodule, "records", {}).items():
-            self.check_queries(split, {record.item_id: record.query for record in records})
+            require_readable(self.grounder, split, {record.item_id: record.query for record in records})
 
     def _clean_validation_loader(self, datamodule: object) -> Iterable[Batch]:
         """The clips that the threshold of a gate is set by, when the fit ends.
@@ -502,26 +484,6 @@ class GroundingModule(SampleMeanModule):
             )
         return clean
 
-    def check_queries(self, split: str, queries: Mapping[str, str]) -> None:
-        """Refuse sentences that the grounder would stumble over at some later batch.
-
-        Args:
-            split: that they are of.
-            queries: by item.
-
-        Raises:
-            ValueError: there are such; the first few items are named.
-        """
-        different = list(dict.fromkeys(queries.values()))
-        found = {different[index]: fault for index, fault in self.grounder.query_faults(different).items()}
-        faults = [f"'{item}' {found[query]}" for item, query in queries.items() if query in found]
-        if faults:
-            first = ", ".join(faults[:3]) + ", ..." * (len(faults) > 3)
-            raise ValueError(
-                f"the grounder cannot read {len(faults):,} of the {len(queries):,} sentences of the {split} split: "
-                f"{first}; correct or shorten them in the annotation file, or take them out of it"
-            )
-
     def check_backbones(self, cached: str | None) -> None:
         """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
 
@@ -537,29 +499,6 @@ class GroundingModule(SampleMeanModule):
             raise ValueError(
                 f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
                 "build the cache again with `python -m stvg_nst cache features`, or set --data.init_args.features null"
-            )
-
-    def _check_baseline(self, baseline: RunResults, datamodule: Any, stage: str) -> None:
-        measured: Conditions = datamodule.conditions(stage)
-        if baseline.conditions != measured:
-            raise ValueError(
-                f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
-                f"measures on {measured}; give zero-shot results of the same, or leave out --model.baseline"
-            )
-        # Files from before it was recorded do not say.
-        if baseline.measurement is not None:
-            own = measurement_of(self.trainer, self, self.inference)
-            if not own.compares_with(baseline.measurement):
-                raise ValueError(
-                    f"the baseline '{baseline.path}' was measured in {baseline.measurement}, but this `{stage}` "
-                    f"measures in {own}; give zero-shot results of the same, or leave out --model.baseline"
-                )
-        # Files from before the weights were named do not say.
-        if baseline.weights is not None and Path(baseline.weights).resolve() != Path(self.weights).resolve():
-            raise ValueError(
-                f"the baseline '{baseline.path}' was measured with the weights '{baseline.weights}', "
-                f"but this `{stage}` has '{self.weights}'; give zero-shot results of the same grounder, or leave out "
-                "--model.baseline"
             )
 
     def backbone_fingerprint(self) -> str:
@@ -591,17 +530,6 @@ class GroundingModule(SampleMeanModule):
     def _tuned_names(self) -> set[str]:
         """What is trained, and the bases that it is relative to: a second decomposition might give others."""
         return {f"grounder.{name}" for name in adapter_state(self.grounder)}
-
-
-def _refuse_clips_without_tubes(datamodule: object, split: str, advice: str) -> None:
-    records = getattr(datamodule, "records", {}).get(split, ())
-    # Records of a data set of one's own have a tube, and need not say so.
-    without = [record.item_id for record in records if not getattr(record, "has_tube", True)]
-    if without:
-        raise ValueError(
-            f"{len(without):,} of {len(records):,} sentences of the {split} split have no tube, the first "
-            f"'{without[0]}'; {advice}, or take them out"
-        )
 
 
 def _last_stage(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
-from datamodules.base import Split
 from datamodules.hcstvg.source import HCSTVGSource
 from datamodules.sampling import FrameChoice, FramesAtRate
+from datamodules.splits import Split
 
 
 @dataclass(eq=False)

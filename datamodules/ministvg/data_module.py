@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.base import Split, STVGDataModule
+from datamodules.base import STVGDataModule
 from datamodules.ministvg import (
     ACTIONS,
     COLOURS,
@@ -28,6 +28,7 @@ from datamodules.ministvg import (
 from datamodules.ministvg.confirmation import require_committed
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.splits import Split
 from datamodules.transforms import Resize
 from stvg_nst.boxes import xyxy_to_cxcywh
 from stvg_nst.types import ClipInfo, SentenceType

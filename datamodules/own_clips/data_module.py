@@ -9,11 +9,11 @@ from typing import Any
 
 from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
-from datamodules.base import Split
 from datamodules.own_clips.format import video_of
 from datamodules.own_clips.source import OwnClipsSource
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice, FramesAtRate
+from datamodules.splits import Split
 from stvg_nst.results.conditions import Conditions
 
 # A clip that is longer than the network's by no more than this share is shown at once, as `predict` does.

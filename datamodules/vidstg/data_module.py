@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
-from datamodules.base import Split
 from datamodules.sampling import EvenFrames, FrameChoice
+from datamodules.splits import Split
 from datamodules.vidstg.source import VidSTGSource
 
 

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
-from datamodules.base import Split, STVGDataModule
+from datamodules.base import STVGDataModule
 from datamodules.caches.disk_room import check_room, room_words
+from datamodules.splits import Split
 from stvg_nst.arguments import positive_int
 from stvg_nst.commands.console import console
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say

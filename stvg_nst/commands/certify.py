@@ -18,6 +18,7 @@ from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.preflight import require_readable
 from stvg_nst.report.certificate import Certificate, certificate_sheet, to_json
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.results_file import add_certificate, load_results
@@ -79,7 +80,7 @@ class CertifyCLI(BuiltCLI):
         data.prepare_data()
         loader = data.evaluation_loader(split)
         module.check_backbones(data.cached_backbones)
-        module.check_queries(split, {record.item_id: record.query for record in data.records[split]})
+        require_readable(module.grounder, split, {record.item_id: record.query for record in data.records[split]})
         moved = (batch.to(module.device) for batch in islice(loader, batches))
         layers, changes, hq_null = measure(module.grounder, tuner, module.injection, moved, inference=module.inference)
         return Certificate(

@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datamodules.base import Split
 from datamodules.data_sets import DATA_SETS
+from datamodules.splits import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -13,12 +13,12 @@ from datamodules import OwnClips
 from datamodules.annotated import AnnotationError
 from datamodules.annotated.statistics import split_statistics
 from datamodules.annotated.verify import Verification, verify
-from datamodules.base import Split
 from datamodules.clips import describe_sample
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.own_clips.format import read_lines
 from datamodules.own_clips.source import SPLITS, OwnClipsSource, split_videos
 from datamodules.sampling import FramesByClock
+from datamodules.splits import Split
 from tests.datamodules.published import own_line, write_clip
 
 VIDEOS = [f"cam/{index}.mp4" for index in range(12)]

@@ -1,0 +1,120 @@
+"""What must hold before a run begins: of what is trained, of its sentences and tubes, and of its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stvg_nst.models.base import Grounder, ReferencePoint
+from stvg_nst.results.conditions import Conditions, Measurement
+from stvg_nst.results.results_file import RunResults
+from stvg_nst.tuning.base import Tuner, TuningModule
+
+
+def require_frozen_fusion(grounder: Grounder, tuner: Tuner) -> None:
+    """Kept encodings stand in for what the grounder makes ahead of its decoders.
+
+    Raises:
+        ValueError: a part of that is tuned.
+    """
+    for part in grounder.fusion():
+        tuned = any(isinstance(module, TuningModule) for module in part.modules())
+        if tuned or any(parameter.requires_grad for parameter in part.parameters()):
+            name = next(name for name, module in grounder.named_modules() if module is part)
+            raise ValueError(
+                f"{type(tuner).__name__} tunes '{name}' of the grounder, which kept encodings take for frozen; leave "
+                "out --model.encodings, or tune the decoders only (experiments/scope/decoder.yaml)"
+            )
+
+
+def require_taught_by_twin(grounder: Grounder, twin: float) -> None:
+    """Without annotations the clean twin alone teaches, and it knows what lies ahead of the decoders.
+
+    Raises:
+        ValueError: it has no weight, or something behind that is trained.
+    """
+    if not twin:
+        raise ValueError(
+            "--model.annotated false leaves the clean twin as the only teacher; give --model.twin a weight above 0"
+        )
+    point = (module for module in grounder.modules() if isinstance(module, ReferencePoint))
+    ahead = (*grounder.backbones(), *grounder.fusion(), *point)
+    taught = {parameter for part in ahead for parameter in part.parameters()}
+    for name, parameter in grounder.named_parameters():
+        if parameter.requires_grad and parameter not in taught:
+            raise ValueError(
+                f"--model.annotated false: the clean twin teaches what lies ahead of the decoders, and '{name}' is "
+                "behind it; choose a scope without decoders (experiments/scope/encoder_all.yaml)"
+            )
+
+
+def require_tubes(datamodule: object, split: str, advice: str) -> None:
+    """What is measured, or taught by annotations, has a tube.
+
+    Args:
+        datamodule: its ``records`` of the split, if it has some, are looked at.
+        advice: what one may do instead of giving the tubes.
+
+    Raises:
+        ValueError: sentences of the split have none.
+    """
+    records = getattr(datamodule, "records", {}).get(split, ())
+    # Records of a data set of one's own have a tube, and need not say so.
+    without = [record.item_id for record in records if not getattr(record, "has_tube", True)]
+    if without:
+        raise ValueError(
+            f"{len(without):,} of {len(records):,} sentences of the {split} split have no tube, the first "
+            f"'{without[0]}'; {advice}, or take them out"
+        )
+
+
+def require_readable(grounder: Grounder, split: str, queries: Mapping[str, str]) -> None:
+    """Refuse sentences that the grounder would stumble over at some later batch.
+
+    Args:
+        split: that they are of.
+        queries: by item.
+
+    Raises:
+        ValueError: there are such; the first few items are named.
+    """
+    different = list(dict.fromkeys(queries.values()))
+    found = {different[index]: fault for index, fault in grounder.query_faults(different).items()}
+    faults = [f"'{item}' {found[query]}" for item, query in queries.items() if query in found]
+    if faults:
+        first = ", ".join(faults[:3]) + ", ..." * (len(faults) > 3)
+        raise ValueError(
+            f"the grounder cannot read {len(faults):,} of the {len(queries):,} sentences of the {split} split: "
+            f"{first}; correct or shorten them in the annotation file, or take them out of it"
+        )
+
+
+def require_comparable(
+    baseline: RunResults, conditions: Conditions, measurement: Measurement, weights: str, stage: str
+) -> None:
+    """A baseline was measured as this run measures. Older files do not say in which precision, or with which weights.
+
+    Args:
+        conditions: what ``stage`` measures on.
+        measurement: how it computes its answers.
+        weights: path of the grounder's, or ``random``.
+
+    Raises:
+        ValueError: a difference to the baseline would be one of data, precision or grounder too.
+    """
+    if baseline.conditions != conditions:
+        raise ValueError(
+            f"the baseline '{baseline.path}' was measured on {baseline.conditions}, but this `{stage}` "
+            f"measures on {conditions}; give zero-shot results of the same, or leave out --model.baseline"
+        )
+    if baseline.measurement is not None and not measurement.compares_with(baseline.measurement):
+        raise ValueError(
+            f"the baseline '{baseline.path}' was measured in {baseline.measurement}, but this `{stage}` "
+            f"measures in {measurement}; give zero-shot results of the same, or leave out --model.baseline"
+        )
+    if baseline.weights is not None and Path(baseline.weights).resolve() != Path(weights).resolve():
+        raise ValueError(
+            f"the baseline '{baseline.path}' was measured with the weights '{baseline.weights}', "
+            f"but this `{stage}` has '{weights}'; give zero-shot results of the same grounder, or leave out "
+            "--model.baseline"
+        )
