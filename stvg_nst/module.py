@@ -264,8 +264,11 @@ class GroundingModule(SampleMeanModule):
 
     def _twin_distance(self, clean: CleanTwin, fused: FusedTokens, features: BackboneFeatures, batch: Batch) -> Tensor:
         """(B,), of each clip's tokens to those of its high-quality twin."""
+        encode: Callable[[Batch], BackboneFeatures] = self._features
+        if self.trains_backbones:  # what the tuned encoders say is not what the frozen grounder saw
+            encode, features = clean.encode, clean.encode(batch)
         if batch.twins is not None:
-            features = features.replaced(batch.qualities.nonzero().squeeze(1), self._features(batch.twins))
+            features = features.replaced(batch.qualities.nonzero().squeeze(1), encode(batch.twins))
         target = clean.targets(features, batch.frame_mask, batch.queries)
         return twin_distance(fused, target, batch.frame_mask)
 
@@ -374,6 +377,13 @@ class GroundingModule(SampleMeanModule):
         verdicts = join_verdicts(said, batch.clips, self.inference).tolist() if said else None
         self.metrics.update(tubes, batch.clips, verdicts)
         return {"tubes": tubes, "verdicts": verdicts}
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn != "fit":  # whose end sets the threshold
+            self.tuner.warn_of_uncalibrated_gate(self.grounder)
+
+    def on_test_start(self) -> None:
+        self.tuner.warn_of_uncalibrated_gate(self.grounder)
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation()

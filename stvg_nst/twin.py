@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stvg_nst.encoding_store import EncodingMemory
 from stvg_nst.models.base import Grounder
-from stvg_nst.types import BackboneFeatures, FusedTokens
+from stvg_nst.types import BackboneFeatures, Batch, FusedTokens
 
 # Of the tokens that a run keeps: those of 2,400 clips of the miniature, or of 60 at full size.
 MOST_BYTES = 2 * 2**30
@@ -41,7 +41,8 @@ class CleanTwin:
         Raises:
             ValueError: nothing that is trained lies ahead of the decoders: it would get no gradient.
         """
-        if not any(parameter.requires_grad for part in tuned.fusion() for parameter in part.parameters()):
+        ahead = (*tuned.backbones(), *tuned.fusion())
+        if not any(parameter.requires_grad for part in ahead for parameter in part.parameters()):
             raise ValueError(
                 "--model.twin pulls the tokens ahead of the decoders, but nothing is tuned there: it would have no "
                 "effect; choose a scope with the encoder (experiments/scope/encoder_all.yaml), or leave it out"
@@ -57,6 +58,12 @@ class CleanTwin:
 
     def to(self, device: torch.device) -> None:
         self._frozen.to(device)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> BackboneFeatures:
+        """What the frozen grounder's visual encoders say of the frames of a batch."""
+        assert batch.frames is not None, "no cache stands in for visual encoders that are trained"
+        return self._frozen.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
 
     @torch.no_grad()
     def targets(self, features: BackboneFeatures, frame_mask: Tensor, queries: Sequence[str]) -> FusedTokens:

@@ -114,7 +114,8 @@ def split_dual_space(weight: Tensor, *, rule: RankRule = "exact", threshold: flo
         rule, threshold: what belongs to the row space, see :data:`RankRule`; ``exact`` takes no threshold.
 
     Raises:
-        ValueError: the weight is no matrix or not finite, or rule and threshold do not fit each other.
+        ValueError: the weight is no matrix, of no floating-point type or not finite, or rule and threshold do not fit
+            each other.
 
     Warns:
         UserWarning: the cut parts singular values that tie, so the two spaces are arbitrary there.
@@ -227,8 +228,10 @@ def warn_of_tie(space: Spectrum) -> None:
 
 def _exact_copy(weight: Tensor) -> Tensor:
     """The weight in float64 on the CPU, without a gradient, once it is known to be a finite matrix."""
-    if weight.ndim != 2:
+    if weight.ndim != 2 or not weight.numel():
         raise ValueError(f"a dual space needs a weight (d_out, d_in), got shape {tuple(weight.shape)}")
+    if not weight.is_floating_point():
+        raise ValueError(f"a dual space needs a floating-point weight, got {weight.dtype}; leave the layer out")
     if bad := int((~weight.isfinite()).sum()):
         raise ValueError(f"a weight must be finite, got {bad} of {weight.numel()} entries inf or nan; load it again")
     return weight.detach().cpu().double()

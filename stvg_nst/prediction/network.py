@@ -87,6 +87,7 @@ class Network:
         tuner.inject(twin)
         _unshare_trained(twin, self.grounder)
         load_adapter(adapter, twin, tuner)
+        tuner.warn_of_uncalibrated_gate(twin)
         twin.requires_grad_(False)
         return Network(twin, tuner, self.inference, self.dtype)
 

@@ -180,6 +180,11 @@ class Tuner(ABC):
             )
         if carried := [name for name, module in grounder.named_modules() if isinstance(module, TuningModule)]:
             raise RuntimeError(f"expected a model without adapters, got one at '{carried[0]}'; build the model anew")
+        if below := [f"{name} {weight}" for name, weight in self.loss_weights.items() if not weight >= 0]:
+            raise ValueError(
+                f"a weight below 0 would have {type(self).__name__} raise a loss that it is to lower, got "
+                f"{', '.join(below)}; give it at least 0"
+            )
         wrapped, layers = self._wrap(grounder)
         self._injected = True
         grounder.requires_grad_(False)
@@ -327,6 +332,13 @@ class Tuner(ABC):
             Where the gate opens now, in words.
         """
         raise NotImplementedError
+
+    def warn_of_uncalibrated_gate(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners have none)
+        """Say so where a hard gate is about to answer before :meth:`calibrate_gate` has set its threshold.
+
+        Warns:
+            UserWarning: so.
+        """
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Small detached tensors of the last forward, for logging; keys are ``<quantity>/<layer>``."""

@@ -82,7 +82,6 @@ class GatedTuner(RouterOptions, RoutedTuner):
 
     @property
     def hard(self) -> bool:
-        """Whether the router's word is rounded."""
         return True
 
     @property
@@ -100,8 +99,8 @@ class GatedTuner(RouterOptions, RoutedTuner):
         check_router(self, grounder)
 
     def _attach(self, grounder: nn.Module) -> None:
-        _, point = find_reference(grounder, None, routed_ahead=True, per="clip")
-        self._state.watch(point)
+        width, point = find_reference(grounder, None, routed_ahead=True, per="clip")
+        self._state.watch(point, width)
         assert isinstance(grounder, Grounder), "no other model has a reference point"
         put_router(self, grounder, point, per="clip", coefficients_from="reference")
 

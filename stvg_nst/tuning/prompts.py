@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stvg_nst.models.base import TokenLayer
 from stvg_nst.tuning.base import LayerReport, TunedLayer, Tuner
 from stvg_nst.tuning.initial_values import drawn
-from stvg_nst.tuning.selection import select_modules
+from stvg_nst.tuning.selection import check_patterns, select_modules
 
 
 class PromptedLayer(TunedLayer):
@@ -91,6 +91,7 @@ def token_layers(model: nn.Module, scope: Sequence[str]) -> dict[str, TokenLayer
     Raises:
         ValueError: a pattern matches nothing, or no such layer lies in it.
     """
+    check_patterns(scope)
     layers: dict[str, TokenLayer] = {}
     for pattern in scope:
         inside = {inner for module in select_modules(model, [pattern]).values() for inner in module.modules()}

@@ -112,6 +112,8 @@ def find_candidates(
     """
     if not targets:
         raise ValueError("expected at least one target pattern, got none; name layers such as 'decoder.*.linear2'")
+    for patterns in (targets, exclude):
+        check_patterns(patterns)
     # With duplicates, so that every name of a shared layer can be matched.
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     matched: set[nn.Module] = set()
@@ -169,6 +171,7 @@ def select_modules(model: nn.Module, scope: Sequence[str]) -> dict[str, nn.Modul
     Raises:
         ValueError: a pattern matches nothing.
     """
+    check_patterns(scope)
     modules = {name: module for name, module in model.named_modules() if name}
     matched: dict[str, nn.Module] = {}
     for pattern in scope:
@@ -235,6 +238,16 @@ def check_choice(strategy: Strategy, share: float) -> None:
         raise ValueError(f"strategy must be one of {', '.join(get_args(Strategy))}, got {strategy!r}")
     if not 0 < share <= 1:
         raise ValueError(f"share of the candidates must lie in (0, 1], got {share}")
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Refuse one pattern in the place of several, whose letters would each be taken for one.
+
+    Raises:
+        ValueError: so.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"expected a list of patterns, got the text {patterns!r}; write [{patterns!r}]")
 
 
 def _count(share: float, candidates: int) -> int:

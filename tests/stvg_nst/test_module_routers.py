@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -128,6 +129,21 @@ def test_a_fit_that_is_not_finished_sets_no_threshold(grounder, tmp_path: Path) 
     )
     fit(module, Shown(), tmp_path, max_steps=3, callbacks=[stop])
     assert shared_router(grounder).threshold == 0
+
+
+def test_a_measurement_with_a_gate_that_no_end_of_a_fit_has_calibrated_says_so(grounder, recwarn) -> None:  # noqa: F811
+    tuner = NullSpaceTuning(TARGETS, gate="hard", false_alarms=0.02, **OPTIONS)
+    module = GroundingModule(grounder, tuner, weights="random")
+    told = []
+    for stage, start in (
+        ("fit", module.on_validation_start),
+        ("validate", module.on_validation_start),
+        ("test", module.on_test_start),
+    ):
+        module._trainer = SimpleNamespace(state=SimpleNamespace(fn=stage))  # type: ignore[assignment]
+        start()
+        told.append(sum("the hard gate opens above" in str(warning.message) for warning in recwarn))
+    assert told == [0, 1, 2]
 
 
 def test_a_threshold_needs_clean_clips_and_says_so_before_the_first_step(grounder, tmp_path: Path) -> None:  # noqa: F811

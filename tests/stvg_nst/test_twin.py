@@ -157,6 +157,30 @@ def test_a_clip_of_high_quality_is_pulled_to_itself_and_one_of_low_quality_to_it
     torch.testing.assert_close(distance[1:], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_targets_of_visual_encoders_that_are_trained_are_those_of_the_frozen_ones(grounder):
+    def shown_in_pixels(part: Batch, seed: int) -> Batch:
+        frames = torch.randn(len(part), 3, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        twins = None if part.twins is None else shown_in_pixels(part.twins, seed + 1)
+        return replace(part, frames=frames, features=None, frame_sizes=((32, 32),) * len(part), twins=twins)
+
+    shown = shown_in_pixels(batch(Quality.HQ, Quality.LQ), 0)
+    tuned = module(grounder, FullFineTuning(["motion.features"]))
+
+    def distances(frozen: torch.Tensor | None = None) -> torch.Tensor:
+        tokens = fused(tuned, shown) if frozen is None else FusedTokens(frozen, torch.ones(1, 1, 1, dtype=torch.bool))
+        return tuned._twin_distance(tuned._clean, tokens, tuned._features(shown), shown)
+
+    frozen = fused(tuned, shown).tokens.detach()
+    before = distances(frozen)
+    assert before[0] < 1e-9 and before[1] > 0.01
+    assert distances().requires_grad
+    with torch.no_grad():
+        for parameter in tuned.trained_parameters():
+            parameter.mul_(0.9)
+    torch.testing.assert_close(distances(frozen), before, rtol=0, atol=0)
+    assert distances()[0] > 1e-6
+
+
 def test_the_twin_is_no_part_of_the_module(grounder):
     alone = GroundingModule(copy.deepcopy(grounder), TUNERS["full"](), weights="random")
     tuned = module(grounder, TUNERS["full"]())

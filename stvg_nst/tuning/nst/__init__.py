@@ -26,8 +26,8 @@ layer's input, (T,) or (T, M).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -66,8 +66,8 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         return wrapped, reports
 
     def _attach(self, grounder: nn.Module) -> None:
-        _, source = self._reference_of(grounder)
-        self._state.watch(source)
+        width, source = self._reference_of(grounder)
+        self._state.watch(source, width)
         if self.routes and self.router == "shared":
             assert isinstance(grounder, Grounder), "no other model has a place ahead of its layers"
             put_router(self, grounder, source, per=self.gate_per, coefficients_from=self.coefficients_from)
@@ -179,8 +179,12 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         return torch.stack(said).mean(0) if said else None
 
     @property
+    def hard(self) -> bool:
+        return self.gate == "hard"
+
+    @property
     def has_one_hard_gate(self) -> bool:
-        return self.gate == "hard" and self.router == "shared" and self.gate_per == "clip"
+        return self.hard and self.router == "shared" and self.gate_per == "clip"
 
     def override_gate(self, value: float | Tensor | None) -> AbstractContextManager[None]:
         """Force the gate of every wrapped layer: 0 is the certificate that the pre-trained function is preserved.
@@ -213,14 +217,9 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         if self._folded:
             raise RuntimeError("a folded model has no adapter to save any more; save it before folding")
 
-    @contextmanager
-    def bypass(self) -> Iterator[None]:
+    def bypass(self) -> AbstractContextManager[None]:
         """Run the frozen model as if nothing had been injected: what a certificate compares with."""
-        before, self._state.bypassed = self._state.bypassed, True
-        try:
-            yield
-        finally:
-            self._state.bypassed = before
+        return self._state.bypassing()
 
 
 def _wrapped_layers(model: nn.Module) -> list[NullSpaceLinear]:

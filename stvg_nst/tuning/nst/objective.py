@@ -60,11 +60,10 @@ def residual_energies(call: CallRecord) -> dict[str, Tensor]:
     gate = call.gate if call.clips is None else call.gate[call.clips]
     gate = gate.reshape(gate.shape + (1,) * (row.ndim - gate.ndim))
     parts = {"row": row, "null": null, "gated_row": gate.square() * row, "gated_null": (1 - gate).square() * null}
-    if call.clips is None:
-        return {name: token_mean(value, call.mask) for name, value in parts.items()}
     count = call.mask.sum().clamp(min=1)
-    seen = call.mask[call.clips]
-    return {name: (value.expand(seen.shape) * seen).sum() / count for name, value in parts.items()}
+    seen = call.mask if call.clips is None else call.mask[call.clips]
+    # Filled, and not multiplied by 0: padding may hold anything, infinities included.
+    return {name: value.expand(seen.shape).masked_fill(~seen, 0.0).sum() / count for name, value in parts.items()}
 
 
 def describe_calls(calls: Sequence[CallRecord]) -> dict[str, Tensor]:

@@ -140,9 +140,13 @@ class ForwardState:
     It lasts from one reference to the next, and a copy or a pickle of the model starts without it. The records close
     when the losses have been read, so that gradient checkpointing, which runs layers again during the backward pass,
     does not count them twice.
+
+    Args:
+        width: D, of the reference in a model that is no grounder; known when the module that it comes from is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int | None = None) -> None:
+        self._width = width
         self._bank: ReferenceBank | None = None
         self._records: dict[str, list[CallRecord]] = {}
         self._open = False
@@ -154,11 +158,12 @@ class ForwardState:
         self._begun_with: tuple[float | Tensor | None, Tensor | None] = (None, None)
         self.bypassed = False
 
-    def __reduce__(self) -> tuple[type[ForwardState], tuple[()]]:
-        return ForwardState, ()
+    def __reduce__(self) -> tuple[type[ForwardState], tuple[int | None]]:
+        return ForwardState, (self._width,)
 
-    def watch(self, source: nn.Module) -> None:
-        """Begin with every output of the module that :func:`find_reference` named."""
+    def watch(self, source: nn.Module, width: int) -> None:
+        """Begin with every output of the module that :func:`find_reference` named, whose width is D."""
+        self._width = width
         # Bound methods and no closures, so that a copy follows its model.
         source.register_forward_hook(self.observe if isinstance(source, ReferencePoint) else self.observe_tokens)
 
@@ -171,8 +176,28 @@ class ForwardState:
             self._threshold = router.threshold
 
     def observe_tokens(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Of the module of another model whose output (B, N, D), or (B, D, ...) maps, are the reference's tokens."""
-        self._begin(ReferenceBank.of_tokens(output if output.ndim == 3 else output.flatten(2).transpose(1, 2)))
+        """Of the module of another model whose output (B, N, D), or (B, D, ...) maps, are the reference's tokens.
+
+        Raises:
+            ValueError: it is neither, or of another width.
+        """
+        tokens = output.flatten(2).transpose(1, 2) if output.ndim > 3 else output
+        if tokens.ndim != 3 or tokens.shape[-1] != self._width:
+            raise ValueError(
+                f"a reference of width {self._width} is tokens (B, N, {self._width}) or maps (B, {self._width}, ...), "
+                f"got {tuple(output.shape)}; name another module, or the width of this one, in ReferenceTokens"
+            )
+        self._begin(ReferenceBank.of_tokens(tokens))
+
+    @contextmanager
+    def bypassing(self) -> Iterator[None]:
+        """The wrapped layers are as if nothing had been put around them."""
+        before, self.bypassed = self.bypassed, True
+        try:
+            yield
+        finally:
+            self.bypassed = before
+            self._bank = None  # else a layer that runs ahead of the reference would take that of the forward before
 
     def _begin(self, bank: ReferenceBank) -> None:
         self._bank, self._records, self._open, self.shared_logits = bank, {}, True, None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from abc import abstractmethod
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -53,7 +56,8 @@ class GateThreshold(NamedTuple):
                 "validation split more clips, or leave out --model.tuner.init_args.false_alarms"
             )
         ranked = logits.sort(descending=True).values
-        opened = max(math.floor(share * (len(ranked) + 1)) - 1, 0)
+        # As the share is written: in binary 0.29 of 100 is a little less than 29, and would be 28.
+        opened = max(math.floor(Fraction(str(share)) * (len(ranked) + 1)) - 1, 0)
         threshold = ranked[opened].item()
         return cls(
             logit=threshold,
@@ -78,6 +82,11 @@ class RoutedTuner(Tuner):
     _state: ForwardState
     router_reads: RouterReads
     false_alarms: float | None
+
+    @property
+    @abstractmethod
+    def hard(self) -> bool:
+        """Whether the router's word is rounded at inference."""
 
     @torch.no_grad()
     def verdicts(self) -> Tensor | None:
@@ -112,6 +121,15 @@ class RoutedTuner(Tuner):
         found = GateThreshold.of(logits, self.false_alarms)
         shared_router(grounder).threshold.fill_(found.logit)
         return str(found)
+
+    def warn_of_uncalibrated_gate(self, grounder: nn.Module) -> None:
+        if self.hard and self.calibrates_gate and not shared_router(grounder).threshold:
+            warnings.warn(
+                "the hard gate opens above a probability of one half: the threshold by which at most "
+                f"{self.false_alarms:.2%} of clean clips open it is set when a fit ends; give the adapter that the fit "
+                "left (--model.adapter RUN/adapter.safetensors), or leave out --model.tuner.init_args.false_alarms",
+                stacklevel=2,
+            )
 
     @property
     def _frame_mask(self) -> Tensor:

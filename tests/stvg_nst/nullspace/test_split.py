@@ -216,6 +216,10 @@ def test_refuses_what_is_no_finite_matrix(look):
     weight[0, 0], weight[2, 1] = float("nan"), float("inf")
     with pytest.raises(ValueError, match="2 of 12 entries inf or nan"):
         look(weight)
+    with pytest.raises(ValueError, match=r"floating-point weight, got torch\.int8; leave the layer out"):
+        look(torch.ones(3, 4, dtype=torch.int8))
+    with pytest.raises(ValueError, match=r"\(d_out, d_in\), got shape \(0, 4\)"):
+        look(torch.ones(0, 4))
     with pytest.raises(ValueError, match=r"\(d_out, d_in\), got shape \(5,\)"):
         look(torch.zeros(5))
 

@@ -327,6 +327,22 @@ def test_a_tuner_and_a_model_are_used_once(toy, tuner):
             ZeroShot().inject(grounder)
 
 
+@pytest.mark.parametrize(
+    ("tuner", "weight"),
+    [
+        (lambda toy: NullSpaceTuning(toy.TARGETS, rank=6, lambda_router=-1.0), "router -1.0"),
+        (lambda toy: NullSpaceTuning(toy.TARGETS, rank=6, lambda_leak=-1.0), "leak -1.0"),
+        (lambda toy: GatedLoRA(toy.TARGETS, rank=6, lambda_router=float("nan")), "router nan"),
+        (lambda toy: AdaLoRA(toy.TARGETS, rank=6, lambda_orth=-0.5), "orthogonality -0.5"),
+    ],
+)
+def test_a_loss_is_not_weighed_below_zero(tuner, weight):
+    grounder = plain.ToyGrounder()
+    with pytest.raises(ValueError, match=f"raise a loss that it is to lower, got {weight}; give it at least 0"):
+        tuner(plain).inject(grounder)
+    assert not any(isinstance(module, TuningModule) for module in grounder.modules())
+
+
 def test_half_precision_trains_and_answers_as_single_does(toy, tuner):
     grounder, _ = injected(toy, tuner)
     train(toy, grounder, tuner, precision=torch.bfloat16)

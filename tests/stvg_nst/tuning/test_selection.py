@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stvg_nst.seeding import derive_seed
-from stvg_nst.tuning import NullSpaceTuning
+from stvg_nst.tuning import FullFineTuning, LoRA, NullSpaceTuning, PromptTuning
 from stvg_nst.tuning.selection import select_by_name, select_layers
 
 # Rank ratios of the toy's layers: pixels 1, encoder.linear1 1, encoder.linear2 0.4, decoder.linear1 1,
@@ -33,6 +33,20 @@ def test_a_shared_layer_is_found_under_any_name_and_wrapped_under_all(toy):
     NullSpaceTuning(["alias.0"], rank=4).inject(grounder)
     assert grounder.alias[0] is grounder.head
     assert not isinstance(grounder.head, nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        lambda: LoRA("head", rank=2),
+        lambda: NullSpaceTuning(["head"], exclude="alias", rank=2),
+        lambda: FullFineTuning("head"),
+        lambda: PromptTuning("head"),
+    ],
+)
+def test_one_text_is_no_list_of_patterns(toy, tuner):
+    with pytest.raises(ValueError, match=r"a list of patterns, got the text '(\w+)'; write \['\1'\]"):
+        tuner().inject(toy.ToyGrounder())
 
 
 def test_a_pattern_without_a_match_names_close_layers(toy):

@@ -64,6 +64,27 @@ def test_eq_6_and_7_by_hand(coefficients):
     assert router_loss(framewise, labels, call.mask).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("clips", [None, torch.tensor([0])], ids=["all", "open"])
+def test_what_padding_holds_is_in_no_energy(clips, coefficients):
+    weight = torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    found = [
+        residual_energies(
+            CallRecord(
+                row=coefficients(torch.tensor([[[1.0, 2.0], [padding, 0.0]]])),
+                null=coefficients(torch.tensor([[[2.0], [padding]]])),
+                logits=None,
+                gate=torch.tensor([0.5]),
+                mask=torch.tensor([[True, False]]),
+                space=DualSpaceReparameterization(weight, split_dual_space(weight), rank=2),
+                weight=weight,
+                clips=clips,
+            )
+        )
+        for padding in (0.0, math.inf)
+    ]
+    assert found[0] == found[1] and found[0]["row"] == pytest.approx(5)
+
+
 def test_auxiliary_losses_average_the_layers_and_the_calls_of_a_shared_layer(toy, tuned):
     grounder, tuner = tuned()
     grounder(*toy.toy_batch())

@@ -105,6 +105,29 @@ def test_a_model_without_a_named_reference_or_with_two_is_refused(toy):
         NullSpaceTuning(["head"], rank=4, reference=ReferenceTokens("head", 9)).inject(toy.ToyGrounder())
 
 
+@pytest.mark.parametrize("width", [5, 12])
+def test_a_reference_of_another_width_or_shape_is_refused(width):
+    model = Pointwise()
+    source = "stem" if width == 5 else "out"  # maps (B, 12, ...), and tokens of width 2
+    NullSpaceTuning(["mix"], rank=2, heads=1, reference=ReferenceTokens(source, width=width)).inject(model)
+    twin = copy.deepcopy(model)
+    for each in (model, twin):
+        with pytest.raises(
+            ValueError, match=rf"tokens \(B, N, {width}\) or maps .*; name another module, or the width"
+        ):
+            each.get_submodule(source)(torch.randn(3, 3, 9, 9) if width == 5 else torch.randn(3, 5))
+
+
+def test_no_layer_takes_the_reference_of_the_forward_before():
+    model, images = nn.Sequential(Pointwise(), nn.Linear(2, 7)), torch.randn(3, 3, 9, 9)
+    tuner = NullSpaceTuning(["0.mix"], rank=2, heads=1, reference=ReferenceTokens("0.out", width=2))
+    tuner.inject(model)
+    with tuner.bypass():
+        model(images)
+    with pytest.raises(RuntimeError, match=r"'0\.mix' ran before any reference was seen"):
+        model(images)
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 48), (3, 5, 2, 48), (2, 5, 48), (15, 48)])
 def test_an_input_of_unknown_layout_is_refused(toy, tuned, shape):
     grounder, _ = tuned()

@@ -39,6 +39,8 @@ def test_a_threshold_by_hand():
     assert str(GateThreshold.of(torch.tensor([-800.0]), 0.5)).startswith(
         "the hard gate opens above a probability of 0:"
     )
+    # 0.29 * 100 is less than 29 in binary.
+    assert GateThreshold.of(torch.arange(99.0), 0.29).opened == 28
     with pytest.raises(ValueError, match="at least one clean clip to set the threshold of a hard gate by, got none"):
         GateThreshold.of(torch.tensor([]), 0.5)
 
@@ -69,6 +71,26 @@ def test_a_calibrated_gate_opens_for_no_more_clean_clips_and_stays_with_the_adap
     shared_router(grounder).threshold.sub_(1e-3)
     grounder(*toy.toy_batch())
     assert any(gate.any() for name, gate in tuner.diagnostics().items() if name.startswith("gate/"))
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold", "warned"),
+    [
+        ({"gate": "hard", "false_alarms": 0.02}, 0.0, True),
+        ({"gate": "hard", "gate_per": "frame", "false_alarms": 0.02}, 0.0, True),
+        ({"gate": "hard", "false_alarms": 0.02}, 0.1, False),
+        ({"gate": "soft", "false_alarms": 0.02}, 0.0, False),
+        ({"gate": "hard"}, 0.0, False),
+    ],
+)
+def test_a_hard_gate_whose_threshold_was_never_set_is_told(toy, recwarn, options, threshold, warned):
+    grounder, tuner = toy.ToyGrounder(), NullSpaceTuning(toy.TARGETS, rank=6, router="shared", **options)
+    tuner.inject(grounder)
+    shared_router(grounder).threshold.fill_(threshold)
+    tuner.warn_of_uncalibrated_gate(grounder)
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == warned
+    assert all("by which at most 2.00% of clean clips open it" in words for words in told)
 
 
 @pytest.mark.parametrize(
