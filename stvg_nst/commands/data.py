@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from stvg_nst.arguments import CommandParser, positive, positive_int
 from stvg_nst.commands.data_options import SPLITS, add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_outputs
+from stvg_nst.report.sheet import sheet_console
 
 
 def verify(arguments: Sequence[str], program: str) -> int:
@@ -40,7 +40,7 @@ def verify(arguments: Sequence[str], program: str) -> int:
     source = open_source(options.dataset, options.root)
     manifest = options.manifest or manifest_file(options.root, source.name)
     check_outputs({"--manifest": manifest})
-    console = Console()
+    console = sheet_console()
     with progress_bar() as bar:
         videos = bar.add_task("reading annotations", total=None)
         found = look_through(
@@ -70,7 +70,7 @@ def stats(arguments: Sequence[str], program: str) -> int:
     source = open_source(options.dataset, options.root)
     statistics = split_statistics(source, options.split)
     title = f"{source.name}, {options.split}"
-    console = Console()
+    console = sheet_console()
     console.print(_numbers(statistics, title), _percentiles(statistics))
     for line in (*(f"absent: {absent}" for absent in statistics.absent), *statistics.touched):
         say(console, line)
@@ -95,7 +95,7 @@ def synthetic(arguments: Sequence[str], program: str) -> int:
     clips = {split: options.train if split == "train" else options.test for split in splits}
     said = "written" if write_synthetic(options.dataset, options.root, clips) else "there already"
     counted = ", ".join(f"{count} {split}" for split, count in clips.items())
-    say(Console(), f"{said}: '{options.root}', {options.dataset}, SYNTHETIC, clips: {counted}")
+    say(sheet_console(), f"{said}: '{options.root}', {options.dataset}, SYNTHETIC, clips: {counted}")
     return 0
 
 

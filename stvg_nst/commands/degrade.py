@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from stvg_nst.arguments import CommandParser, positive, positive_int, seed
 from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.report.sheet import sheet_console
 from stvg_nst.types import Kernels
 
 
@@ -72,7 +72,7 @@ def dataset(arguments: Sequence[str], program: str) -> int:
         kernels=options.kernels,
         crf=options.crf,
     )
-    console = Console()
+    console = sheet_console()
     if options.crf is not None:
         say(console, "warning: H.264 at a crf is lossy; results on these files are named so and compare with no others")
     num_bytes = copy.estimate()

@@ -27,16 +27,16 @@ def stvg(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_verify_exits_by_what_it_finds(
     stvg: Callable[..., int], hcstvg: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = hcstvg(test={"a.mp4": hcstvg_item(), "b [x].mp4": hcstvg_item()})
+    root = hcstvg(test={"a.mp4": hcstvg_item(), "b [x] :dog:.mp4": hcstvg_item()})
     verify = ("data", "verify", "hcstvg_v1", root, "--split", "test", "--subset", "--workers", "1")
     assert stvg(*verify) == 0
     said = capsys.readouterr().out
     assert "What is wrong" not in said
     assert f"2 sentences, 2 videos (2 decoded now): 0 faults, 0 notes; manifest: {root}/hcstvg_v1.manifest.json" in said
-    (root / "v1_video" / "b [x].mp4").unlink()
+    (root / "v1_video" / "b [x] :dog:.mp4").unlink()
     assert stvg(*verify) == 1
     said = capsys.readouterr().out
-    assert "v1_video/b [x].mp4" in said and "missing" in said and "1 faults" in said
+    assert "v1_video/b [x] :dog:.mp4" in said and "missing" in said and "1 faults" in said
 
 
 def test_verify_takes_a_part_for_damage_unless_told(
