@@ -114,10 +114,10 @@ ABLATIONS := components nullity gate rank
 $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick) $(TO_OUTPUT)
 
-ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 12 min)
-ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 10 min)
-ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 15 min)
-ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 12 min)
+ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 4 min)
+ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 4 min)
+ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 7 min)
+ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 5 min)
 
 # What the tuners' settings were chosen by, on the validation split.
 SEARCHES := placement recipe
@@ -125,7 +125,7 @@ SEARCHES := placement recipe
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-search-placement:  ## where to insert null-space tuning, by the validation split (35 min)
+search-placement:  ## where to insert null-space tuning, by the validation split (35 min; QUICK=1: 6 min)
 search-recipe:  ## what a better recipe may be made of: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
