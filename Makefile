@@ -237,7 +237,7 @@ confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.js
 confirm: $(CONFIRM_STUDIES)/confirm.yaml | $(CONFIRM_FEATURES)  ## the committed list, on the confirmation split (about 1 h, JOBS=2; ALL=1: 3 h; QUICK=1: 5 min, on val)
 	$(call study,$<,$(CONFIRM)/confirm,$(FEATURES),$(methods))
 	$(STVG) tables $< --runs $(CONFIRM)/confirm --data $(DATA) --show primary table1 table2 fig2 robustness \
-	  $(TO_OUTPUT) $(if $(QUICK),--quick)
+	  $(methods) $(TO_OUTPUT) $(if $(QUICK),--quick)
 
 confirm-cache = $(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml --split confirm \
   --data.init_args.confirmation $(CONFIRM_STUDIES)/confirm.yaml

@@ -50,6 +50,8 @@ def primary_table(findings: Findings, bootstrap: PairedBootstrap) -> Sheet:
     if primary is None:
         raise StudyError(f"{findings.study.path}: names no primary comparisons; write them under the key 'primary'")
     by_point = {method.point: method for method in findings.methods}
+    if lacking := [point for point in (primary.method, *primary.against) if point not in by_point]:
+        raise StudyError(f"the primary comparisons need '{lacking[0]}', which --only leaves out")
     own = by_point[primary.method]
     if not own.replicates:
         raise StudyError(f"the primary comparisons need a run of '{own.point}'; run the study first")

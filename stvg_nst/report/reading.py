@@ -18,21 +18,23 @@ from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
 
 
-def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
+def read_findings(studies: Sequence[Study], runs: Path, *, only: Sequence[str] = ("*",)) -> Findings:
     """What a study has found on all of its grounders.
 
     Args:
         studies: one for each grounder.
         runs: folder of all runs.
+        only: patterns of the points that are looked at; of the others nothing is missing.
 
     Raises:
         StudyError: results are of another configuration, of other samples or under other conditions than the
-            study's.
+            study's, or a pattern matches no point.
         ResultsFileError: a ``results.json`` is damaged.
     """
     baselines: dict[tuple[str | None, str], Replicate] = {}
     planned: list[StudyRun] = []
     missing: list[str] = []
+    points = studies[0].of_points(only).points
     for study in studies:
         folder = study.folder_in(runs)
         baseline, trained = planned_runs(study, folder)
@@ -40,14 +42,15 @@ def read_findings(studies: Sequence[Study], runs: Path) -> Findings:
         measured = list(_measured(baseline))
         _refuse_unlike_tests([replicate.results for replicate in measured])
         baselines |= {(study.grounder, replicate.test): replicate for replicate in measured}
-        planned += trained
-        missing += _missing(study, folder, (baseline, *trained))
+        shown = [run for run in trained if run.point in points]
+        planned += shown
+        missing += _missing(study, folder, (baseline, *shown), {test.folder for run in trained for test in run.tests})
     if len({replicate.results.conditions._replace(benchmark_seed=0) for replicate in baselines.values()}) > 1:
         found = "; ".join(sorted({str(replicate.results.conditions) for replicate in baselines.values()}))
         raise StudyError(f"the grounders were measured on different things: {found}; give them studies of their own")
     pairs = [pair for run in planned for pair in _paired(run, baselines)]
     _refuse_unlike_measured([replicate.results for replicate in (*baselines.values(), *(own for own, _ in pairs))])
-    methods = tuple(_method(point, pairs, planned) for point in studies[0].points)
+    methods = tuple(_method(point, pairs, planned) for point in points)
     grounders = tuple(dict.fromkeys(grounder for grounder, _ in baselines))
     whole = Findings(
         _marked(studies[0], tuple(baselines.values())),
@@ -112,8 +115,8 @@ def _replicate(run: StudyRun, test: RunTest, results: RunResults, points: Mappin
     return Replicate(test.name, test.folder, run, results, points)
 
 
-def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[str]:
-    """What is missing, has failed, or does not belong here."""
+def _missing(study: Study, folder: Path, runs: Sequence[StudyRun], others: Set[Path]) -> Iterator[str]:
+    """What is missing of some runs, has failed, or does not belong here; ``others`` are tests that do."""
     weights = runs[0].weights
     if study.grounder is not None and not folder.is_dir():
         absent = f": its weights '{weights}' are not there" if weights is not None and not weights.is_file() else ""
@@ -123,7 +126,7 @@ def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[s
     missing = [run for run in runs if not run.finished and not run.failed]
     if missing:
         yield f"INCOMPLETE: {len(missing)} of {len(runs)} runs are not finished, the first being {missing[0]}"
-    known = {test.folder for run in runs for test in run.tests}
+    known = others | {test.folder for run in runs for test in run.tests}
     strangers = sorted(path.parent for path in folder.rglob(RunFile.RESULTS) if path.parent not in known)
     if strangers:
         yield f"left out, for they are no runs of this study: {', '.join(map(str, strangers))}"
@@ -132,7 +135,9 @@ def _missing(study: Study, folder: Path, runs: Sequence[StudyRun]) -> Iterator[s
 def _remarks(
     study: Study, methods: Sequence[Method], baselines: Sequence[Replicate], grounders: Set[str | None]
 ) -> Iterator[str]:
-    """What does not compare, what no search has chosen, what does not count, and that not all are of one program."""
+    """What is not shown, does not compare, no search has chosen or does not count, and that programs differ."""
+    if len(methods) < len(study.points):
+        yield f"{len(methods)} of the {len(study.points)} points of {study.path.name} are shown, as --only asks"
     parts = [(m.point, {own.run.grounder for own, _ in m.replicates}) for m in methods if m.replicates]
     apart = [f"{point} was run on {' and '.join(map(str, found))} alone" for point, found in parts if found < grounders]
     if apart:

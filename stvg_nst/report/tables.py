@@ -44,7 +44,7 @@ def tables_command(arguments: Sequence[str], *, prog: str, show: ShowClip) -> in
     runs: Path = quick_folder(options.runs) if options.quick else options.runs
     studies = read_studies(options.study, quick=options.quick)
     options.show = options.show or [kind for kind in KINDS if kind != "primary" or studies[0].primary]
-    findings = read_findings(studies, runs)
+    findings = read_findings(studies, runs, only=options.only)
     if not findings.baselines and set(options.show) - WITHOUT_RUNS:
         reasons = "; ".join((*findings.missing, *findings.remarks))
         raise StudyError(f"there is nothing to compare with: no baseline has results below '{runs}'; {reasons}")
@@ -107,6 +107,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--quick", action="store_true", help="use the study cut short")
+    parser.add_argument("--only", nargs="+", metavar="POINT", default=["*"], help="these of the points; * matches any")
     parser.add_argument("--show", nargs="+", choices=KINDS, help="what to make (default: all)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")

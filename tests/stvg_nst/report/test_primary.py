@@ -54,6 +54,12 @@ def test_the_method_is_compared_with_each_rival_and_corrected_for_all(study: Stu
     assert sheet.title.endswith("Primary comparisons: WAS of m_vIoU") and "Seeds of training: 2." in sheet.notes
 
 
+def test_a_comparison_that_is_not_shown_cannot_be_made(study: Study, finish: Finish) -> None:
+    findings = read_findings([replace(study, primary=PRIMARY)], finish(), only=["decoder / *"])
+    with pytest.raises(StudyError, match="need 'whole / LoRA', which --only leaves out"):
+        primary_table(findings, PairedBootstrap([], draws=9, over_seeds=True))
+
+
 def test_under_one_seed_the_table_says_what_its_intervals_leave_out(study: Study, finish: Finish) -> None:
     sheet = table(replace(study, primary=PRIMARY), finish(lambda run: run.point == "whole / LoRA" and run.seed == 1))
     (words,) = (note for note in sheet.notes if note.startswith("Seeds of training"))

@@ -106,3 +106,14 @@ def test_runs_of_code_that_is_in_no_commit_are_named(study: Study, finish: Finis
     path.write_text(json.dumps(json.loads(path.read_text()) | {"git_dirty": True}))
     (remark,) = read_findings([study], runs).remarks
     assert remark == f"of code that differed from its commit, so that nobody can run it again: {path}"
+
+
+def test_of_points_that_are_not_asked_for_nothing_is_missing(study: Study, finish: Finish) -> None:
+    runs = finish(lambda run: run.point == "decoder / LoRA")
+    assert "INCOMPLETE" in read_findings([study], runs).missing[0]
+    findings = read_findings([study], runs, only=["decoder / NST"])
+    assert [method.point for method in findings.methods] == ["decoder / NST"]
+    assert findings.missing == (), "runs of other points belong to the study"
+    assert f"1 of the {len(study.points)} points of study.yaml are shown" in findings.remarks[0]
+    with pytest.raises(StudyError, match="none of the points is named 'NST'"):
+        read_findings([study], runs, only=["NST"])
