@@ -150,19 +150,21 @@ class ExportCLI(BuiltCLI):
         parser.add_argument(
             "--program", type=Path | None, default=None, help="also write what follows the visual encoders as a .pt2"
         )
+        parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
     def export(self) -> Path:
         """What can be multiplied into the weights becomes plain weights; a gate stays one, and is hard.
 
         Raises:
             ValueError: nothing was tuned, or the gate is the true quality of a clip.
+            FileExistsError: a file is there already, and ``--overwrite`` was not given.
         """
         module: Any = self.model
         model = self.config.model
         if model.adapter is None:
             raise ValueError("a tuned grounder is exported: give the run's configuration and --model.adapter FILE")
         outputs = {"--output": self.config.output, "--program": self.config.program}
-        check_outputs(outputs, inputs=self.read_files())
+        check_outputs(outputs, inputs=self.read_files(), replace=self.config.overwrite)
         dtype = torch.float16 if self.config.precision == "half" else torch.float32
         description = ModelDescription(model.grounder.as_dict(), viewing_of(self.datamodule, module.inference))
         tuned = [layer for layer in module.grounder.modules() if isinstance(layer, TunedLayer)]

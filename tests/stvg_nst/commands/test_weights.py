@@ -43,6 +43,12 @@ def test_a_low_rank_update_becomes_part_of_the_weight(tmp_path: Path, capsys: py
     layer = min(layers)
     up, down = (adapter[f"{layer}.peft_layer.lora_{part}.default.weight"] for part in "BA")
     torch.testing.assert_close(written[f"{layer}.weight"], frozen[f"{layer}.weight"] + up @ down)
+    output.write_text("somebody's own")
+    with pytest.raises(FileExistsError, match="exists already; choose another name, or give --overwrite"):
+        export([*options, f"--output={output}"], "test")
+    assert output.read_text() == "somebody's own"
+    assert export([*options, f"--output={output}", "--overwrite"], "test") == 0
+    assert load_file(output).keys() == frozen.keys()
 
 
 @pytest.mark.slow
