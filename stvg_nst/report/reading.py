@@ -18,13 +18,13 @@ from stvg_nst.study import Study, StudyError, StudyRun, planned_runs
 from stvg_nst.study.runs import RunTest, refuse_changed
 
 
-def read_findings(studies: Sequence[Study], runs: Path, *, only: Sequence[str] = ("*",)) -> Findings:
+def read_findings(studies: Sequence[Study], runs: Path, *, only: Sequence[str] | None = None) -> Findings:
     """What a study has found on all of its grounders.
 
     Args:
         studies: one for each grounder.
         runs: folder of all runs.
-        only: patterns of the points that are looked at; of the others nothing is missing.
+        only: patterns of the points that are looked at, or all; of the others nothing is missing.
 
     Raises:
         StudyError: results are of another configuration, of other samples or under other conditions than the
@@ -34,7 +34,7 @@ def read_findings(studies: Sequence[Study], runs: Path, *, only: Sequence[str] =
     baselines: dict[tuple[str | None, str], Replicate] = {}
     planned: list[StudyRun] = []
     missing: list[str] = []
-    points = studies[0].of_points(only).points
+    points = studies[0].points if only is None else studies[0].of_points(only).points
     for study in studies:
         folder = study.folder_in(runs)
         baseline, trained = planned_runs(study, folder)

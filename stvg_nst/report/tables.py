@@ -107,7 +107,7 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
     parser.add_argument("--quick", action="store_true", help="use the study cut short")
-    parser.add_argument("--only", nargs="+", metavar="POINT", default=["*"], help="these of the points; * matches any")
+    parser.add_argument("--only", nargs="+", metavar="POINT", help="these of the points; * matches any")
     parser.add_argument("--show", nargs="+", choices=KINDS, help="what to make (default: all)")
     parser.add_argument("--output", type=Path, help="folder to write to (default: RUNS/tables)")
     parser.add_argument("--scope", help="of Fig. 3 (default: the first that has LoRA and NST)")
