@@ -205,7 +205,7 @@ CONFIRM := runs/confirm$(TUBEDETR:%=-%)
 CONFIRM_STUDIES := experiments/confirm$(if $(TUBEDETR),/tubedetr)
 CONFIRM_DOCS := docs/confirm$(if $(TUBEDETR),/tubedetr)
 CONFIRM_DRAWS := $(if $(TUBEDETR),confirm-benchmark2,confirm confirm-benchmark1)
-CONFIRM_FEATURES := $(if $(QUICK),$(FEATURES)/test/index.json,$(CONFIRM_DRAWS:%=$(FEATURES)/%/index.json))
+CONFIRM_FEATURES := $(FEATURES)/test/index.json $(if $(QUICK),,$(CONFIRM_DRAWS:%=$(FEATURES)/%/index.json))
 LEFT_OUT_FEATURES := $(DATA)/features/mini-5
 CONFIRM_SEARCHES := rates twins gates
 MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'

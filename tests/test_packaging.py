@@ -30,6 +30,7 @@ DEVELOPMENT, *EXTRAS = (
     [Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"][extra]]
     for extra in ("dev", "demo", "notebook", "ray")
 )
+STUDY_FILES = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "experiments").rglob("*.yaml")]
 DIRECT = {canonicalize_name(requirement.name): requirement for requirement in RUNTIME + DEVELOPMENT}
 
 
@@ -256,6 +257,33 @@ def test_newer_packaging_files_do_not_repeat_a_finished_training(checkout: Path)
     os.utime(checkout / "pyproject.toml", (later, later))
     make(checkout, "train", "RUNS=runs/t")
     assert calls(checkout) == ["install", "report"]
+
+
+STUDIES_OF_THE_EMBEDDED_BENCHMARK = [
+    *(f"ablate-{name}" for name in ("components", "nullity", "gate", "rank")),
+    *("search-placement", "search-recipe", "search-lr", "compare", "table1", "curve-tuning-size", "curve-narrow"),
+    *(f"confirm-{name}" for name in ("rates", "twins", "gates", "parts", "left-out", "unannotated", "unseen")),
+    *("confirm", "confirm QUICK=1"),
+    *(f"{target} MODEL=tubedetr_mini" for target in ("confirm-rates", "confirm-twins", "confirm")),
+]
+
+
+@pytest.mark.parametrize("target", STUDIES_OF_THE_EMBEDDED_BENCHMARK)
+def test_a_study_has_the_features_of_its_tuning_clips(checkout: Path, target: str) -> None:
+    """On a fresh machine too: what is rendered ahead of a study holds the clips that it trains on."""
+    for study in STUDY_FILES:
+        (checkout / study.parent).mkdir(parents=True, exist_ok=True)
+        (checkout / study).touch()
+    planned = make(checkout, "-n", *target.split())
+    assert planned.returncode == 0, planned.stderr
+    before, study, _ = planned.stdout.partition("-m stvg_nst study")
+    assert study, planned.stdout
+    of_tuning_clips = [
+        line
+        for line in before.splitlines()
+        if "cache features" in line and re.search(r"^(?!.*--split)|--split train", line)
+    ]
+    assert of_tuning_clips, planned.stdout
 
 
 @pytest.mark.parametrize("target", ["tables", "table1", "table2", "fig2", "fig3", "robustness"])
