@@ -19,7 +19,7 @@ import yaml
 from benchmarks.cases import build_parts
 from benchmarks.timing import timed
 from benchmarks.tuning import Row, encode, infer, make_frames, training_step
-from stvg_nst.encoding_store import EncodingStore
+from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.models.weights import modules_fingerprint
 from stvg_nst.tuning import LoRA
 

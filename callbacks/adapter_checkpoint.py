@@ -7,8 +7,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.keeper import Keeper
 from callbacks.run import grounding_module, leaves_files, run_folder
-from stvg_nst.loop_position import is_finished
 from stvg_nst.results.run_folder import RunFile
+from stvg_nst.training.loop_position import is_finished
 from stvg_nst.tuning.adapter import save_adapter
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from callbacks.run import describe_epoch, grounding_data, grounding_module, leaves_files, run_folder
-from stvg_nst.loop_position import is_finished
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.metric_names import MAIN, MetricName
 from stvg_nst.results.run_folder import RunFile
+from stvg_nst.training.loop_position import is_finished
 
 _log = logging.getLogger(__name__)
 

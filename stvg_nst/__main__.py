@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from stvg_nst.arguments import nearest
+from stvg_nst.command_line.arguments import nearest
+from stvg_nst.command_line.failures import Failures
+from stvg_nst.command_line.shadows import refuse_shadows
 from stvg_nst.commands.old_words import present_command, present_options
-from stvg_nst.failures import Failures
 from stvg_nst.machine.cores import limit_threads
 from stvg_nst.machine.systems import refuse_other_systems
-from stvg_nst.shadows import refuse_shadows
 
 PROGRAM = "python -m stvg_nst"
 # A command's name, its place below `stvg_nst.commands`, and what it does. Only the module of the one that is called is

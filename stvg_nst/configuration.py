@@ -289,3 +289,13 @@ def nested(name: str, value: Any) -> dict[str, Any]:
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """One line for each dotted name whose value differs, such as ``trainer.max_epochs: 4 before, 8 now``."""
+    old, new = dict(leaves(before)), dict(leaves(now))
+    return [
+        f"{name}: {old.get(name, 'absent')!r} before, {new.get(name, 'absent')!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if name not in old or name not in new or old[name] != new[name]
+    ]

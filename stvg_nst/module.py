@@ -21,26 +21,26 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stvg_nst.accumulation import SampleMeanModule
-from stvg_nst.divergence import DivergedError
-from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.inference import InferenceProtocol, join_passes, join_verdicts, split_passes
-from stvg_nst.loop_position import is_finished
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.measuring import measurement_of
 from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
+from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.preflight import (
+from stvg_nst.results.results_file import load_results
+from stvg_nst.schedules import CosineSchedule, Schedule
+from stvg_nst.seeding import derive_seed
+from stvg_nst.training.accumulation import SampleMeanModule
+from stvg_nst.training.divergence import DivergedError
+from stvg_nst.training.loop_position import is_finished
+from stvg_nst.training.preflight import (
     require_comparable,
     require_frozen_fusion,
     require_readable,
     require_taught_by_twin,
     require_tubes,
 )
-from stvg_nst.results.results_file import load_results
-from stvg_nst.schedules import CosineSchedule, Schedule
-from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning.adapter import (
     AdapterConfig,
     adapter_state,

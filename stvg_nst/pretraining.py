@@ -17,13 +17,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from stvg_nst.accumulation import SampleMeanModule
 from stvg_nst.models import CGSTVG, TubeDETR
 from stvg_nst.models.blocks.decoder import FrameDecoder
 from stvg_nst.models.blocks.layers import FrameAttention
 from stvg_nst.models.cgstvg import VideoEncoder
 from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
+from stvg_nst.training.accumulation import SampleMeanModule
 from stvg_nst.types import BackboneFeatures, Batch, GroundingOutput, SceneBatch
 
 

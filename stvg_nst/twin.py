@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import EncodingMemory
 from stvg_nst.models.base import Grounder
+from stvg_nst.models.encoding_store import EncodingMemory
 from stvg_nst.types import BackboneFeatures, Batch, FusedTokens
 
 # Of the tokens that a run keeps: those of 2,400 clips of the miniature, or of 60 at full size.

@@ -26,7 +26,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.queries",
 )
 DATA_ONLY = ("av", "albumentations")
-MAY_PRINT = (*COMPOSITION_ROOT, "stvg_nst.failures", "stvg_nst.report")
+MAY_PRINT = (*COMPOSITION_ROOT, "stvg_nst.command_line.failures", "stvg_nst.report")
 READERS_OF_RESULTS = ("stvg_nst.report", "stvg_nst.evaluation", "stvg_nst.study")
 WITHOUT_TORCH = ("stvg_nst.machine", "stvg_nst.results", *READERS_OF_RESULTS)
 MAY_WRITE_IN_PLACE = (

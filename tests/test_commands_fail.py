@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stvg_nst import __main__ as root
-from stvg_nst.failures import TRACEBACK
+from stvg_nst.command_line.failures import TRACEBACK
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PREDICTIONS = '{"format": "stvg-predictions", "version": 1, "method": "M", "tubes": [%s]}'

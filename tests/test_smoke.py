@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stvg_nst import __main__ as root
-from stvg_nst.divergence import DIVERGED
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder
@@ -28,7 +27,8 @@ from stvg_nst.models.weights import save_weights
 from stvg_nst.module import GroundingModule
 from stvg_nst.results.results_file import load_results
 from stvg_nst.run_lock import alone_in_run
-from stvg_nst.stopping import TERMINATED
+from stvg_nst.training.divergence import DIVERGED
+from stvg_nst.training.stopping import TERMINATED
 
 MINI = ("base", "data/mini", "model/mini")
 TINY = (

@@ -20,15 +20,14 @@ from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheKind
 from datamodules.degradation.files import DegradedClip, DegradedManifest
 from datamodules.degradation.files import read_manifest as read_degraded
 from datamodules.degradation.files import write_manifest as write_degraded
-from stvg_nst.configuration import dump_yaml, load_yaml, read_yaml
-from stvg_nst.encoding_store import EncodingStore
+from stvg_nst.configuration import differences, dump_yaml, load_yaml, read_yaml
 from stvg_nst.evaluation import load_ground_truth, load_predictions, render_ground_truth, render_predictions
 from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.nullspace.store import DualSpaceStore
 from stvg_nst.results.conditions import Measurement
 from stvg_nst.results.metric_names import MetricName
 from stvg_nst.results.results_file import RunResults, load_results, render_results
-from stvg_nst.study.overlays import differences
 
 # Halves of surrogate pairs too, as Python has bytes that are no UTF-8 in the names of files.
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=8) | st.builds(

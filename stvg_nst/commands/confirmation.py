@@ -11,12 +11,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.ministvg.confirmation import UnconfirmedError, require_committed
-from stvg_nst.configuration import Config, merge, nested, read_yaml
+from stvg_nst.configuration import Config, differences, merge, nested, read_yaml
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study import StudyRun, planned_runs, read_studies
 from stvg_nst.study.definition import study_files
-from stvg_nst.study.overlays import differences
-from stvg_nst.training_settings import PLACES, settings_with_effect
+from stvg_nst.training.settings import PLACES, settings_with_effect
 
 Listed = tuple[StudyRun, Config]
 """A run of the study, and all settings of its fit, or of one of its tests."""

@@ -16,7 +16,7 @@ from datamodules.annotated.verify import Fault, Verification
 from datamodules.annotated.verify import verify as look_through
 from datamodules.data_sets import open_source
 from datamodules.synthetic import SYNTHETIC_SETS, write_synthetic
-from stvg_nst.arguments import CommandParser, positive, positive_int
+from stvg_nst.command_line.arguments import CommandParser, positive, positive_int
 from stvg_nst.commands.data_options import SPLITS, add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_outputs

@@ -14,7 +14,7 @@ from datamodules.data_sets import open_source
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.degradation.video import degrade_video
-from stvg_nst.arguments import CommandParser, positive, positive_int, seed
+from stvg_nst.command_line.arguments import CommandParser, positive, positive_int, seed
 from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_folder_is_writable

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from datamodules.decoders import decoder_versions, missing_decoders
-from stvg_nst.arguments import CommandParser
+from stvg_nst.command_line.arguments import CommandParser
 from stvg_nst.commands.data_options import say
+from stvg_nst.commands.gpus import examine_gpus
 from stvg_nst.commands.missing import examine_experiment
-from stvg_nst.gpus import examine_gpus
 from stvg_nst.machine.health import Finding, examine_machine, examine_packages
 from stvg_nst.report.sheet import sheet_console
 

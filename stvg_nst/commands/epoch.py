@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stvg_nst.arguments import CommandParser, positive_int
+from stvg_nst.command_line.arguments import CommandParser, positive_int
 from stvg_nst.epoch_time import Costs, EpochTime, epoch_time, read_costs
 
 COLUMNS = ("cards", "steps", "batch", "compute", "wait", "gradients", "validation", "epoch", "cores")

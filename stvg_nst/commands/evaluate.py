@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stvg_nst import evaluation
-from stvg_nst.arguments import CommandParser, count, seed, weight
+from stvg_nst.command_line.arguments import CommandParser, count, seed, weight
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.evaluation import evaluation_sheet

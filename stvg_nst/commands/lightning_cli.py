@@ -11,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from stvg_nst.arguments import seed
+from stvg_nst.command_line.arguments import seed
 from stvg_nst.commands.console import without_chatter
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -72,8 +72,8 @@ def components() -> dict[str, Any]:
     """What every configuration chooses from; importing the packages makes their classes known by name."""
     import callbacks  # noqa: F401
     from datamodules import STVGDataModule
+    from stvg_nst.command_line.overlay_parser import OverlayParser
     from stvg_nst.module import GroundingModule
-    from stvg_nst.overlay_parser import OverlayParser
 
     return {
         "model_class": GroundingModule,

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
-from stvg_nst.arguments import CommandParser, positive, positive_int, weight
+from stvg_nst.command_line.arguments import CommandParser, positive, positive_int, weight
 from stvg_nst.commands.data_options import progress_bar, say
 from stvg_nst.evaluation import render_predictions
 from stvg_nst.machine.cores import granted_cores

@@ -10,18 +10,18 @@ from lightning import LightningModule, Trainer
 
 from datamodules import MiniScenes
 from datamodules.ministvg import all_sentences_sample
-from stvg_nst.arguments import CommandParser
-from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.command_line.arguments import CommandParser
+from stvg_nst.command_line.overlay_parser import OverlayParser
 from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import SeededCLI
 from stvg_nst.commands.run import RunCLI, stoppable
-from stvg_nst.interruption import Interruption
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.models.blocks.vocabulary import write_stand_in, write_text_encoder
-from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.pretraining import BoxPretraining, DensePretraining, GroundingPretraining
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
+from stvg_nst.training.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.training.interruption import Interruption
 
 
 def vocabulary(arguments: Sequence[str], program: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stvg_nst.arguments import CommandParser
+from stvg_nst.command_line.arguments import CommandParser
 
 
 def report(arguments: Sequence[str], program: str) -> int:

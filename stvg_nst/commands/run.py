@@ -19,19 +19,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
 from stvg_nst.best_effort import BestEffort
-from stvg_nst.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
 from stvg_nst.commands.confirmation import require_listed
 from stvg_nst.commands.console import console
 from stvg_nst.commands.lightning_cli import ComponentsCLI, components
 from stvg_nst.commands.loggers import loggers_of_run
-from stvg_nst.interruption import GO_ON, Interruption, stopped_by_signals
 from stvg_nst.module import GroundingModule
-from stvg_nst.processes import LastWords, ended_with_parent
 from stvg_nst.report import print_report, report_markdown
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.resuming import Policy, Resumption
 from stvg_nst.run_lock import alone_in_run
-from stvg_nst.stopping import StoppedError
+from stvg_nst.training.checkpoints import find_checkpoint, require_checkpoint, write_whole_checkpoints
+from stvg_nst.training.interruption import GO_ON, Interruption, stopped_by_signals
+from stvg_nst.training.processes import LastWords, ended_with_parent
+from stvg_nst.training.resuming import Policy, Resumption
+from stvg_nst.training.stopping import StoppedError
 
 
 def fit(arguments: Sequence[str], program: str) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.arguments import CommandParser
+from stvg_nst.command_line.arguments import CommandParser
 from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.machine.whole_files import whole_file, write_whole

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stvg_nst.arguments import CommandParser
+from stvg_nst.command_line.arguments import CommandParser
 
 if TYPE_CHECKING:
     from stvg_nst.report.clips import ShownClip

@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from datamodules.annotated_videos import BadVideoPolicy
 from datamodules.own_clips.source import SPLITS, OwnClipsSource
-from stvg_nst.arguments import CommandParser, positive_int, seed
+from stvg_nst.command_line.arguments import CommandParser, positive_int, seed
 from stvg_nst.commands.data_options import check_folder
 from stvg_nst.configuration import Config, merge, read_overlay
 from stvg_nst.machine.cores import granted_cores

@@ -12,7 +12,8 @@ from lightning import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules import STVGDataModule
-from stvg_nst.arguments import seed
+from stvg_nst.command_line.arguments import seed
+from stvg_nst.command_line.overlay_parser import OverlayParser
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.machine.outputs import check_outputs
@@ -23,7 +24,6 @@ from stvg_nst.models.description import ModelDescription
 from stvg_nst.models.foreign_checkpoint import load_roberta
 from stvg_nst.models.tubedetr import checkpoint as tubedetr
 from stvg_nst.models.weights import save_weights
-from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.prediction.exported import export_tuned
 from stvg_nst.prediction.loading import ModelSource, build, load
 from stvg_nst.prediction.network import Network

@@ -10,7 +10,7 @@ from typing import Any
 
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.quality import expand_conditions
-from stvg_nst.arguments import CommandParser
+from stvg_nst.command_line.arguments import CommandParser
 from stvg_nst.commands.data_options import say
 from stvg_nst.commands.full_size import BYTES_OF_A_RUN
 from stvg_nst.configuration import Config, ConfigurationError, read_yaml

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.inference import InferenceProtocol
 from stvg_nst.losses import GroundingLoss
+from stvg_nst.models.encoding_store import KeptEncodings
 from stvg_nst.queries import query_fault
 from stvg_nst.types import BackboneFeatures, FusedTokens, GroundingOutput
 

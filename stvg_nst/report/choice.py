@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from stvg_nst.arguments import CommandParser, seed
+from stvg_nst.command_line.arguments import CommandParser, seed
 from stvg_nst.configuration import Config, dump_yaml, read_yaml
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stvg_nst.arguments import CommandParser, positive_int
 from stvg_nst.best_effort import NOT_TO_BE_HAD
+from stvg_nst.command_line.arguments import CommandParser, positive_int
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.clips import ShowClip, draw_figure3

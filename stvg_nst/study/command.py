@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from stvg_nst.arguments import CommandParser, positive_int, seed, weight
+from stvg_nst.command_line.arguments import CommandParser, positive_int, seed, weight
 from stvg_nst.configuration import ConfigurationError
-from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.cores import threads_by_hand
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
@@ -25,6 +24,7 @@ from stvg_nst.study.launch import PROGRAM, Engine, Launcher, Outcome, alone_in, 
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.parts import commands_for, run_part
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
+from stvg_nst.training.divergence import DIVERGED
 
 INTERRUPTED = 130
 Report = Callable[[Study, Path, Path], None]

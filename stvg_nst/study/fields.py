@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from stvg_nst.arguments import MOST_SEED
+from stvg_nst.command_line.arguments import MOST_SEED
 from stvg_nst.study.overlays import StudyError
 
 _KINDS: Mapping[Any, str] = {

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stvg_nst.divergence import DIVERGED
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.folder_lock import locked
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
+from stvg_nst.training.divergence import DIVERGED
 
 PROGRAM = (sys.executable, "-m", "stvg_nst")
 POLL_SECONDS = 0.1

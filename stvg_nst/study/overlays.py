@@ -1,11 +1,11 @@
-"""What is particular to a study's configurations: settings by dotted names, and where two configurations differ."""
+"""What is particular to a study's configurations: settings by dotted names, and the error of one that cannot be run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from stvg_nst.configuration import Config, ConfigurationError, leaves, merge, nested
+from stvg_nst.configuration import Config, ConfigurationError, merge, nested
 
 
 class StudyError(ConfigurationError):
@@ -30,13 +30,3 @@ def override(config: Config, name: str, value: Any) -> dict[str, Any]:
         instead = ".".join((*parents, "init_args", last))
         raise StudyError(f"'{name}' sets nothing: arguments of a component are its init_args; write '{instead}'")
     return merge(config, nested(name, value))
-
-
-def differences(before: Config, now: Config) -> list[str]:
-    """One line for each dotted name whose value differs, such as ``trainer.max_epochs: 4 before, 8 now``."""
-    old, new = dict(leaves(before)), dict(leaves(now))
-    return [
-        f"{name}: {old.get(name, 'absent')!r} before, {new.get(name, 'absent')!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if name not in old or name not in new or old[name] != new[name]
-    ]

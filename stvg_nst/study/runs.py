@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvg_nst.configuration import Config, dump_yaml, merge, read_yaml
+from stvg_nst.configuration import Config, differences, dump_yaml, merge, read_yaml
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.study.definition import Study
 from stvg_nst.study.fields import folder_name
-from stvg_nst.study.overlays import StudyError, differences
+from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.weights_sum import file_sum, is_same
-from stvg_nst.training_settings import training_callbacks
+from stvg_nst.training.settings import training_callbacks
 
 BASELINE_FOLDER = "zero-shot"
 _MEASURED_BY = {"trainer.precision": "32-true", "model.inference": "single_pass"}

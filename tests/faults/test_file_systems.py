@@ -17,8 +17,8 @@ import torch
 
 from datamodules import MiniSTVG
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheKind
-from stvg_nst.checkpoints import read_checkpoint
 from stvg_nst.nullspace.store import DualSpaceStore
+from stvg_nst.training.checkpoints import read_checkpoint
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.faults.killing import is_killed
 

@@ -13,9 +13,9 @@ import torch
 
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
 from datamodules.ministvg.store import DamagedSplitError, ensure_split, load_annotations
-from stvg_nst.checkpoints import CheckpointError, require_checkpoint, write_whole_checkpoints
-from stvg_nst.encoding_store import EncodingStore, EncodingStoreError
+from stvg_nst.models.encoding_store import EncodingStore, EncodingStoreError
 from stvg_nst.nullspace.store import DualSpaceStore, DualSpaceStoreError
+from stvg_nst.training.checkpoints import CheckpointError, require_checkpoint, write_whole_checkpoints
 from stvg_nst.tuning import AdapterMismatchError, LoRA, load_adapter, save_adapter
 from tests.counting import Counting, Numbers, make_trainer
 

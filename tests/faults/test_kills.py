@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules import MiniSTVG
-from stvg_nst.checkpoints import find_checkpoint, write_whole_checkpoints
 from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.training.checkpoints import find_checkpoint, write_whole_checkpoints
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.counting import Counting, Numbers, make_trainer
 from tests.faults.killing import content, is_killed, run_for, seconds_of

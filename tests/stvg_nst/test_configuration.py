@@ -14,9 +14,9 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from stvg_nst import __main__ as root
-from stvg_nst.configuration import ConfigurationError, load_yaml, merge, nested, read_overlay, read_yaml
+from stvg_nst.command_line.overlay_parser import OverlayParser
+from stvg_nst.configuration import ConfigurationError, differences, load_yaml, merge, nested, read_overlay, read_yaml
 from stvg_nst.module import GroundingModule
-from stvg_nst.overlay_parser import OverlayParser
 from stvg_nst.study import read_studies
 
 NST = """\
@@ -277,3 +277,13 @@ def test_a_file_that_one_may_not_read_is_named(overlay: Any) -> None:
     path.chmod(0)
     with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
         read_yaml(path)
+
+
+def test_differences_are_named() -> None:
+    before, now = {"a": {"b": 1, "c": [1]}, "d": None}, {"a": {"b": 2, "c": [1]}, "e": {}}
+    assert differences(before, now) == [
+        "a.b: 1 before, 2 now",
+        "d: None before, 'absent' now",
+        "e: 'absent' before, {} now",
+    ]
+    assert differences(now, now) == []

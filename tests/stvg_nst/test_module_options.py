@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.divergence import DivergedError
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models.base import Grounder
 from stvg_nst.module import GroundingModule
 from stvg_nst.schedules import CGSTVGSchedule
+from stvg_nst.training.divergence import DivergedError
 from stvg_nst.tuning import FullFineTuning, LoRA, Tuner
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, GroundingOutput, Quality, Tube
 

@@ -32,7 +32,7 @@ def test_a_loss_that_diverges_in_one_process_ends_all_of_them_alike(tmp_path: Pa
 
 
 def _diverge_in_the_last(rank: int, folder: Path) -> None:
-    from stvg_nst.divergence import DivergedError
+    from stvg_nst.training.divergence import DivergedError
     from tests.stvg_nst.test_module_options import make, make_batch
 
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=RANKS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stvg_nst.arguments import CommandParser, positive_int
+from stvg_nst.command_line.arguments import CommandParser, positive_int
 
 EXTRA = "pip install --constraint constraints.txt --editable '.[demo]'"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stvg_nst.encoding_store import KeptEncodings
 from stvg_nst.models.blocks.text import TextEncoder
+from stvg_nst.models.encoding_store import KeptEncodings
 from stvg_nst.types import BackboneFeatures
 
 Fuse = Callable[[BackboneFeatures, str], Tensor]

@@ -15,8 +15,7 @@ from datamodules import MiniSTVG
 from datamodules.annotated.verify import verify
 from datamodules.own_clips.source import SPLITS, OwnClipsSource
 from stvg_nst import __main__ as root_module
-from stvg_nst import gpus
-from stvg_nst.commands import missing
+from stvg_nst.commands import gpus, missing
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.configuration import ConfigurationError
 from stvg_nst.machine import health

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stvg_nst.encoding_store import EncodingStore
 from stvg_nst.models.base import Grounder, grid_of
 from stvg_nst.models.blocks import image
+from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.tuning import NullSpaceTuning
 from stvg_nst.types import GroundingOutput
 from tests.stvg_nst.models.small import GROUNDERS, QUERIES, assert_each_clip_is_as_if_alone, clip, run

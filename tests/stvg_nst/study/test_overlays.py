@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stvg_nst.study import StudyError
-from stvg_nst.study.overlays import differences, override
+from stvg_nst.study.overlays import override
 
 NST = {"model": {"tuner": {"class_path": "NST", "init_args": {"rank": 4, "targets": ["a", "b"]}}, "warmup": 1}}
 
@@ -33,13 +33,3 @@ def test_one_dotted_name_is_set() -> None:
 def test_a_name_that_leads_nowhere_is_refused(name: str, message: str) -> None:
     with pytest.raises(StudyError, match=f"'{name}' sets nothing: .*{message}"):
         override(NST, name, 3)
-
-
-def test_differences_are_named() -> None:
-    before, now = {"a": {"b": 1, "c": [1]}, "d": None}, {"a": {"b": 2, "c": [1]}, "e": {}}
-    assert differences(before, now) == [
-        "a.b: 1 before, 2 now",
-        "d: None before, 'absent' now",
-        "e: 'absent' before, {} now",
-    ]
-    assert differences(now, now) == []

@@ -202,7 +202,7 @@ def _told_by_worker(error: BaseException) -> str | None:
         return f"memory is used up in a process of the loader; {_HOST_ADVICE}"
     if match[1] in _BUGS:
         return None
-    ours = any(file.startswith(f"{Path(__file__).parents[1] / package}{os.sep}") for package in _PACKAGES)
+    ours = any(file.startswith(f"{Path(__file__).parents[2] / package}{os.sep}") for package in _PACKAGES)
     return words if ours else _library_words(words)
 
 

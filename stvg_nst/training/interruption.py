@@ -15,8 +15,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from stvg_nst.loop_position import is_finished, restart_validation
-from stvg_nst.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
+from stvg_nst.training.loop_position import is_finished, restart_validation
+from stvg_nst.training.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 
 _Handler = Callable[[int, FrameType | None], None]
 # What ends a fit behind the step that is at work: in words, and by which status.

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from stvg_nst.resuming import ChangedSettingsError, Policy, Resumption
+from stvg_nst.training.resuming import ChangedSettingsError, Policy, Resumption
 from tests.counting import Counting, Numbers, make_trainer
 
 LAST = Path("checkpoints/last.ckpt")

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stvg_nst.accumulation import SampleMeanModule
+from stvg_nst.training.accumulation import SampleMeanModule
 from tests.ranks import join_ranks, run_ranks
 
 SAMPLES = torch.arange(1.0, 12.0)

@@ -17,7 +17,7 @@ def refuse_shadows() -> None:
     for name in PACKAGES:
         found = find_spec(name)
         place = None if found is None else found.origin
-        own = Path(__file__).resolve().parents[1] / name / "__init__.py"
+        own = Path(__file__).resolve().parents[2] / name / "__init__.py"
         if place is None or Path(place).resolve() != own:
             raise ValueError(
                 f"expected the package '{name}' of this suite, '{own}', but Python finds '{place}'; rename that, or "

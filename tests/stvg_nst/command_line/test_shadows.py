@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg_nst.shadows import refuse_shadows
+from stvg_nst.command_line.shadows import refuse_shadows
 
 
 def test_our_own_packages_are_not_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from stvg_nst.loop_position import is_finished, recount_batches, restart_validation
+from stvg_nst.training.loop_position import is_finished, recount_batches, restart_validation
 from tests.counting import Counting, Numbers, make_trainer
 
 

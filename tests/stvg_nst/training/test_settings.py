@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.study.overlays import differences
-from stvg_nst.training_settings import training_settings
+from stvg_nst.configuration import differences
+from stvg_nst.training.settings import training_settings
 
 CONFIG: dict[str, Any] = {
     "seed_everything": 0,

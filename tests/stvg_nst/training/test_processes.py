@@ -89,10 +89,10 @@ def _harm(folder: Path, task: str) -> Callable[..., None]:
 
 
 def _train(folder: Path, task: str) -> int:
+    from stvg_nst.command_line.failures import Failures
     from stvg_nst.commands.run import stoppable
-    from stvg_nst.failures import Failures
-    from stvg_nst.interruption import Interruption
-    from stvg_nst.processes import LastWords, ended_with_parent
+    from stvg_nst.training.interruption import Interruption
+    from stvg_nst.training.processes import LastWords, ended_with_parent
     from tests.counting import Counting, Numbers, make_trainer
 
     if os.environ.get("LOCAL_RANK") == "1":

@@ -15,11 +15,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch._utils import ExceptionWrapper
 
-from stvg_nst import failures
+from stvg_nst.command_line import failures
+from stvg_nst.command_line.failures import Failures, failure_of
 from stvg_nst.evaluation import TubeFileError, load_predictions
-from stvg_nst.failures import Failures, failure_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 TRACEBACK_OFFER = " (STVG_TRACEBACK=1 shows where it was raised)\n"
 
 
@@ -189,7 +189,9 @@ def test_every_traceback_is_shown_where_asked_for(monkeypatch: pytest.MonkeyPatc
 )
 def test_standard_output_may_be_closed_or_full(redirection: str, status: int, error: str) -> None:
     # Longer than a pipe's buffer, so that a reader that has gone shows.
-    program = "from stvg_nst.failures import Failures\nwith Failures() as f: print(200000 * 'x')\nexit(f.status)"
+    program = (
+        "from stvg_nst.command_line.failures import Failures\nwith Failures() as f: print(200000 * 'x')\nexit(f.status)"
+    )
     command = f'set -o pipefail; "$0" -c "$1" {redirection}'
     ran = subprocess.run(
         ["bash", "-c", command, sys.executable, program], capture_output=True, text=True, cwd=REPOSITORY
@@ -200,7 +202,8 @@ def test_standard_output_may_be_closed_or_full(redirection: str, status: int, er
 
 def test_what_a_terminal_cannot_show_is_escaped() -> None:
     program = (
-        "import os\nfrom stvg_nst.failures import Failures\nwith Failures(): print('caf\u00e9', os.fsdecode(b'\\xe9'))"
+        "import os\nfrom stvg_nst.command_line.failures import Failures\n"
+        "with Failures(): print('caf\u00e9', os.fsdecode(b'\\xe9'))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program],

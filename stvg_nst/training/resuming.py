@@ -11,11 +11,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from stvg_nst.checkpoints import read_checkpoint
-from stvg_nst.loop_position import is_finished, recount_batches
+from stvg_nst.configuration import differences
 from stvg_nst.results.run_folder import RunFile
-from stvg_nst.study.overlays import differences
-from stvg_nst.training_settings import clips_of_a_batch, training_settings
+from stvg_nst.training.checkpoints import read_checkpoint
+from stvg_nst.training.loop_position import is_finished, recount_batches
+from stvg_nst.training.settings import clips_of_a_batch, training_settings
 
 Policy = Literal["refuse", "continue"]
 

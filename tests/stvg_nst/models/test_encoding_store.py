@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg_nst.encoding_store import EncodingMemory, EncodingStore, EncodingStoreError
+from stvg_nst.models.encoding_store import EncodingMemory, EncodingStore, EncodingStoreError
 
 TOKENS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from stvg_nst.interruption import Interruption, stopped_by_signals
-from stvg_nst.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
+from stvg_nst.training.interruption import Interruption, stopped_by_signals
+from stvg_nst.training.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 from tests.counting import Counting, Numbers, make_trainer
 
 Place = tuple[str, int, int]

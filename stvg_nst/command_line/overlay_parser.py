@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from stvg_nst.arguments import refusal
+from stvg_nst.command_line.arguments import refusal
 from stvg_nst.configuration import (
     Config,
     ConfigurationError,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stvg_nst.checkpoints import (
+from stvg_nst.training.checkpoints import (
     CheckpointError,
     WholeCheckpointIO,
     find_checkpoint,
