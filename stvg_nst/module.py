@@ -28,19 +28,19 @@ from stvg_nst.metrics import GroundingMetrics, QualityMeans
 from stvg_nst.models.base import Grounder
 from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.models.weights import load_weights, modules_fingerprint
-from stvg_nst.results.results_file import load_results
-from stvg_nst.schedules import CosineSchedule, Schedule
-from stvg_nst.seeding import derive_seed
-from stvg_nst.training.accumulation import SampleMeanModule
-from stvg_nst.training.divergence import DivergedError
-from stvg_nst.training.loop_position import is_finished
-from stvg_nst.training.preflight import (
+from stvg_nst.preflight import (
     require_comparable,
     require_frozen_fusion,
     require_readable,
     require_taught_by_twin,
     require_tubes,
 )
+from stvg_nst.results.results_file import load_results
+from stvg_nst.schedules import CosineSchedule, Schedule
+from stvg_nst.seeding import derive_seed
+from stvg_nst.training.accumulation import SampleMeanModule
+from stvg_nst.training.divergence import DivergedError
+from stvg_nst.training.loop_position import is_finished
 from stvg_nst.tuning.adapter import (
     AdapterConfig,
     adapter_state,

@@ -158,6 +158,23 @@ def import_cycles(modules: dict[str, Module]) -> Iterator[str]:
         yield "import cycle: " + " -> ".join(reversed(error.args[1]))
 
 
+def room_cycles(modules: dict[str, Module]) -> Iterator[str]:
+    """Rooms that need each other, even where no two of their files do: neither can be read before the other."""
+    graph: dict[str, set[str]] = {}
+    for module in modules.values():
+        targets = project_imports(module, modules, but=module.only_typed)
+        graph.setdefault(room_of(module.name), set()).update(room_of(target) for target in targets)
+    try:
+        graphlib.TopologicalSorter({room: needs - {room} for room, needs in graph.items()}).prepare()
+    except graphlib.CycleError as error:
+        yield "rooms in a circle: " + " -> ".join(reversed(error.args[1]))
+
+
+def room_of(name: str) -> str:
+    """A folder or a loose file of ``stvg_nst``; the two other packages are one room each."""
+    return ".".join(name.split(".")[:2]) if name.startswith("stvg_nst.") else name.partition(".")[0]
+
+
 def homeless_files(modules: dict[str, Module]) -> Iterator[str]:
     for module in modules.values():
         if HOMELESS & set(module.name.split(".")):
@@ -191,7 +208,7 @@ def writes_in_place(modules: dict[str, Module]) -> Iterator[str]:
                 yield f"{module.name}:{node.lineno}: {name}() writes in place; use stvg_nst.machine.whole_files"
 
 
-RULES = (wrong_arrows, heavy_reports, import_cycles, homeless_files, unwanted_code, writes_in_place)
+RULES = (wrong_arrows, heavy_reports, import_cycles, room_cycles, homeless_files, unwanted_code, writes_in_place)
 
 
 def violations(root: Path) -> list[str]:
@@ -246,6 +263,7 @@ def test_all_three_packages_are_read() -> None:
         ("stvg_nst/report/t.py", "from ..boxes import f", "stvg_nst.report.t: loads torch (stvg_nst.boxes:1)"),
         ("stvg_nst/report/t.py", "from stvg_nst.heavy.light import f", "loads lightning (stvg_nst.heavy:1)"),
         ("stvg_nst/boxes.py", "from . import tubes", "import cycle: stvg_nst."),
+        ("stvg_nst/heavy/back.py", "from stvg_nst.tubes import f", "rooms in a circle: stvg_nst."),
         ("callbacks/utils.py", "", "callbacks.utils: a thing without a home"),
         ("stvg_nst/misc/a.py", "", "stvg_nst.misc.a: a thing without a home"),
         ("stvg_nst/a.py", "x = 1\nprint(x)", "stvg_nst.a:2: print() in library code"),
@@ -288,7 +306,7 @@ def plant(root: Path, files: dict[str, str]) -> None:
     sound = {
         "stvg_nst/__init__.py": "",
         "stvg_nst/boxes.py": "import torch",
-        "stvg_nst/tubes.py": "from .boxes import f",
+        "stvg_nst/tubes.py": "from .boxes import f\nfrom .heavy.light import g",
         "stvg_nst/report/__init__.py": "",
         "stvg_nst/heavy/__init__.py": "import lightning",
         "stvg_nst/heavy/light.py": "",

@@ -18,12 +18,12 @@ from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.configuration import read_yaml
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
+from stvg_nst.preflight import require_readable
 from stvg_nst.report.certificate import Certificate, certificate_sheet, to_json
 from stvg_nst.report.sheet import print_sheet, sheet_console, sheet_markdown
 from stvg_nst.results.results_file import add_certificate, load_results
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
-from stvg_nst.training.preflight import require_readable
 from stvg_nst.tuning.nst import NullSpaceTuning
 from stvg_nst.tuning.nst.certify import certify as measure
 

@@ -1,4 +1,4 @@
-"""How a fit runs: what must hold before it begins, how it counts, stops and goes on, and how it says how it ended.
+"""How a fit runs: how it counts, stops and goes on, and how it says how it ended.
 
 A process that only watches a fit imports ``divergence``, ``stopping`` and ``settings``, and no torch with them.
 """
