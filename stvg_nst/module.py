@@ -29,11 +29,16 @@ from stvg_nst.models.base import Grounder
 from stvg_nst.models.encoding_store import EncodingStore
 from stvg_nst.models.weights import load_weights, modules_fingerprint
 from stvg_nst.preflight import (
+    clips_for_gate,
     require_comparable,
+    require_features_for_encodings,
     require_frozen_fusion,
+    require_own_weights,
     require_readable,
     require_taught_by_twin,
     require_tubes,
+    require_twins,
+    require_use_of_extra_clips,
 )
 from stvg_nst.results.results_file import load_results
 from stvg_nst.schedules import CosineSchedule, Schedule
@@ -183,6 +188,59 @@ class GroundingModule(SampleMeanModule):
         assert batch.frames is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_backbones):
             return self.grounder.encode(batch.frames, batch.frame_mask, batch.frame_sizes)
+
+    # --- before a run begins ----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuses here what would fail, or mislead, only when a run is under way.
+
+        Raises:
+            ValueError: the run, its data and its baseline do not fit together.
+        """
+        require_own_weights(str(self.trainer.precision))
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if self.baseline is not None and datamodule is not None:
+            own = measurement_of(self.trainer, self, self.inference)
+            require_comparable(self.baseline, datamodule.conditions(stage), own, self.weights, stage)
+        if stage == "fit":
+            require_twins(datamodule, self.twin)
+            require_use_of_extra_clips(datamodule, self.tuner)
+            if self.annotated:
+                require_tubes(datamodule, "train", "--model.annotated false lets the clean twin alone teach")
+            if self.trainer.limit_val_batches:
+                require_tubes(datamodule, "val", "--trainer.limit_val_batches 0 measures nothing by them")
+            if self.tuner.calibrates_gate:
+                self._clean_validation = clips_for_gate(datamodule, self.tuner)
+        elif stage in ("validate", "test"):
+            measured = "val" if stage == "validate" else getattr(datamodule, "evaluation_split", "test")
+            require_tubes(datamodule, measured, "give them one")
+        cached = getattr(datamodule, "cached_backbones", None)
+        require_features_for_encodings(self.grounder, cached)
+        if self._clean is not None and cached is not None:
+            self._clean.remember()
+        self.check_backbones(cached)
+        for split, records in getattr(datamodule, "records", {}).items():
+            require_readable(self.grounder, split, {record.item_id: record.query for record in records})
+
+    def check_backbones(self, cached: str | None) -> None:
+        """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
+
+        Raises:
+            ValueError: they are not this grounder's, or this grounder's will not stay as they are.
+        """
+        if cached is not None and self.trains_backbones:
+            raise ValueError(
+                f"{type(self.tuner).__name__} trains a part of the visual encoders, for which a cache cannot stand in; "
+                "set --data.init_args.features null, or leave that part out of --model.tuner.scope"
+            )
+        if cached is not None and cached != (own := self.backbone_fingerprint()):
+            raise ValueError(
+                f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
+                "build the cache again with `python -m stvg_nst cache features`, or set --data.init_args.features null"
+            )
+
+    def backbone_fingerprint(self) -> str:
+        return modules_fingerprint(self.grounder.backbones())
 
     # --- calibration ------------------------------------------------------------------------------------------------
 
@@ -418,91 +476,6 @@ class GroundingModule(SampleMeanModule):
                 )
 
     # --- resuming ---------------------------------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        if self.trainer.precision.endswith("-true") and self.trainer.precision != "32-true":
-            raise ValueError(
-                f"--trainer.precision {self.trainer.precision} turns the weights themselves into another type, and an "
-                "adapter would not fit the weights that it was trained on; give bf16-mixed, 16-mixed or 32-true"
-            )
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if self.baseline is not None and datamodule is not None:
-            own = measurement_of(self.trainer, self, self.inference)
-            require_comparable(self.baseline, datamodule.conditions(stage), own, self.weights, stage)
-        if self.twin and stage == "fit" and not getattr(datamodule, "twins", False):
-            raise ValueError(
-                f"--model.twin {self.twin:g} needs each degraded training clip in high quality too; give "
-                "--data.init_args.twins true, or --model.twin 0"
-            )
-        extra = getattr(datamodule, "extra_clips", 0)
-        if extra and stage == "fit" and not self.tuner.learns_from_extra_clips:
-            raise ValueError(
-                f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
-                f"{type(self.tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
-            )
-        if stage == "fit" and self.annotated:
-            advice = "--model.annotated false lets the clean twin alone teach"
-            require_tubes(datamodule, "train", advice)
-        if stage == "fit" and self.trainer.limit_val_batches:
-            require_tubes(datamodule, "val", "--trainer.limit_val_batches 0 measures nothing by them")
-        if stage in ("validate", "test"):
-            measuring = "val" if stage == "validate" else getattr(datamodule, "evaluation_split", "test")
-            require_tubes(datamodule, measuring, "give them one")
-        if stage == "fit" and self.tuner.calibrates_gate:
-            self._clean_validation = self._clean_validation_loader(datamodule)
-        cached = getattr(datamodule, "cached_backbones", None)
-        if self.grounder.encodings is not None and cached is None:
-            raise ValueError(
-                "--model.encodings keeps what comes of each clip's features, which are new in every epoch unless they "
-                "are cached; set --data.init_args.features, or leave out --model.encodings"
-            )
-        if self._clean is not None and cached is not None:
-            self._clean.remember()
-        self.check_backbones(cached)
-        for split, records in getattr(datamodule, "records", {}).items():
-            require_readable(self.grounder, split, {record.item_id: record.query for record in records})
-
-    def _clean_validation_loader(self, datamodule: object) -> Iterable[Batch]:
-        """The clips that the threshold of a gate is set by, when the fit ends.
-
-        Raises:
-            ValueError: the data module has none to offer: a fit of hours must not end in that.
-        """
-        loader = getattr(datamodule, "clean_validation_loader", None)
-        if loader is None:
-            raise ValueError(
-                f"{type(self.tuner).__name__} sets the threshold of its gate by clean clips of the validation split, "
-                "but the trainer has no data module with `clean_validation_loader`; fit with one, or leave out "
-                "--model.tuner.init_args.false_alarms"
-            )
-        clean = loader()
-        if not len(clean):
-            raise ValueError(
-                f"{type(self.tuner).__name__} sets the threshold of its gate by clean clips of the validation split, "
-                "when the fit ends, but that split has none; show it at least one, or leave out "
-                "--model.tuner.init_args.false_alarms"
-            )
-        return clean
-
-    def check_backbones(self, cached: str | None) -> None:
-        """Refuse features that other backbones made; ``cached`` is those backbones' fingerprint, None without a cache.
-
-        Raises:
-            ValueError: they are not this grounder's, or this grounder's will not stay as they are.
-        """
-        if cached is not None and self.trains_backbones:
-            raise ValueError(
-                f"{type(self.tuner).__name__} trains a part of the visual encoders, for which a cache cannot stand in; "
-                "set --data.init_args.features null, or leave that part out of --model.tuner.scope"
-            )
-        if cached is not None and cached != (own := self.backbone_fingerprint()):
-            raise ValueError(
-                f"the cached features were made by backbones {cached[:12]}, but this grounder's are {own[:12]}; "
-                "build the cache again with `python -m stvg_nst cache features`, or set --data.init_args.features null"
-            )
-
-    def backbone_fingerprint(self) -> str:
-        return modules_fingerprint(self.grounder.backbones())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = self._tuned_names()

@@ -1,14 +1,17 @@
-"""What must hold before a run begins: of what is trained, of its sentences and tubes, and of its baseline."""
+"""What must hold before a run begins: of what is trained, of its clips, sentences and tubes, and of its baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch.utils.data import DataLoader
+
 from stvg_nst.models.base import Grounder, ReferencePoint
 from stvg_nst.results.conditions import Conditions, Measurement
 from stvg_nst.results.results_file import RunResults
 from stvg_nst.tuning.base import Tuner, TuningModule
+from stvg_nst.types import Batch
 
 
 def require_frozen_fusion(grounder: Grounder, tuner: Tuner) -> None:
@@ -46,6 +49,91 @@ def require_taught_by_twin(grounder: Grounder, twin: float) -> None:
                 f"--model.annotated false: the clean twin teaches what lies ahead of the decoders, and '{name}' is "
                 "behind it; choose a scope without decoders (experiments/scope/encoder_all.yaml)"
             )
+
+
+def require_own_weights(precision: str) -> None:
+    """An adapter is trained on the frozen weights as they are.
+
+    Args:
+        precision: of the trainer, such as ``bf16-mixed``.
+
+    Raises:
+        ValueError: it turns the weights themselves into another type.
+    """
+    if precision.endswith("-true") and precision != "32-true":
+        raise ValueError(
+            f"--trainer.precision {precision} turns the weights themselves into another type, and an "
+            "adapter would not fit the weights that it was trained on; give bf16-mixed, 16-mixed or 32-true"
+        )
+
+
+def require_twins(datamodule: object, twin: float) -> None:
+    """The clean twin is made of each degraded training clip's high-quality version.
+
+    Args:
+        datamodule: whose ``twins`` says whether its training clips bring them.
+        twin: the weight of the clean twin.
+
+    Raises:
+        ValueError: it has a weight, and the clips do not bring them.
+    """
+    if twin and not getattr(datamodule, "twins", False):
+        raise ValueError(
+            f"--model.twin {twin:g} needs each degraded training clip in high quality too; give "
+            "--data.init_args.twins true, or --model.twin 0"
+        )
+
+
+def require_use_of_extra_clips(datamodule: object, tuner: Tuner) -> None:
+    """Extra clips, of which only the quality is known, are read for a router that learns from them.
+
+    Raises:
+        ValueError: ``extra_clips`` of the data module asks for some, and the tuner has no such router.
+    """
+    extra = getattr(datamodule, "extra_clips", 0)
+    if extra and not tuner.learns_from_extra_clips:
+        raise ValueError(
+            f"--data.init_args.extra_clips {extra} are for a router that reads statistics, and this "
+            f"{type(tuner).__name__} has none; set router_reads to statistics, or extra_clips to 0"
+        )
+
+
+def require_features_for_encodings(grounder: Grounder, cached: str | None) -> None:
+    """Kept encodings are found by a clip's features, which stay the same only where they are cached.
+
+    Args:
+        cached: the fingerprint of the backbones that made the cached features, ``None`` without a cache.
+
+    Raises:
+        ValueError: encodings are kept, and features are not cached.
+    """
+    if grounder.encodings is not None and cached is None:
+        raise ValueError(
+            "--model.encodings keeps what comes of each clip's features, which are new in every epoch unless they "
+            "are cached; set --data.init_args.features, or leave out --model.encodings"
+        )
+
+
+def clips_for_gate(datamodule: object, tuner: Tuner) -> DataLoader[Batch]:
+    """The clean validation clips that the threshold of a gate is set by, when the fit ends.
+
+    Raises:
+        ValueError: the data module has none to offer: a fit of hours must not end in that.
+    """
+    why = f"{type(tuner).__name__} sets the threshold of its gate by clean clips of the validation split"
+    loader = getattr(datamodule, "clean_validation_loader", None)
+    if loader is None:
+        raise ValueError(
+            f"{why}, but the trainer has no data module with `clean_validation_loader`; fit with one, or leave out "
+            "--model.tuner.init_args.false_alarms"
+        )
+    clean: DataLoader[Batch] = loader()
+    if not len(clean):
+        raise ValueError(
+            f"{why}, when the fit ends, but that split has none; show it at least one, or leave out "
+            "--model.tuner.init_args.false_alarms"
+        )
+    return clean
 
 
 def require_tubes(datamodule: object, split: str, advice: str) -> None:
