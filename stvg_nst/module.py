@@ -336,6 +336,7 @@ class GroundingModule(SampleMeanModule):
         except ValueError as error:  # of PyTorch, whose optimisers check their options when they are built
             raise ValueError(f"--model.optimizer: {error}") from error
         total_steps = self._total_steps()
+        self.schedule.warn_of_length(total_steps)
         factors: list[Callable[[int], float]] = [
             partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups
         ]

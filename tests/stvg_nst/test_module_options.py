@@ -124,6 +124,11 @@ def test_each_group_follows_the_schedule_under_its_own_name() -> None:
     assert rates[150] == pytest.approx([1e-4, 50 / 198])
 
 
+def test_a_fit_shorter_than_its_warm_up_says_so() -> None:
+    with pytest.warns(UserWarning, match="rise over 300 steps, but the training has 200"):
+        optimiser(make(warmup_steps=300))
+
+
 def test_a_rate_for_nothing_and_a_schedule_of_unknown_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"learning rate of 'txet.\*': no trained parameter has such a name"):
         optimiser(make(learning_rates={"txet.*": 1.0}))
