@@ -111,6 +111,12 @@ def test_parameters_are_grouped_by_the_first_pattern_that_matches() -> None:
     assert [(len(group["params"]), group["initial_lr"]) for group in groups] == [(2, 1e-3), (2, 5e-5), (2, 1e-2)]
 
 
+def test_a_shared_parameter_has_the_rate_of_any_of_its_names() -> None:
+    module = make(learning_rates={"alias.*": 1.0})
+    module.grounder.alias = module.grounder.head
+    assert [len(group["params"]) for group in optimiser(module)[0].param_groups] == [4, 2]
+
+
 def test_each_group_follows_the_schedule_under_its_own_name() -> None:
     schedule = CGSTVGSchedule(2, (1,), linear=("text.*",))
     optimizer, scheduler = optimiser(make(learning_rates={"text.*": 1.0}, schedule=schedule))
