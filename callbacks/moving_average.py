@@ -8,13 +8,15 @@ import lightning
 import torch
 from torch import Tensor
 
+from stvg_nst.module import GroundingModule
+
 
 class MovingAverage(lightning.Callback):
     """Averages the trained parameters over the steps; validation sees the average, and so does the finished fit.
 
     AdapterCheckpoint writes the average, not the last step. The state to resume from holds both. A parameter that a
     model holds under two names counts once; the original CG-STVG averages its shared heads twice a step, as if their
-    decay were squared.
+    decay were squared. A direction that AdaLoRA has pruned is zero in the average, too.
 
     Args:
         decay: what the average keeps of itself in each step, in [0, 1).
@@ -59,7 +61,7 @@ class MovingAverage(lightning.Callback):
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit":
             self._trained = {name: value.detach().clone() for name, value in _trained_parameters(pl_module).items()}
-            _fill(pl_module, self._averages)
+            _fill_averages(pl_module, self._averages)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -78,11 +80,11 @@ class MovingAverage(lightning.Callback):
                     checkpoint["state_dict"][name] = trained[parameter]
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        _fill(pl_module, self._averages)
+        _fill_averages(pl_module, self._averages)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Again: Lightning skips ``on_train_end`` in a fit that is resumed after its last step."""
-        _fill(pl_module, self._averages)
+        _fill_averages(pl_module, self._averages)
 
     def state_dict(self) -> dict[str, Any]:
         return {"averages": self._averages, "last_step": self._last_step}
@@ -94,6 +96,12 @@ class MovingAverage(lightning.Callback):
 
 def _trained_parameters(module: lightning.LightningModule) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _fill_averages(module: lightning.LightningModule, averages: dict[str, Tensor]) -> None:
+    _fill(module, averages)
+    if isinstance(module, GroundingModule):
+        module.tuner.after_averaging(module.grounder)
 
 
 @torch.no_grad()

@@ -394,6 +394,7 @@ class GroundingModule(SampleMeanModule):
         except ValueError as error:  # of PyTorch, whose optimisers check their options when they are built
             raise ValueError(f"--model.optimizer: {error}") from error
         total_steps = self._total_steps()
+        self.schedule.warn_of_length(total_steps)
         factors: list[Callable[[int], float]] = [
             partial(self.schedule.factor, pattern, total_steps=total_steps) for pattern, _ in groups
         ]
@@ -402,16 +403,18 @@ class GroundingModule(SampleMeanModule):
 
     def _parameter_groups(self, parameters: Sequence[torch.nn.Parameter]) -> list[tuple[str, dict[str, Any]]]:
         """Each group's pattern and its options for the optimiser; the rest goes first, by the empty pattern."""
-        names = {parameter: name.removeprefix("grounder.") for name, parameter in self.named_parameters()}
+        names: dict[torch.nn.Parameter, list[str]] = defaultdict(list)  # several where it is shared
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            names[parameter].append(name.removeprefix("grounder."))
         members: dict[str, list[torch.nn.Parameter]] = {"": [], **{pattern: [] for pattern in self.learning_rates}}
         for parameter in parameters:
-            matches = (pattern for pattern in self.learning_rates if fnmatchcase(names[parameter], pattern))
+            matches = (p for p in self.learning_rates if any(fnmatchcase(name, p) for name in names[parameter]))
             members[next(matches, "")].append(parameter)
         for pattern in self.learning_rates:
             if not members[pattern]:
                 raise ValueError(
                     f"learning rate of '{pattern}': no trained parameter has such a name that an earlier pattern "
-                    f"does not take; trained are '{names[parameters[0]]}' and {len(parameters) - 1} more"
+                    f"does not take; trained are '{names[parameters[0]][0]}' and {len(parameters) - 1} more"
                 )
         rates = {pattern: {"lr": rate} for pattern, rate in self.learning_rates.items()}
         return [(pattern, {"params": group, **rates.get(pattern, {})}) for pattern, group in members.items() if group]

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 
 class Schedule(ABC):
     """What to multiply the rate of a parameter group with."""
@@ -23,15 +25,26 @@ class Schedule(ABC):
             total_steps: of the whole training.
         """
 
+    def warn_of_length(self, total_steps: int) -> None:  # noqa: B027 (a hook; some schedules fit any length)
+        """Say so where a training is too short for the schedule.
+
+        Warns:
+            UserWarning: so.
+        """
+
 
 class CosineSchedule(Schedule):
     """Rises linearly to 1, then falls as a cosine to 0.
 
     Args:
-        warmup_steps: of the rise.
+        warmup_steps: of the rise, 0 for none.
+
+    Raises:
+        ValueError: it is negative.
     """
 
     def __init__(self, warmup_steps: int = 0) -> None:
+        _check_at_least(0, warmup_steps=warmup_steps)
         self.warmup_steps = warmup_steps
 
     def factor(self, group: str, step: int, total_steps: int) -> float:
@@ -39,6 +52,14 @@ class CosineSchedule(Schedule):
             return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    def warn_of_length(self, total_steps: int) -> None:
+        if self.warmup_steps > total_steps:
+            rank_zero_warn(
+                f"the learning rates rise over {self.warmup_steps} steps, but the training has {total_steps}, and so "
+                f"they end at {total_steps / self.warmup_steps:.0%} of what was asked for; lower warmup_steps, or "
+                "train for longer"
+            )
 
 
 _WARM_UP = 0.01  # of all steps, in the original
@@ -55,6 +76,9 @@ class CGSTVGSchedule(Schedule):
         linear: patterns of the groups that rise and fall linearly instead.
         warm_up_all: the groups that drop rise first, too, as for VidSTG.
 
+    Raises:
+        ValueError: there is no epoch, or a drop lies outside [1, epochs].
+
     Source: CG-STVG (Gu et al., CVPR 2024), `multistep_with_warmup` (HC-STVG) and `multistep_with_warmup_all` (VidSTG).
     """
 
@@ -66,6 +90,12 @@ class CGSTVGSchedule(Schedule):
         linear: Sequence[str] = (),
         warm_up_all: bool = False,
     ) -> None:
+        _check_at_least(1, epochs=epochs)
+        if outside := [drop for drop in drops if not 1 <= drop <= epochs]:
+            raise ValueError(
+                f"drops are epochs of the {epochs}, in [1, {epochs}], got {outside}; change "
+                "--model.schedule.init_args.drops or .epochs"
+            )
         self.epochs = epochs
         self.drops = drops
         self.groups = linear
@@ -95,10 +125,14 @@ class TubeDETRSchedule(Schedule):
         drop_every: so many epochs.
         linear: patterns of the groups that rise and fall linearly instead.
 
+    Raises:
+        ValueError: a number is below 1.
+
     Source: TubeDETR (Yang et al., CVPR 2022), whose default is to drop after 10 epochs, and again after each 10 more.
     """
 
     def __init__(self, epochs: int, *, drop_every: int = 10, linear: Sequence[str] = ()) -> None:
+        _check_at_least(1, epochs=epochs, drop_every=drop_every)
         self.epochs = epochs
         self.drop_every = drop_every
         self.groups = linear
@@ -114,3 +148,9 @@ class TubeDETRSchedule(Schedule):
         if before < warmup:
             return before / warmup
         return max(0, total_steps - before) / (total_steps - warmup)
+
+
+def _check_at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            raise ValueError(f"{name} of the schedule must be at least {least}, got {number}")

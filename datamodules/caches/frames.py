@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
-from datamodules.caches.one_writer import alone_in
+from datamodules.caches.one_writer import one_writer
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import VideoDecodeError, read_frames, video_sizes
 
@@ -153,7 +153,7 @@ def write_frames(
         CacheError: another process writes to the folder.
         OSError: the disk is full, for instance.
     """
-    with alone_in(folder, _FRAMES.command):
+    with one_writer(folder, _FRAMES.command):
         first = 1 + max((int(shard.name) for shard in _shard_folders(folder)), default=-1)
         tasks = [
             _Shard(folder / f"{first + index:05d}", dict(provenance), shard)

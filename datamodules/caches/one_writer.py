@@ -11,7 +11,7 @@ from stvg_nst.machine.folder_lock import locked
 
 
 @contextmanager
-def alone_in(folder: Path, command: str) -> Iterator[None]:
+def one_writer(folder: Path, command: str) -> Iterator[None]:
     """Holds a folder, which is made, for one process that writes.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.one_writer import alone_in
+from datamodules.caches.one_writer import one_writer
 from datamodules.degradation.files import LOSSLESS, DegradedClip, DegradedManifest, read_manifest, write_manifest
 from datamodules.degradation.golden_pixels import pixel_hashes
 from datamodules.degradation.kinds import version_name
@@ -150,7 +150,7 @@ class DegradedCopy:
         Raises:
             CacheError: another process writes to the folder.
         """
-        with alone_in(self.folder, _COMMAND):
+        with one_writer(self.folder, _COMMAND):
             remove_partials(self.folder)  # of processes that were killed
             self.missing = self._find_missing()  # another process may have written some of it meanwhile
             write_manifest(self.folder, self._manifest, self._written)  # says whose files these are, whenever it ends

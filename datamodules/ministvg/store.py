@@ -9,10 +9,12 @@ A clip depends on its split and index alone, so a split may grow: the clips that
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,6 +66,7 @@ def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = Tru
     A folder that holds enough is reused after a check of its files; one that holds fewer gets the missing clips. New
     clips are rendered beside the split and moved in at the end, so a run that is killed leaves nothing that looks
     finished, at most a hidden folder to delete. One that is killed while it moves them in is finished by the next.
+    Processes may render the same split at once; the largest number of clips stays.
 
     Args:
         root: folder of all versions and splits.
@@ -88,7 +91,7 @@ def ensure_split(root: Path, split: str, *, num_clips: int, progress: bool = Tru
         draft = Path(beside) / split
         _render_draft(draft, split, range(first, num_clips), held, progress=progress)
         if held is not None:
-            _move_in(draft, folder)
+            _move_in(draft, folder, num_clips)
         else:
             try:
                 draft.rename(folder)
@@ -146,13 +149,33 @@ def _render_draft(draft: Path, split: str, indices: range, held: _Manifest | Non
     (draft / _MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="ascii")
 
 
-def _move_in(draft: Path, folder: Path) -> None:
+def _move_in(draft: Path, folder: Path, num_clips: int) -> None:
     """Add the clips of a draft to a finished split; until its manifest is there as ``_NEXT`` the files are nobody's."""
-    for clip in sorted((draft / _CLIPS).iterdir()):
-        os.replace(clip, folder / _CLIPS / clip.name)
-    os.replace(draft / _ANNOTATIONS, folder / _NEXT_ANNOTATIONS)
-    os.replace(draft / _MANIFEST, folder / _NEXT)
-    _finish_growth(folder)
+    with _held_still(folder, alone=True):
+        _finish_growth(folder)
+        if _read_manifest(folder).num_clips >= num_clips:  # another process let it grow meanwhile
+            return
+        for clip in sorted((draft / _CLIPS).iterdir()):
+            os.replace(clip, folder / _CLIPS / clip.name)
+        os.replace(draft / _ANNOTATIONS, folder / _NEXT_ANNOTATIONS)
+        os.replace(draft / _MANIFEST, folder / _NEXT)
+        _finish_growth(folder)
+
+
+@contextmanager
+def _held_still(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Keeps other processes from moving clips into a split; waits while one does, and with ``alone`` for readers too.
+
+    The folder itself is locked, for a split may lie where nothing can be written. Where there are no locks it goes on
+    without.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _finish_growth(folder: Path) -> None:
@@ -186,15 +209,16 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 
 def _check_files(folder: Path) -> _Manifest:
-    _finish_growth(folder)
-    manifest = _read_manifest(folder)
-    for name, file in manifest.files.items():
-        path = folder / name
-        got = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-        if got != f"{file.bytes} bytes":
-            raise DamagedSplitError(path, expected=f"{file.bytes} bytes", got=got, folder=folder)
-        if (found := _sha256(path)) != file.sha256:
-            raise DamagedSplitError(path, expected=f"sha256 {file.sha256}", got=found, folder=folder)
+    with _held_still(folder):
+        _finish_growth(folder)
+        manifest = _read_manifest(folder)
+        for name, file in manifest.files.items():
+            path = folder / name
+            got = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+            if got != f"{file.bytes} bytes":
+                raise DamagedSplitError(path, expected=f"{file.bytes} bytes", got=got, folder=folder)
+            if (found := _sha256(path)) != file.sha256:
+                raise DamagedSplitError(path, expected=f"sha256 {file.sha256}", got=found, folder=folder)
     return manifest
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 LOCK = ".lock"
 """The file in a folder that its lock is on."""
+
+# Who only asks holds a lock for a moment, and must turn nobody away by it.
+_TRIES = 3
+_SECONDS_BETWEEN_TRIES = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
     # To read and write: NFS grants a shared lock only on what may be read, and one alone on what may be written.
     with (folder / LOCK).open("a+") as lock:
         try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            _take(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -59,3 +64,23 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
             yield lock.fileno()
         finally:
             _held.remove(lock)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder alone; it is not known where the file system has no locks."""
+    with suppress(FileNotFoundError), (folder / LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _take(lock: TextIO, kind: int) -> None:
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            return fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        time.sleep(_SECONDS_BETWEEN_TRIES)
+    return fcntl.flock(lock, kind | fcntl.LOCK_NB)

@@ -20,7 +20,7 @@ from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.study.definition import Study, quick_folder, read_studies
 from stvg_nst.study.fields import folder_name
 from stvg_nst.study.hardware import refuse_other_results
-from stvg_nst.study.launch import PROGRAM, Engine, Launcher, Outcome, alone_in, termination_as_interrupt
+from stvg_nst.study.launch import PROGRAM, Engine, Launcher, Outcome, alone_in_study, termination_as_interrupt
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.parts import commands_for, run_part
 from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_other_precisions
@@ -49,12 +49,12 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
     check_folder_is_writable(options.output or folder)
     console = Console(highlight=False, emoji=False)
     if options.emit or options.part is not None:
-        with alone_in(folder, shared=True) as lock, termination_as_interrupt():
+        with alone_in_study(folder, shared=True) as lock, termination_as_interrupt():
             return _in_parts(parts, folder, Launcher(1, lock, program, threads_by_hand()), options, console)
     if options.report_only:  # what it reads is whole, also while runs work there; the folder may be a read-only copy
         _report_all(parts, folder, options.output or folder, report)
         return 0
-    with alone_in(folder) as lock:
+    with alone_in_study(folder) as lock:
         try:
             # Ray has handlers of signals of its own, which are replaced for as long as the runs work.
             with _engine(options, lock, program) as engine, termination_as_interrupt():

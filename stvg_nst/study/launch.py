@@ -206,7 +206,7 @@ def _end(processes: Sequence[_Process]) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, *, shared: bool = False) -> Iterator[int]:
+def alone_in_study(folder: Path, *, shared: bool = False) -> Iterator[int]:
     """Holds a study's folder for one command at a time; yields the lock's descriptor, to be passed to its processes.
 
     They hold it too, so that a command that is killed outright is not followed by another while its runs still work.

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from stvg_nst.machine.folder_lock import locked
+from stvg_nst.machine.folder_lock import is_held
 from stvg_nst.study.launch import Launcher, Outcome
 from stvg_nst.study.overlays import StudyError
 from stvg_nst.study.runs import StudyRun
@@ -31,7 +31,7 @@ def commands_for(stages: Stages, folder: Path, command: Sequence[str]) -> tuple[
     baselines, others = stages
     missing = {run.grounder for run in baselines}
     ready = [*baselines, *(run for run in others if run.grounder not in missing)]
-    free = [run for run in ready if not is_at_work(run)]
+    free = [run for run in ready if not is_held(run.folder)]
     place = shlex.quote(str(Path.cwd()))
     lines = [f"cd {place} && {shlex.join([*command, '--part', name_of(run, folder)])}" for run in free]
     notes = [f"{len(lines)} commands"]
@@ -56,20 +56,9 @@ def run_part(name: str, stages: Stages, folder: Path, launcher: Launcher) -> Out
     lacking = [baseline for baseline in baselines if baseline.grounder == run.grounder and not baseline.finished]
     if run.point is not None and lacking:
         raise StudyError(f"{run} is compared with {lacking[0]}, which is not there yet; run that part first")
-    if is_at_work(run):
+    if is_held(run.folder):
         raise StudyError(f"another command works on {run} in '{run.folder}'; wait until it ends")
     if run.finished or run.diverged:
         return Outcome(run, 0.0, run.why_failed if run.diverged else None)
     (outcome,) = launcher.outcomes([run], on_start=lambda started: None)
     return outcome
-
-
-def is_at_work(run: StudyRun) -> bool:
-    """Whether a command works in the folder of a run."""
-    if not run.folder.is_dir():
-        return False
-    try:
-        with locked(run.folder):
-            return False
-    except BlockingIOError:
-        return True

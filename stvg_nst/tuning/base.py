@@ -268,6 +268,9 @@ class Tuner(ABC):
         """
         return None
 
+    def after_averaging(self, grounder: nn.Module) -> None:  # noqa: B027 (a hook; most tuners need none)
+        """Hold an average over steps, which is in the place of what was trained, to what each step was held to."""
+
     def training_state(self) -> dict[str, Tensor]:
         """What a resumed training needs beyond the parameters and buffers; it goes to checkpoints, not to adapters."""
         return {}

@@ -7,6 +7,7 @@ counts padding, and expects the tokens of one text.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -54,21 +55,29 @@ class CordaLinear(TunedLinear):
         """Start from what clean clips show to the layer: the mean of ``x x^T``, (d_in, d_in), of so many clips."""
         # Any: PEFT finds what it needs in attributes that a layer does not have.
         rest: Any = self.peft_layer.get_base_layer()
-        rank = self.peft_layer.r[ADAPTER]
-        rest.weight.copy_(self.base_layer.weight)
-        rest.covariance_matrix = moment.to(rest.weight)
+        rank, scale = self.peft_layer.r[ADAPTER], self.peft_layer.scaling[ADAPTER]
+        weight = self.base_layer.weight
+        rest.weight.copy_(weight)
+        # In units of its own mean: the start is the same in all units, and in some they would overflow.
+        rest.covariance_matrix = (moment / moment.diagonal().mean()).to(weight.device, torch.float32)
         eigens = collect_eigens_for_layer(rest, LoraConfig())
         del rest.covariance_matrix
         # The last singular directions of W C, C being the moment, carry the least of what the layer answers to clean
         # clips: CorDA's knowledge-preserved mode trains these.
         eigens.S_WC = eigens.S_WC[-rank:].clone()
-        eigens.U_WC, eigens.V_WC = (basis[:, -rank:].to(rest.weight) for basis in (eigens.U_WC, eigens.V_WC))
+        eigens.U_WC, eigens.V_WC = (basis[:, -rank:].to(weight.device) for basis in (eigens.U_WC, eigens.V_WC))
         # The units of the inputs say how B A is shared out between B and A, by factors of thousands from one layer to
         # another. PEFT divides by the largest input; here both start with one norm, in any units.
         units = (eigens.V_WC * eigens.S_WC.sqrt()).norm() / eigens.S_WC.sum().sqrt()
         eigens.S_WC, eigens.V_WC = eigens.S_WC * units, eigens.V_WC / units
         rest.eigens = eigens
         self.peft_layer.corda_init(ADAPTER, "corda")
+        # PEFT leaves float32. An adapter is kept in the layer's own precision, and R makes up for what A and B lose.
+        factors = [factor[ADAPTER].weight for factor in (self.peft_layer.lora_B, self.peft_layer.lora_A)]
+        for factor in factors:
+            factor.data = factor.data.to(weight.dtype)
+        left, right = (factor.float() for factor in factors)
+        rest.weight.copy_(weight.float() - scale * left @ right)
         self.clips.fill_(clips)
 
     def merged(self) -> nn.Linear:
@@ -115,6 +124,13 @@ class CorDA(LowRankTuner):
     ) -> None:
         layers = _corda_layers(grounder)
         clean = measure_clean_inputs(grounder, layers, batches, forward)
+        for name in layers:
+            energy = clean.moments[name].diagonal().mean().item()
+            if not 0 < energy < math.inf:
+                raise ValueError(
+                    f"clean clips must show finite inputs that are not all zero to '{name}', got a mean square of "
+                    f"{energy:.3g}; take it out of --model.tuner.init_args.targets, or check the weights"
+                )
         for name, layer in layers.items():
             layer.calibrate(clean.moments[name], clean.clips)
 

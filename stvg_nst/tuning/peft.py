@@ -213,6 +213,13 @@ class AdaLoRA(LowRankTuner):
         if final:
             self._scores = {kind: {} for kind in SCORES}
 
+    @torch.no_grad()
+    def after_averaging(self, grounder: nn.Module) -> None:
+        """Switch off what the last pruning did: the average remembers those directions, and would exceed the budget."""
+        for name, kept in self._pattern.items():
+            values = grounder.get_parameter(name)
+            values[~torch.tensor(kept, device=values.device)] = 0.0
+
     @property
     def _settled(self) -> bool:
         """Whether the last pruning is over: scores end there. A training that is cut short may yet have it to do."""

@@ -166,20 +166,23 @@ def leave_out_zeros(layers: Mapping[str, Layer]) -> dict[str, Layer]:
 
 
 def select_modules(model: nn.Module, scope: Sequence[str]) -> dict[str, nn.Module]:
-    """Whole modules whose qualified name matches a shell-style pattern, by name; one may lie in another.
+    """Whole modules whose qualified name matches a shell-style pattern; one may lie in another.
+
+    A module that the model holds under several names is selected by its first name, whichever of them matched.
 
     Raises:
         ValueError: a pattern matches nothing.
     """
     check_patterns(scope)
-    modules = {name: module for name, module in model.named_modules() if name}
+    first_names = {module: name for name, module in model.named_modules()}
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     matched: dict[str, nn.Module] = {}
     for pattern in scope:
         found = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
         if not found:
             children = ", ".join(f"'{name}'" for name, _ in model.named_children())
             raise ValueError(f"scope '{pattern}' matches no module; the model's parts are {children}")
-        matched |= found
+        matched |= {first_names[module]: module for module in found.values()}
     return matched
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import MovingAverage
+from stvg_nst.tuning import AdaLoRA, adapter_state
+from tests.stvg_nst.test_module_tuners import fit as fit_grounder
 
 
 class Counter(lightning.LightningModule):
@@ -153,3 +155,12 @@ def test_a_checkpoint_within_a_validation_has_the_trained_value_under_each_name_
         "one.weight": 1,
         "other.weight": 1,
     }
+
+
+def test_the_average_of_pruned_directions_keeps_to_the_budget(tmp_path: Path) -> None:
+    name, callback = "head.peft_layer.lora_E.default", MovingAverage(0.9)
+    module = fit_grounder(AdaLoRA(["head"], rank=4, interval=2), tmp_path, callbacks=[callback])
+    alive, average = adapter_state(module.grounder)[name], callback.state_dict()["averages"][f"grounder.{name}"]
+    assert average.count_nonzero() > 4, "it remembers directions that were pruned"
+    assert alive.count_nonzero() == 4
+    assert torch.equal(alive[alive != 0], average[alive != 0])

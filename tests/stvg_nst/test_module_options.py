@@ -111,6 +111,12 @@ def test_parameters_are_grouped_by_the_first_pattern_that_matches() -> None:
     assert [(len(group["params"]), group["initial_lr"]) for group in groups] == [(2, 1e-3), (2, 5e-5), (2, 1e-2)]
 
 
+def test_a_shared_parameter_has_the_rate_of_any_of_its_names() -> None:
+    module = make(learning_rates={"alias.*": 1.0})
+    module.grounder.alias = module.grounder.head
+    assert [len(group["params"]) for group in optimiser(module)[0].param_groups] == [4, 2]
+
+
 def test_each_group_follows_the_schedule_under_its_own_name() -> None:
     schedule = CGSTVGSchedule(2, (1,), linear=("text.*",))
     optimizer, scheduler = optimiser(make(learning_rates={"text.*": 1.0}, schedule=schedule))
@@ -122,6 +128,11 @@ def test_each_group_follows_the_schedule_under_its_own_name() -> None:
     assert rates[0] == pytest.approx([1e-3, 1.0])
     assert rates[1] == pytest.approx([1e-3, 0.5])
     assert rates[150] == pytest.approx([1e-4, 50 / 198])
+
+
+def test_a_fit_shorter_than_its_warm_up_says_so() -> None:
+    with pytest.warns(UserWarning, match="rise over 300 steps, but the training has 200"):
+        optimiser(make(warmup_steps=300))
 
 
 def test_a_rate_for_nothing_and_a_schedule_of_unknown_groups_are_refused() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,28 @@ def test_factors_stay_between_0_and_1(schedule: Schedule, total_steps: int) -> N
 def test_cosine_by_hand() -> None:
     schedule = CosineSchedule(warmup_steps=2)
     assert [schedule.factor("", step, 4) for step in range(5)] == pytest.approx([0.5, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: CosineSchedule(-5), "warmup_steps of the schedule must be at least 0, got -5"),
+        (lambda: CGSTVGSchedule(0, ()), "epochs of the schedule must be at least 1, got 0"),
+        (lambda: CGSTVGSchedule(90, (50, 91)), r"drops are epochs of the 90, in \[1, 90\], got \[91\]; change"),
+        (lambda: CGSTVGSchedule(90, (0, -1)), r"got \[0, -1\]"),
+        (lambda: TubeDETRSchedule(-1), "epochs of the schedule must be at least 1, got -1"),
+        (lambda: TubeDETRSchedule(40, drop_every=0), "drop_every of the schedule must be at least 1, got 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(make: Callable[[], Schedule], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_a_rise_that_outlasts_the_training_is_said() -> None:
+    with pytest.warns(UserWarning, match="rise over 20 steps, but the training has 5, and so they end at 25% of"):
+        CosineSchedule(20).warn_of_length(5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CosineSchedule(5).warn_of_length(5)
+        official("hcstvg").warn_of_length(5)

@@ -217,6 +217,14 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         if self._folded:
             raise RuntimeError("a folded model has no adapter to save any more; save it before folding")
 
+    def set_training(self, grounder: nn.Module, mode: bool) -> None:
+        if mode and self._folded:
+            raise RuntimeError(
+                "a folded model has nothing to train any more; build the model and the tuner anew, load the adapter "
+                "that was saved before folding, and train that"
+            )
+        super().set_training(grounder, mode)
+
     def bypass(self) -> AbstractContextManager[None]:
         """Run the frozen model as if nothing had been injected: what a certificate compares with."""
         return self._state.bypassing()

@@ -106,9 +106,8 @@ def standing_of(tuner: NullSpaceTuning, gate: ForcedGate, group: Group, *, leaks
     """What a change of the answers is worth; ``leaks`` says whether the null branch of any layer does."""
     if gate != "closed" and group != "closed":
         return "observation"
-    # A hard gate that is known ahead of the layers skips the residual of the clips that it closes on, leak included.
-    skipped = tuner.gate == "hard" and (gate == "closed" or tuner.router == "shared")
-    return "guarantee" if skipped or (tuner.forward_mode == "separate" and not leaks) else "bound"
+    # A hard gate leaves each clip that it closes on to the frozen layer, without the residual and its leak.
+    return "guarantee" if tuner.gate == "hard" or (tuner.forward_mode == "separate" and not leaks) else "bound"
 
 
 def worst_leak(weight: Tensor, basis: Tensor) -> float:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,47 @@ def test_loser_of_a_race_takes_the_winners_files(
     monkeypatch.setattr(store, "write_annotations", be_overtaken)
     assert ensure_split(tmp_path, "val", num_clips=3, progress=False) == folder
     assert [path.name for path in folder.parent.iterdir()] == ["val"]
+
+
+@pytest.mark.parametrize("larger", [5, 6])
+def test_a_growth_that_is_overtaken_takes_nothing_away(
+    split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, larger: int
+) -> None:
+    write_annotations = store.write_annotations
+
+    def be_overtaken(path, annotations) -> None:
+        write_annotations(path, annotations)
+        monkeypatch.setattr(store, "write_annotations", write_annotations)
+        ensure_split(tmp_path, "val", num_clips=larger, progress=False)
+
+    monkeypatch.setattr(store, "write_annotations", be_overtaken)
+    assert ensure_split(tmp_path, "val", num_clips=5, progress=False) == split
+    assert len(load_annotations(split)) == larger
+    assert_as_listed(split)
+    assert [path.name for path in split.parent.iterdir()] == ["val"]
+
+
+def test_a_split_grows_only_when_nobody_checks_it(split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_annotations, sha256, drafted = store.write_annotations, store._sha256, threading.Event()
+    grower = threading.Thread(target=ensure_split, args=(tmp_path, "val"), kwargs={"num_clips": 4, "progress": False})
+
+    def draft(path, annotations) -> None:
+        write_annotations(path, annotations)
+        drafted.set()
+
+    def let_it_grow(path: Path) -> str:
+        monkeypatch.setattr(store, "_sha256", sha256)
+        grower.start()
+        assert drafted.wait(60)
+        grower.join(1)  # in which it would be done, if it did not wait
+        return sha256(path)
+
+    monkeypatch.setattr(store, "write_annotations", draft)
+    monkeypatch.setattr(store, "_sha256", let_it_grow)
+    assert ensure_split(tmp_path, "val", num_clips=3) == split
+    grower.join(60)
+    assert len(load_annotations(split)) == 4
+    assert_as_listed(split)
 
 
 def test_truncated_and_missing_files_are_found_at_once(split: Path, tmp_path: Path) -> None:

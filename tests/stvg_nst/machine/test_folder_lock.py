@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stvg_nst.machine.folder_lock import locked
+from stvg_nst.machine.folder_lock import LOCK, is_held, locked
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
@@ -21,6 +21,19 @@ def test_one_at_a_time(tmp_path: Path) -> None:
             pass
     with locked(folder):
         pass
+
+
+def test_who_asks_leaves_no_trace_and_turns_nobody_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_held(tmp_path / "new") and not is_held(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    with locked(tmp_path):
+        assert is_held(tmp_path)
+    with (tmp_path / LOCK).open() as another:
+        fcntl.flock(another, fcntl.LOCK_SH)  # which asks
+        assert not is_held(tmp_path)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(another, fcntl.LOCK_UN))
+        with locked(tmp_path):
+            assert is_held(tmp_path)
 
 
 def test_a_forked_process_does_not_hold_it_longer(tmp_path: Path) -> None:
@@ -61,3 +74,4 @@ def test_a_file_system_without_locks_is_told(
     monkeypatch.setattr(fcntl, "flock", without_locks)
     with locked(tmp_path):
         assert "has no locks (Function not implemented)" in caplog.text
+        assert not is_held(tmp_path)

@@ -27,7 +27,7 @@ from stvg_nst.report import study as reporting
 from stvg_nst.results.conditions import Measurement
 from stvg_nst.study import StudyError, command, launch, planned_runs, read_studies
 from stvg_nst.study.definition import quick_folder
-from stvg_nst.study.launch import alone_in
+from stvg_nst.study.launch import alone_in_study
 
 Write = Callable[..., Path]
 ADAPTED = {"model.tuner.init_args.rank": 8}
@@ -357,7 +357,7 @@ def test_an_interruption_ends_the_processes_and_keeps_the_rest(
     assert "the same command goes on from there" in capsys.readouterr().out
     assert (runs / "good-seed0" / "results.json").exists()
     assert not (runs / "slow-seed0" / "failure.txt").exists(), "it was stopped, it did not fail"
-    with alone_in(runs):  # which a process that still works would hold
+    with alone_in_study(runs):  # which a process that still works would hold
         pass
 
 
@@ -373,7 +373,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_a_folder_is_for_one_command_at_a_time(study: Any, write: Write, tmp_path: Path) -> None:
-    with alone_in(tmp_path / "runs"), pytest.raises(StudyError, match="is in use by another study command"):
+    with alone_in_study(tmp_path / "runs"), pytest.raises(StudyError, match="is in use by another study command"):
         study(write())
 
 

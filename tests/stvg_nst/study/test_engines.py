@@ -87,7 +87,7 @@ def test_an_interruption_ends_all_and_the_same_command_goes_on(
     assert study(path, *engine) == 130
     assert "the same command goes on from there" in capsys.readouterr().out
     assert not (runs / "slow-seed0" / "failure.txt").exists(), "it was stopped, it did not fail"
-    with launch.alone_in(runs):  # which a local process that still works would hold
+    with launch.alone_in_study(runs):  # which a local process that still works would hold
         pass
     assert study(path, *engine) == 0, "it hangs once only"
     assert stages(runs)["slow-seed0"] == ["fit", "fit", "test"] and stages(runs)["good-seed0"] == ["fit", "test"]

@@ -15,7 +15,7 @@ import pytest
 from stvg_nst.machine.folder_lock import locked
 from stvg_nst.report import study as reporting
 from stvg_nst.study import StudyError, command, launch
-from stvg_nst.study.launch import alone_in
+from stvg_nst.study.launch import alone_in_study
 
 Write = Callable[..., Path]
 
@@ -104,11 +104,11 @@ def test_parts_work_beside_each_other_and_not_beside_the_whole(
     study: Any, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, runs = write(seeds=[0]), tmp_path / "runs"
-    with alone_in(runs, shared=True):
+    with alone_in_study(runs, shared=True):
         assert study(path, "--part", "zero-shot") == 0
         with pytest.raises(StudyError, match="is in use by another study command"):
             study(path)
-    with alone_in(runs), pytest.raises(StudyError, match="is in use by another study command"):
+    with alone_in_study(runs), pytest.raises(StudyError, match="is in use by another study command"):
         study(path, "--part", "rank-4-seed0")
     with locked(runs / "rank-4-seed0"):
         capsys.readouterr()

@@ -67,6 +67,34 @@ def test_both_factors_start_with_one_norm_in_any_units(unit):
     torch.testing.assert_close(rest(layer) + product(layer), layer.base_layer.weight, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_in_half_precision_is_taken_apart_in_single(dtype, unit):
+    torch.manual_seed(0)
+    layer = CordaLinear(nn.Linear(16, 12).to(dtype), 6, scale=2.0)
+    tokens = unit * torch.randn(50, 16) * torch.linspace(0.01, 1, 16)
+    moment = (tokens.T @ tokens / 50).double()
+    layer.calibrate(moment, 1)
+    assert {tensor.dtype for tensor in (product(layer), rest(layer))} == {dtype}
+    weight, single = layer.base_layer.weight, CordaLinear(nn.Linear(16, 12), 6, scale=2.0)
+    single.base_layer.weight.data.copy_(weight)
+    single.calibrate(moment, 1)
+    rounding = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(product(layer).float(), product(single), atol=rounding, rtol=0)
+    torch.testing.assert_close(rest(layer) + product(layer), weight, atol=rounding, rtol=0)
+
+
+@pytest.mark.parametrize(("weight", "energy"), [(0.0, "0"), (float("inf"), "nan")])
+def test_inputs_that_say_nothing_are_refused(toy, weight, energy):
+    grounder, tuner = toy.ToyGrounder(), CorDA(["encoder.linear2"], rank=6)
+    tuner.inject(grounder)
+    for parameter in grounder.encoder.linear1.parameters():
+        parameter.data.fill_(weight)
+    with pytest.raises(ValueError, match=rf"to 'encoder\.linear2', got a mean square of {energy}; take it out of"):
+        tuner.calibrate(grounder, [toy.toy_batch(0)], lambda batch: grounder(*batch))
+    assert not tuner.is_calibrated(grounder)
+
+
 def test_what_is_trained_is_what_clean_clips_use_least(toy):
     grounder, _ = calibrated(toy)
     layer = grounder.encoder.linear2

@@ -9,7 +9,7 @@ from torch import nn
 
 from stvg_nst.seeding import derive_seed
 from stvg_nst.tuning import FullFineTuning, LoRA, NullSpaceTuning, PromptTuning
-from stvg_nst.tuning.selection import select_by_name, select_layers
+from stvg_nst.tuning.selection import select_by_name, select_layers, select_modules
 
 # Rank ratios of the toy's layers: pixels 1, encoder.linear1 1, encoder.linear2 0.4, decoder.linear1 1,
 # decoder.linear2 1/3, head 9/16.
@@ -33,6 +33,16 @@ def test_a_shared_layer_is_found_under_any_name_and_wrapped_under_all(toy):
     NullSpaceTuning(["alias.0"], rank=4).inject(grounder)
     assert grounder.alias[0] is grounder.head
     assert not isinstance(grounder.head, nn.Linear)
+
+
+def test_a_shared_module_is_selected_under_any_name(toy):
+    grounder = toy.ToyGrounder()
+    assert select_modules(grounder, ["alias.0"]) == select_modules(grounder, ["head"]) == {"head": grounder.head}
+    tuner = FullFineTuning(["alias.?"])
+    tuner.inject(grounder)
+    assert [id(parameter) for parameter in tuner.trainable_parameters(grounder)] == list(
+        map(id, grounder.head.parameters())
+    )
 
 
 @pytest.mark.parametrize(

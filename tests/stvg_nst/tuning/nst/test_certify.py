@@ -124,7 +124,8 @@ def test_the_literal_form_is_no_more_than_bounded(certified):
 
 @pytest.mark.parametrize("bias", [-9.0, 9.0])
 @pytest.mark.parametrize("router", ["layer", "shared"])
-def test_a_hard_gate_is_exact_on_the_clips_that_it_closes_on(certified, router, bias):
+@pytest.mark.parametrize("options", [{}, {"forward_mode": "literal", "rank_rule": "relative", "rank_threshold": 0.4}])
+def test_a_hard_gate_is_exact_on_the_clips_that_it_closes_on(certified, router, bias, options):
     def decide(grounder):
         for name, parameter in grounder.named_parameters():
             if ".router." in name or "reference_point.router.router" in name:
@@ -132,7 +133,7 @@ def test_a_hard_gate_is_exact_on_the_clips_that_it_closes_on(certified, router, 
                 if name.endswith("outer.bias"):
                     parameter.data.fill_(bias)
 
-    _, changes = certified(gate="hard", router=router, change=decide)
+    _, changes = certified(gate="hard", router=router, change=decide, **options)
     closed = changes["own", "closed"]
     assert closed.standing == "guarantee"
     assert closed.count == (6 if bias < 0 else 0)
@@ -163,7 +164,7 @@ def test_an_open_gate_closes_on_nothing(certified):
         ({}, "own", "HQ", False, "observation"),
         ({"forward_mode": "literal"}, "closed", "HQ", False, "bound"),
         ({"gate": "hard", "forward_mode": "literal"}, "closed", "LQ", True, "guarantee"),  # skipped altogether
-        ({"gate": "hard", "forward_mode": "literal"}, "own", "closed", True, "bound"),
+        ({"gate": "hard", "forward_mode": "literal"}, "own", "closed", True, "guarantee"),
         ({"gate": "hard", "router": "shared"}, "own", "closed", True, "guarantee"),
         ({"gate": "hard"}, "own", "closed", False, "guarantee"),
         ({"gate": "hard"}, "own", "HQ", False, "observation"),

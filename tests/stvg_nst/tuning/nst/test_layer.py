@@ -185,6 +185,9 @@ def test_folding_changes_no_output(toy, tuned, options, rule, tmp_path):
         assert sum(parameter.numel() for parameter in grounder.parameters()) < parameters
     with pytest.raises(RuntimeError, match="save it before folding"):
         save_adapter(tmp_path / "adapter.safetensors", grounder, tuner)
+    with pytest.raises(RuntimeError, match="a folded model has nothing to train any more; build the model and"):
+        tuner.set_training(grounder, True)
+    tuner.set_training(grounder, False)
     with pytest.raises(RuntimeError, match="with 0 wrapped layers, got one with 4"):
         NullSpaceTuning(toy.TARGETS, rank=6).fold(grounder)
 
