@@ -150,7 +150,7 @@ class Training:
     def __init__(self, toy: ModuleType, tuner: AdaLoRA, *, total_steps: int) -> None:
         self.toy, self.tuner, self.total_steps = toy, tuner, total_steps
         self.grounder = toy.ToyGrounder()
-        torch.manual_seed(0)  # of the tuner's first values: whether two directions weigh alike must not depend on chance
+        torch.manual_seed(0)  # else whether two directions weigh alike would depend on chance
         tuner.inject(self.grounder)
         self.optimizer = torch.optim.AdamW(tuner.trainable_parameters(self.grounder), lr=1e-2)
         self.steps = 0
