@@ -18,6 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from datamodules.film import DamagedFrameError, VideoDecodeError, open_film
+from stvg_nst.counting import counted
 from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
@@ -92,7 +93,7 @@ def timeline(path: Path | str) -> Timeline:
             times.append(frame.time)
         fps = film.rate(times)
     if not times or not fps:
-        raise VideoDecodeError(f"it has {len(times)} frames to show, at {fps:g} frames per second", path)
+        raise VideoDecodeError(f"it has {counted(len(times), 'frame')} to show, at {fps:g} frames per second", path)
     info, origin = VideoInfo(len(times), fps, (height, width)), times[0] or 0.0
     known = [time for time in times if time is not None]
     if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
@@ -235,7 +236,7 @@ def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]
                 return
     if frame_ids is not None:
         cause = (
-            f"it has only {num_frames} frames; `python -m stvg_nst data verify` lists all such films of a data set, "
-            "and --data.init_args.on_short_clip says what to do with them"
+            f"it has only {counted(num_frames, 'frame')}; `python -m stvg_nst data verify` lists all such films of a "
+            "data set, and --data.init_args.on_short_clip says what to do with them"
         )
         raise VideoDecodeError(cause, path, frame_ids)

@@ -22,6 +22,7 @@ from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.annotated.touched import Survey, fit_annotations
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import DamagedFrameError, VideoDecodeError, timeline
+from stvg_nst.counting import counted
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -228,7 +229,7 @@ def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
     if task.size is not None and entry.size != task.size:
         verdict = f"wrong size: {entry.size} (H, W), but the annotations were made for {task.size}"
     elif entry.num_frames < task.num_frames:
-        verdict = f"{TOO_SHORT}: {entry.num_frames} frames, but {task.num_frames} are needed"
+        verdict = f"{TOO_SHORT}: {counted(entry.num_frames, 'frame')}, but {task.num_frames} are needed"
     else:
         verdict = SOUND
     return replace(entry, verdict=verdict)
@@ -264,7 +265,7 @@ def _read_annotations(
             faults.append(Fault(str(reading.file), f"{mismatch}; --subset allows it"))
         faults += [_annotation_fault(error) for error in reading.errors]
         for name, count in sorted(reading.unknown.items()):
-            faults.append(Fault(str(reading.file), f"unknown field '{name}' in {count:,} items", is_note=True))
+            faults.append(Fault(str(reading.file), f"unknown field '{name}' in {counted(count, 'item')}", is_note=True))
         with_boxes, missing = source.with_boxes(reading.annotations)
         refused = fit_annotations(
             with_boxes, source.with_boxes, on_bad_box="refuse", on_short_clip="refuse", frames_in_file={}
@@ -303,7 +304,8 @@ def _video_tasks(source: AnnotatedSource, annotations: Sequence[Annotation]) -> 
 def _video_faults(entry: VideoEntry, task: VideoTask) -> list[Fault]:
     if entry.verdict != SOUND:
         return [Fault(str(task.file), entry.verdict)]
+    assert entry.num_frames is not None
     if task.annotated_frames not in (None, entry.num_frames):
-        what = f"has {entry.num_frames} frames, the annotations say {task.annotated_frames}"
+        what = f"has {counted(entry.num_frames, 'frame')}, the annotations say {task.annotated_frames}"
         return [Fault(str(task.file), what, is_note=True)]
     return []

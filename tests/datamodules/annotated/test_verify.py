@@ -105,13 +105,13 @@ def test_faulty_annotations_are_all_listed(hcstvg: Callable[..., Path]) -> None:
     )
     assert said.pop("v1_video/b.mp4") == "has 20 frames, the annotations say 6"
     assert [line.partition(":")[0] for line in found.notes] == [
-        "--data.init_args.on_bad_box would touch 1 sentences of 1 clips, 1 frames",
-        "--data.init_args.on_short_clip would touch 1 sentences of 1 clips, 3 frames",
+        "--data.init_args.on_bad_box would touch 1 sentence of 1 clip, 1 frame",
+        "--data.init_args.on_short_clip would touch 1 sentence of 1 clip, 3 frames",
     ]
     assert not said.keys() - {file}
     whole = [fault for fault in found.faults if fault.where.endswith("train.json")]
     assert [(fault.what.split(" ")[0], fault.is_note) for fault in whole] == [("has", False), ("unknown", True)]
-    assert "4,500 sentences" in whole[0].what and whole[1].what == "unknown field 'x' in 1 items"
+    assert "4,500 sentences" in whole[0].what and whole[1].what == "unknown field 'x' in 1 item"
 
 
 def test_a_damaged_annotation_file_is_a_fault(tmp_path: Path) -> None:

@@ -452,7 +452,7 @@ def test_what_a_reader_must_know_is_noted(
     capsys.readouterr()
     assert study(write(), "--report-only") == 0
     text = capsys.readouterr().out
-    assert f"note: {path}: 2 samples were left out, for bad videos or by a limit on batches" in text
+    assert f"note: {path}: 2 samples left out, for bad videos or by a limit on batches" in text
     assert "note: the runs are of 2 states of the code: commits None, abc" in text
 
 
