@@ -42,12 +42,14 @@ class VideoInfo:
     Args:
         num_frames: that are shown; a file may have more, which only help to decode others or which a cut has hidden.
         fps: average frames per second.
-        size: (H, W) as shown.
+        size: (H, W), turned as players show it.
+        pixel_aspect: width over height of a pixel; players stretch a film whose pixels are not square.
     """
 
     num_frames: int
     fps: float
     size: tuple[int, int]
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,17 @@ def timeline(path: Path | str) -> Timeline:
     path = Path(path)
     times: list[float | None] = []
     height = width = 0
+    aspect = Fraction(1)
     with open_film(path) as film:
         for frame in film.frames():
             if not times:
                 height, width = film.rgb(frame).shape[:2]
+                aspect = film.pixel_aspect(frame)
             times.append(frame.time)
         fps = film.rate(times)
     if not times or not fps:
         raise VideoDecodeError(f"it has {counted(len(times), 'frame')} to show, at {fps:g} frames per second", path)
-    info, origin = VideoInfo(len(times), fps, (height, width)), times[0] or 0.0
+    info, origin = VideoInfo(len(times), fps, (height, width), aspect), times[0] or 0.0
     known = [time for time in times if time is not None]
     if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
         return Timeline(info, tuple(index / fps for index in range(len(times))), origin)

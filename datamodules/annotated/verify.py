@@ -122,6 +122,8 @@ def verify(
     tasks, contradictions = _video_tasks(source, annotations)
     faults += contradictions
     looked.at(tasks)
+    # Where the annotations say the size, their boxes are of the stored pixels.
+    faults += [note for video in videos for note in _stretched(looked.entries[video], source.video_file(video))]
     for task in tasks:
         faults += _video_faults(looked.entries[task.name], task)
     touched = Survey.of(annotations, frames_in_files(looked.entries)).lines()
@@ -220,7 +222,9 @@ def check_file(task: VideoTask) -> VideoEntry:
     except (VideoDecodeError, OSError) as error:
         return replace(entry, verdict=f"unreadable: {_cause(error)}")
     info, times = line.info, tuple(round(t, 6) for t in line.times) if task.with_times else None
-    return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size, times=times), task)
+    aspect = None if info.pixel_aspect == 1 else (info.pixel_aspect.numerator, info.pixel_aspect.denominator)
+    found = replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size, times=times, pixel_aspect=aspect)
+    return _judged(found, task)
 
 
 def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
@@ -309,3 +313,15 @@ def _video_faults(entry: VideoEntry, task: VideoTask) -> list[Fault]:
         what = f"has {counted(entry.num_frames, 'frame')}, the annotations say {task.annotated_frames}"
         return [Fault(str(task.file), what, is_note=True)]
     return []
+
+
+def _stretched(entry: VideoEntry, file: Path) -> list[Fault]:
+    """A note where a player stretches a film, for boxes that were drawn in a player are wrong there."""
+    if entry.pixel_aspect is None or entry.size is None:
+        return []
+    (width, height), (rows, columns) = entry.pixel_aspect, entry.size
+    what = (
+        f"its pixels are not square ({width}:{height}): count boxes in its {columns} x {rows} pixels, before a player "
+        "stretches them"
+    )
+    return [Fault(str(file), what, is_note=True)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -16,11 +18,13 @@ from datamodules.annotated import verify as verify_module
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
 from datamodules.annotated.verify import Verification, verify
 from datamodules.data_sets import open_source
+from datamodules.playable import write_playable
 from datamodules.video import probe
 from tests.datamodules.published import (
     NUM_FRAMES,
     SIZE,
     hcstvg_item,
+    own_line,
     vidor_file,
     vidstg_item,
     write_clip,
@@ -132,6 +136,20 @@ def test_vidstg_is_checked_with_its_trajectories(vidstg: Callable[..., Path]) ->
     assert "contradict each other" in said["videos/0001/1002.mp4"]
 
 
+def test_own_clips_that_a_player_stretches_are_named(own_clips: Callable[..., Path]) -> None:
+    root = own_clips(*(own_line(video=f"{name}.mp4") for name in "abc"))
+    frames, times = np.zeros((20, 48, 64, 3), np.uint8), [index / 10 for index in range(20)]
+    write_playable(root / "b.mp4", frames, times, fps=10, pixel_aspect=Fraction(16, 11))
+    source = open_source("own_clips", root)
+    for _ in range(2):  # the second time from the manifest
+        found = verify(source, source.splits, root / "m.json", workers=1)
+        (note,) = found.faults
+        assert not found.failed and note.is_note and note.where == str(root / "b.mp4")
+        assert note.what == (
+            "its pixels are not square (16:11): count boxes in its 64 x 48 pixels, before a player stretches them"
+        )
+
+
 def test_verified_videos_are_not_decoded_again_unless_they_change(hcstvg: Callable[..., Path]) -> None:
     root = hcstvg(train={name: hcstvg_item() for name in ("a.mp4", "b.mp4", "c.mp4")})
     (root / "v1_video" / "c.mp4").write_bytes(b"")
@@ -208,6 +226,7 @@ def test_the_real_clips_are_sound(shared: Path, tmp_path: Path) -> None:
 def test_a_manifest_survives_the_round_trip_and_refuses_others(tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     entries = {"é.mp4": VideoEntry("v/é.mp4", 3, 4, "ab", 5, 6.5, (7, 8)), "b": VideoEntry("b", verdict="missing")}
+    entries["c"] = VideoEntry("c", times=(0.0, 0.1), pixel_aspect=(16, 11))
     write_manifest(file, "vidstg", entries)
     assert read_manifest(file, "vidstg") == entries
     with pytest.raises(AnnotationError, match="'dataset': expected 'hcstvg_v2', got 'vidstg'"):
