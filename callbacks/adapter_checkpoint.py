@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.keeper import Keeper
 from callbacks.run import grounding_module, leaves_files, run_folder
+from stvg_nst.counting import counted
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.training.loop_position import is_finished
 from stvg_nst.tuning.adapter import save_adapter
@@ -36,8 +37,8 @@ class AdapterCheckpoint(Keeper):
             self._save(trainer, pl_module, RunFile.ADAPTER)
         else:
             rank_zero_warn(
-                f"the fit ended after {trainer.global_step} steps, before all that were asked for: there is no "
-                f"{RunFile.ADAPTER}; go on from its last checkpoint with --ckpt_path last"
+                f"the fit ended after {counted(trainer.global_step, 'step')}, before all that were asked for: there is "
+                f"no {RunFile.ADAPTER}; go on from its last checkpoint with --ckpt_path last"
             )
 
     def _save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, name: str) -> None:

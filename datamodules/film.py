@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -90,12 +91,22 @@ class Film:
         """A frame as uint8 (H, W, 3), turned as players show it."""
         picture = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         try:
-            matrix = cast(Mapping[str, Buffer], frame.side_data)["DISPLAYMATRIX"]
-        except KeyError:
-            return picture
-        except ValueError:  # there is side data of a kind that PyAV does not know, such as EXIF
+            matrix = _display_matrix(frame)
+        except ValueError:
             return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
-        return _turned(picture, np.frombuffer(bytes(matrix), np.int32))
+        return picture if matrix is None else _turned(picture, matrix)
+
+    def pixel_aspect(self, frame: av.VideoFrame) -> Fraction:
+        """Width over height of a pixel of :meth:`rgb`, by which players stretch a picture; 1 where the file does not
+        say."""
+        stored = Fraction(self._stream.sample_aspect_ratio or 1)
+        try:
+            matrix = _display_matrix(frame)
+        except ValueError:
+            is_on_its_side = round(frame.rotation / 90) % 2 == 1
+        else:
+            is_on_its_side = matrix is not None and abs(int(matrix[1])) > abs(int(matrix[0]))
+        return 1 / stored if is_on_its_side else stored
 
     def rate(self, times: Sequence[float | None]) -> float:
         """Frames per second, 0 where nothing tells it.
@@ -223,6 +234,18 @@ def _is_hidden(packet: av.Packet, keys: Sequence[int | None]) -> bool:
         return True
     # In decoding order it follows the key frame that the cut has left, in time it precedes it.
     return len(keys) == 1 and keys[0] is not None and (packet.pts is None or packet.pts < keys[0])
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """The nine int32 by which a player turns a frame, ``None`` where it does not.
+
+    Raises:
+        ValueError: there is side data of a kind that PyAV does not know, such as EXIF.
+    """
+    try:
+        return np.frombuffer(bytes(cast(Mapping[str, Buffer], frame.side_data)["DISPLAYMATRIX"]), np.int32)
+    except KeyError:
+        return None
 
 
 def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from bisect import bisect_left
@@ -14,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 
 from datamodules.video import VideoDecodeError, iter_frames, timeline
+
+_log = logging.getLogger(__name__)
 
 VideoSource = Path | str | IO[bytes] | np.ndarray
 """What :func:`open_footage` takes."""
@@ -122,6 +125,17 @@ def open_footage(video: VideoSource, *, fps: float | None = None) -> Footage:
 
 def _footage_of_file(path: Path, name: str, fps: float | None, held: Any = None) -> Footage:
     line = timeline(path)
+    if line.info.pixel_aspect != 1:
+        (height, width), aspect = line.info.size, line.info.pixel_aspect
+        _log.warning(
+            "the pixels of '%s' are not square (%d:%d): its boxes are in its %d x %d pixels, before a player stretches "
+            "them",
+            name,
+            aspect.numerator,
+            aspect.denominator,
+            width,
+            height,
+        )
     if fps is None:
         return Footage(name, line.times, line.info.fps, line.info.size, file=path, origin=line.origin, held=held)
     times = tuple(frame / fps for frame in range(line.info.num_frames))

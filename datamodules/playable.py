@@ -45,7 +45,14 @@ class Sound:
 
 
 def write_playable(
-    path: Path, frames: Iterable[np.ndarray], times: Iterable[float], *, fps: float, sound: Sound | None = None
+    path: Path,
+    frames: Iterable[np.ndarray],
+    times: Iterable[float],
+    *,
+    fps: float,
+    sound: Sound | None = None,
+    pixel_aspect: Fraction = Fraction(1),
+    crf: int = 20,
 ) -> None:
     """Writes a film, whole or not at all.
 
@@ -55,6 +62,8 @@ def write_playable(
         times: of each frame, in seconds, rising from 0.
         fps: frames per second, on average.
         sound: to go with it.
+        pixel_aspect: width over height of a pixel.
+        crf: quality of x264, 0 (lossless but for the colour format) to 51 (worst).
 
     Raises:
         ValueError: the file is not named .mp4, or there is no frame.
@@ -70,7 +79,8 @@ def write_playable(
         # The index ahead of the frames, so that a browser begins before it has all of the file.
         options = {"movflags": "faststart"}
         film = opened.enter_context(av.open(str(partial), "w", format="mp4", container_options=options))
-        video = _video_stream(film, first, fps)
+        video = _video_stream(film, first, fps, crf)
+        video.codec_context.sample_aspect_ratio = pixel_aspect
         heard = _sound_packets(film, sound, opened)
         waiting = next(heard, None)
         reformatter = VideoReformatter()
@@ -84,8 +94,8 @@ def write_playable(
             film.mux(packet)
 
 
-def _video_stream(film: av.container.OutputContainer, first: np.ndarray, fps: float) -> VideoStream:
-    options = {"crf": "20", "preset": "veryfast"}
+def _video_stream(film: av.container.OutputContainer, first: np.ndarray, fps: float, crf: int) -> VideoStream:
+    options = {"crf": str(crf), "preset": "veryfast"}
     stream = film.add_stream("libx264", Fraction(fps).limit_denominator(100_000), options=options)
     stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
     stream.pix_fmt = "yuv420p"  # browsers play no other

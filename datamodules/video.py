@@ -18,6 +18,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from datamodules.film import DamagedFrameError, VideoDecodeError, open_film
+from stvg_nst.counting import counted
 from stvg_nst.machine.whole_files import whole_file
 
 __all__ = [
@@ -41,12 +42,14 @@ class VideoInfo:
     Args:
         num_frames: that are shown; a file may have more, which only help to decode others or which a cut has hidden.
         fps: average frames per second.
-        size: (H, W) as shown.
+        size: (H, W), turned as players show it.
+        pixel_aspect: width over height of a pixel; players stretch a film whose pixels are not square.
     """
 
     num_frames: int
     fps: float
     size: tuple[int, int]
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +88,17 @@ def timeline(path: Path | str) -> Timeline:
     path = Path(path)
     times: list[float | None] = []
     height = width = 0
+    aspect = Fraction(1)
     with open_film(path) as film:
         for frame in film.frames():
             if not times:
                 height, width = film.rgb(frame).shape[:2]
+                aspect = film.pixel_aspect(frame)
             times.append(frame.time)
         fps = film.rate(times)
     if not times or not fps:
-        raise VideoDecodeError(f"it has {len(times)} frames to show, at {fps:g} frames per second", path)
-    info, origin = VideoInfo(len(times), fps, (height, width)), times[0] or 0.0
+        raise VideoDecodeError(f"it has {counted(len(times), 'frame')} to show, at {fps:g} frames per second", path)
+    info, origin = VideoInfo(len(times), fps, (height, width), aspect), times[0] or 0.0
     known = [time for time in times if time is not None]
     if len(known) < len(times) or any(b <= a for a, b in pairwise(known)):
         return Timeline(info, tuple(index / fps for index in range(len(times))), origin)
@@ -235,7 +240,7 @@ def _chosen(path: Path, frame_ids: Sequence[int] | None) -> Iterator[np.ndarray]
                 return
     if frame_ids is not None:
         cause = (
-            f"it has only {num_frames} frames; `python -m stvg_nst data verify` lists all such films of a data set, "
-            "and --data.init_args.on_short_clip says what to do with them"
+            f"it has only {counted(num_frames, 'frame')}; `python -m stvg_nst data verify` lists all such films of a "
+            "data set, and --data.init_args.on_short_clip says what to do with them"
         )
         raise VideoDecodeError(cause, path, frame_ids)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from string import whitespace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+_log = logging.getLogger(__name__)
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -72,25 +77,66 @@ def stack_strips(strips: Sequence[np.ndarray]) -> np.ndarray:
 def font_for(text: str, size: int = _SIZE) -> Font:
     """The narrow font of all pictures, or for letters beyond ASCII, which it lacks, a wider one.
 
-    That has the letters of Europe and of the Near East. Other scripts are drawn as empty boxes.
+    That has the letters of Europe and of the Near East. For other scripts a font of this machine is taken. Letters that
+    no font has are drawn as empty boxes, and a warning names them once.
     """
     if text.isascii():
         return ImageFont.load_default(size=size)
-    import matplotlib  # here, because few sentences need its font
+    return ImageFont.truetype(_font_file(frozenset(text) - frozenset(whitespace)), size)
 
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+@cache
+def _font_file(letters: frozenset[str]) -> str:
+    """The font that has most of some letters: matplotlib's, unless another one here has more."""
+    # Here, because few sentences need them.
+    import matplotlib
+    from matplotlib.font_manager import findSystemFonts
+
+    shipped = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    best, lacking = shipped, _lacking(shipped, letters)
+    for other in sorted(findSystemFonts()) if lacking else ():
+        if len(left := _lacking(other, letters)) < len(lacking):
+            best, lacking = other, left
+    if lacking:
+        _log.warning(
+            "no font of this machine has all letters of a sentence, and pictures show empty boxes for %s; install a "
+            "font that has them, such as Noto Sans CJK for Chinese, Japanese and Korean",
+            "".join(sorted(lacking)),
+        )
+    return best
+
+
+def _lacking(font: str, letters: frozenset[str]) -> frozenset[str]:
+    """The letters that a font's file has not; all of them where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return letters - frozenset(map(chr, FT2Font(font).get_charmap()))
+    except (OSError, RuntimeError):
+        return letters
 
 
 def wrap(text: str, width: int, font: Font = FONT) -> list[str]:
-    """Lines of at most ``width`` pixels, broken between words; a wider word has a line of its own."""
+    """Lines of at most ``width`` pixels, broken between words, and within a word that is wider: some scripts know no
+    spaces."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
         else:
-            lines.append(word)
+            lines += _pieces(word, width, font)
     return lines
+
+
+def _pieces(word: str, width: int, font: Font) -> list[str]:
+    """A word in as few lines as it takes, of at least one letter each."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
 
 
 def draw_badge(pen: ImageDraw.ImageDraw, quality: str, degradation: str | None, top: int = MARGIN) -> None:

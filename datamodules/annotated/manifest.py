@@ -25,6 +25,7 @@ class VideoEntry:
         sha256: of its bytes.
         num_frames, fps, size: of its stream, the size as (H, W).
         times: of its frames, in seconds after the first; only for data sets that annotate in seconds.
+        pixel_aspect: width and height of a pixel; ``None`` where they are alike, or in an older manifest.
         verdict: ``sound``, or what is wrong; it begins with ``too short`` where that is a lack of frames alone.
     """
 
@@ -36,6 +37,7 @@ class VideoEntry:
     fps: float | None = None
     size: tuple[int, int] | None = None
     times: tuple[float, ...] | None = None
+    pixel_aspect: tuple[int, int] | None = None
     verdict: str = SOUND
 
     @property
@@ -60,8 +62,8 @@ def write_manifest(file: Path, name: str, videos: Mapping[str, VideoEntry]) -> N
     """Writes the manifest whole or not at all."""
     entries = {video: asdict(videos[video]) for video in sorted(videos)}
     for entry in entries.values():
-        if entry["times"] is None:
-            del entry["times"]
+        for unknown in [field for field in ("times", "pixel_aspect") if entry[field] is None]:
+            del entry[unknown]
     content = {"schema": _SCHEMA, "dataset": name, "videos": entries}
     write_whole(file, json.dumps(content, indent=1) + "\n")
 
@@ -90,12 +92,14 @@ def _entry(fields: Fields) -> VideoEntry:
     def given(name: str) -> bool:
         return fields.values.get(name) is not None
 
-    size = None
-    if given("size"):
-        sides = fields.sequence("size")
+    def pair(name: str, what: str) -> tuple[int, int] | None:
+        if not given(name):
+            return None
+        sides = fields.sequence(name)
         if len(sides) != 2 or not all(type(side) is int for side in sides):
-            raise fields.error("size", "[height, width]", shown(sides))
-        size = (sides[0], sides[1])
+            raise fields.error(name, what, shown(sides))
+        return sides[0], sides[1]
+
     times = None
     if given("times"):
         listed = fields.sequence("times")
@@ -109,7 +113,8 @@ def _entry(fields: Fields) -> VideoEntry:
         sha256=fields.text("sha256") if given("sha256") else None,
         num_frames=fields.integer("num_frames") if given("num_frames") else None,
         fps=fields.positive("fps") if given("fps") else None,
-        size=size,
+        size=pair("size", "[height, width]"),
         times=times,
+        pixel_aspect=pair("pixel_aspect", "[width, height]"),
         verdict=fields.string("verdict"),
     )

@@ -13,6 +13,7 @@ from typing import Literal
 from datamodules.annotated.annotation import Annotation, Reading
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.manifest import VideoEntry
+from stvg_nst.counting import counted
 from stvg_nst.results.conditions import SYNTHETIC
 from stvg_nst.seeding import derive_seed
 from stvg_nst.types import SENTENCE_TYPES, SentenceType
@@ -185,7 +186,7 @@ def _unless_absent(error: OSError) -> None:
 
 def _counted(counts: tuple[int, int], faulty: int = 0) -> str:
     parts = [f"{counts[0]:,} declarative", f"{counts[1]:,} interrogative"] + [f"{faulty:,} faulty"] * bool(faulty)
-    return f"{sum(counts) + faulty:,} sentences ({', '.join(parts)})"
+    return f"{counted(sum(counts) + faulty, 'sentence')} ({', '.join(parts)})"
 
 
 def _with_unique_items(reading: Reading) -> Reading:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from datamodules.annotated.annotation import Annotation
 from datamodules.annotated.fields import AnnotationError
 from datamodules.annotated.policies import Policy, bad_boxes, fit_to_clip, fit_to_frame, lacking_frames
+from stvg_nst.counting import counted
 
 
 class Touched(NamedTuple):
@@ -32,7 +33,8 @@ class Touched(NamedTuple):
         return cls(len(touched), len(clips), sum(count for _, count in touched))
 
     def __str__(self) -> str:
-        return f"{self.sentences:,} sentences of {self.clips:,} clips, {self.frames:,} frames"
+        parts = counted(self.sentences, "sentence"), counted(self.clips, "clip"), counted(self.frames, "frame")
+        return "{} of {}, {}".format(*parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Survey:
         found = []
         if self.boxes.frames:
             cut, kept = self.boxes.frames - self.without_area, self.boxes.frames
-            gone = f", which leaves nothing of {self.without_any:,} sentences" * bool(self.without_any)
+            gone = f", which leaves nothing of {counted(self.without_any, 'sentence')}" * bool(self.without_any)
             found.append(
                 f"--data.init_args.on_bad_box would touch {self.boxes}: clip cuts {cut:,} boxes to the frame and "
                 f"leaves {self.without_area:,} without an area; as_published scores {kept:,} boxes as they are; "

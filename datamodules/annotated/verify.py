@@ -22,6 +22,7 @@ from datamodules.annotated.source import AnnotatedSource, OfficialSplit
 from datamodules.annotated.touched import Survey, fit_annotations
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.video import DamagedFrameError, VideoDecodeError, timeline
+from stvg_nst.counting import counted
 
 _SECONDS_BETWEEN_SAVES = 10.0
 
@@ -121,6 +122,8 @@ def verify(
     tasks, contradictions = _video_tasks(source, annotations)
     faults += contradictions
     looked.at(tasks)
+    # Where the annotations say the size, their boxes are of the stored pixels.
+    faults += [note for video in videos for note in _stretched(looked.entries[video], source.video_file(video))]
     for task in tasks:
         faults += _video_faults(looked.entries[task.name], task)
     touched = Survey.of(annotations, frames_in_files(looked.entries)).lines()
@@ -219,7 +222,9 @@ def check_file(task: VideoTask) -> VideoEntry:
     except (VideoDecodeError, OSError) as error:
         return replace(entry, verdict=f"unreadable: {_cause(error)}")
     info, times = line.info, tuple(round(t, 6) for t in line.times) if task.with_times else None
-    return _judged(replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size, times=times), task)
+    aspect = None if info.pixel_aspect == 1 else (info.pixel_aspect.numerator, info.pixel_aspect.denominator)
+    found = replace(entry, num_frames=info.num_frames, fps=info.fps, size=info.size, times=times, pixel_aspect=aspect)
+    return _judged(found, task)
 
 
 def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
@@ -228,7 +233,7 @@ def _judged(entry: VideoEntry, task: VideoTask) -> VideoEntry:
     if task.size is not None and entry.size != task.size:
         verdict = f"wrong size: {entry.size} (H, W), but the annotations were made for {task.size}"
     elif entry.num_frames < task.num_frames:
-        verdict = f"{TOO_SHORT}: {entry.num_frames} frames, but {task.num_frames} are needed"
+        verdict = f"{TOO_SHORT}: {counted(entry.num_frames, 'frame')}, but {task.num_frames} are needed"
     else:
         verdict = SOUND
     return replace(entry, verdict=verdict)
@@ -264,7 +269,7 @@ def _read_annotations(
             faults.append(Fault(str(reading.file), f"{mismatch}; --subset allows it"))
         faults += [_annotation_fault(error) for error in reading.errors]
         for name, count in sorted(reading.unknown.items()):
-            faults.append(Fault(str(reading.file), f"unknown field '{name}' in {count:,} items", is_note=True))
+            faults.append(Fault(str(reading.file), f"unknown field '{name}' in {counted(count, 'item')}", is_note=True))
         with_boxes, missing = source.with_boxes(reading.annotations)
         refused = fit_annotations(
             with_boxes, source.with_boxes, on_bad_box="refuse", on_short_clip="refuse", frames_in_file={}
@@ -303,7 +308,20 @@ def _video_tasks(source: AnnotatedSource, annotations: Sequence[Annotation]) -> 
 def _video_faults(entry: VideoEntry, task: VideoTask) -> list[Fault]:
     if entry.verdict != SOUND:
         return [Fault(str(task.file), entry.verdict)]
+    assert entry.num_frames is not None
     if task.annotated_frames not in (None, entry.num_frames):
-        what = f"has {entry.num_frames} frames, the annotations say {task.annotated_frames}"
+        what = f"has {counted(entry.num_frames, 'frame')}, the annotations say {task.annotated_frames}"
         return [Fault(str(task.file), what, is_note=True)]
     return []
+
+
+def _stretched(entry: VideoEntry, file: Path) -> list[Fault]:
+    """A note where a player stretches a film, for boxes that were drawn in a player are wrong there."""
+    if entry.pixel_aspect is None or entry.size is None:
+        return []
+    (width, height), (rows, columns) = entry.pixel_aspect, entry.size
+    what = (
+        f"its pixels are not square ({width}:{height}): count boxes in its {columns} x {rows} pixels, before a player "
+        "stretches them"
+    )
+    return [Fault(str(file), what, is_note=True)]

@@ -24,6 +24,7 @@ from datamodules.degradation.severities import degrade
 from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
+from stvg_nst.counting import counted
 from stvg_nst.machine.folder_lock import LOCK
 from stvg_nst.machine.whole_files import remove_partials
 from stvg_nst.types import Degradation, Kernels
@@ -232,7 +233,9 @@ def degrade_clip(clip: ClipToDegrade) -> DegradedClip | Failure:
         info = probe(clip.video)
         start, stop = clip.segment
         if start >= info.num_frames:
-            raise VideoDecodeError(f"it has only {info.num_frames} frames, and the clip begins at {start}", clip.video)
+            raise VideoDecodeError(
+                f"it has only {counted(info.num_frames, 'frame')}, and the clip begins at {start}", clip.video
+            )
         # Of a video that is too short, what there is, as a run may show it (`on_short_clip`).
         frame_ids = range(start, info.num_frames if stop is None else min(stop, info.num_frames))
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from datamodules.own_clips.source import OwnClipsSource
 from datamodules.records import Record
 from datamodules.sampling import EvenFrames, FrameChoice, FramesAtRate
 from datamodules.splits import Split
+from stvg_nst.counting import counted
 from stvg_nst.results.conditions import Conditions
 
 # A clip that is longer than the network's by no more than this share is shown at once, as `predict` does.
@@ -94,8 +95,8 @@ class OwnClips(AnnotatedVideos):
         if long:
             clip, seconds = next(iter(long.items()))
             raise ValueError(
-                f"{len(long)} clips of the {split} split last longer than the network's {self.longest_clip:g} s, the "
-                f"first '{clip}' ({seconds:.1f} s); give their lines a 'part', or cut the videos"
+                f"the {split} split has {counted(len(long), 'clip')} longer than the network's {self.longest_clip:g} "
+                f"s, the first '{clip}' ({seconds:.1f} s); give their lines a 'part', or cut the videos"
             )
         return records
 

@@ -23,6 +23,11 @@ Unit = Literal["seconds", "frames"]
 Word = TypeVar("Word")
 
 _PART = re.compile(r"#\d+-\d+$")
+# Of Latin, Chinese and Japanese (full width, small, doubled or with an exclamation mark), Arabic, Greek, Armenian and
+# Ethiopic script.
+_QUESTION_MARKS = tuple("?\uff1f\ufe56\u203d\u2047\u2048\u2049\u061f\u037e\u055e\u1367")
+# White space, exclamation marks, and what closes a quotation or a bracket.
+_BEHIND_THE_MARK = " \t\r\n\u3000\u00a0!\uff01'\"\u2019\u201d\u00bb\u300d\u300f)]\uff09"
 _TUBE = ("start", "stop", "boxes")
 FIELDS = ("video", "sentence", *_TUBE, "unit", "part", "type", "split", "item_id")
 
@@ -219,7 +224,8 @@ def _split(fields: Fields) -> OfficialSplit | None:
 def _sentence_type(fields: Fields) -> SentenceType:
     if "type" in fields:
         return _choice(fields, "type", SENTENCE_TYPES)
-    return "interrogative" if fields.text("sentence").rstrip().endswith("?") else "declarative"
+    words = fields.text("sentence").rstrip(_BEHIND_THE_MARK)
+    return "interrogative" if words.endswith(_QUESTION_MARKS) else "declarative"
 
 
 def _choice(fields: Fields, name: str, words: Sequence[Word]) -> Word:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 MOST_SEED = 2**32 - 1
 """What NumPy, and so Lightning, takes."""
+MOST_PORT = 2**16 - 1
 
 
 # How argparse, and jsonargparse of an option in a configuration, name an option that they do not know.
@@ -70,6 +71,12 @@ def count(text: str) -> int:
 def positive_int(text: str) -> int:
     if (number := whole_number(text)) < 1:
         raise WrongArgumentError(f"expected at least 1, got {text}")
+    return number
+
+
+def port(text: str) -> int:
+    if not 1 <= (number := whole_number(text)) <= MOST_PORT:
+        raise WrongArgumentError(f"expected a port from 1 to {MOST_PORT}, got {text}")
     return number
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from datamodules.data_sets import open_source
 from datamodules.synthetic import SYNTHETIC_SETS, write_synthetic
 from stvg_nst.command_line.arguments import CommandParser, positive, positive_int
 from stvg_nst.commands.data_options import SPLITS, add_data_set, add_splits, check_folder, progress_bar, say
+from stvg_nst.counting import counted
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.report.sheet import sheet_console
@@ -112,10 +112,11 @@ def _fault_table(faults: Sequence[Fault], root: Path) -> Table:
 
 
 def _summary(found: Verification, manifest: Path) -> str:
-    kinds = Counter("notes" if fault.is_note else "faults" for fault in found.faults)
+    num_notes = sum(fault.is_note for fault in found.faults)
+    num_faults = len(found.faults) - num_notes
     return (
-        f"{found.num_sentences:,} sentences, {found.num_videos:,} videos ({found.num_checked:,} decoded now): "
-        f"{kinds['faults']:,} faults, {kinds['notes']:,} notes; manifest: {manifest}"
+        f"{counted(found.num_sentences, 'sentence')}, {counted(found.num_videos, 'video')} ({found.num_checked:,} "
+        f"decoded now): {counted(num_faults, 'fault')}, {counted(num_notes, 'note')}; manifest: {manifest}"
     )
 
 

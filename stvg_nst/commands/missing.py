@@ -17,6 +17,7 @@ from datamodules.own_clips.source import OwnClipsSource
 from stvg_nst.commands.examined_caches import Stage, examine_caches, stages_of_study
 from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
+from stvg_nst.counting import counted
 from stvg_nst.machine.health import Finding
 from stvg_nst.models.cgstvg.hub import RELEASES
 from stvg_nst.sharing import adapter_file, is_reference
@@ -122,7 +123,7 @@ def _of_source(
         annotations = reading.annotations
         videos = dict.fromkeys(annotation.video for annotation in annotations)
         missing = [video for video in videos if not source.video_file(video).is_file()]
-        said = f"{len(annotations):,} sentences, {len(videos) - len(missing):,} of {len(videos):,} videos"
+        said = f"{counted(len(annotations), 'sentence')}, {len(videos) - len(missing):,} of {len(videos):,} videos"
         if missing:
             lacking = f"the first that is missing: '{source.video_file(missing[0])}'"
             yield Finding(about, said, "lacking", f"{lacking}; docs/data.md says where to get them")

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from stvg_nst.command_line.arguments import CommandParser, positive, positive_int, weight
 from stvg_nst.commands.data_options import progress_bar, say
+from stvg_nst.counting import counted
 from stvg_nst.evaluation import render_predictions
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import OutputError, check_folder_is_writable
@@ -175,7 +176,7 @@ def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options:
     entries = [_entry(answers.lines[row.item_id]) for row in rows if row.item_id in answers.lines]
     write_whole(folder / RunFile.PREDICTIONS, render_predictions(network.method, entries))
     if is_table:
-        print(f"{len(entries):,} of {len(rows):,} rows answered, {num_bad:,} bad", file=sys.stderr)
+        print(f"{len(entries):,} of {counted(len(rows), 'row')} answered, {num_bad:,} bad", file=sys.stderr)
 
 
 def _refuse(row: Row, error: Exception, options: argparse.Namespace) -> None:

@@ -154,9 +154,8 @@ def _under_seeds(study: Study, seeds: Sequence[int]) -> Study:
 
 def _selected(study: Study, patterns: Sequence[str] | None) -> tuple[str, ...]:
     rows = study.rows
-    for pattern in patterns or ():
-        if not any(fnmatchcase(row, pattern) for row in rows):
-            raise StudyError(f"{study.path}: the study has no point '{pattern}'; it has {', '.join(map(repr, rows))}")
+    unknown = [pattern for pattern in patterns or () if not any(fnmatchcase(row, pattern) for row in rows)]
+    study.refuse_unknown("point", unknown, rows)
     return tuple(row for row in rows if patterns is None or any(fnmatchcase(row, pattern) for pattern in patterns))
 
 

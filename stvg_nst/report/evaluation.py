@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from stvg_nst.counting import counted
 from stvg_nst.evaluation.bootstrap import LEVEL, Interval
 from stvg_nst.evaluation.evaluator import Evaluation, ProtocolResult
 from stvg_nst.evaluation.tubes import SENTENCE_TYPES
@@ -31,7 +32,7 @@ def evaluation_sheet(evaluation: Evaluation) -> Sheet:
     against = "" if evaluation.baseline is None else f", against {evaluation.baseline}"
     title = (
         f"{evaluation.method} on {evaluation.dataset} {evaluation.split}: {evaluation.coverage.samples} samples of "
-        f"{evaluation.num_items} items{against}"
+        f"{counted(evaluation.num_items, 'item')}{against}"
     )
     return Sheet(title, tuple(_sections(evaluation)), tuple(_notes(evaluation)))
 
@@ -68,7 +69,7 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
     for protocol, reason in evaluation.left_out.items():
         yield f"without protocol {protocol}: {reason}"
     if evaluation.frames_taken_out:
-        yield f"{evaluation.frames_taken_out} frames of the ground truth are taken out, and count nowhere"
+        yield f"taken out of the ground truth, to count nowhere: {counted(evaluation.frames_taken_out, 'frame')}"
     if evaluation.boxes_without_area:
         yield f"{evaluation.boxes_without_area} boxes of the ground truth have no area, so that nothing overlaps them"
     for method, coverage in (
@@ -82,11 +83,11 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         if coverage.unknown:
             yield f"{method}: {coverage.unknown} predictions are of samples that were not asked for, and were ignored"
         if coverage.frames_without_box:
-            yield f"{method}: {coverage.frames_without_box} predicted frames have no box and overlap nothing"
+            yield f"{method}: no box, and so no overlap, in {counted(coverage.frames_without_box, 'predicted frame')}"
     if evaluation.bootstrap:
         yield (
             f"[low, high] are {100 * LEVEL:g} % percentile intervals of {evaluation.bootstrap} bootstrap replicates "
-            f"over {evaluation.num_clips} clips with all their sentences, seed {evaluation.seed}"
+            f"over {counted(evaluation.num_clips, 'clip')} with all their sentences, seed {evaluation.seed}"
         )
     if evaluation.bootstrap and evaluation.num_clips == 1 < evaluation.num_items:
         yield "all items are of one clip, so that intervals have no width; the ground truth may name the 'clip' of each"

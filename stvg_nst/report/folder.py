@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stvg_nst.counting import counted
 from stvg_nst.machine.outputs import check_outputs
 from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.report.runs import ZERO_SHOT, BaselineError, measurement_notes, runs_section
@@ -158,7 +159,7 @@ def _notes(runs: Sequence[RunResults]) -> Iterator[str]:
     reference = runs[0]
     for run in runs:
         if run.skipped:
-            yield f"{run.path}: {run.skipped} samples were left out, for bad videos or by a limit on batches"
+            yield f"{run.path}: {counted(run.skipped, 'sample')} left out, for bad videos or by a limit on batches"
         yield from (f"{run.path}: {words}" for words in run.touched)
         if run.sample_keys != reference.sample_keys:
             yield (

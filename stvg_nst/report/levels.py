@@ -36,17 +36,20 @@ def write_levels(findings: Findings, folder: Path, console: Console) -> list[Pat
 def levels_sheet(findings: Findings) -> Sheet:
     """Under each quantity a row for each row of the study, with mean and deviation over the seeds at each level."""
     cells, levels = findings.cells, tuple(findings.study.levels)
+    shown = dict.fromkeys(row for row, _ in cells)
     rows = tuple(
-        (Cell(quantity.name), Cell(row), *(_cell(cells[row, level], quantity) for level in levels))
+        (Cell(quantity.name), Cell(row), *(_cell(cells.get((row, level)), quantity) for level in levels))
         for quantity in QUANTITIES
-        for row in findings.study.rows
+        for row in shown
     )
     title = f"{findings.study.heading}: {MAIN}, {findings.draws}"
     notes = (seeds_explanation(findings), *findings.missing, *findings.remarks)
     return Sheet("", (Section(title, ("", "", *levels), rows),), notes, tuple(_records(findings)), "levels")
 
 
-def _cell(method: Method, quantity: Quantity) -> Cell:
+def _cell(method: Method | None, quantity: Quantity) -> Cell:
+    if method is None:  # it is not shown
+        return Cell("-")
     cell = spread_cell(method, over_seeds(method, quantity.number()), ranked=False)
     unfinished = bool(method.finished_runs) and not method.complete
     return Cell(f"{cell.text} ({method.seeds})", warns=True) if unfinished else cell
@@ -87,9 +90,12 @@ def _draw_quantity(axes: Axes, findings: Findings, quantity: Quantity) -> None:
     axes.axhline(0, color=MUTED, linewidth=0.8)
     study, cells = findings.study, findings.cells
     looks = row_looks(study.rows)  # what is missing takes no room, but keeps its colour for later
-    rows = [row for row in looks if any(cells[row, level].finished_runs for level in study.levels)]
+    rows = [row for row in looks if any(method.finished_runs for (of, _), method in cells.items() if of == row)]
     for index, row in enumerate(rows):
-        found = {place: over_seeds(cells[row, level], quantity.number()) for place, level in enumerate(study.levels)}
+        methods = {place: cells.get((row, level)) for place, level in enumerate(study.levels)}
+        found = {
+            place: over_seeds(method, quantity.number()) for place, method in methods.items() if method is not None
+        }
         spreads = {place: spread for place, spread in found.items() if spread is not None}
         axes.errorbar(
             # Side by side, or the deviations of one would hide another's.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from stvg_nst.counting import counted
 from stvg_nst.report.findings import Findings, Method, Replicate
 from stvg_nst.report.runs import measurement_notes
 from stvg_nst.results.conditions import SYNTHETIC
@@ -147,7 +148,7 @@ def _remarks(
     yield from filter(None, [words])
     results = [own.results for own in (*baselines, *(own for method in methods for own, _ in method.replicates))]
     yield from (
-        f"{own.path}: {own.skipped} samples were left out, for bad videos or by a limit on batches"
+        f"{own.path}: {counted(own.skipped, 'sample')} left out, for bad videos or by a limit on batches"
         for own in results
         if own.skipped
     )

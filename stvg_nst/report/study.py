@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stvg_nst.report.findings import QUANTITIES, Findings, over_seeds
@@ -18,17 +19,18 @@ from stvg_nst.results.metric_names import METRICS
 from stvg_nst.study import Study, StudyError, planned_runs
 
 
-def report_study(study: Study, runs: Path, output: Path) -> None:
+def report_study(study: Study, runs: Path, output: Path, only: Sequence[str] | None = None) -> None:
     """Prints what a study has found so far on one grounder, and writes its tables and figure.
 
     Args:
         runs: folder of all runs.
         output: folder to write to, where a grounder has one of its own.
+        only: patterns of the points that are shown, or all.
 
     Raises:
         StudyError: see :func:`read_study`; or the baseline is not what was published of it, after all is written.
     """
-    findings, folder, console = read_study(study, runs), study.folder_in(output), sheet_console()
+    findings, folder, console = read_study(study, runs, only=only), study.folder_in(output), sheet_console()
     reproduction = Reproduction.of(findings) if study.published else None
     sheets = [] if reproduction is None else [reproduction.sheet()]
     sheets += [study_sheet(findings)] if study.points else []
@@ -44,14 +46,18 @@ def report_study(study: Study, runs: Path, output: Path) -> None:
         reproduction.require()
 
 
-def read_study(study: Study, runs: Path) -> Findings:
+def read_study(study: Study, runs: Path, *, only: Sequence[str] | None = None) -> Findings:
     """What a study has found on one grounder, finished or not.
 
+    Args:
+        only: as of :func:`read_findings`.
+
     Raises:
-        StudyError: the baseline is not finished, or some results do not belong to the study or do not compare.
+        StudyError: the baseline is not finished, some results do not belong to the study or do not compare, or a
+            pattern matches no point.
         ResultsFileError: a ``results.json`` is damaged.
     """
-    findings = read_findings([study], runs)
+    findings = read_findings([study], runs, only=only)
     baseline, _ = planned_runs(study, study.folder_in(runs))
     if not baseline.finished:
         reason = f"; its last attempt failed: {baseline.why_failed}" if baseline.failed else ""

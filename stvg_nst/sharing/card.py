@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from stvg_nst.counting import counted
 from stvg_nst.evaluation import evaluate, load_ground_truth, load_predictions
 from stvg_nst.evaluation.bootstrap import LEVEL
 from stvg_nst.report import BaselineError
@@ -141,7 +142,7 @@ def _score_notes(found: RunResults, metrics: Mapping[str, float], baseline: Path
     if found.random_weights:
         yield "* RANDOM WEIGHTS: the grounder was never trained, so that the scores say nothing about the method."
     if found.skipped:
-        yield f"* {found.skipped} samples were left out, for bad videos or by a limit on batches."
+        yield f"* {counted(found.skipped, 'sample')} left out, for bad videos or by a limit on batches."
     yield from (f"* {words}." for words in found.touched)
 
 

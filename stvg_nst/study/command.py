@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.console import Console
@@ -27,8 +26,8 @@ from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_o
 from stvg_nst.training.divergence import DIVERGED
 
 INTERRUPTED = 130
-Report = Callable[[Study, Path, Path], None]
-"""Reports on a study, given the folders of all runs and of all reports."""
+Report = Callable[[Study, Path, Path, Sequence[str] | None], None]
+"""Reports on a study, given the folders of all runs and of all reports, and patterns of the points that are shown."""
 
 
 def study_command(arguments: Sequence[str], *, prog: str, report: Report, program: tuple[str, ...] = PROGRAM) -> int:
@@ -52,7 +51,7 @@ def study_command(arguments: Sequence[str], *, prog: str, report: Report, progra
         with alone_in_study(folder, shared=True) as lock, termination_as_interrupt():
             return _in_parts(parts, folder, Launcher(1, lock, program, threads_by_hand()), options, console)
     if options.report_only:  # what it reads is whole, also while runs work there; the folder may be a read-only copy
-        _report_all(parts, folder, options.output or folder, report)
+        _report_all(parts, folder, options.output or folder, report, only=options.only)
         return 0
     with alone_in_study(folder) as lock:
         try:
@@ -79,7 +78,10 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the study cut short, in the folder RUNS-quick")
     parser.add_argument("--seeds", type=seed, nargs="+", help="run these of the study's seeds only")
     parser.add_argument(
-        "--only", nargs="+", metavar="POINT", help="run these of the study's points only; * matches any"
+        "--only",
+        nargs="+",
+        metavar="POINT",
+        help="run these of the study's points only, or with --report-only show these; * matches any",
     )
     parser.add_argument("--data", help="folder of the data set, instead of the overlays'")
     parser.add_argument(
@@ -114,6 +116,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error("the commands of --emit are for another scheduler: leave out --engine ray")
     if options.engine == "ray" and options.jobs > 1:
         parser.error("Ray runs as many at once as its cluster has room for: leave out --jobs, and say --cpus-per-run")
+    if options.report_only and options.seeds is not None:
+        parser.error("a report shows all seeds: leave out --seeds, or --report-only")
     if options.engine == "local" and (options.address is not None or options.gpus_per_run):
         parser.error("--address and --gpus-per-run are Ray's: give --engine ray")
     return options
@@ -142,22 +146,8 @@ def _places(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _selection(study: Study, options: argparse.Namespace) -> set[tuple[str, int]]:
-    def matches(point: str, pattern: str) -> bool:
-        """By its name, or without its level: the patterns of `study` then are those of `choose`."""
-        return fnmatchcase(point, pattern) or fnmatchcase(study.row(point), pattern)
-
-    def chosen(point: str) -> bool:
-        return options.only is None or any(matches(point, pattern) for pattern in options.only)
-
-    unknown = [p for p in options.only or () if not any(matches(point, p) for point in study.points)]
-    strangers = [seed for seed in options.seeds or () if seed not in study.seeds]
-    for kind, asked, known in (("point", unknown, study.rows), ("seed", strangers, study.seeds)):
-        if asked:
-            raise StudyError(
-                f"{study.path}: the study has no {kind} {', '.join(map(repr, asked))}; "
-                f"it has {', '.join(map(repr, known))}"
-            )
-    points = [point for point in study.points if chosen(point)]
+    points = study.points if options.only is None else study.of_points(options.only).points
+    study.refuse_unknown("seed", [seed for seed in options.seeds or () if seed not in study.seeds], study.seeds)
     unsearched = [point for point in points if study.row(point) in study.unchosen]
     if unsearched and options.only is not None and study.quick:
         unsearched = []  # a study that is cut short compares nothing: what is named runs as its overlays have it
@@ -261,7 +251,9 @@ def _without_emit(options: argparse.Namespace) -> list[str]:
     return [*PROGRAM, "study", str(options.study), *["--quick"] * options.quick, *map(str, words)]
 
 
-def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Report) -> None:
+def _report_all(
+    parts: Sequence[Study], folder: Path, output: Path, report: Report, *, only: Sequence[str] | None = None
+) -> None:
     """Reports on each grounder, whose runs and report lie in a folder of their own where there are several.
 
     Raises:
@@ -274,7 +266,7 @@ def _report_all(parts: Sequence[Study], folder: Path, output: Path, report: Repo
         raise StudyError(f"there is nothing to report: '{folder}' has no folder of a grounder ({names})")
     for study in begun:
         try:
-            report(study, folder, output)
+            report(study, folder, output, only)
         except ConfigurationError as error:
             lacking.append(str(error))
     if lacking:

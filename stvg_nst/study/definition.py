@@ -51,6 +51,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
@@ -139,12 +140,33 @@ class Study:
         return tuple(dict.fromkeys(map(self.row, self.points)))
 
     def of_points(self, patterns: Sequence[str]) -> Study:
-        """The study of those of its points whose names match a pattern.
+        """The study of those of its points whose names, or names without their levels, match a pattern.
 
         Raises:
             StudyError: a pattern matches none.
         """
-        return replace(self, points=matching(self.points, patterns, "points"))
+
+        def matches(point: str, pattern: str) -> bool:
+            return fnmatchcase(point, pattern) or fnmatchcase(self.row(point), pattern)
+
+        unknown = [pattern for pattern in patterns if not any(matches(point, pattern) for point in self.points)]
+        self.refuse_unknown("point", unknown, self.rows)
+        found = {name: config for name, config in self.points.items() if any(matches(name, p) for p in patterns)}
+        return replace(self, points=found)
+
+    def refuse_unknown(self, kind: str, unknown: Sequence[object], known: Sequence[object]) -> None:
+        """
+        Args:
+            kind: of what was asked for, such as a point or a seed.
+            unknown: that the study does not have.
+            known: that it has.
+
+        Raises:
+            StudyError: something is unknown.
+        """
+        if unknown:
+            asked, known_names = (", ".join(map(repr, names)) for names in (unknown, known))
+            raise StudyError(f"{self.path}: the study has no {kind} {asked}; it has {known_names}")
 
     def under(self, overlays: Iterable[Config]) -> Study:
         """The study with overlays over its baseline and each of its points, such as those of another grounder."""

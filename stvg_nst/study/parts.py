@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from stvg_nst.counting import counted
 from stvg_nst.machine.folder_lock import is_held
 from stvg_nst.study.launch import Launcher, Outcome
 from stvg_nst.study.overlays import StudyError
@@ -34,9 +35,9 @@ def commands_for(stages: Stages, folder: Path, command: Sequence[str]) -> tuple[
     free = [run for run in ready if not is_held(run.folder)]
     place = shlex.quote(str(Path.cwd()))
     lines = [f"cd {place} && {shlex.join([*command, '--part', name_of(run, folder)])}" for run in free]
-    notes = [f"{len(lines)} commands"]
+    notes = [counted(len(lines), "command")]
     if working := len(ready) - len(free):
-        notes.append(f"{working} runs are at work")
+        notes.append(f"{counted(working, 'run')} at work")
     if later := len(baselines) + len(others) - len(ready):
         notes.append(f"{later} more once their baselines are there: give the same command again")
     return lines, "; ".join(notes)

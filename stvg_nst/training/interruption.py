@@ -15,6 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from stvg_nst.counting import counted
 from stvg_nst.training.loop_position import is_finished, restart_validation
 from stvg_nst.training.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 
@@ -143,7 +144,7 @@ class Interruption(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops a fit whose time was over before its first step, too."""
         if not is_finished(trainer):
-            text = f"{_EARLY} after {trainer.global_step} steps; {self._go_on} the last checkpoint"
+            text = f"{_EARLY} after {counted(trainer.global_step, 'step')}; {self._go_on} the last checkpoint"
             raise StoppedError(text, UNFINISHED)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
@@ -155,7 +156,7 @@ class Interruption(Checkpoint):
             trainer.save_checkpoint(path, weights_only=False)
         why, status = told[0] if told else (_EARLY, UNFINISHED)
         on = f"{self._go_on} '{path}'" if path else "no checkpoint was written, for none is configured"
-        raise StoppedError(f"{why} after {trainer.global_step} steps; {on}", status)
+        raise StoppedError(f"{why} after {counted(trainer.global_step, 'step')}; {on}", status)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._within_validation:

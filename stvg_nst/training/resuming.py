@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from stvg_nst.configuration import differences
+from stvg_nst.counting import counted
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.training.checkpoints import read_checkpoint
 from stvg_nst.training.loop_position import is_finished, recount_batches
@@ -92,7 +93,8 @@ class Resumption(Callback):
         limit, epoch = trainer.max_epochs, checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if limit is not None and 0 <= limit < epoch:
             raise ChangedSettingsError(
-                f"'{self._checkpoint}' has had {epoch} epochs, but --trainer.max_epochs is {limit}; give more"
+                f"'{self._checkpoint}' has had {counted(epoch, 'epoch')}, but --trainer.max_epochs is {limit}; "
+                "give more"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -108,8 +108,8 @@ def test_frames_of_another_clip_are_refused(info: ClipInfo) -> None:
 def test_long_sentence_is_wrapped_and_no_word_is_lost() -> None:
     text = "the man in the dark coat walks to the door and turns around " * 5 + "x" * 200
     lines = wrap(text, 300)
-    assert " ".join(lines) == text
-    assert all(FONT.getlength(line) <= 300 for line in lines[:-1])
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert " ".join(lines).startswith(text.rstrip("x")) and all(FONT.getlength(line) <= 300 for line in lines)
 
 
 def test_strips_of_different_widths_are_stacked_on_white() -> None:

@@ -36,7 +36,7 @@ def test_verify_exits_by_what_it_finds(
     (root / "v1_video" / "b [x] :dog:.mp4").unlink()
     assert stvg(*verify) == 1
     said = capsys.readouterr().out
-    assert "v1_video/b [x] :dog:.mp4" in said and "missing" in said and "1 faults" in said
+    assert "v1_video/b [x] :dog:.mp4" in said and "missing" in said and "1 fault, 0 notes" in said
 
 
 def test_verify_takes_a_part_for_damage_unless_told(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from datamodules.footage import Footage, open_footage
+from datamodules.playable import write_playable
 from datamodules.video import VideoDecodeError
 from tests.datamodules.films import HEIGHT, NUM_FRAMES, WIDTH, encode, numbered_frames, numbers
 
@@ -139,3 +140,11 @@ def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
             open_footage(tmp_path / name)
     with pytest.raises(VideoDecodeError, match=r"cannot decode 'open file': it is truncated or no video"):
         open_footage(io.BytesIO(b"no film"))
+
+
+def test_a_film_that_a_player_stretches_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = numbered_frames(3)
+    write_playable(tmp_path / "a.mp4", frames, (0.0, 0.1, 0.2), fps=10, pixel_aspect=Fraction(4, 3))
+    assert len(open_footage(tmp_path / "a.mp4")) == 3
+    (said,) = caplog.messages
+    assert f"a.mp4' are not square (4:3): its boxes are in its {WIDTH} x {HEIGHT} pixels, before a player" in said

@@ -158,5 +158,5 @@ def test_all_that_is_touched_is_counted(vidstg: Callable[..., Path]) -> None:
     survey = Survey.of(source.with_boxes(annotations)[0], {"1002": 15})
     assert (survey.boxes, survey.short) == (fitted.boxes, fitted.short)
     boxes, short = survey.lines()
-    assert "touch 1 sentences of 1 clips, 3 frames: clip cuts 2 boxes to the frame and leaves 1 without an" in boxes
-    assert "touch 2 sentences of 1 clips, 4 frames: clip and skip_frame end" in short
+    assert "touch 1 sentence of 1 clip, 3 frames: clip cuts 2 boxes to the frame and leaves 1 without an" in boxes
+    assert "touch 2 sentences of 1 clip, 4 frames: clip and skip_frame end" in short

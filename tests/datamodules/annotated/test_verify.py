@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -16,11 +18,13 @@ from datamodules.annotated import verify as verify_module
 from datamodules.annotated.manifest import SOUND, VideoEntry, read_manifest, write_manifest
 from datamodules.annotated.verify import Verification, verify
 from datamodules.data_sets import open_source
+from datamodules.playable import write_playable
 from datamodules.video import probe
 from tests.datamodules.published import (
     NUM_FRAMES,
     SIZE,
     hcstvg_item,
+    own_line,
     vidor_file,
     vidstg_item,
     write_clip,
@@ -105,13 +109,13 @@ def test_faulty_annotations_are_all_listed(hcstvg: Callable[..., Path]) -> None:
     )
     assert said.pop("v1_video/b.mp4") == "has 20 frames, the annotations say 6"
     assert [line.partition(":")[0] for line in found.notes] == [
-        "--data.init_args.on_bad_box would touch 1 sentences of 1 clips, 1 frames",
-        "--data.init_args.on_short_clip would touch 1 sentences of 1 clips, 3 frames",
+        "--data.init_args.on_bad_box would touch 1 sentence of 1 clip, 1 frame",
+        "--data.init_args.on_short_clip would touch 1 sentence of 1 clip, 3 frames",
     ]
     assert not said.keys() - {file}
     whole = [fault for fault in found.faults if fault.where.endswith("train.json")]
     assert [(fault.what.split(" ")[0], fault.is_note) for fault in whole] == [("has", False), ("unknown", True)]
-    assert "4,500 sentences" in whole[0].what and whole[1].what == "unknown field 'x' in 1 items"
+    assert "4,500 sentences" in whole[0].what and whole[1].what == "unknown field 'x' in 1 item"
 
 
 def test_a_damaged_annotation_file_is_a_fault(tmp_path: Path) -> None:
@@ -130,6 +134,20 @@ def test_vidstg_is_checked_with_its_trajectories(vidstg: Callable[..., Path]) ->
     missing = [where for where, what in said.items() if "one box of object" in what]
     assert missing == [f"bbox_annos/0001/1001.json, item '1001/{n}', field 'trajectories[6]'" for n in (0, 1)]
     assert "contradict each other" in said["videos/0001/1002.mp4"]
+
+
+def test_own_clips_that_a_player_stretches_are_named(own_clips: Callable[..., Path]) -> None:
+    root = own_clips(*(own_line(video=f"{name}.mp4") for name in "abc"))
+    frames, times = np.zeros((20, 48, 64, 3), np.uint8), [index / 10 for index in range(20)]
+    write_playable(root / "b.mp4", frames, times, fps=10, pixel_aspect=Fraction(16, 11))
+    source = open_source("own_clips", root)
+    for _ in range(2):  # the second time from the manifest
+        found = verify(source, source.splits, root / "m.json", workers=1)
+        (note,) = found.faults
+        assert not found.failed and note.is_note and note.where == str(root / "b.mp4")
+        assert note.what == (
+            "its pixels are not square (16:11): count boxes in its 64 x 48 pixels, before a player stretches them"
+        )
 
 
 def test_verified_videos_are_not_decoded_again_unless_they_change(hcstvg: Callable[..., Path]) -> None:
@@ -208,6 +226,7 @@ def test_the_real_clips_are_sound(shared: Path, tmp_path: Path) -> None:
 def test_a_manifest_survives_the_round_trip_and_refuses_others(tmp_path: Path) -> None:
     file = tmp_path / "m.json"
     entries = {"é.mp4": VideoEntry("v/é.mp4", 3, 4, "ab", 5, 6.5, (7, 8)), "b": VideoEntry("b", verdict="missing")}
+    entries["c"] = VideoEntry("c", times=(0.0, 0.1), pixel_aspect=(16, 11))
     write_manifest(file, "vidstg", entries)
     assert read_manifest(file, "vidstg") == entries
     with pytest.raises(AnnotationError, match="'dataset': expected 'hcstvg_v2', got 'vidstg'"):

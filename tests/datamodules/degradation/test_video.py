@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from datamodules.degradation.severities import degrade
 from datamodules.degradation.video import degrade_video
-from datamodules.video import VideoDecodeError, probe, read_frames, write_video
+from datamodules.film import Film
+from datamodules.playable import write_playable
+from datamodules.video import VideoDecodeError, probe, read_frames, timeline, write_video
 from stvg_nst.types import Degradation
 
 
@@ -59,3 +64,45 @@ def test_refuses_nonsense_before_it_writes(source: Path) -> None:
     with pytest.raises(VideoDecodeError, match="no such file"):
         degrade_video(source.with_name("gone.mp4"), target, kind="defocus", severity=1)
     assert sorted(path.name for path in source.parent.iterdir()) == ["source.mp4"]
+
+
+def test_a_copy_has_the_times_and_the_pixels_of_its_source(source: Path) -> None:
+    times = (0.0, 0.1, 0.5, 0.6, 1.3)
+    frames, target = read_frames(source, range(5)), source.with_name("target.mp4")
+    write_playable(source, frames, times, fps=4, pixel_aspect=Fraction(4, 3))
+    degrade_video(source, target, kind="defocus", severity=1)
+    assert timeline(target).times == pytest.approx(times, abs=1e-4)
+    assert probe(target).pixel_aspect == Fraction(4, 3)
+
+
+def test_odd_sides_get_one_more_row_or_column(tmp_path: Path) -> None:
+    frames = np.full((3, 33, 47, 3), 128, np.uint8)
+    write_video(tmp_path / "odd.mkv", frames, 10, crf=None)
+    degrade_video(tmp_path / "odd.mkv", tmp_path / "target.mp4", kind="compression", severity=1)
+    assert probe(tmp_path / "target.mp4").size == (34, 48)
+
+
+def test_one_decoded_frame_is_in_memory_at_a_time(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, ahead = 0, []
+    rgb = Film.rgb
+
+    def counted(film: Film, frame: Any) -> np.ndarray:
+        nonlocal decoded
+        decoded += 1
+        return rgb(film, frame)
+
+    def take(path: Path, frames: Iterator[np.ndarray], *arguments: Any, **options: Any) -> None:
+        nonlocal decoded
+        decoded = 0
+        ahead.extend(decoded - number for number, _ in enumerate(frames, start=1))
+
+    monkeypatch.setattr(Film, "rgb", counted)
+    monkeypatch.setattr("datamodules.degradation.video.write_playable", take)
+    degrade_video(source, source.with_name("target.mp4"), kind="low_light", severity=1)
+    assert ahead == [0] * 37
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    film = source.rename(source.with_name("my film [v1].mp4"))
+    degrade_video(film, film.with_name("target.mp4"), kind="low_light", severity=1)
+    assert "degrading my film [v1].mp4" in capsys.readouterr().out

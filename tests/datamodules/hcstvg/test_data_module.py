@@ -325,7 +325,7 @@ def test_bad_boxes_are_counted_and_numbers_under_other_policies_do_not_compare(
     data = module(root, on_bad_box=policy, eval_frame_rate=20.0, eval_batch_size=1)
     with caplog.at_level(logging.WARNING):
         data.setup("test")
-    assert f"test: on_bad_box {policy} has touched 1 sentences of 1 clips, 2 frames" in caplog.text
+    assert f"test: on_bad_box {policy} has touched 1 sentence of 1 clip, 2 frames" in caplog.text
     assert data.policies()["on_bad_box"] == {
         "policy": policy,
         "touched": {"test": {"sentences": 1, "clips": 1, "frames": 2}},

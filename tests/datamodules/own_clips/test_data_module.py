@@ -207,7 +207,7 @@ def test_a_video_that_has_changed_or_does_not_decode_is_a_fault(own_clips: Calla
 def test_clips_that_are_too_long_for_the_network_are_refused(own_clips: Callable[..., Path]) -> None:
     root = own_clips(*map(own_line, VIDEOS[:3]))
     look(root)
-    with pytest.raises(ValueError, match=r"1 clips of the test split last longer than the network's 1.5 s.* \(2.0 s\)"):
+    with pytest.raises(ValueError, match=r"the test split has 1 clip longer than the network's 1.5 s.* \(2.0 s\)"):
         OwnClips(root, longest_clip=1.5, **OPTIONS).load_records("test")
     assert OwnClips(root, longest_clip=1.9, **OPTIONS).load_records("test")
 

@@ -80,6 +80,21 @@ def test_a_question_is_told_by_its_mark_unless_the_line_says_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    "sentence",
+    [
+        "\u8c01\u5728\u6325\u624b\uff1f",
+        "\u0645\u0646 \u064a\u0644\u0648\u062d\u061f",
+        '"Who waves?" ',
+        "Who waves?!",
+        "\u8c01\uff1f\u3000",
+    ],
+)
+def test_a_question_is_told_by_the_mark_of_any_script(tmp_path: Path, sentence: str) -> None:
+    assert parse(tmp_path, own_line(sentence=sentence)).sentence_type == "interrogative"
+    assert parse(tmp_path, own_line(sentence=f"{sentence} she asks")).sentence_type == "declarative"
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"start": None}, "'start': expected this field, got an item without it"),

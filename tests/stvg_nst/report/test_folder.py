@@ -125,7 +125,7 @@ def test_what_a_reader_must_know_is_noted(tmp_path: Path, capsys: pytest.Capture
     write_run(tmp_path / "dora", "DoRA", 42, samples=[{"item_id": "a", "quality": "HQ"}])
     assert report_folders([tmp_path], tmp_path / "report.md") == 0
     for mark, text in (("note:", capsys.readouterr().out), ("*", (tmp_path / "report.md").read_text())):
-        assert f"{mark} {tmp_path / 'lora' / 'results.json'}: 3 samples were left out, for bad videos" in text
+        assert f"{mark} {tmp_path / 'lora' / 'results.json'}: 3 samples left out, for bad videos" in text
         assert text.count(" has touched ") == 1
         assert "results.json: on_bad_box clip has touched 8 sentences, 7 clips, 23 frames" in text
         assert f"{mark} {tmp_path / 'dora' / 'results.json'}: 1 samples, not the 2 of" in text

@@ -115,5 +115,5 @@ def test_of_points_that_are_not_asked_for_nothing_is_missing(study: Study, finis
     assert [method.point for method in findings.methods] == ["decoder / NST"]
     assert findings.missing == (), "runs of other points belong to the study"
     assert f"1 of the {len(study.points)} points of study.yaml are shown" in findings.remarks[0]
-    with pytest.raises(StudyError, match="none of the points is named 'NST'"):
+    with pytest.raises(StudyError, match="the study has no point 'NST'; it has"):
         read_findings([study], runs, only=["NST"])

@@ -276,6 +276,29 @@ def test_what_the_study_does_not_have_cannot_be_chosen(
         study(write(), *options)
 
 
+def test_a_report_shows_the_points_that_are_asked_for(study: Any, write: Write, tmp_path: Path) -> None:
+    levels = {f"{count} clips": {"data.init_args.clips": count} for count in (25, 50)}
+    path, pages = write(levels=levels, seeds=[0]), tmp_path / "pages"
+    assert study(path) == 0
+
+    def shown(*only: str) -> str:
+        assert study(path, "--report-only", "--output", str(pages), "--only", *only) == 0
+        return (pages / "levels.md").read_text()
+
+    both = shown("rank 8")
+    assert "| WAS | rank 8 | +7.20 | +7.20 |" in both and "rank 4" not in both
+    one = shown("rank 4, 25 clips")
+    assert "| WAS | rank 4 |" in one and one.count("| - |") == 3 and "1 of the 4 points of study.yaml are shown" in one
+    with pytest.raises(StudyError, match="the study has no point 'rank 5'; it has 'rank 4', 'rank 8'"):
+        shown("rank 5")
+
+
+def test_a_report_of_some_seeds_is_refused(study: Any, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        study(write(), "--report-only", "--seeds", "0")
+    assert "a report shows all seeds: leave out --seeds, or --report-only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -429,7 +452,7 @@ def test_what_a_reader_must_know_is_noted(
     capsys.readouterr()
     assert study(write(), "--report-only") == 0
     text = capsys.readouterr().out
-    assert f"note: {path}: 2 samples were left out, for bad videos or by a limit on batches" in text
+    assert f"note: {path}: 2 samples left out, for bad videos or by a limit on batches" in text
     assert "note: the runs are of 2 states of the code: commits None, abc" in text
 
 

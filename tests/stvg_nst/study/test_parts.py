@@ -44,7 +44,7 @@ def test_the_baseline_comes_first_and_results_are_picked_up(
     assert study(path, "--emit") == 0
     said = capsys.readouterr()
     assert parts(said.out) == ["zero-shot"]
-    assert "1 commands; 2 more once their baselines are there" in " ".join(said.err.split())
+    assert "1 command; 2 more once their baselines are there" in " ".join(said.err.split())
     with pytest.raises(StudyError, match=r"rank 4, seed 0 is compared with zero-shot, which is not there yet"):
         study(path, "--part", "rank-4-seed0")
     assert study(path, "--part", "zero-shot") == 0
@@ -114,7 +114,7 @@ def test_parts_work_beside_each_other_and_not_beside_the_whole(
         capsys.readouterr()
         assert study(path, "--emit") == 0
         said = capsys.readouterr()
-        assert parts(said.out) == ["rank-8-seed0"] and "1 runs are at work" in said.err
+        assert parts(said.out) == ["rank-8-seed0"] and "1 run at work" in said.err
         with pytest.raises(StudyError, match="another command works on rank 4, seed 0"):
             study(path, "--part", "rank-4-seed0")
 

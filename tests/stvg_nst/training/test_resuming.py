@@ -113,7 +113,7 @@ def leave_late(stage: str, epoch: int, number: int) -> None:
     ("module", "settings", "said"),
     [
         (lambda: Counting(momentum=0.9, kind=torch.optim.SGD), config(lr=0.5), "cannot go on by another optimiser"),
-        (lambda: Counting(lr=0.5), config(lr=0.5, max_epochs=0), r"has had 1 epochs, but --trainer\.max_epochs is 0"),
+        (lambda: Counting(lr=0.5), config(lr=0.5, max_epochs=0), r"has had 1 epoch, but --trainer\.max_epochs is 0"),
     ],
 )
 def test_what_no_word_can_change_is_refused_before_anything_is_kept(
