@@ -24,6 +24,7 @@ NOUNS_OF_DATAMODULES = (
     "stvg_nst.results.conditions",
     "stvg_nst.machine",
     "stvg_nst.queries",
+    "stvg_nst.counting",
 )
 DATA_ONLY = ("av", "albumentations")
 MAY_PRINT = (*COMPOSITION_ROOT, "stvg_nst.command_line.failures", "stvg_nst.report")
