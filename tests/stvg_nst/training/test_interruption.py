@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from stvg_nst.counting import counted
 from stvg_nst.training.interruption import Interruption, stopped_by_signals
 from stvg_nst.training.stopping import FOREWARNED, INTERRUPTED, TERMINATED, UNFINISHED, StoppedError
 from tests.counting import Counting, Numbers, make_trainer
@@ -53,7 +54,7 @@ def test_a_terminated_fit_leaves_a_checkpoint_and_loses_no_step(
     assert stopped.value.code == status
     steps = torch.load(last)["global_step"]
     assert stopped.value.text == (
-        f"{why} after {steps} steps; the same command with --ckpt_path last goes on from '{last}'"
+        f"{why} after {counted(steps, 'step')}; the same command with --ckpt_path last goes on from '{last}'"
     )
     behind = ("val", 1, 0) if place == ("train", 1, 2) else place
     assert first.seen[-1][:3] == behind, "it ends behind the batch that is at work, and behind the last of an epoch"
@@ -71,7 +72,7 @@ def test_gradients_that_are_gathered_are_followed_before_the_fit_ends(tmp_path: 
     with pytest.raises(StoppedError, match=str(TERMINATED)) as stopped:
         fit(tmp_path, module, accumulate_grad_batches=2)
     assert [seen[:3] for seen in module.seen] == [("train", 0, 0), ("train", 0, 1)]
-    assert "after 1 steps" in stopped.value.text
+    assert "after 1 step" in stopped.value.text
 
 
 def test_a_signal_at_the_very_end_changes_nothing(tmp_path: Path) -> None:
@@ -117,9 +118,7 @@ def test_a_time_limit_leaves_a_fit_that_resumes_within_its_epoch(tmp_path: Path)
     with pytest.raises(StoppedError) as stopped:
         fit(tmp_path, module, max_time={"seconds": 0}, min_steps=1)
     assert stopped.value.code == UNFINISHED
-    assert stopped.value.text.startswith(
-        "stopped before its end, by --trainer.max_time or by a callback, after 1 steps"
-    )
+    assert stopped.value.text.startswith("stopped before its end, by --trainer.max_time or by a callback, after 1 step")
     again = Counting()
     fit(tmp_path, again, last)
     assert [seen[:3] for seen in again.seen if seen[0] == "train"][:2] == [("train", 0, 1), ("train", 0, 2)]
@@ -138,7 +137,7 @@ def test_without_checkpoints_it_says_so(tmp_path: Path) -> None:
     trainer.callbacks = [trainer.callbacks[-1]]
     with pytest.raises(StoppedError) as stopped:
         trainer.fit(module, datamodule=Numbers())
-    assert stopped.value.text == "terminated after 1 steps; no checkpoint was written, for none is configured"
+    assert stopped.value.text == "terminated after 1 step; no checkpoint was written, for none is configured"
 
 
 @pytest.mark.slow
