@@ -211,7 +211,7 @@ CONFIRM_SEARCHES := rates twins gates
 MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
 confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
 methods = $(or $(only),$(if $(ALL)$(QUICK)$(TUBEDETR),,--only $(MAIN)))
-.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unannotated confirm-unseen confirm
+.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unannotated confirm-more-twins confirm-unseen confirm
 $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: $(CONFIRM_STUDIES)/%.yaml | $(FEATURES)/test/index.json
 	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
 	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
@@ -230,6 +230,9 @@ confirm-left-out: $(CONFIRM_STUDIES)/left_out.yaml | $(LEFT_OUT_FEATURES)/val-ma
 
 confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/index.json  ## tuning clips that nobody has annotated, on the ablation half (about 25 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unannotated,$(FEATURES)) $(TO_OUTPUT)
+
+confirm-more-twins: $(CONFIRM_STUDIES)/more_twins.yaml | $(FEATURES)/test/index.json  ## the twin for the ten methods that the plan gives none, on the ablation half (about 30 min, JOBS=2)
+	$(call study,$<,$(CONFIRM)/more-twins,$(FEATURES)) $(TO_OUTPUT)
 
 confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
