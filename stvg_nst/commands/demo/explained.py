@@ -38,8 +38,8 @@ def add_results(folders: Iterable[Path]) -> None:
         return
     gr.Markdown(
         "What each method wins on degraded clips (up), and what it loses on clean ones (to the right). Each has the "
-        "form that was chosen for it on other clips. INCOMPLETE: the plan has more methods, and the notes below the "
-        "tables name them. `docs/results.md` says what follows."
+        "form that was chosen for it on other clips. LoRA, Switch, Gated adapter and NST are also pulled to what the "
+        "frozen model makes of the clean clips. `docs/results.md` says what follows."
     )
     gr.Image(str(_COMPARISON / "fig2.png"), show_label=False, interactive=False, buttons=[], elem_id="fig2")
     for title, name in _TABLES.items():
