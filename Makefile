@@ -116,8 +116,8 @@ $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/
 
 ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 4 min)
 ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 4 min)
-ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 7 min)
-ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 5 min)
+ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 6 min)
+ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 4 min)
 
 # What the tuners' settings were chosen by, on the validation split.
 SEARCHES := placement recipe
