@@ -29,7 +29,7 @@ class Schedule(ABC):
         """Say so where a training is too short for the schedule.
 
         Warns:
-            UserWarning: so.
+            UserWarning: the training ends before the schedule has done its part.
         """
 
 

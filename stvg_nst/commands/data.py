@@ -94,8 +94,8 @@ def synthetic(arguments: Sequence[str], program: str) -> int:
     splits = open_source(options.dataset, options.root).splits
     clips = {split: options.train if split == "train" else options.test for split in splits}
     said = "written" if write_synthetic(options.dataset, options.root, clips) else "there already"
-    counted = ", ".join(f"{count} {split}" for split, count in clips.items())
-    say(sheet_console(), f"{said}: '{options.root}', {options.dataset}, SYNTHETIC, clips: {counted}")
+    sizes = ", ".join(f"{count} {split}" for split, count in clips.items())
+    say(sheet_console(), f"{said}: '{options.root}', {options.dataset}, SYNTHETIC, clips: {sizes}")
     return 0
 
 

@@ -155,7 +155,8 @@ class Study:
         return replace(self, points=found)
 
     def refuse_unknown(self, kind: str, unknown: Sequence[object], known: Sequence[object]) -> None:
-        """
+        """Refuse names that the study does not have.
+
         Args:
             kind: of what was asked for, such as a point or a seed.
             unknown: that the study does not have.
