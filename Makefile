@@ -211,7 +211,7 @@ CONFIRM_SEARCHES := rates twins gates
 MAIN := 'whole / Full FT' 'encoder_all / LoRA' 'encoder_all / Switch' 'encoder_all / Gated adapter' 'encoder_all / NST'
 confirm-gates: MAIN := 'encoder_all / Gated adapter' 'encoder_all / NST'
 methods = $(or $(only),$(if $(ALL)$(QUICK)$(TUBEDETR),,--only $(MAIN)))
-.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unannotated confirm-more-twins confirm-unseen confirm
+.PHONY: $(CONFIRM_SEARCHES:%=confirm-%) confirm-parts confirm-left-out confirm-unannotated confirm-more-twins confirm-tuning-size confirm-unseen confirm
 $(CONFIRM_SEARCHES:%=confirm-%): confirm-%: $(CONFIRM_STUDIES)/%.yaml | $(FEATURES)/test/index.json
 	$(call study,$<,$(CONFIRM)/$*,$(FEATURES),$(methods))
 	$(STVG) choose $< --runs $(CONFIRM)/$* --overwrite $(methods) $(if $(QUICK),--quick) \
@@ -233,6 +233,9 @@ confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/inde
 
 confirm-more-twins: $(CONFIRM_STUDIES)/more_twins.yaml | $(FEATURES)/test/index.json  ## the twin for the ten methods that the plan gives none, on the ablation half (about 30 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/more-twins,$(FEATURES)) $(TO_OUTPUT)
+
+confirm-tuning-size: $(CONFIRM_STUDIES)/tuning_size.yaml | $(FEATURES)/test/index.json  ## the recipe by 25 to 400 tuning clips, on the ablation half (about 45 min, JOBS=2)
+	$(call study,$<,$(CONFIRM)/tuning-size,$(FEATURES)) $(TO_OUTPUT)
 
 confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unseen,$(FEATURES)) $(TO_OUTPUT)
