@@ -14,10 +14,10 @@ _MAIN_JOB = ("mini", "nst_encoder")  # the last two folders of the run that `mak
 
 
 def tuned_runs(folders: Iterable[Path]) -> list[Path]:
-    """Finished fits below some folders, that of `make train` first."""
+    """Finished fits below some folders."""
     found = {path.parent for folder in folders for path in folder.rglob(RunFile.ADAPTER)}
     runs = [run for run in found if (run / RunFile.CONFIG).is_file()]
-    return sorted(runs, key=lambda run: (run.parts[-2:] != _MAIN_JOB, str(run)))
+    return sorted(runs, key=str)
 
 
 class Models:
@@ -35,8 +35,9 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """Of the tuned models; the one that comes with the suite is the last."""
-        return [*self._runs, SHIPPED]
+        """Of the tuned models: that of `make train`, the one that comes with the suite, then all others."""
+        main_job = [name for name, run in self._runs.items() if run.parts[-2:] == _MAIN_JOB]
+        return list(dict.fromkeys([*main_job, SHIPPED, *self._runs]))
 
     def folder(self, name: str) -> Path | None:
         """Of the run, for what else it holds; ``None`` for the model that comes with the suite."""

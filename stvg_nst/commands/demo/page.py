@@ -138,7 +138,7 @@ def _add_trial(page: gr.Blocks, desk: _Desk) -> None:
             shown_names = [(f"{name}, which comes with the suite" if name == SHIPPED else name, name) for name in names]
             model = gr.Dropdown(shown_names, value=names[0], label="The tuned model", elem_id="model")
             limits = f"A film of your own, up to {LONGEST_SECONDS} s and {LARGEST_MB} MB"
-            upload = gr.File(label=limits, type="filepath", height=140, elem_id="upload")
+            upload = gr.File(label=limits, type="filepath", height=180, elem_id="upload")
         with gr.Column(scale=2, min_width=480):
             shown = gr.Image(
                 label="The film, and what is left of it", interactive=False, buttons=[], height=190, elem_id="preview"
