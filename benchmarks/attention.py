@@ -3,7 +3,7 @@
 Two forms are compared in the box decoder: the sum of the scores by content and by position, as the decoder does it, and
 the textbook form, which stores the features of both side by side for every token. Two are compared in the encoder under
 bfloat16: PyTorch's kernel in bfloat16, and in single precision, as the encoder does it on a CPU. Times are CPU seconds
-of this process on one thread. The two forms take turns, so that their ratio within one run holds on a shared machine too.
+of this process on one thread. The two forms take turns, so their ratio within one run holds on a shared machine too.
 """
 
 from __future__ import annotations
