@@ -1,5 +1,5 @@
 # The suite's commands, in the order a newcomer needs them. `make` alone lists them.
-# Every target runs commands that can be typed by hand just as well; `make -n TARGET` shows them.
+# Every target runs commands that you can also type by hand; `make -n TARGET` shows them.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,9 +10,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3
 DATA ?= data
-# The miniature that `train` and `pretrain` are about: mini, a CG-STVG, or tubedetr_mini.
+# The miniature that `train` and `pretrain` use: mini, a CG-STVG, or tubedetr_mini.
 MODEL ?= mini
-# What `train` tunes it by: an overlay of experiments/tuner/ that names its layers.
+# How `train` tunes it: an overlay of experiments/tuner/ that names its layers.
 TUNER ?= nst_encoder
 TUBEDETR := $(filter tubedetr%,$(MODEL))
 RUNS ?= runs/$(MODEL)
@@ -33,7 +33,7 @@ SPEAKING := $(if $(VERBOSE),--verbose)
 COMMA := ,
 SPACE := $(subst ,, )
 heading = @printf '\n%s\n' $(1)
-# OUTPUT=FOLDER: where tables and figures go, otherwise beside the runs.
+# OUTPUT=FOLDER: where tables and figures go; without it, next to the runs.
 TO_OUTPUT := $(if $(OUTPUT),--output $(OUTPUT))
 
 # The embedded benchmark over cached features of the frozen encoders, and the miniature with its shipped weights.
@@ -41,7 +41,7 @@ FEATURES := $(DATA)/features/$(MODEL)
 MINI := $(foreach part,base data/mini_cached model/$(MODEL) model/$(MODEL)_weights,--config experiments/$(part).yaml) \
   --data.init_args.root $(DATA) --data.init_args.features $(FEATURES)
 TUNING := --config experiments/tuner/$(TUNER).yaml
-# Its grounding model in the making: a stage, and the weights that it starts from.
+# The stages of its pretraining: a stage, and the weights that it starts from.
 PRETRAIN_FEATURES := $(DATA)/features/$(notdir $(PRETRAIN))
 stage = $(foreach part,base model/$(MODEL) pretrain/$(1) $(if $(TUBEDETR),scope/tubedetr/whole_modules pretrain/$(MODEL)),--config experiments/$(part).yaml) --seed_everything $(SEED) \
   --data.init_args.root $(DATA) --data.init_args.features $(PRETRAIN_FEATURES) --model.weights $(PRETRAIN)/$(2)
@@ -51,22 +51,22 @@ BOXES_START := $(if $(TUBEDETR),encoders/encoders,grounding/grounder).safetensor
 BOXES := $(call stage,boxes,$(BOXES_START))
 POLISH := $(call stage,polish,boxes/grounder.safetensors)
 
-# The main process only: PyTorch gives each worker of a loader one thread of its own accord.
+# For the main process only: PyTorch by itself gives each worker of a loader one thread.
 export OMP_NUM_THREADS ?= 2
 # Large pages for PyTorch's tensors, where Linux grants them on request: without them a training step on a CPU spends
 # up to a fifth of its time on page faults (make bench-encodings).
 export THP_MEM_ALLOC_ENABLE ?= 1
-# Freed memory stays with the process, where the C library is glibc: the next step asks for as much again, and to hand
-# the pages back and forth costs up to 30 % of it (docs/performance.md). 34359738368: never.
+# Freed memory stays with the process, where the C library is glibc. The next step asks for as much again, and giving the
+# pages back and taking them again costs up to 30 % of a step (docs/performance.md). 34359738368: never give back.
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 34359738368
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # ---------------------------------------------------------------------------------------------- environment
-# The stamp is written last, so that a killed installation is taken up again; pip skips what is already there.
+# The stamp is written last, so that a killed installation is repeated; pip skips what is already there.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("stvg_nst needs Python 3.11 or newer, but " \
 	  "$(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.11")'
@@ -76,8 +76,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------- training
-# One file per stage: kill `make train` anywhere, run it again, and it goes on behind the last finished stage.
-# A finished stage is not repeated when a config changes; give the new run a folder of its own (make train RUNS=...).
+# One file per stage: kill `make train` at any time, run it again, and it continues after the last finished stage.
+# A finished stage is not repeated when a config changes. Give the new run another folder (make train RUNS=...).
 TUNED := $(RUNS)/$(TUNER)
 .PHONY: train
 train: $(RUNS)/zero-shot/results.json $(TUNED)/results.json  ## tune on the embedded benchmark, compare with zero-shot (TUNER=nst_paper: by another recipe; MODEL=tubedetr_mini)
@@ -85,14 +85,14 @@ train: $(RUNS)/zero-shot/results.json $(TUNED)/results.json  ## tune on the embe
 	@echo 'pictures of tubes: $(TUNED)/tubes.png; what happened inside: make dashboard'
 
 $(FEATURES)/test/index.json: | $(STAMP)
-	$(call heading,'1 of 4  render the benchmark$(COMMA) and store what the frozen encoders say of it (about 2 min on 2 cores)')
+	$(call heading,'1 of 4  render the benchmark$(COMMA) and store what the frozen encoders make of it (about 2 min on 2 cores)')
 	$(QUIETLY)$(STVG) cache features $(MINI) --config experiments/tuner/zero_shot.yaml
 
 $(RUNS)/zero-shot/results.json: | $(FEATURES)/test/index.json
 	$(call heading,'2 of 4  test the frozen grounder on clean and degraded clips (about 1 min)')
 	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING)
 
-# What the frozen grounder answers on the validation split: the fit's dashboard compares itself with it.
+# The frozen grounder's result on the validation split: the fit's dashboard compares with it.
 ZERO_SHOT_VAL := $(RUNS)-zero-shot-val/results.json
 $(ZERO_SHOT_VAL): | $(FEATURES)/test/index.json
 	$(QUIETLY)$(STVG) test $(MINI) --config experiments/tuner/zero_shot.yaml --run $(@D) --table false $(SPEAKING) \
@@ -108,36 +108,36 @@ $(TUNED)/results.json: $(TUNED)/adapter.safetensors $(RUNS)/zero-shot/results.js
 	$(QUIETLY)$(STVG) test $(MINI) $(TUNING) --run $(@D) --table false $(SPEAKING) \
 	  --model.adapter $(TUNED)/adapter.safetensors --model.baseline $(RUNS)/zero-shot/results.json
 
-# Every run is kept: kill a study anywhere, run it again, and it goes on. QUICK=1 cuts it short, JOBS=2 runs two at once.
+# Every run is kept: kill a study at any time, run it again, and it continues. QUICK=1 cuts it short, JOBS=2 runs two at once.
 ABLATIONS := components nullity gate rank
 .PHONY: $(ABLATIONS:%=ablate-%)
 $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick) $(TO_OUTPUT)
 
-ablate-components:  ## Table III: which part restores, which preserves (1 h on 2 cores; QUICK=1: 4 min)
+ablate-components:  ## Table III: which part restores, and which preserves (1 h on 2 cores; QUICK=1: 4 min)
 ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 4 min)
-ablate-gate:  ## is it the gate or the null space (1 h 30 min; QUICK=1: 6 min)
+ablate-gate:  ## whether the gate or the null space matters (1 h 30 min; QUICK=1: 6 min)
 ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 4 min)
 
-# What the tuners' settings were chosen by, on the validation split.
+# The searches that chose the tuners' settings, on the validation split.
 SEARCHES := placement recipe
 .PHONY: $(SEARCHES:%=search-%) search-lr
 $(SEARCHES:%=search-%): search-%: experiments/search/%.yaml | $(FEATURES)/test/index.json
 	$(STVG) study $< --runs runs/search/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick)
 
-search-placement:  ## where to insert null-space tuning, by the validation split (35 min; QUICK=1: 6 min)
-search-recipe:  ## what a better recipe may be made of: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
+search-placement:  ## choose where to insert null-space tuning, on the validation split (35 min; QUICK=1: 6 min)
+search-recipe:  ## which changes of the recipe are worth a search: gates by labels, whitened basis, clean twin (1 h on 2 cores; QUICK=1: 5 min)
 
 # A quick search keeps its choice beside its runs. ONLY='decoder / *' searches for a part of the methods.
 RATES := $(if $(QUICK),runs/search/lr-quick,experiments/compare)/learning_rates.yaml
 TRIED := $(if $(QUICK),runs/search/lr-quick,docs/peers/learning-rates)/choices.csv
-search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## the rate of every method from one grid, on val (20 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
+search-lr: experiments/search/lr.yaml | $(FEATURES)/test/index.json  ## choose the rate of every method from one grid, on val (20 h, JOBS=2; ONLY='decoder / *': 2 h 15 min; QUICK=1: 5 min)
 	$(call study,$<,runs/search/lr,$(FEATURES)) $(TO_OUTPUT)
 	$(STVG) choose $< --runs runs/search/lr --output $(RATES) --table $(TRIED) --overwrite \
 	  $(if $(ONLY),--only '$(ONLY)') $(if $(QUICK),--quick)
 
-# The methods on equal terms (docs/protocol.md), on two grounders, the second where it has been pretrained, and two draws
-# of the test set. ONLY='decoder / *' runs a part of them; the tables show what there is, and what is missing.
+# The methods on equal terms (docs/protocol.md), on two grounders and two draws of the test set. The second grounder takes part
+# if it has been pretrained. ONLY='decoder / *' runs a part of them; the tables show what is there, and what is missing.
 SECOND := runs/pretrain-1/model.safetensors
 SECOND_FEATURES := $(DATA)/features/mini-1
 SECOND_MINI := $(foreach part,base data/mini_cached model/mini model/mini_1_weights,--config experiments/$(part).yaml) \
@@ -163,20 +163,20 @@ $(SECOND_FEATURES)/test-benchmark1/index.json: | $(STAMP)
 OF_TUBEDETR = $(foreach part,$(MODEL) $(MODEL)_weights,--config experiments/model/$(part).yaml) --only 'encoder_all / *'
 
 .PHONY: budget compare table1 table2 fig2 fig3 robustness cost tables bench-peers curve-tuning-size curve-narrow
-budget: | $(STAMP)  ## adapted layers and trainable parameters of every method (10 s; MODEL=tubedetr_mini)
+budget: | $(STAMP)  ## list adapted layers and trainable parameters of every method (10 s; MODEL=tubedetr_mini)
 	$(STVG) budget $(if $(TUBEDETR),experiments/confirm/confirm.yaml $(OF_TUBEDETR),$(PEERS))
 
 run-peers = $(call study,$(PEERS),$(COMPARE)/peers,$(DATA)/features)
 compare: budget | $(DRAWS)  ## run every method whose rate was searched, 5 seeds (2 h a grounder, JOBS=2; ONLY='decoder / *': 1 h; QUICK=1: 10 min)
 	$(run-peers)
 
-# A run that failed does not keep the tables from being made: they show it, and the target fails behind them.
+# The tables are made even if a run has failed. They show it, and then the target fails.
 tabulate = ran=0; $(run-peers) || ran=$$?; [ $$ran -le 1 ] && $(TABLES) $(1) && exit $$ran
 table1: budget | $(DRAWS)  ## Table I: Mixed Quality by sentence type (as long as `compare`, like all down to `robustness`)
 table2: budget | $(DRAWS)  ## Table II: the WAS by sentence type
 fig2: budget | $(DRAWS)  ## Fig. 2: gain on LQ against drop on HQ
 fig3: budget | $(DRAWS)  ## Fig. 3: frames, truth and answers of a typical clip of each quality
-robustness: budget | $(DRAWS)  ## by kind and severity of degradation
+robustness: budget | $(DRAWS)  ## m_vIoU by kind and severity of degradation
 table1 table2 fig2 fig3 robustness:
 	$(call tabulate,--show $@)
 
@@ -189,7 +189,7 @@ tables: budget $(COMPARE)/cost.json | $(DRAWS)  ## all tables and figures (OUTPU
 $(COMPARE)/cost.json: | $(STAMP)
 	$(BIN)/python -m benchmarks.peers --output $@
 
-bench-peers: | $(STAMP)  ## measure anew what every method costs (5 min)
+bench-peers: | $(STAMP)  ## measure again what every method costs (5 min)
 	$(BIN)/python -m benchmarks.peers --output $(COMPARE)/cost.json
 
 curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index.json  ## WAS against 25 to 400 tuning clips (3 h, JOBS=2; QUICK=1: 8 min)
@@ -198,8 +198,8 @@ curve-tuning-size: experiments/compare/tuning_size.yaml | $(FEATURES)/test/index
 curve-narrow: experiments/compare/narrow.yaml | $(FEATURES)/test/index.json  ## WAS of tuning sets that lack looks or actions (2 h 20 min, JOBS=2; QUICK=1: 8 min)
 	$(call study,$<,$(COMPARE)/narrow,$(FEATURES)) $(TO_OUTPUT)
 
-# The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose, and
-# what is committed then is confirmed on clips that nothing has seen. JOBS=2 runs two at once. The five methods of the primary
+# The second comparison (docs/confirmation.md): searches on one half of the validation split write down what they choose. You
+# commit this, and `confirm` tests it on clips that nothing has seen. JOBS=2 runs two at once. The five methods of the primary
 # comparisons come first; ALL=1 adds the other ten. MODEL=tubedetr_mini: rates, twins and confirm on the second network, four methods.
 CONFIRM := runs/confirm$(TUBEDETR:%=-%)
 CONFIRM_STUDIES := experiments/confirm$(if $(TUBEDETR),/tubedetr)
@@ -231,10 +231,10 @@ confirm-left-out: $(CONFIRM_STUDIES)/left_out.yaml | $(LEFT_OUT_FEATURES)/val-ma
 confirm-unannotated: $(CONFIRM_STUDIES)/unannotated.yaml | $(FEATURES)/test/index.json  ## tuning clips that nobody has annotated, on the ablation half (about 25 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/unannotated,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-more-twins: $(CONFIRM_STUDIES)/more_twins.yaml | $(FEATURES)/test/index.json  ## the twin for the ten methods that the plan gives none, on the ablation half (about 30 min, JOBS=2)
+confirm-more-twins: $(CONFIRM_STUDIES)/more_twins.yaml | $(FEATURES)/test/index.json  ## the twin for the ten methods that have none by the plan, on the ablation half (about 30 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/more-twins,$(FEATURES)) $(TO_OUTPUT)
 
-confirm-tuning-size: $(CONFIRM_STUDIES)/tuning_size.yaml | $(FEATURES)/test/index.json  ## the recipe by 25 to 400 tuning clips, on the ablation half (about 45 min, JOBS=2)
+confirm-tuning-size: $(CONFIRM_STUDIES)/tuning_size.yaml | $(FEATURES)/test/index.json  ## the recipe with 25 to 400 tuning clips, on the ablation half (about 45 min, JOBS=2)
 	$(call study,$<,$(CONFIRM)/tuning-size,$(FEATURES)) $(TO_OUTPUT)
 
 confirm-unseen: $(CONFIRM_STUDIES)/unseen.yaml | $(FEATURES)/val-unseen/index.json  ## kinds that no training sees, on the ablation half (about 15 min, JOBS=2)
@@ -263,15 +263,15 @@ $(LEFT_OUT_FEATURES)/val-matrix/index.json: | $(STAMP)
 	  --data.init_args.features $(LEFT_OUT_FEATURES) --data.init_args.variants 5 \
 	  --data.init_args.evaluation_split val --data.init_args.evaluation_conditions matrix
 
-# The paper's experiments on the real data (docs/paper_experiments.md), in parts, each resumed where it was: first what the
-# released grounder must score, then the rates, then the tables. PART=vidstg or PART=vidstg/peers: a part of them.
+# The paper's experiments on the real data (docs/paper_experiments.md), in parts, each resumed where it was: first the scores
+# that the released grounder must reach, then the rates, then the tables. PART=vidstg or PART=vidstg/peers: a part of them.
 # QUICK=1: all of it on made-up data, by the miniature. HARDWARE=h100_80gb: batches for a card; ENGINE='--engine ray ...'.
 PAPER := runs/paper
 PAPER_PARTS := hcstvg_v1/zero_shot hcstvg_v2/zero_shot vidstg/zero_shot vidstg/rates vidstg/peers \
   hcstvg_v1/rates hcstvg_v1/components hcstvg_v1/nullity \
   hcstvg_v2/rates hcstvg_v2/peers hcstvg_v2/components hcstvg_v2/nullity
 PAPER_SETS := hcstvg_v1 hcstvg_v2 vidstg
-# PART is a word of other targets too, so it is looked at where parts of the paper are asked for.
+# Other targets use PART too, so it is checked only where parts of the paper are asked for.
 parts_named = $(strip $(foreach part,$(PART),$(or $(filter $(part) $(part)/%,$(PAPER_PARTS)),$(error PART=$(part) is none of $(PAPER_PARTS)))))
 CHOSEN_PARTS := $(if $(and $(PART),$(filter paper%,$(MAKECMDGOALS))),$(parts_named),$(PAPER_PARTS))
 THROUGHPUT := $(PAPER)/throughput.yaml
@@ -293,7 +293,7 @@ $(PAPER_SETS:%=$(SYNTHETIC)/%/SYNTHETIC): $(SYNTHETIC)/%/SYNTHETIC: | $(STAMP)
 	$(STVG) data synthetic $* $(@D)
 	$(STVG) data verify $* $(@D) --subset
 
-# Each after the one before it, and all after the check: a rate before the tables that need it.
+# Each part after the one before it, and all after the check: rates come before the tables that need them.
 $(PAPER_PARTS:%=paper/%): | $(if $(QUICK),$(PAPER_SETS:%=$(SYNTHETIC)/%/SYNTHETIC),paper-check)
 $(PAPER_SETS:%=paper/%/zero_shot): paper/%:
 	$(call paper-study,$*)
@@ -310,8 +310,8 @@ paper/vidstg/peers paper/hcstvg_v2/peers: paper/%:
 $(foreach set,hcstvg_v1 hcstvg_v2,paper/$(set)/components paper/$(set)/nullity): paper/%:
 	$(call paper-study,$*) $(paper-hardware) $(paper-only)
 
-# What the tables of a comparison are made of, without the runs' weights, logs and tubes. Unpacked in another checkout
-# (tar -xkf FILE), tables come out the same, and studies go on from there. RESULTS=FILE: into another file.
+# What the tables of a comparison are made of, without the runs' weights, logs and tubes. Unpack it in another checkout
+# (tar -xkf FILE): the tables are the same, and studies continue from there. RESULTS=FILE: into another file.
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
 RUNS_OF_peers := runs/search/lr $(COMPARE)/peers
 RUNS_OF_confirm := $(CONFIRM)
@@ -319,8 +319,8 @@ FILE_OF_peers := docs/peers/results.tar.xz
 FILE_OF_confirm := $(CONFIRM_DOCS)/results.tar.xz
 packed = $(or $(wildcard $(RUNS_OF_$*)),$(error there are no runs below $(RUNS_OF_$*)))
 .PHONY: pack-peers pack-confirm
-pack-peers:  ## the first comparison's searches and runs as one small file, docs/peers/results.tar.xz
-pack-confirm:  ## those of the second one, docs/confirm/results.tar.xz (MODEL=tubedetr_mini: docs/confirm/tubedetr/)
+pack-peers:  ## pack the first comparison's searches and runs into one small file, docs/peers/results.tar.xz
+pack-confirm:  ## pack those of the second one into docs/confirm/results.tar.xz (MODEL=tubedetr_mini: docs/confirm/tubedetr/)
 pack-peers pack-confirm: pack-%:
 	find $(packed) -type f \( -false $(KEPT:%=-o -name %) \) | LC_ALL=C sort | tar -cJf $(or $(RESULTS),$(FILE_OF_$*)) -T -
 
@@ -363,7 +363,7 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(STAMP)
 	@touch $@
 
 .PHONY: demo
-demo: | $(DEMO_STAMP)  ## a web page: spoil a clip, and see what NST does to it (PORT=7860)
+demo: | $(DEMO_STAMP)  ## serve a web page: spoil a clip, and see what NST does (PORT=7860)
 	$(STVG) demo $(dir $(RUNS)) --data $(DATA) $(if $(PORT),--port $(PORT))
 
 .PHONY: dashboard
@@ -374,7 +374,7 @@ dashboard: | $(STAMP)  ## watch the runs of `make train` in TensorBoard (RUNS=ru
 # -------------------------------------------------------------------------------------------------- quality
 # MODEL=tubedetr: that instead of CG-STVG at full size.
 BENCHED := $(if $(TUBEDETR),--model experiments/model/$(MODEL).yaml --scope experiments/scope/tubedetr/both.yaml)
-# A process for each core, one thread each; a file's tests stay together, for they share what is costly to make. Files keep
+# A process for each core, one thread each. A file's tests stay together, because they share what is costly to make. Files keep
 # the order of tests/conftest.py.
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
@@ -397,12 +397,12 @@ check: | $(STAMP)  ## lint, formatting and types
 	$(BIN)/mypy
 
 .PHONY: format
-format: | $(STAMP)  ## put the code into shape
+format: | $(STAMP)  ## fix lint and formatting where a tool can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 .PHONY: bench-tuning
-bench-tuning: | $(STAMP)  ## measure what null-space tuning costs beside LoRA and the frozen model (SCOPE=FILE: in other layers)
+bench-tuning: | $(STAMP)  ## measure what null-space tuning costs, compared with LoRA and the frozen model (SCOPE=FILE: in other layers)
 	$(BIN)/python -m benchmarks.tuning $(if $(SCOPE),--scope $(SCOPE))
 
 .PHONY: bench-encodings
@@ -410,7 +410,7 @@ bench-encodings: | $(STAMP)  ## measure what kept encodings save where only the 
 	$(BIN)/python -m benchmarks.encodings
 
 .PHONY: bench-attention
-bench-attention: | $(STAMP)  ## measure the box decoder's attention to its frames beside its textbook form
+bench-attention: | $(STAMP)  ## compare the box decoder's attention to its frames with its textbook form
 	$(BIN)/python -m benchmarks.attention
 
 .PHONY: bench-model
@@ -423,7 +423,7 @@ bench-gpu: | $(STAMP)  ## measure the full-size model on a GPU, each part within
 	  --output runs/bench-gpu/$(TUBEDETR:%=%-)$(subst $(SPACE),-,$(or $(PART),all)).json
 
 .PHONY: bench-epoch
-bench-epoch: | $(FEATURES)/test/index.json  ## measure an epoch of one process and of two, beside what the cost model says of it (5 min)
+bench-epoch: | $(FEATURES)/test/index.json  ## compare a measured epoch, of one process and of two, with the cost model (5 min)
 	$(BIN)/python -m benchmarks.epochs --data $(DATA)
 
 .PHONY: bench-evaluate
@@ -431,7 +431,7 @@ bench-evaluate: | $(STAMP)  ## measure how long 10,303 synthetic tubes take to e
 	$(BIN)/python benchmarks/evaluation.py
 
 .PHONY: bench-data
-bench-data: | $(STAMP)  ## measure what a clip costs from its file to the network, decoded and cached
+bench-data: | $(STAMP)  ## measure what a clip costs on its way from the file to the network, decoded and cached
 	$(BIN)/python benchmarks/data.py
 
 .PHONY: bench-reading

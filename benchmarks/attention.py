@@ -1,9 +1,9 @@
-"""What attention takes: `make bench-attention`.
+"""How long attention takes: `make bench-attention`.
 
-In the box decoder, the scores by content and by position may be summed, as the decoder does it, or come from the
-features of both side by side, written down for every token. In the encoder, under bfloat16, PyTorch's kernel may work
-in bfloat16 or in single precision, as the encoder does it on a CPU. CPU seconds of this process on one thread; the two
-take turns, so that the ratio within one run holds on a shared machine too.
+Two forms are compared in the box decoder: the sum of the scores by content and by position, as the decoder does it, and
+the textbook form, which stores the features of both side by side for every token. Two are compared in the encoder under
+bfloat16: PyTorch's kernel in bfloat16, and in single precision, as the encoder does it on a CPU. Times are CPU seconds
+of this process on one thread. The two forms take turns, so their ratio within one run holds on a shared machine too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured of a grounder, and on what: its overlay, the size of a batch, the precision, the device."""
+"""A case of a benchmark: the grounder's overlay, the size of a batch, the precision and the device."""
 
 from __future__ import annotations
 

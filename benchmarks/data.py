@@ -2,7 +2,7 @@
 
 Writes an H.264 file of 20 seconds and 640 x 360 pixels, and one of 120, and loads 64 frames of them as a run does.
 Single stages are timed in seconds of one processor, whole loaders by the clock, all with files that the system has in
-memory. Numbers are medians over repetitions, between which what is compared alternates.
+memory. Numbers are medians over repetitions. What is compared takes turns.
 """
 
 from __future__ import annotations

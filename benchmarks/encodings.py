@@ -1,8 +1,8 @@
 """What kept encodings save where only the decoders are tuned: `make bench-encodings`.
 
 Times the grounding model of the miniature on random backbone features, as `make bench-tuning` does: CPU seconds of one
-thread, rows take turns, medians and their ratios within one run. Encodings are read from a temporary folder, thus from
-the machine's page cache, as those of a small tuning set are in every epoch but the first.
+thread, rows take turns, medians and their ratios within one run. Encodings are read from a temporary folder, and so
+from the machine's page cache, as those of a small tuning set are in every epoch except the first.
 """
 
 from __future__ import annotations

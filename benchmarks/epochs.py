@@ -1,9 +1,9 @@
-"""What the cost model of `stvg_nst/epoch_time.py` says of an epoch, beside a measured one: `make bench-epoch`.
+"""Compares the cost model of `stvg_nst/epoch_time.py` with a measured epoch: `make bench-epoch`.
 
-Tunes the miniature for one epoch on cached features, in one process and in two. The model's terms are measured apart
-from it: a step and an inference on random features, an exchange of gradients over Gloo. The first process of a run
-notes when it begins and ends to train and to validate. Its processor seconds are not stretched by others that work on
-the machine, but they hold no waiting. Seconds of the clock hold it, and mean little on a busy machine.
+Tunes the miniature for one epoch on cached features, in one process and in two. The model's terms are measured
+separately: a step and an inference on random features, an exchange of gradients over Gloo. The first process of a run
+notes when training and validation begin and end. Other work on the machine does not stretch its processor seconds, but
+these leave out waiting. Seconds of the clock include waiting, and mean little on a busy machine.
 """
 
 from __future__ import annotations

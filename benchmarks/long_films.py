@@ -1,8 +1,8 @@
-"""How the answer is found in a long film, and what that takes: `make bench-long`.
+"""How well the answer is found in a long film, and what that costs: `make bench-long`.
 
-Without a film: films are made of eight clips of MiniSTVG's validation split each, half of them cut so that windows and
-clips do not begin together. Each of four sentences is about one clip. Rules by which the best window may be chosen are
-compared by the tube that they lead to.
+Without a film: each film is made of eight clips of MiniSTVG's validation split. Half of the films are cut, so that
+windows and clips do not begin together. Each of four sentences is about one clip. Several rules can choose the best
+window. They are compared by the tube that they lead to.
 
 With a film: CPU seconds of this process by stage, and the most memory that it ever had.
 """

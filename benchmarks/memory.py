@@ -1,6 +1,6 @@
 """The memory of a computation: the bytes of the tensors that are alive at once.
 
-The budget counts them on tensors without values, for clips of 8 and of 16 frames, and draws it out to longer ones.
+The budget counts them on tensors without values, for clips of 8 and of 16 frames, and extrapolates to longer ones.
 """
 
 from __future__ import annotations

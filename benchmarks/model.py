@@ -1,8 +1,8 @@
 """What a grounder costs at full size, stage by stage, and how much of it fits a card: `make bench-model`.
 
-Each case runs in a process of its own, whose peak of memory is the case's. Weights are random, which costs the same.
+Each case runs in a separate process, whose peak of memory is the case's. Weights are random, which costs the same.
 The budget at the end is the bytes of all tensors alive at once, counted on tensors without values for clips of 8 and of
-16 frames, and drawn out to longer ones.
+16 frames, and extrapolated to longer ones.
 """
 
 from __future__ import annotations

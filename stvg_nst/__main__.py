@@ -18,14 +18,14 @@ PROGRAM = "python -m stvg_nst"
 # loaded: `report` and `--help` should not wait for torch.
 GROUPS = {
     "": {
-        "predict": ("predict:predict", "find what a sentence speaks of in your own video; --table for many"),
-        "demo": ("demo:demo", "a web page: a frozen and a tuned model side by side, over clean and degraded film"),
+        "predict": ("predict:predict", "find what a sentence describes in your own video; --table for many"),
+        "demo": ("demo:demo", "serve a web page: a frozen and a tuned model side by side, on clean and degraded film"),
         "export": ("weights:export", "write a tuned grounder as one file, for predict and for Python"),
         "tune": ("tune:tune", "tune a model on a folder of your own clips, and compare it with the frozen one"),
         "fit": ("run:fit", "tune a grounder on a data set; --config overlays choose tuner, grounder and data"),
-        "validate": ("run:validate", "measure it on the validation split"),
-        "test": ("run:test", "measure it on the test split, beside a --model.baseline"),
-        "cache features": ("cache:features", "store what the frozen visual encoders say of a data set"),
+        "validate": ("run:validate", "measure a grounder on the validation split"),
+        "test": ("run:test", "measure a grounder on the test split, beside a --model.baseline"),
+        "cache features": ("cache:features", "store the outputs of the frozen visual encoders for a data set"),
         "cache frames": ("cache:frames", "store the sampled frames of a data set, so that later epochs do not decode"),
         "layers": ("layers:layers", "list the null space of every layer, and which of them a strategy selects"),
         "data verify": ("data:verify", "find what would spoil a run in a data set's files"),
@@ -35,25 +35,25 @@ GROUPS = {
         "degrade dataset": ("degrade:dataset", "write the LQ counterpart of a data set as files"),
         "share": ("share:share", "send a run's adapter to the Hugging Face hub, with a model card"),
         "report": ("report:report", "print the table of all results below a folder"),
-        "certify": ("certify:certify", "measure what null-space tuning leaves of the frozen model, and what is sure"),
+        "certify": ("certify:certify", "measure how far a tuned model is still the frozen one, and what is guaranteed"),
         "study": ("study:study", "run a grid of points and seeds, and compare its points"),
-        "budget": ("study:budget", "list what each point of a study adapts and trains, before any of it is trained"),
-        "workload": ("workload:workload", "count the clips of studies on real data, and the hours of a GPU they take"),
+        "budget": ("study:budget", "list what each point of a study adapts and trains, without training"),
+        "workload": ("workload:workload", "count the clips of studies on real data, and the GPU-hours that they take"),
         "choose": ("study:choose", "write down the settings that a search found best on the validation split"),
-        "tables": ("study:tables", "the paper's tables and figures out of the runs of a study"),
+        "tables": ("study:tables", "make the paper's tables and figures from the runs of a study"),
         "epoch": ("epoch:epoch", "compute how long an epoch takes on some numbers of cards"),
         "doctor": ("doctor:doctor", "say what this machine can do, and what an experiment lacks on it"),
         "evaluate": ("evaluate:evaluate", "score the predictions of any model, from files, by the field's protocols"),
     },
     "weights of CG-STVG and TubeDETR at full size (docs/weights.md):": {
-        "convert": ("weights:convert", "write an official checkpoint as weights of ours"),
+        "convert": ("weights:convert", "write an official checkpoint as weights of this suite"),
         "initialise": ("weights:initialise", "write what their training starts from: MDETR's, Video Swin's, RoBERTa's"),
     },
-    "to make a miniature grounder anew (`make pretrain` runs them in order):": {
+    "to train a miniature grounder from scratch (`make pretrain` runs them in order):": {
         "vocabulary": ("pretrain:vocabulary", "write its tokenizer and its text encoder's configuration"),
         "encoders": ("pretrain:encoders", "pretrain its visual encoders"),
         "grounding": ("pretrain:grounding", "pretrain its grounding model (takes the options of fit)"),
-        "boxes": ("pretrain:boxes", "go on with its boxes (takes the options of fit)"),
+        "boxes": ("pretrain:boxes", "train it further, with a loss on boxes (takes the options of fit)"),
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, (place, _) in group.items()}

@@ -1,4 +1,4 @@
-"""Part `kernels`: a stage beside the best that PyTorch's own kernels reach on its shapes, and where the rest goes.
+"""Part `kernels`: a stage compared with PyTorch's own kernels at their best on its shapes, and where the rest goes.
 
 The best is the time of a stage's products, convolutions and attentions alone, each in a loop by itself: convolutions
 with cuDNN's fastest algorithm and in the better of both memory formats. Normalisations, activations and copies do not

@@ -1,4 +1,4 @@
-"""Part `memory`: the peak of a card beside the budget of docs/performance.md, which is computed."""
+"""Part `memory`: the measured peak of a card next to the computed budget of docs/performance.md."""
 
 from __future__ import annotations
 

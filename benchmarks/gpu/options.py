@@ -1,4 +1,4 @@
-"""Part `options`: what PyTorch can be told to do otherwise, each on and off."""
+"""Part `options`: options of PyTorch, each on and off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make bench-gpu` measures, and what becomes of a point that does not fit the card."""
+"""What `make bench-gpu` measures, and what happens to a point that does not fit the card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a part of `make bench-gpu` says while it measures: tables whose rows appear at once."""
+"""What a part of `make bench-gpu` prints while it measures: tables whose rows appear as they are measured."""
 
 from __future__ import annotations
 

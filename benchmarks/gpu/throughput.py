@@ -1,4 +1,4 @@
-"""Clips a second of a card, of which `python -m stvg_nst workload` makes GPU-hours."""
+"""Clips a second of a card, from which `python -m stvg_nst workload` computes GPU-hours."""
 
 from __future__ import annotations
 

@@ -68,30 +68,34 @@ def count(text: str) -> int:
     return number
 
 
-def positive_int(text: str) -> int:
-    if (number := whole_number(text)) < 1:
-        raise WrongArgumentError(f"expected at least 1, got {text}")
-    return number
-
-
 def port(text: str) -> int:
     if not 1 <= (number := whole_number(text)) <= MOST_PORT:
         raise WrongArgumentError(f"expected a port from 1 to {MOST_PORT}, got {text}")
     return number
 
 
-class _Seed:
-    """No function, for the help of jsonargparse shows how its type is written."""
-
-    def __call__(self, value: str | int) -> int:
-        if not 0 <= (number := whole_number(value)) <= MOST_SEED:
-            raise WrongArgumentError(f"expected a seed from 0 to {MOST_SEED}, got {value}")
-        return number
+class _WholeNumber:
+    """No function, because the help of jsonargparse shows the ``repr`` of a type."""
 
     def __repr__(self) -> str:
         return "whole number"
 
 
+class _PositiveInt(_WholeNumber):
+    def __call__(self, value: str | int) -> int:
+        if (number := whole_number(value)) < 1:
+            raise WrongArgumentError(f"expected at least 1, got {value}")
+        return number
+
+
+class _Seed(_WholeNumber):
+    def __call__(self, value: str | int) -> int:
+        if not 0 <= (number := whole_number(value)) <= MOST_SEED:
+            raise WrongArgumentError(f"expected a seed from 0 to {MOST_SEED}, got {value}")
+        return number
+
+
+positive_int = _PositiveInt()
 seed = _Seed()
 
 

@@ -32,6 +32,11 @@ def features(arguments: Sequence[str], program: str) -> int:
 class FeaturesCLI(BuiltCLI):
     """`cache features`: stores what the frozen visual encoders say of a data set."""
 
+    description = (
+        "Store the outputs of the frozen visual encoders for a data set, so that later epochs do not encode it again. "
+        "A split that is stored already is kept. Takes the overlays of a run."
+    )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         add_splits(parser, choices=get_args(Split), help=_WHICH)
@@ -79,13 +84,13 @@ def frames(arguments: Sequence[str], program: str) -> int:
         prog=program,
         allow_abbrev=False,
         description="Store the sampled frames of a data set, so that later epochs do not decode it again. Run it again "
-        "to go on. Takes the data overlays of a run.",
+        "to continue. Takes the data overlays of a run.",
     )
     parser.add_argument("--config", action="config", help="overlay such as experiments/data/vidstg.yaml")
     parser.add_subclass_arguments(STVGDataModule, "data", required=True)
     add_splits(parser, choices=get_args(Split), help=_WHICH)
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
-    parser.add_argument("--estimate", action="store_true", help="only tell the size")
+    parser.add_argument("--estimate", action="store_true", help="only print the size")
     options = parser.parse_args(arguments)
     data: STVGDataModule = parser.instantiate(options).data
     data.prepare_data()

@@ -31,11 +31,12 @@ from stvg_nst.tuning.nst.certify import certify as measure
 def certify(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(
         prog=program,
-        description="Measure what a run of null-space tuning leaves of the frozen model. See docs/certificate.md.",
+        description="Measure how far a model tuned by null-space tuning is still the frozen one, and say what is "
+        "guaranteed. docs/certificate.md explains the tables.",
     )
-    parser.add_argument("run", type=Path, help="folder of a finished fit, run from where it was fitted")
-    parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--batches", type=positive_int, help="look at so many batches only")
+    parser.add_argument("run", type=Path, help="folder of a finished fit; call the command where the fit was called")
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="clips to look at (default: test)")
+    parser.add_argument("--batches", type=positive_int, help="look only at this many batches (default: all)")
     parser.add_argument("--output", type=Path, help="the .json file to write; RUN/certificate.json unless given")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     options = parser.parse_args(arguments)

@@ -26,11 +26,11 @@ from stvg_nst.report.sheet import sheet_console
 def verify(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(
         prog=program,
-        description="Read all annotations, decode all their videos, and write a manifest of them. Run it again to go "
-        "on, or to check only what has changed. Exits with 1 where something is wrong.",
+        description="Read all annotations, decode all their videos, and write a manifest of them. Run it again to "
+        "continue, or to check only what has changed. Exits with 1 if something is wrong.",
     )
     add_data_set(parser)
-    add_splits(parser, help="only these")
+    add_splits(parser, help="look only at these splits")
     parser.add_argument("--manifest", type=Path, help="file to write (default: ROOT/DATASET.manifest.json)")
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes that decode")
     parser.add_argument("--time-limit", type=positive, default=600.0, metavar="SECONDS", help="for one video")

@@ -21,6 +21,8 @@ from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.report.sheet import sheet_console
 from stvg_nst.types import Kernels
 
+_KERNELS = "relative to the frame's size, or as for a short side of 360 pixels (default: %(default)s)"
+
 
 def video(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(prog=program, description="Degrade a video as the benchmark does.")
@@ -29,7 +31,7 @@ def video(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--kind", choices=(*DEGRADATIONS, *UNSEEN), required=True)
     parser.add_argument("--severity", type=int, choices=range(1, 6), required=True, help="1 is mild, 5 is severe")
     parser.add_argument("--seed", type=seed, default=0, help="fixes what the severity leaves open, e.g. the angle")
-    parser.add_argument("--kernels", choices=get_args(Kernels), default="relative", help="to the frame's size")
+    parser.add_argument("--kernels", choices=get_args(Kernels), default="relative", help=_KERNELS)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     options = parser.parse_args(arguments)
     degrade_video(
@@ -48,19 +50,19 @@ def dataset(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(
         prog=program,
         description="Write the LQ counterpart of a split as video files: every clip as the benchmark's test shows it. "
-        "Run it again to go on. Exits with 1 where a clip could not be written.",
+        "Run it again to continue. Exits with 1 if a clip could not be written.",
     )
     add_data_set(parser)
     parser.add_argument("out", type=Path, help="folder of the copy; --data.init_args.degraded reads it")
-    add_splits(parser, required=True, help="which to write")
+    add_splits(parser, required=True, help="splits to write")
     parser.add_argument("--crf", type=int, choices=range(52), metavar="0..51", help="lossy H.264 (default: lossless)")
-    parser.add_argument("--benchmark-seed", type=seed, default=0, help="of the benchmark; 0 is what results compare by")
     parser.add_argument(
-        "--kernels", choices=get_args(Kernels), default="relative", help="of what size (default: %(default)s)"
+        "--benchmark-seed", type=seed, default=0, help="draw of the benchmark; results are compared under 0"
     )
+    parser.add_argument("--kernels", choices=get_args(Kernels), default="relative", help=_KERNELS)
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="processes")
     parser.add_argument("--time-limit", type=positive, default=3600.0, metavar="SECONDS", help="for one clip")
-    parser.add_argument("--estimate", action="store_true", help="only tell the size")
+    parser.add_argument("--estimate", action="store_true", help="only print the size")
     options = parser.parse_args(arguments)
     check_folder(options.root)
     check_folder_is_writable(options.out)

@@ -35,7 +35,7 @@ def doctor(arguments: Sequence[str], program: str) -> int:
         "experiment", type=Path, nargs="*", help="the overlays of a run in their order, or the files of studies"
     )
     parser.add_argument(
-        "--hardware", type=Path, nargs="+", default=[], metavar="OVERLAY", help="as of the command study"
+        "--hardware", type=Path, nargs="+", default=[], metavar="OVERLAY", help="as for the command study"
     )
     options = parser.parse_args(arguments)
     machine = (*examine_machine(Path.cwd()), *examine_packages(), *examine_gpus(), _decoders())

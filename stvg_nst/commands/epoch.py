@@ -15,11 +15,13 @@ LEGEND = "batch: clips of a step. wait: of the cards, for clips. cores: that eac
 def epoch(arguments: Sequence[str], program: str) -> int:
     parser = CommandParser(
         prog=program,
-        description="Compute how long an epoch of tuning takes on some numbers of cards, from the costs that a file "
-        "names and sources (experiments/epochs).",
+        description="Compute how long an epoch of tuning takes on some numbers of cards, from a file of costs and "
+        "their sources (experiments/epochs).",
     )
     parser.add_argument("costs", type=Path, help="the costs' .yaml")
-    parser.add_argument("--cards", type=positive_int, nargs="+", default=[1, 8, 64], help="numbers of them")
+    parser.add_argument(
+        "--cards", type=positive_int, nargs="+", default=[1, 8, 64], help="numbers of cards (default: 1 8 64)"
+    )
     options = parser.parse_args(arguments)
     costs = read_costs(options.costs)
     print(f"An epoch, computed: {costs.title}\n\n{_line(COLUMNS)}")

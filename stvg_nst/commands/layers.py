@@ -23,6 +23,11 @@ def layers(arguments: Sequence[str], program: str) -> int:
 class LayersCLI(BuiltCLI):
     """Options of the survey over those of the components, and the survey."""
 
+    description = (
+        "List the null space of every layer that a tuner can wrap, and mark the layers that a strategy selects. Takes "
+        "the overlays of a run."
+    )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument(

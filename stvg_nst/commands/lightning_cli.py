@@ -52,13 +52,16 @@ class BuiltCLI(ComponentsCLI):
         program: how the command is called, for its help.
     """
 
+    description: str | None = None
+    """What the command does, for its help."""
+
     def __init__(self, arguments: Sequence[str] | Mapping[str, Any], program: str) -> None:
         with without_chatter():  # about the devices of a trainer that nobody uses
             super().__init__(
                 **components(),
                 run=False,
                 save_config_callback=None,
-                parser_kwargs={"prog": program, "allow_abbrev": False},
+                parser_kwargs={"prog": program, "allow_abbrev": False, "description": self.description},
                 args=dict(arguments) if isinstance(arguments, Mapping) else [*arguments],
             )
 

@@ -58,12 +58,12 @@ def predict(arguments: Sequence[str], program: str) -> int:
 def _parser(program: str) -> CommandParser:
     parser = CommandParser(
         prog=program,
-        description="Find what a sentence speaks of in a video: prints when, and writes predictions.json, a film and a "
-        "strip of frames with its boxes. docs/predict.md is the manual.",
+        description="Find when and where in a video is what a sentence describes. Prints the time, and writes "
+        "predictions.json, a film and a strip of frames with the boxes. docs/predict.md is the manual.",
     )
     parser.add_argument("video", type=Path, nargs="?", help="any film that FFmpeg reads")
     parser.add_argument("sentence", nargs="*", help="what to find; several share the decoding")
-    parser.add_argument("--table", type=Path, help="CSV or JSON lines with video and sentence, in place of both")
+    parser.add_argument("--table", type=Path, help="CSV or JSON lines with video and sentence, instead of both")
     parser.add_argument(
         "--model",
         default="mini",
@@ -73,28 +73,33 @@ def _parser(program: str) -> CommandParser:
         "--adapter", type=Path, help="a file or hub:user/name: answer with this adapter over the model's weights"
     )
     parser.add_argument("--compare", action="store_true", help="ask the frozen model too, and draw its boxes dashed")
-    parser.add_argument("--start", type=weight, metavar="SECONDS", help="look at the part from here")
-    parser.add_argument("--stop", type=positive, metavar="SECONDS", help="to here only")
-    parser.add_argument("--fps", type=positive, metavar="RATE", help="frames per second, in place of the file's own")
+    parser.add_argument("--start", type=weight, metavar="SECONDS", help="look only at the part from here")
+    parser.add_argument("--stop", type=positive, metavar="SECONDS", help="look only at the part up to here")
+    parser.add_argument("--fps", type=positive, metavar="RATE", help="frames per second, instead of the file's own")
     parser.add_argument(
-        "--window", type=positive, metavar="SECONDS", help="cut a longer film into such; default: the model's own"
+        "--window",
+        type=positive,
+        metavar="SECONDS",
+        help="length of the windows of a longer film; default: the model's own",
     )
-    parser.add_argument("--overlap", type=weight, metavar="SECONDS", help="of windows; default: half of one")
+    parser.add_argument("--overlap", type=weight, metavar="SECONDS", help="of these windows; default: half of one")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: predictions/NAME of the video or table")
-    parser.add_argument("--overwrite", action="store_true", help="replace what stands there")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--json", action="store_true", help="print each answer as a line of JSON")
     pictures = parser.add_mutually_exclusive_group()
-    pictures.add_argument("--no-pictures", action="store_true", help="of a video: neither film nor strip")
-    pictures.add_argument("--pictures", action="store_true", help="of a table: a film and a strip of each row")
+    pictures.add_argument("--no-pictures", action="store_true", help="for a video: write neither film nor strip")
+    pictures.add_argument("--pictures", action="store_true", help="for a table: write a film and a strip of each row")
     parser.add_argument(
         "--on-bad-video",
         choices=get_args(BadRowPolicy),
         default="refuse",
-        help="of a table: stop at a row that cannot be answered, or go on and count it (default: %(default)s)",
+        help="for a table: stop at a row that cannot be answered, or count it and continue (default: %(default)s)",
     )
     parser.add_argument("--workers", type=positive_int, default=granted_cores(), help="films read at a time")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    parser.add_argument("--dtype", choices=get_args(Precision), default="float32", help="of the network's products")
+    parser.add_argument(
+        "--dtype", choices=get_args(Precision), default="float32", help="of the network's matrix products"
+    )
     return parser
 
 

@@ -59,7 +59,11 @@ def encoders(arguments: Sequence[str], program: str) -> int:
             auto_configure_optimizers=False,
             save_config_callback=None,
             parser_class=OverlayParser,
-            parser_kwargs={"prog": program, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": program,
+                "allow_abbrev": False,
+                "description": "Pretrain a miniature's visual encoders on its HQ clips.",
+            },
             run=False,
             args=[*arguments],
         )
@@ -85,10 +89,10 @@ def fit_encoders(trainer: Trainer, module: LightningModule, data: Any) -> None:
 
 
 def grounding(arguments: Sequence[str], program: str) -> int:
-    RunCLI("fit", arguments, model_class=GroundingPretraining)
+    RunCLI("fit", arguments, GroundingPretraining, "Pretrain a miniature's grounding model over its frozen encoders.")
     return 0
 
 
 def boxes(arguments: Sequence[str], program: str) -> int:
-    RunCLI("fit", arguments, model_class=BoxPretraining)
+    RunCLI("fit", arguments, BoxPretraining, "Train a miniature's grounding model further, with a loss on boxes.")
     return 0

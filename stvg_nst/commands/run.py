@@ -33,6 +33,13 @@ from stvg_nst.training.processes import LastWords, ended_with_parent
 from stvg_nst.training.resuming import Policy, Resumption
 from stvg_nst.training.stopping import StoppedError
 
+_PURPOSES = {
+    "fit": "Tune a grounder on a data set. Overlays (--config) choose the grounder, the tuner and the data; options "
+    "override them. docs/runs.md says what a run writes, and how to resume it.",
+    "validate": "Measure a grounder on the validation split.",
+    "test": "Measure a grounder on the test split, and print its results beside those of --model.baseline.",
+}
+
 
 def fit(arguments: Sequence[str], program: str) -> int:
     RunCLI("fit", arguments)
@@ -63,6 +70,9 @@ def test(arguments: Sequence[str], program: str) -> int:
 class RunCLI(ComponentsCLI):
     """`fit`, `validate` and `test`; `--run FOLDER` holds configuration, checkpoints, dashboard and results.
 
+    Args:
+        description: what the command does, for its help, where it is another one than its stage.
+
     Raises:
         StoppedError: the command ended before its work was done.
         CheckpointError: nothing can go on from what ``--ckpt_path`` names.
@@ -70,8 +80,13 @@ class RunCLI(ComponentsCLI):
     """
 
     def __init__(
-        self, stage: str, arguments: Sequence[str], model_class: type[LightningModule] = GroundingModule
+        self,
+        stage: str,
+        arguments: Sequence[str],
+        model_class: type[LightningModule] = GroundingModule,
+        description: str | None = None,
     ) -> None:
+        purposes = {**_PURPOSES, stage: description or _PURPOSES[stage]}
         with ExitStack() as self._held:
             self._held.enter_context(ended_with_parent())
             self._held.enter_context(stoppable())
@@ -83,7 +98,7 @@ class RunCLI(ComponentsCLI):
                 parser_kwargs={
                     "prog": "python -m stvg_nst",
                     "allow_abbrev": False,
-                    **{stage: {"allow_abbrev": False} for stage in ("fit", "validate", "test")},
+                    **{name: {"allow_abbrev": False, "description": purpose} for name, purpose in purposes.items()},
                 },
                 args=[stage, *arguments],
             )
@@ -100,7 +115,7 @@ class RunCLI(ComponentsCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
-        parser.add_argument("--verbose", action="store_true", help="also show what the libraries tell of themselves")
+        parser.add_argument("--verbose", action="store_true", help="also show the libraries' own messages")
         if subcommand != "fit":
             self._subcommand_method_arguments[subcommand].append("verbose")
         if subcommand == "test":
@@ -110,8 +125,8 @@ class RunCLI(ComponentsCLI):
                 "--changed_settings",
                 type=Policy,
                 default="refuse",
-                help="what to do where the checkpoint to go on from was trained by other settings: refuse, or continue "
-                "by the new ones",
+                help="what to do if the checkpoint to resume from was trained with other settings: refuse, or continue "
+                "with the new ones",
             )
         return parser
 

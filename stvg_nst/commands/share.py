@@ -30,9 +30,11 @@ def share(arguments: Sequence[str], program: str) -> int:
         "says who you are. Frozen weights and data stay here.",
     )
     parser.add_argument("run", type=Path, help="folder of a finished fit")
-    parser.add_argument("name", help="user/name, as it is to be called on the hub")
+    parser.add_argument("name", help="user/name: its name on the hub")
     parser.add_argument("--baseline", type=Path, help="folder of the zero-shot test, for the WAS and its intervals")
-    parser.add_argument("--private", action="store_true", help="only you can see it; a repository that is there stays")
+    parser.add_argument(
+        "--private", action="store_true", help="only you can see it; a repository that exists stays as it is"
+    )
     parser.add_argument("--output", type=Path, help="write the folder here, and send nothing")
     options = parser.parse_args(arguments)
     check_name(options.name)

@@ -74,10 +74,10 @@ def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
     parser = CommandParser(
         prog=program,
         description="Tune a model on your own clips: verify them, test the frozen model, tune it, test it again, and "
-        "print the table. The same command goes on where it was stopped. docs/own_clips.md is the manual.",
+        "print the table. The same command continues where it was stopped. docs/own_clips.md is the manual.",
     )
     parser.add_argument("folder", type=Path, help="of annotations.jsonl and the videos")
-    parser.add_argument("--run", type=Path, required=True, help="folder for what comes of it")
+    parser.add_argument("--run", type=Path, required=True, help="folder for the runs and their results")
     parser.add_argument("--model", default="mini", help="mini, tubedetr_mini, or a weights file (default: mini)")
     parser.add_argument(
         "--tuner",
@@ -93,7 +93,8 @@ def _options(arguments: Sequence[str], program: str) -> argparse.Namespace:
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="keep there what the frozen visual encoders say, with two degraded variants of each clip: faster epochs",
+        help="store the outputs of the frozen visual encoders there, with two degraded variants of each clip, for "
+        "faster epochs",
     )
     parser.add_argument(
         "--on-bad-video",

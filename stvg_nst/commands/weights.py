@@ -114,7 +114,7 @@ def weights_parser(program: str, description: str) -> OverlayParser:
     """Options of a command that builds a grounder, by default CG-STVG at full size, to write its weights."""
     parser = OverlayParser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help=f"a model overlay; {FULL_SIZE} if none is given")
-    parser.add_subclass_arguments(tuple(_ORIGINALS), "model.grounder", required=True)
+    parser.add_subclass_arguments(tuple(_ORIGINALS), "model.grounder", as_group=False, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     return parser
 
@@ -137,6 +137,11 @@ def export(arguments: Sequence[str], program: str) -> int:
 
 class ExportCLI(BuiltCLI):
     """`export`: writes a tuned grounder as one file, for `predict` and :func:`stvg_nst.load`."""
+
+    description = (
+        "Write a tuned grounder as one file, for predict and for Python. Takes the overlays of its run, and "
+        "--model.adapter."
+    )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

@@ -69,8 +69,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser = CommandParser(
         prog=prog,
         description="Run a study, each of its points under each of its seeds, and compare the points with the frozen "
-        "grounder. Finished runs are not repeated, interrupted ones go on where they were, failed ones are tried "
-        "again; one that diverged counts as failed by its first attempt, until its folder is deleted.",
+        "grounder. Finished runs are not repeated, interrupted ones continue where they were, failed ones are tried "
+        "again. A run that diverged counts as failed by its first attempt, until its folder is deleted.",
     )
     parser.add_argument("study", type=Path, help="the study's .yaml")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
@@ -87,8 +87,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--features",
         type=Path,
-        help="folder of the cached features, instead of the overlays'; of several grounders, the folder that holds one "
-        "for each by its name",
+        help="folder of the cached features, instead of the overlays'; for several grounders, the folder that holds "
+        "one for each, by the grounder's name",
     )
     parser.add_argument(
         "--hardware",
@@ -96,21 +96,27 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="OVERLAY",
-        help="of experiments/hardware/: how much this machine computes at once; it is no part of what is compared",
+        help="of experiments/hardware/: how much this machine computes at once; not part of what is compared",
     )
     parser.add_argument("--output", type=Path, help="folder to write the report to (default: that of the runs)")
     parser.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="processes here, or tasks of Ray (default: local)"
     )
-    parser.add_argument("--address", help="of a Ray cluster, or auto for that of this machine; without: a new one here")
-    parser.add_argument("--cpus-per-run", type=positive_int, default=2, help="of Ray's (default: %(default)s)")
-    parser.add_argument("--gpus-per-run", type=weight, default=0.0, help="of Ray's; parts are shared (default: 0)")
+    parser.add_argument(
+        "--address", help="of a Ray cluster, or auto for this machine's; without it a new one starts here"
+    )
+    parser.add_argument("--cpus-per-run", type=positive_int, default=2, help="with Ray (default: %(default)s)")
+    parser.add_argument(
+        "--gpus-per-run", type=weight, default=0.0, help="with Ray; runs share a GPU by parts (default: 0)"
+    )
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
     alone.add_argument(
         "--emit", action="store_true", help="run nothing, print one shell command for each run that is missing"
     )
-    alone.add_argument("--part", metavar="RUN", help="run this one, by its folder below RUNS, beside other parts")
+    alone.add_argument(
+        "--part", metavar="RUN", help="run only this run, named by its folder below RUNS; others may run too"
+    )
     options = parser.parse_args(arguments)
     if options.engine == "ray" and (options.emit or options.part is not None):
         parser.error("the commands of --emit are for another scheduler: leave out --engine ray")
