@@ -16,6 +16,11 @@ InferenceProtocol = Literal["single_pass", "two_pass"]
 """``single_pass``: all sampled frames together. ``two_pass``: those at even positions, then those at odd ones, each
 half as a clip of its own; the span reaches from the earlier start to the later stop, with boxes from both halves."""
 
+NEEDS_FRAMES = (
+    "two_pass needs frames, got cached features: the video encoder must see each half of a clip alone; "
+    "set --data.init_args.features null, or --model.inference single_pass"
+)
+
 
 def pass_frames(num_frames: int, protocol: InferenceProtocol) -> tuple[slice, ...]:
     """Which of a clip's sampled frames the network is shown together, one pass after the other."""
@@ -35,10 +40,7 @@ def split_passes(batch: Batch, protocol: InferenceProtocol) -> tuple[Batch, ...]
     if protocol == "single_pass":
         return (batch,)
     if batch.frames is None:
-        raise ValueError(
-            "two_pass needs frames, got cached features: the video encoder must see each half of a clip alone; "
-            "set --data.init_args.features null, or --model.inference single_pass"
-        )
+        raise ValueError(NEEDS_FRAMES)
     return tuple(_every_other(batch, offset) for offset in (0, 1) if clips_of_pass(batch.clips, offset))
 
 
