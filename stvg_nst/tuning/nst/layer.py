@@ -82,7 +82,8 @@ class NullSpaceLinear(TunedLinear):
         routed = self.unit.router is not None
         hard = self.gate == "hard" and not self.training
         # Which clips are open is data, and a program of `torch.export` has no branches by data.
-        if gate is not None and hard and not routed and not torch.compiler.is_exporting():
+        may_skip = self.forward_mode == "separate" and not routed and not torch.compiler.is_exporting()
+        if gate is not None and hard and may_skip:
             return self._forward_open_clips(x, bank, grid, gate)
 
         found = self.unit(x, bank, mask)
