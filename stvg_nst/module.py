@@ -360,6 +360,11 @@ class GroundingModule(SampleMeanModule):
         _say(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
         self.train(mode).cpu()  # as Lightning leaves it
 
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            # What is built next in this process draws its initial values from the run's seed, not from a batch's.
+            torch.manual_seed(self._fit_seed)
+
     def _divergence(self, what: str) -> str:
         before = "" if self._loss_before is None else f", after a loss of {self._loss_before.item():.4g}"
         return (
