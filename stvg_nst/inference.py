@@ -116,20 +116,17 @@ def clips_of_pass(clips: Sequence[SampledClip], offset: int) -> list[int]:
     return [index for index, clip in enumerate(clips) if len(clip.frame_ids) > offset]
 
 
-def _half(clip: ClipInfo, offset: int) -> ClipInfo:
-    return replace(clip, frame_ids=clip.frame_ids[offset::2])
-
-
 def _every_other(batch: Batch, offset: int) -> Batch:
     assert batch.frames is not None
     members = clips_of_pass(batch.clips, offset)
+    clips = [batch.clips[member] for member in members]
 
     def take(value: Tensor) -> Tensor:
         """(B, T, ...) -> its members and every other frame."""
         return value[members, offset::2]
 
     return Batch(
-        clips=tuple(_half(batch.clips[member], offset) for member in members),
+        clips=tuple(replace(clip, frame_ids=clip.frame_ids[offset::2]) for clip in clips),
         frames=take(batch.frames),
         features=None,
         frame_mask=take(batch.frame_mask),
