@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stvg_nst.tubes import SampledClip, SampledTube, decode_tubes, interpolate_boxes, sample_tubes
+from stvg_nst.tubes import SampledClip, SampledTube, ShownClip, decode_tubes, interpolate_boxes, sample_tubes
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Tube
 
 InferenceProtocol = Literal["single_pass", "two_pass"]
@@ -65,7 +65,8 @@ def join_passes(
     halves: list[list[SampledTube]] = [[] for _ in clips]
     for offset, output in enumerate(outputs):
         members = clips_of_pass(clips, offset)
-        seen = [_SeenFrames.of(clips[member], offset) for member in members]
+        shown = (clips[member] for member in members)
+        seen = [ShownClip(clip.item_id, clip.frame_ids[offset::2], clip.native_size) for clip in shown]
         for member, sampled in zip(members, sample_tubes(output, seen), strict=True):
             halves[member].append(sampled)
     return tuple(_union(parts) for parts in halves)
@@ -96,19 +97,6 @@ def _union(parts: Sequence[SampledTube]) -> Tube:
     boxes = torch.cat([part.boxes for part in parts])[order].clamp(min=0)
     start, stop = min(part.start for part in parts), max(part.stop for part in parts)
     return Tube(start, stop, interpolate_boxes(frame_ids[order].tolist(), boxes, start, stop))
-
-
-@dataclass(frozen=True, slots=True)
-class _SeenFrames:
-    """A clip as one of two passes sees it."""
-
-    item_id: str
-    frame_ids: tuple[int, ...]
-    native_size: tuple[int, int]
-
-    @classmethod
-    def of(cls, clip: SampledClip, offset: int) -> _SeenFrames:
-        return cls(clip.item_id, clip.frame_ids[offset::2], clip.native_size)
 
 
 def clips_of_pass(clips: Sequence[SampledClip], offset: int) -> list[int]:
