@@ -60,8 +60,7 @@ class MovingAverage(lightning.Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self._trained = {name: value.detach().clone() for name, value in _trained_parameters(pl_module).items()}
-            _fill_averages(pl_module, self._averages)
+            self._show_average(pl_module)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -71,7 +70,7 @@ class MovingAverage(lightning.Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint within a validation goes on from the trained values, not from the average in their place."""
+        """A checkpoint goes on from the trained values, though within a validation and at the end the average shows."""
         if self._trained:
             trained = {parameter: self._trained[name] for name, parameter in _trained_parameters(pl_module).items()}
             # Under each of its names: of a parameter that a checkpoint holds twice, the last one is what is loaded.
@@ -80,11 +79,20 @@ class MovingAverage(lightning.Callback):
                     checkpoint["state_dict"][name] = trained[parameter]
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        _fill_averages(pl_module, self._averages)
+        self._show_average(pl_module)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Again: Lightning skips ``on_train_end`` in a fit that is resumed after its last step."""
-        _fill_averages(pl_module, self._averages)
+        if not self._trained:
+            self._show_average(pl_module)
+        self._trained = {}
+
+    def _show_average(self, module: lightning.LightningModule) -> None:
+        """Put the average in the place of what was trained, which is kept aside."""
+        self._trained = {name: value.detach().clone() for name, value in _trained_parameters(module).items()}
+        _fill(module, self._averages)
+        if isinstance(module, GroundingModule):
+            module.tuner.after_averaging(module.grounder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"averages": self._averages, "last_step": self._last_step}
@@ -96,12 +104,6 @@ class MovingAverage(lightning.Callback):
 
 def _trained_parameters(module: lightning.LightningModule) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def _fill_averages(module: lightning.LightningModule, averages: dict[str, Tensor]) -> None:
-    _fill(module, averages)
-    if isinstance(module, GroundingModule):
-        module.tuner.after_averaging(module.grounder)
 
 
 @torch.no_grad()

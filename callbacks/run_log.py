@@ -49,7 +49,8 @@ class RunLog(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self._losses.append(loss.detach())
+        # Lightning hands over the share that the loss has in its optimiser step.
+        self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """After the validation of the epoch, which Lightning has in between."""

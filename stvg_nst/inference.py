@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from stvg_nst.tubes import SampledClip, SampledTube, decode_tubes, interpolate_boxes, sample_tubes
+from stvg_nst.tubes import SampledClip, SampledTube, ShownClip, decode_tubes, interpolate_boxes, sample_tubes
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Tube
 
 InferenceProtocol = Literal["single_pass", "two_pass"]
 """``single_pass``: all sampled frames together. ``two_pass``: those at even positions, then those at odd ones, each
 half as a clip of its own; the span reaches from the earlier start to the later stop, with boxes from both halves."""
+
+NEEDS_FRAMES = (
+    "two_pass needs frames, got cached features: the video encoder must see each half of a clip alone; "
+    "set --data.init_args.features null, or --model.inference single_pass"
+)
 
 
 def pass_frames(num_frames: int, protocol: InferenceProtocol) -> tuple[slice, ...]:
@@ -35,10 +40,7 @@ def split_passes(batch: Batch, protocol: InferenceProtocol) -> tuple[Batch, ...]
     if protocol == "single_pass":
         return (batch,)
     if batch.frames is None:
-        raise ValueError(
-            "two_pass needs frames, got cached features: the video encoder must see each half of a clip alone; "
-            "set --data.init_args.features null, or --model.inference single_pass"
-        )
+        raise ValueError(NEEDS_FRAMES)
     return tuple(_every_other(batch, offset) for offset in (0, 1) if clips_of_pass(batch.clips, offset))
 
 
@@ -63,7 +65,8 @@ def join_passes(
     halves: list[list[SampledTube]] = [[] for _ in clips]
     for offset, output in enumerate(outputs):
         members = clips_of_pass(clips, offset)
-        seen = [_SeenFrames.of(clips[member], offset) for member in members]
+        shown = (clips[member] for member in members)
+        seen = [ShownClip(clip.item_id, clip.frame_ids[offset::2], clip.native_size) for clip in shown]
         for member, sampled in zip(members, sample_tubes(output, seen), strict=True):
             halves[member].append(sampled)
     return tuple(_union(parts) for parts in halves)
@@ -96,38 +99,22 @@ def _union(parts: Sequence[SampledTube]) -> Tube:
     return Tube(start, stop, interpolate_boxes(frame_ids[order].tolist(), boxes, start, stop))
 
 
-@dataclass(frozen=True, slots=True)
-class _SeenFrames:
-    """A clip as one of two passes sees it."""
-
-    item_id: str
-    frame_ids: tuple[int, ...]
-    native_size: tuple[int, int]
-
-    @classmethod
-    def of(cls, clip: SampledClip, offset: int) -> _SeenFrames:
-        return cls(clip.item_id, clip.frame_ids[offset::2], clip.native_size)
-
-
 def clips_of_pass(clips: Sequence[SampledClip], offset: int) -> list[int]:
     """Indices of the clips that have a frame in the pass which begins at position ``offset``; all have one at 0."""
     return [index for index, clip in enumerate(clips) if len(clip.frame_ids) > offset]
 
 
-def _half(clip: ClipInfo, offset: int) -> ClipInfo:
-    return replace(clip, frame_ids=clip.frame_ids[offset::2])
-
-
 def _every_other(batch: Batch, offset: int) -> Batch:
     assert batch.frames is not None
     members = clips_of_pass(batch.clips, offset)
+    clips = [batch.clips[member] for member in members]
 
     def take(value: Tensor) -> Tensor:
         """(B, T, ...) -> its members and every other frame."""
         return value[members, offset::2]
 
     return Batch(
-        clips=tuple(_half(batch.clips[member], offset) for member in members),
+        clips=tuple(replace(clip, frame_ids=clip.frame_ids[offset::2]) for clip in clips),
         frames=take(batch.frames),
         features=None,
         frame_mask=take(batch.frame_mask),

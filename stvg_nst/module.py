@@ -32,6 +32,7 @@ from stvg_nst.preflight import (
     clips_for_gate,
     require_comparable,
     require_features_for_encodings,
+    require_frames_for_passes,
     require_frozen_fusion,
     require_own_weights,
     require_readable,
@@ -216,6 +217,8 @@ class GroundingModule(SampleMeanModule):
             require_tubes(datamodule, measured, "give them one")
         cached = getattr(datamodule, "cached_backbones", None)
         require_features_for_encodings(self.grounder, cached)
+        if stage != "fit" or self.trainer.limit_val_batches or self.tuner.calibrates_gate:
+            require_frames_for_passes(self.inference, cached)
         if self._clean is not None and cached is not None:
             self._clean.remember()
         self.check_backbones(cached)
@@ -356,6 +359,11 @@ class GroundingModule(SampleMeanModule):
                         highest[clip.video] = max(highest[clip.video], logit)
         _say(self.tuner.calibrate_gate(self.grounder, torch.tensor([*highest.values()])))
         self.train(mode).cpu()  # as Lightning leaves it
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            # What is built next in this process draws its initial values from the run's seed, not from a batch's.
+            torch.manual_seed(self._fit_seed)
 
     def _divergence(self, what: str) -> str:
         before = "" if self._loss_before is None else f", after a loss of {self._loss_before.item():.4g}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
+from stvg_nst.inference import NEEDS_FRAMES, InferenceProtocol
 from stvg_nst.models.base import Grounder, ReferencePoint
 from stvg_nst.results.conditions import Conditions, Measurement
 from stvg_nst.results.results_file import RunResults
@@ -112,6 +113,20 @@ def require_features_for_encodings(grounder: Grounder, cached: str | None) -> No
             "--model.encodings keeps what comes of each clip's features, which are new in every epoch unless they "
             "are cached; set --data.init_args.features, or leave out --model.encodings"
         )
+
+
+def require_frames_for_passes(protocol: InferenceProtocol, cached: str | None) -> None:
+    """Two passes are made over frames: a training of hours must not end in that.
+
+    Args:
+        protocol: how clips are shown where they are measured.
+        cached: as in :func:`require_features_for_encodings`.
+
+    Raises:
+        ValueError: two passes, and features are cached.
+    """
+    if protocol == "two_pass" and cached is not None:
+        raise ValueError(NEEDS_FRAMES)
 
 
 def clips_for_gate(datamodule: object, tuner: Tuner) -> DataLoader[Batch]:

@@ -31,6 +31,15 @@ class SampledClip(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ShownClip:
+    """A :class:`SampledClip` and no more: some frames of a film, or some of a clip's own."""
+
+    item_id: str
+    frame_ids: tuple[int, ...]
+    native_size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class SampledTube:
     """What the network says of one clip, on its sampled frames.
 

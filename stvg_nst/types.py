@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -97,7 +97,31 @@ class Degradation:
 
 
 @dataclass(frozen=True, slots=True)
-class BackboneFeatures:
+class _TensorHolder:
+    """Tensors that are moved together. Lightning calls ``to``; it refuses to look inside a frozen dataclass."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """With something done to each tensor, those of what it holds included."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, _TensorHolder):
+                return value.changed(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return type(self)(**{f.name: changed(getattr(self, f.name)) for f in fields(self)})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def share_memory_(self) -> Self:
+        return self.changed(lambda tensor: tensor.share_memory_())
+
+    def pin_memory(self) -> Self:
+        return self.changed(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFeatures(_TensorHolder):
     """What the frozen visual encoders say of a batch of clips, before any trainable projection.
 
     Args:
@@ -145,19 +169,6 @@ class BackboneFeatures:
 
         maps = (put(ours, theirs) for ours, theirs in zip(self.maps, others.maps, strict=True))
         return BackboneFeatures.of(*maps, cell_mask=put(self.cell_mask, others.cell_mask))
-
-    def changed(self, change: Callable[[Tensor], Tensor]) -> BackboneFeatures:
-        """With something done to each tensor."""
-        return BackboneFeatures.of(*map(change, self.maps), cell_mask=change(self.cell_mask))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> BackboneFeatures:
-        return self.changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def share_memory_(self) -> BackboneFeatures:
-        return self.changed(lambda tensor: tensor.share_memory_())
-
-    def pin_memory(self) -> BackboneFeatures:
-        return self.changed(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +295,7 @@ class StepTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(_TensorHolder):
     """Clips of possibly different lengths and sizes, padded at the end of time and at the right and bottom.
 
     Args:
@@ -322,19 +333,9 @@ class Batch:
     def queries(self) -> tuple[str, ...]:
         return tuple(clip.query for clip in self.clips)
 
-    # Lightning moves a batch through its own `.to()`; it refuses to look inside a frozen dataclass.
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return Batch(**_moved(self, lambda value: value.to(device, non_blocking=non_blocking)))
-
-    def share_memory_(self) -> Batch:
-        return Batch(**_moved(self, lambda value: value.share_memory_()))
-
-    def pin_memory(self) -> Batch:
-        return Batch(**_moved(self, lambda value: value.pin_memory()))
-
 
 @dataclass(frozen=True, slots=True)
-class QualityBatch:
+class QualityBatch(_TensorHolder):
     """Clips of which nothing is known but their quality, padded as in a :class:`Batch`, whose fields these are."""
 
     frames: Tensor | None
@@ -346,25 +347,9 @@ class QualityBatch:
     def __len__(self) -> int:
         return len(self.qualities)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> QualityBatch:
-        return QualityBatch(**_moved(self, lambda value: value.to(device, non_blocking=non_blocking)))
-
-    def share_memory_(self) -> QualityBatch:
-        return QualityBatch(**_moved(self, lambda value: value.share_memory_()))
-
-    def pin_memory(self) -> QualityBatch:
-        return QualityBatch(**_moved(self, lambda value: value.pin_memory()))
-
-
-def _moved(batch: Batch | QualityBatch, move: Callable[[Any], Any]) -> dict[str, Any]:
-    """The fields of a batch, with all that holds tensors moved."""
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    kinds = Tensor | BackboneFeatures | Batch | QualityBatch
-    return {name: move(value) if isinstance(value, kinds) else value for name, value in values.items()}
-
 
 @dataclass(frozen=True, slots=True)
-class SceneBatch:
+class SceneBatch(_TensorHolder):
     """Clips with everything that is in them: A actors a clip, some of which are padding.
 
     Args:
@@ -381,12 +366,6 @@ class SceneBatch:
 
     def __len__(self) -> int:
         return len(self.frames)
-
-    def share_memory_(self) -> SceneBatch:
-        return SceneBatch(*(getattr(self, f.name).share_memory_() for f in fields(self)))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> SceneBatch:
-        return SceneBatch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,14 +48,14 @@ class DualSpaceStore:
     def get(self, weight: Tensor, *, rule: RankRule = "exact", threshold: float | None = None) -> DualSpace:
         """The dual space of a weight (d_out, d_in), read from the store, or computed and stored.
 
+        Where the folder may not be written, it is computed every time, and a log says so.
+
         Args:
             weight, rule, threshold: as in :func:`~stvg_nst.nullspace.split_dual_space`.
 
         Raises:
             ValueError: as there.
             DualSpaceStoreError: the file is there, but damaged or not what its name says.
-
-        Where the folder may not be written, it is computed every time, and a log says so.
 
         Warns:
             UserWarning: as there, whether it is computed or read.

@@ -17,6 +17,7 @@ import stvg_nst.tuning  # noqa: F401 (makes its methods known to tuner_of)
 from stvg_nst.inference import InferenceProtocol, join_passes, pass_frames
 from stvg_nst.models.base import Grounder
 from stvg_nst.prediction.windows import Finding
+from stvg_nst.tubes import ShownClip
 from stvg_nst.tuning.adapter import load_adapter, read_adapter_config
 from stvg_nst.tuning.base import Tuner
 from stvg_nst.tuning.nst.router import SharedRouter
@@ -25,15 +26,6 @@ from stvg_nst.types import BackboneFeatures, GroundingOutput, Tube
 # Sentences that the network is asked at once: more of them need memory for as many copies of a window's tokens.
 SENTENCES_AT_ONCE = 8
 _CHOOSES_ALL = {"strategy": "all", "exclude": []}
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A window as one sentence is asked of it: a :class:`stvg_nst.tubes.SampledClip`."""
-
-    item_id: str
-    frame_ids: tuple[int, ...]
-    native_size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +129,7 @@ class Network:
                 mask = part.frame_mask.expand(len(queries), -1)
                 outputs.append(self.grounder.ground(_repeated(part.features, len(queries)), mask, queries))
             qualities.append(self._qualities(len(queries)))
-        clips = [_Asked(query, frame_ids, size) for query in queries]
+        clips = [ShownClip(query, frame_ids, size) for query in queries]
         tubes = join_passes(outputs, clips, self.inference)
         confidences = tube_confidences(outputs, frame_ids, tubes, self.inference)
         means = [None if None in each else sum(each) / len(each) for each in zip(*qualities, strict=True)]

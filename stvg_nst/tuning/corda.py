@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from peft import LoraConfig
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from stvg_nst.tuning.base import CleanBatch, TunedLinear
 from stvg_nst.tuning.clean_inputs import check_calibration_clips, measure_clean_inputs
 from stvg_nst.tuning.lowrank import LowRankTuner, capped_rank, describe_rank
-from stvg_nst.tuning.peft import ADAPTER
+from stvg_nst.tuning.peft import ADAPTER, PeftLinear
 
 
-class CordaLinear(TunedLinear):
+class CordaLinear(PeftLinear):
     """A frozen linear layer W, as ``y = (R + scale B A) x + b`` in one of PEFT's layers, all but R and b trained.
 
     Until it is calibrated R is W and B is zero. Calibration moves the part of W that clean clips use least into B A:
@@ -40,15 +40,11 @@ class CordaLinear(TunedLinear):
     clips: Tensor
 
     def __init__(self, base_layer: nn.Linear, rank: int, *, scale: float) -> None:
-        super().__init__(base_layer)
         rest = copy.deepcopy(base_layer).requires_grad_(False)
         rest.bias = base_layer.bias
-        self.peft_layer = LoraLinear(rest, ADAPTER, LoraConfig(), r=rank, lora_alpha=rank)
-        self.peft_layer.scale_layer(scale)
+        super().__init__(LoraLinear(rest, ADAPTER, LoraConfig(), r=rank, lora_alpha=rank), scale=scale)
+        self.base_layer = base_layer  # W, and not R, which is inside of PEFT's layer
         self.register_buffer("clips", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.peft_layer(x)
 
     @torch.no_grad()
     def calibrate(self, moment: Tensor, clips: int) -> None:
@@ -79,11 +75,6 @@ class CordaLinear(TunedLinear):
         left, right = (factor.float() for factor in factors)
         rest.weight.copy_(weight.float() - scale * left @ right)
         self.clips.fill_(clips)
-
-    def merged(self) -> nn.Linear:
-        twin = copy.deepcopy(self.peft_layer)
-        twin.merge()
-        return cast(nn.Linear, twin.get_base_layer())
 
 
 @dataclass

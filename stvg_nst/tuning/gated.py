@@ -94,6 +94,11 @@ class GatedTuner(RouterOptions, RoutedTuner):
         Raises:
             ValueError: so.
         """
+        if not isinstance(grounder, Grounder):
+            raise ValueError(
+                f"{type(self).__name__} needs a Grounder, whose reference point its router is put at, got "
+                f"{type(grounder).__name__}; tune another model by a method without a router, such as LoRA"
+            )
         bank_width, _ = find_reference(grounder, None, routed_ahead=True, per="clip")
         self.width(bank_width)
         check_router(self, grounder)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stvg_nst.tuning.base import LayerReport, TunedLinear
 from stvg_nst.tuning.gated import GatedLayer, GatedTuner
 from stvg_nst.tuning.lowrank import LowRankTuner, capped_rank, describe_rank
+from stvg_nst.tuning.nst.coefficients import spread
 from stvg_nst.tuning.nst.reference import ForwardState
 
 Gate = Literal["soft", "hard"]
@@ -57,7 +58,7 @@ class GatedLoraLinear(GatedLayer, TunedLinear):
     def _update(self, x: Tensor, gate: Tensor) -> Tensor:
         """``g scale B A x`` of clips x (B, ..., d_in) and their gates (B,)."""
         update = F.linear(F.linear(self.dropout(x), self.lora_a), self.lora_b) * self.scale
-        return gate.reshape(-1, *[1] * (x.ndim - 1)).to(update.dtype) * update
+        return spread(gate, x).to(update.dtype) * update
 
 
 @dataclass

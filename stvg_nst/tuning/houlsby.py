@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,12 +59,11 @@ class HoulsbyAdapters(Tuner):
             raise ValueError(f"width must be at least 1, got {self.width}; raise --model.tuner.init_args.width")
 
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
-        seed = torch.initial_seed() if self.seed is None else self.seed
         wrapped: dict[nn.Module, TunedLayer] = {}
         reports = []
         for name, layer in select_by_name(grounder, self.targets).items():
             width = min(self.width, layer.out_features)
-            with drawn(seed, name):
+            with drawn(self.seed, name):
                 wrapped[layer] = BottleneckLinear(layer, width)
             reports.append(LayerReport.of(name, layer, f"bottleneck {width}"))
         return wrapped, tuple(reports)

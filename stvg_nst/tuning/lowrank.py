@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from stvg_nst.tuning.base import LayerReport, TunedLinear, Tuner
@@ -59,11 +58,10 @@ class LowRankTuner(Tuner):
         if self.takes_weights_apart:
             targets = leave_out_zeros(targets)
         self._check(targets)
-        seed = torch.initial_seed() if self.seed is None else self.seed
         wrapped: dict[nn.Module, TunedLinear] = {}
         reports = []
         for name, layer in targets.items():
-            with drawn(seed, name):
+            with drawn(self.seed, name):
                 wrapper, adapter = self._wrap_layer(name, layer)
             wrapped[layer] = wrapper.to(layer.weight.device)
             reports.append(LayerReport.of(name, layer, adapter))

@@ -73,10 +73,9 @@ class PromptTuning(Tuner):
     def _wrap(self, grounder: nn.Module) -> tuple[Mapping[nn.Module, TunedLayer], tuple[LayerReport, ...]]:
         layers = token_layers(grounder, self.scope)
         self._layers = tuple(layers)
-        seed = torch.initial_seed() if self.seed is None else self.seed
         wrapped: dict[nn.Module, TunedLayer] = {}
         for name, layer in layers.items():
-            with drawn(seed, name):
+            with drawn(self.seed, name):
                 wrapped[layer] = PromptedLayer(layer, self.count)
         return wrapped, ()
 

@@ -45,7 +45,13 @@ class LeaveValidation(lightning.Callback):
 
 
 def fit(
-    folder: Path, callback: MovingAverage, epochs: int, *, others: Sequence[lightning.Callback] = (), **options: Any
+    folder: Path,
+    callback: MovingAverage,
+    epochs: int,
+    *,
+    others: Sequence[lightning.Callback] = (),
+    every_n_epochs: int = 1,
+    **options: Any,
 ) -> Counter:
     module, loader = Counter(), DataLoader(torch.zeros(2, 1))
     trainer = lightning.Trainer(
@@ -56,7 +62,11 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[callback, *others, lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True)],
+        callbacks=[
+            callback,
+            *others,
+            lightning.pytorch.callbacks.ModelCheckpoint(folder, save_last=True, every_n_epochs=every_n_epochs),
+        ],
         **options,
     )
     trainer.fit(module, loader, loader, ckpt_path="last" if (folder / "last.ckpt").exists() else None)
@@ -81,6 +91,12 @@ def test_a_resumed_fit_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     fit(tmp_path, MovingAverage(0.5), epochs=1)
     module = fit(tmp_path, MovingAverage(0.5), epochs=3)
     assert module.seen == pytest.approx([average(4, 0.5)] * 2 + [average(6, 0.5)] * 2)
+
+
+def test_a_checkpoint_of_the_last_moment_goes_on_from_what_was_trained(tmp_path: Path) -> None:
+    """Lightning writes the last checkpoint at the end of the training where none was due before."""
+    fit(tmp_path, MovingAverage(0.5), epochs=1, every_n_epochs=5)
+    assert torch.load(tmp_path / "last.ckpt")["state_dict"]["weight"].item() == 2
 
 
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:

@@ -22,6 +22,17 @@ def test_a_fit_says_what_it_tunes_and_how_each_epoch_went(run: Run, capsys: pyte
     assert "decoder.0" in (run.folder / "layers.txt").read_text()
 
 
+def test_the_loss_of_an_epoch_is_that_of_its_batches_however_many_a_step_gathers(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        run.module, "training_step", lambda batch, batch_idx: 0 * run.module.grounder(batch.boxes).sum() + 6
+    )
+    with console():
+        run.fit(RunLog(), accumulate_grad_batches=3)
+    assert "epoch 1 of 1, loss 6.000, " in capsys.readouterr().out
+
+
 def test_a_test_says_what_came_out_in_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with console():
         run.test(RunLog(), RunProgress(), enable_progress_bar=True)

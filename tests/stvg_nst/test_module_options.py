@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -230,6 +231,18 @@ def test_encodings_are_kept_by_the_weights_and_for_cached_features_only(tmp_path
     with pytest.raises(ValueError, match=r"--model.encodings keeps .*--data.init_args.features"):
         module.setup("fit")
     data.cached_backbones = module.backbone_fingerprint()
+    module.setup("fit")
+
+
+def test_two_passes_over_cached_features_are_refused_before_a_run_that_measures() -> None:
+    module, data = make(inference="two_pass"), Data()
+    data.cached_backbones = module.backbone_fingerprint()
+    trainer = SimpleNamespace(datamodule=data, precision="32-true", limit_val_batches=1)
+    module._trainer = trainer  # type: ignore[assignment]
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(ValueError, match=r"two_pass needs frames, got cached features: .*init_args\.features null"):
+            module.setup(stage)
+    trainer.limit_val_batches = 0
     module.setup("fit")
 
 

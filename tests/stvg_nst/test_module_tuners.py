@@ -106,6 +106,18 @@ def fit(tuner: Tuner, folder: Path, *, ckpt_path: Path | None = None, **options:
     return module
 
 
+def test_a_fit_leaves_the_run_s_seed_to_what_is_built_behind_it(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    drawn = []
+    for _ in range(2):
+        tuner = LoRA(["head"], rank=2)
+        tuner.inject(grounder := TinyGrounder())
+        drawn.append(adapter_state(grounder))
+        fit(LoRA(["head"], rank=2), tmp_path)
+    assert torch.initial_seed() == 3
+    assert all(torch.equal(value, drawn[1][name]) for name, value in drawn[0].items())
+
+
 @dataclass
 class RecordingTuner(Tuner):
     """Trains the head itself, and writes down when it is called and whether the gradients are there."""

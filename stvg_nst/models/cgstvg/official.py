@@ -78,5 +78,3 @@ NAMES = OfficialNames(
     ),
     convolutions=("visual_proj.weight", "motion_proj.weight"),
 )
-
-ignored_reason, translate_name, translate_tensor = NAMES.ignored_reason, NAMES.translate_name, NAMES.translate_tensor

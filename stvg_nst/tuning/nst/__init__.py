@@ -68,7 +68,7 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
     def _attach(self, grounder: nn.Module) -> None:
         width, source = self._reference_of(grounder)
         self._state.watch(source, width)
-        if self.routes and self.router == "shared":
+        if self.routes_ahead:
             assert isinstance(grounder, Grounder), "no other model has a place ahead of its layers"
             put_router(self, grounder, source, per=self.gate_per, coefficients_from=self.coefficients_from)
 

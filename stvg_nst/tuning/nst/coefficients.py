@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def spread(gate: Tensor, like: Tensor) -> Tensor:
+    """A gate or label (B,) or (B, F) with axes of size 1 behind it, to broadcast over ``like`` (B, ...)."""
+    return gate.reshape(gate.shape + (1,) * (like.ndim - gate.ndim))
+
+
 class Coefficients(NamedTuple):
     """Coefficients c = A h + b of tokens, (B, ..., k), that are written down only where somebody asks for them.
 

@@ -7,7 +7,7 @@ from torch import nn
 from stvg_nst.models.base import Grounder
 from stvg_nst.nullspace import DualSpace, DualSpaceStore, split_dual_space, weight_matrix
 from stvg_nst.tuning.base import LayerReport, TunedLinear
-from stvg_nst.tuning.initial_values import drawn
+from stvg_nst.tuning.initial_values import drawn, own_or_run_seed
 from stvg_nst.tuning.nst.layer import NullSpaceLinear
 from stvg_nst.tuning.nst.options import NullSpaceOptions, RouterOptions
 from stvg_nst.tuning.nst.reference import ForwardState
@@ -41,7 +41,7 @@ def wrap_layers(
         share=options.share,
         rule=options.rank_rule,
         threshold=options.rank_threshold,
-        seed=options.drawn_with,
+        seed=own_or_run_seed(options.seed),
         exclude=options.exclude,
         pointwise=not isinstance(grounder, Grounder),
     )
@@ -90,7 +90,7 @@ def put_router(
     """
     width = options.width(grounder.width)
     router: SharedRouter
-    with drawn(options.drawn_with, "router"):
+    with drawn(options.seed, "router"):
         if options.router_reads == "statistics":
             router = StatisticsRouter(grounder.feature_channels, hidden=options.hidden or width, per=per)
         else:
@@ -119,11 +119,11 @@ def _wrap_layer(
 ) -> NullSpaceLinear:
     weight, width = weight_matrix(layer), options.width(bank_width)
     # The basis has a stream of its own, so that a control that draws it shares all else with null-space tuning.
-    with drawn(options.drawn_with, f"{name}/basis"):
+    with drawn(options.seed, f"{name}/basis"):
         dual_space = DualSpaceReparameterization(
             weight, space, rank=options.rank, null_branch=options.null_branch, basis=options.basis
         )
-    with drawn(options.drawn_with, name):
+    with drawn(options.seed, name):
         unit = QualityAdaptiveUnit(
             space.shape[1],
             bank_width,
@@ -158,7 +158,6 @@ def _wrap_layer(
 
 
 def _report(wrapper: NullSpaceLinear, space: DualSpace) -> LayerReport:
-    assert isinstance(wrapper.dual_space, DualSpaceReparameterization)
     k_r, k_n = wrapper.dual_space.row_basis.shape[1], wrapper.dual_space.null_basis.shape[1]
     return LayerReport(
         name=wrapper.name,

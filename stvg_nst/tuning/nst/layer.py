@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stvg_nst.models.base import TokenGrid
 from stvg_nst.nullspace import weight_matrix
 from stvg_nst.tuning.base import TunedLinear
-from stvg_nst.tuning.nst.coefficients import Coefficients
+from stvg_nst.tuning.nst.coefficients import Coefficients, spread
 from stvg_nst.tuning.nst.reference import CallRecord, ForwardState, ReferenceBank, frames_with_tokens
 from stvg_nst.tuning.nst.residual import DualSpaceReparameterization
 from stvg_nst.tuning.nst.unit import QualityAdaptiveUnit
@@ -79,10 +79,9 @@ class NullSpaceLinear(TunedLinear):
         grid = bank.grid_of(x, self.name)
         mask, gate = grid.mask, self._known_gate(grid)
         # A router of the layer's own has to see all clips, whatever gate is forced upon it.
-        routed = self.unit.router is not None
-        hard = self.gate == "hard" and not self.training
+        skips = self._hard and self.forward_mode == "separate" and self.unit.router is None
         # Which clips are open is data, and a program of `torch.export` has no branches by data.
-        if gate is not None and hard and not routed and not torch.compiler.is_exporting():
+        if gate is not None and skips and not torch.compiler.is_exporting():
             return self._forward_open_clips(x, bank, grid, gate)
 
         found = self.unit(x, bank, mask)
@@ -92,13 +91,13 @@ class NullSpaceLinear(TunedLinear):
             gate = found.logits.sigmoid().round() if self._hard else found.logits.sigmoid()
         self._record(found.row, found.null, logits, gate, mask)
 
-        spread = _spread(gate, x).to(found.row.hidden.dtype)
+        strength = spread(gate, x).to(found.row.hidden.dtype)
         if self.forward_mode == "literal":
-            y = self._frozen(x + self.dual_space.residual(spread, found.row, found.null))  # Eq. (1)
+            y = self._frozen(x + self.dual_space.residual(strength, found.row, found.null))  # Eq. (1)
         else:  # Eq. (1), the null term dropped
-            y = self._frozen(x) + self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
+            y = self._frozen(x) + self.dual_space.image(self.weight_matrix, strength, found.row, found.null)
         # A leak or a rounded sum would reach the clips that a hard gate closes on, too.
-        return torch.where(_spread(_any_open(gate, mask), x), y, self._frozen(x)) if hard else y
+        return torch.where(spread(_any_open(gate, mask), x), y, self._frozen(x)) if self._hard else y
 
     def _forward_open_clips(self, x: Tensor, bank: ReferenceBank, grid: TokenGrid, gate: Tensor) -> Tensor:
         """The frozen layer, and the residual of those clips only whose gate, known beforehand, is not closed.
@@ -112,8 +111,8 @@ class NullSpaceLinear(TunedLinear):
             return y
         found = self.unit(x[clips], bank.of_clips(clips), mask[clips])
         self._record(found.row, found.null, logits, gate, mask, clips)
-        spread = _spread(gate[clips], x).to(found.row.hidden.dtype)
-        image = self.dual_space.image(self.weight_matrix, spread, found.row, found.null)
+        strength = spread(gate[clips], x).to(found.row.hidden.dtype)
+        image = self.dual_space.image(self.weight_matrix, strength, found.row, found.null)
         return y.index_add(0, clips, image.expand_as(y[clips]).to(y.dtype))
 
     def _record(
@@ -155,11 +154,6 @@ class NullSpaceLinear(TunedLinear):
     @property
     def _hard(self) -> bool:
         return self.gate == "hard" and not self.training
-
-
-def _spread(gate: Tensor, x: Tensor) -> Tensor:
-    """A gate (B,) or (B, F) with axes of size 1 behind it, to broadcast over coefficients of x (B, ..., d)."""
-    return gate.reshape(gate.shape + (1,) * (x.ndim - gate.ndim))
 
 
 def _any_open(gate: Tensor, mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stvg_nst.tuning.nst.coefficients import spread
 from stvg_nst.tuning.nst.reference import CallRecord, masked_mean
 
 
@@ -19,7 +20,7 @@ def router_loss(logits: Tensor, labels: Tensor, frame_mask: Tensor) -> Tensor:
         labels: (B,), y_q: 0 for high and 1 for low quality.
         frame_mask: (B, T), True on real frames.
     """
-    target = labels.reshape(labels.shape + (1,) * (logits.ndim - 1)).expand_as(logits)
+    target = spread(labels, logits).expand_as(logits)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return per_clip(loss, frame_mask).mean()
 
@@ -45,8 +46,9 @@ def null_leak(call: CallRecord) -> Tensor:
     _, null_image = call.space.images(call.weight)
     if call.null is None or null_image is None:
         return call.row.hidden.new_zeros((), dtype=torch.float32)
-    gate = call.gate.reshape(call.gate.shape + (1,) * (call.null.hidden.ndim - call.gate.ndim))
-    return token_mean(squared_norm(call.null.gated(1 - gate).mapped(null_image)), call.mask)
+    leak = call.null.gated(1 - spread(call.gate, call.null.hidden)).mapped(null_image)
+    energy = leak.float().square().sum(dim=-1).expand(call.mask.shape)
+    return masked_mean(energy.flatten()[:, None], call.mask.flatten()).squeeze()
 
 
 def residual_energies(call: CallRecord) -> dict[str, Tensor]:
@@ -57,8 +59,7 @@ def residual_energies(call: CallRecord) -> dict[str, Tensor]:
     """
     row, null = call.space.energies(call.row, call.null)
     null = torch.zeros_like(row) if null is None else null
-    gate = call.gate if call.clips is None else call.gate[call.clips]
-    gate = gate.reshape(gate.shape + (1,) * (row.ndim - gate.ndim))
+    gate = spread(call.gate if call.clips is None else call.gate[call.clips], row)
     parts = {"row": row, "null": null, "gated_row": gate.square() * row, "gated_null": (1 - gate).square() * null}
     count = call.mask.sum().clamp(min=1)
     seen = call.mask if call.clips is None else call.mask[call.clips]
@@ -97,12 +98,3 @@ def _share(part: Tensor, other: Tensor) -> Tensor:
 def per_clip(values: Tensor, frame_mask: Tensor) -> Tensor:
     """(B,) from one value a clip (B,), or from one value a frame (B, T) as the mean over real frames."""
     return values if values.ndim == 1 else masked_mean(values[..., None], frame_mask).squeeze(-1)
-
-
-def token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Scalar mean over the real tokens (B, ...) of all clips; values broadcast to the mask's shape."""
-    return masked_mean(values.expand(mask.shape).flatten()[:, None], mask.flatten()).squeeze()
-
-
-def squared_norm(coefficients: Tensor) -> Tensor:
-    return coefficients.float().square().sum(dim=-1)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-import torch
-
 from stvg_nst.nullspace import RankRule
 from stvg_nst.tuning.clean_inputs import check_calibration_clips
 from stvg_nst.tuning.hq_null import check_energy
@@ -65,11 +63,6 @@ class RouterOptions:
             )
         if self.false_alarms is not None and not 0 < self.false_alarms < 1:
             raise ValueError(f"false_alarms is a share between 0 and 1, or null, got {self.false_alarms}")
-
-    @property
-    def drawn_with(self) -> int:
-        """The seed of the initial values and of a strategy's draw."""
-        return torch.initial_seed() if self.seed is None else self.seed
 
     def width(self, bank_width: int) -> int:
         """w, the width of retrieval from a bank of that width.
@@ -204,19 +197,19 @@ class NullSpaceOptions(RouterOptions):
         for name, literal in choices.items():
             if (value := getattr(self, name)) not in get_args(literal):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, got {value!r}")
-        if self.false_alarms is not None and not (self.routes and self.router == "shared"):
+        if self.false_alarms is not None and not self.routes_ahead:
             raise ValueError(
                 f"false_alarms needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' and gate "
                 f"'{self.gate}': only one gate for all layers has one threshold"
             )
-        if self.router_reads == "statistics" and not (self.routes and self.router == "shared"):
+        if self.router_reads == "statistics" and not self.routes_ahead:
             raise ValueError(
                 f"router_reads 'statistics' needs router 'shared' and gate 'soft' or 'hard', got router "
                 f"'{self.router}' and gate '{self.gate}': a router in a layer sees the layer's input, and no features"
             )
         check_energy(self.hq_energy)
         check_calibration_clips(self.calibration_clips)
-        if self.gate_training == "label" and not (self.routes and self.router == "shared"):
+        if self.gate_training == "label" and not self.routes_ahead:
             raise ValueError(
                 f"gate_training 'label' needs router 'shared' and gate 'soft' or 'hard', got router '{self.router}' "
                 f"and gate '{self.gate}': a router in a layer would read the label in what other layers made of it"
@@ -232,3 +225,8 @@ class NullSpaceOptions(RouterOptions):
     def routes(self) -> bool:
         """Whether routers decide; a control's gate comes from elsewhere."""
         return self.gate in ("soft", "hard")
+
+    @property
+    def routes_ahead(self) -> bool:
+        """Whether one router decides for all layers, ahead of them."""
+        return self.routes and self.router == "shared"

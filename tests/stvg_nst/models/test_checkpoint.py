@@ -23,7 +23,7 @@ from stvg_nst.models import CGSTVG
 from stvg_nst.models.blocks import image
 from stvg_nst.models.cgstvg import ImageEncoder, TextEncoder, VideoEncoder, hub
 from stvg_nst.models.cgstvg.checkpoint import load_mdetr, load_official, load_video_swin
-from stvg_nst.models.cgstvg.official import ALIASES, ignored_reason, translate_name, translate_tensor
+from stvg_nst.models.cgstvg.official import ALIASES, NAMES
 from stvg_nst.models.description import Viewing
 from stvg_nst.models.foreign_checkpoint import LoadReport, load_roberta
 from stvg_nst.models.official_names import UNUSED
@@ -59,7 +59,9 @@ def with_memory(model: CGSTVG) -> CGSTVG:
 
 def assert_filled(model: CGSTVG, report: LoadReport, official: Mapping[str, Tensor]) -> None:
     """Each tensor that the report calls filled has the official value, given by the official name."""
-    expected = {name: part for key, value in official.items() for name, part in translate_tensor(key, value).items()}
+    expected = {
+        name: part for key, value in official.items() for name, part in NAMES.translate_tensor(key, value).items()
+    }
     own = model.state_dict()
     assert report.filled.keys() == expected.keys()
     assert all(torch.equal(own[name], value) for name, value in expected.items())
@@ -75,7 +77,7 @@ def test_full_size_is_the_official_model_without_its_unused_parts(
     with torch.device("meta"):
         official = {key: torch.empty(shape) for key, shape in shapes.items()}
     expected = {
-        name: part.shape for key, value in official.items() for name, part in translate_tensor(key, value).items()
+        name: part.shape for key, value in official.items() for name, part in NAMES.translate_tensor(key, value).items()
     }
     own = {name: value.shape for name, value in full_size.state_dict().items() if not name.endswith("position_index")}
     assert own == expected
@@ -84,7 +86,7 @@ def test_full_size_is_the_official_model_without_its_unused_parts(
     unused = sum(
         math.prod(row["shape"])
         for row in manifest["keys"]
-        if row["kind"] == "parameter" and ignored_reason(row["key"]) == UNUSED
+        if row["kind"] == "parameter" and NAMES.ignored_reason(row["key"]) == UNUSED
     )
     built = sum(parameter.numel() for parameter in full_size.parameters())
     # The whole count, shared heads once, is that of the official model; 10,130,436 of it never see a forward pass.
@@ -227,7 +229,7 @@ def test_initial_weights_fill_what_they_fill_in_the_original(
     assert_filled(model, report, {official: single[theirs] for official, theirs in maps["vidswin"].items()})
     assert report.ignored["cls_head.fc_cls.bias"] == report.ignored["backbone.norm.weight"]
 
-    scratch = {name for key in maps["not_initialised_from_any_checkpoint"] if (name := translate_name(key))}
+    scratch = {name for key in maps["not_initialised_from_any_checkpoint"] if (name := NAMES.translate_name(key))}
     left = {name for name in report.missing if name not in from_mdetr and not name.endswith("position_index")}
     assert left == {n for key in scratch for n in split_name(key)}
 
@@ -279,7 +281,7 @@ def as_official(model: CGSTVG, names: Shapes) -> dict[str, Tensor]:
     """The weights of a small model as the official code would save them."""
     own, official = model.state_dict(), {}
     for key in names:
-        name = translate_name(canonical(key))
+        name = NAMES.translate_name(canonical(key))
         pieces = [own[piece] for piece in split_name(name) if piece in own] if name else []
         if pieces:
             value = torch.cat(pieces)

@@ -20,7 +20,7 @@ from stvg_nst.models.blocks.layers import MLP
 from stvg_nst.models.blocks.positions import time_positions
 from stvg_nst.models.cgstvg.decoder import BoxDecoder, Memory
 from stvg_nst.models.cgstvg.motion import VideoEncoder
-from stvg_nst.models.cgstvg.official import translate_name, translate_tensor
+from stvg_nst.models.cgstvg.official import NAMES
 from stvg_nst.types import Batch, GroundingOutput
 
 TERMS = {
@@ -42,9 +42,9 @@ def weights(rule: ModuleType, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
         if key.startswith(wanted)
         and not key.endswith(rule.SKIP_SUFFIX)
         and rule.canonical(key) == key
-        and translate_name(key) is not None
+        and NAMES.translate_name(key) is not None
     }
-    return {name: part for key, value in values.items() for name, part in translate_tensor(key, value).items()}
+    return {name: part for key, value in values.items() for name, part in NAMES.translate_tensor(key, value).items()}
 
 
 def golden(cgstvg: Path, name: str) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def fill(module: nn.Module, prefix: str, weights: dict[str, Tensor]) -> nn.Modul
 
 
 def test_every_official_name_is_translated_or_known_to_be_unused(shapes: dict[str, tuple[int, ...]]) -> None:
-    names = [name for key in shapes if (name := translate_name(key)) is not None]
+    names = [name for key in shapes if (name := NAMES.translate_name(key)) is not None]
     assert len(names) == len(set(names))
     ours = ("visual", "motion", "text", "encoder", "time_decoder", "box_decoder", "anchor_head", "start_end", "action")
     assert all(name.startswith(ours) for name in names)

@@ -23,7 +23,7 @@ from stvg_nst.inference import join_passes, split_passes
 from stvg_nst.losses import GroundingLoss
 from stvg_nst.models import CGSTVG
 from stvg_nst.models.blocks.positions import grid_positions
-from stvg_nst.models.cgstvg.official import ALIASES, translate_name, translate_tensor
+from stvg_nst.models.cgstvg.official import ALIASES, NAMES
 from stvg_nst.models.cgstvg.regions import region_bounds
 from stvg_nst.types import Batch, ClipInfo, GroundingOutput, Quality, Tube
 
@@ -66,10 +66,10 @@ def model(
     checksums = json.loads((cgstvg / "golden" / "00_weights_crc32.json").read_text())
     weights: dict[str, Tensor] = {}
     for key, shape in shapes.items():
-        if translate_name(key) is not None:
+        if NAMES.translate_name(key) is not None:
             values = rule.make_value(key, shape)
             assert zlib.crc32(values.tobytes()) == checksums[key]["crc32"], key
-            weights |= translate_tensor(key, torch.from_numpy(values))
+            weights |= NAMES.translate_tensor(key, torch.from_numpy(values))
     model = build_full_size()
     constants = {key: value for key, value in model.state_dict().items() if key.endswith("position_index")}
     model.load_state_dict({**weights, **constants}, assign=True)
@@ -220,7 +220,7 @@ def test_training_step(model: CGSTVG, cgstvg: Path, monkeypatch: pytest.MonkeyPa
     golden_gradients = json.loads((cgstvg / "golden" / "08_trainpath_hcstvg_grads.json").read_text())
     compared = 0
     for key, norm in golden_gradients["grad_norm"].items():
-        name = translate_name(canonical(key))
+        name = NAMES.translate_name(canonical(key))
         if name is None:
             assert not norm, f"{key} has a gradient in the original, and no counterpart here"
             continue

@@ -220,7 +220,7 @@ def test_a_model_whose_router_would_have_nothing_to_read_is_refused_and_left_as_
 
 
 def test_a_model_without_a_place_for_the_router_and_nonsense_are_refused(toy):
-    with pytest.raises(ValueError, match="Sequential is no Grounder"):
+    with pytest.raises(ValueError, match=r"GatedLoRA needs a Grounder, .* got Sequential; tune another model by"):
         GatedLoRA(["0"], rank=2).inject(nn.Sequential(nn.Linear(4, 4)))
     with pytest.raises(ValueError, match="heads must divide the width of retrieval 16, got 3"):
         Switch(["encoder"], heads=3).inject(toy.ToyGrounder())

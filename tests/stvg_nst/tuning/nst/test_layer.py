@@ -249,6 +249,20 @@ def test_skipping_changes_nothing_for_the_clips_that_stay_open(toy, tuned):
                 torch.testing.assert_close(value, energies[name])
 
 
+@pytest.mark.parametrize("router", ["shared", "layer"])
+def test_an_open_hard_gate_keeps_the_literal_form(toy, tuned, router):
+    gates = torch.tensor([0.0, 1.0, 0.0])
+
+    def answer(**options):
+        grounder, tuner = tuned(router=router, **options)
+        with tuner.override_gate(gates):
+            return toy.flat(grounder(*toy.toy_batch()))[:, 1]
+
+    literal, separate = (answer(forward_mode=mode) for mode in ("literal", "separate"))
+    assert not torch.equal(literal, separate), "they differ by rounding"
+    assert torch.equal(answer(forward_mode="literal", gate="hard"), literal)
+
+
 def test_gates_trained_by_their_labels_send_each_clip_one_way_and_teach_the_router_beside_it(toy, tuned):
     grounder, tuner = tuned(router="shared", gate_training="label")
     tuner.set_training(grounder, True)
