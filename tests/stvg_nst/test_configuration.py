@@ -81,6 +81,13 @@ UNREADABLE: Mapping[str, tuple[bytes, str]] = {
     "UTF-16": ("model: {warmup_steps: 1}".encode("utf-16"), "is no text in UTF-8"),
     "open": (b"model: [1", "line 1: "),
     "an empty section": (b"trainer:\nmodel: {warmup_steps: 1}\n", "'trainer' is empty"),
+    "a section that is a number": (b"trainer: 5\n", "expected settings as 'trainer', got 5"),
+    "a section that is a list": (b"model: [{warmup_steps: 1}]\n", "expected settings as 'model', got [{"),
+    "a name of no overlay": (b"config:\ntrainer: {devices: 1}\n", "a list of such names as 'config', got None"),
+    "a number among overlays": (
+        b"config: [3]\n",
+        "expected an overlay's name, or a list of such names as 'config', got [3]",
+    ),
     "two documents": (b"model: {warmup_steps: 1}\n---\nmodel: {}\n", "line 2: a second document begins here"),
     "what contains itself": (b"model:\n  tuner: &t {a: [*t]}\n", "line 2: it contains itself"),
     "a key that is a list": (b"[a]: 1", "line 1: a key must be text"),
