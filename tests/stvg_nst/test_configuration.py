@@ -183,6 +183,23 @@ def test_a_run_s_configuration_lends_another_tuner_nothing(
     assert yaml.safe_load(capsys.readouterr().out)["model"]["tuner"]["init_args"]["targets"] is None
 
 
+@pytest.mark.parametrize(
+    "command", [("test",), ("validate", "--run=other"), ("export", "--output=one.safetensors"), ("layers",)]
+)
+def test_a_run_s_configuration_says_all_that_another_command_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overlay: Any, command: Sequence[str]
+) -> None:
+    assert fit(monkeypatch, "--config=experiments/tuner/nst.yaml", "--model.tuner.rank=7", "--verbose") == 0
+    whole = overlay(capsys.readouterr().out, "config.yaml")
+    assert {"run", "ckpt_path", "changed_settings", "verbose"} <= read_yaml(whole).keys()
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", *command, f"--config={whole}", "--print_config"])
+    with pytest.raises(SystemExit) as stop:
+        root.main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 0, shown.err
+    assert yaml.safe_load(shown.out)["model"]["tuner"]["init_args"]["rank"] == 7
+
+
 @pytest.mark.parametrize("name", TWICE)
 def test_a_key_that_is_given_twice_is_an_error_with_file_and_line(overlay: Any, name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"overlay\.yaml, line 4: '.*' is given twice"):
