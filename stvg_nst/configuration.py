@@ -17,6 +17,7 @@ Config = Mapping[str, Any]
 
 _COMPONENT = frozenset({"class_path", "init_args", "dict_kwargs"})
 _SECTIONS = frozenset({"trainer", "model", "data"})
+_COMPONENTS = ("data", "model.grounder", "model.tuner")
 _MERGE = "tag:yaml.org,2002:merge"
 _FLOAT = "tag:yaml.org,2002:float"
 
@@ -182,9 +183,21 @@ def _named_in(content: Config, folder: Path) -> Iterator[Path]:
 def _whole(content: dict[str, Any], source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
     if empty := sorted(name for name in _SECTIONS & content.keys() if content[name] is None):
         raise ConfigurationError(f"{source}: '{empty[0]}' is empty; give it settings, or leave it out")
-    named = content.pop("config", ())
-    below = [read_overlay(folder / name, above=above) for name in ([named] if isinstance(named, str) else named)]
-    return reduce(merge, [*below, _unfolded(_filled(content, folder, above), source)])
+    named = content.pop("config", [])
+    names = [named] if isinstance(named, str) else named
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigurationError(
+            f"{source}: expected an overlay's name, or a list of such names as 'config', got {named!r}"
+        )
+    below = [read_overlay(folder / name, above=above) for name in names]
+    own = _unfolded(_filled(content, folder, above), source)
+    for name in _COMPONENTS:  # each may be given by its class alone
+        if isinstance(kind := look_up(own, name), str):
+            own = merge(own, nested(name, {"class_path": kind}))
+    for name in sorted(_SECTIONS & own.keys()):
+        if not isinstance(own[name], Mapping):
+            raise ConfigurationError(f"{source}: expected settings as '{name}', got {own[name]!r}")
+    return reduce(merge, [*below, own])
 
 
 def _unfolded(content: dict[str, Any], source: str) -> dict[str, Any]:

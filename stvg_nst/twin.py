@@ -31,7 +31,7 @@ class CleanTwin:
 
     def __init__(self, grounder: Grounder) -> None:
         if not grounder.fusion():
-            raise ValueError(f"{type(grounder).__name__} has no tokens ahead of its decoders; leave out --model.twin")
+            raise ValueError(f"{type(grounder).__name__} has no tokens ahead of its decoders; give --model.twin 0")
         shared = {id(tensor): tensor for tensor in [*grounder.parameters(), *grounder.buffers()]}
         self._frozen = copy.deepcopy(grounder, shared).eval()
 

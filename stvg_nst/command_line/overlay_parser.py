@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,8 @@ from stvg_nst.configuration import (
 )
 
 _LINE = 300  # characters; a longer message has lines that are easier to read
+# What a run's `config.yaml` says of the command that wrote it, beside what it was built of.
+_OF_A_COMMAND = frozenset({"run", "ckpt_path", "weights_only", "changed_settings", "verbose", "table"})
 
 
 class OverlayParser(LightningArgumentParser):
@@ -46,7 +48,8 @@ class OverlayParser(LightningArgumentParser):
         if self._subcommands_action is not None or not any(isinstance(a, ActionConfigFile) for a in self._actions):
             return super().parse_args(given, *positional, **keywords)
         try:
-            merged, overlays = merged_arguments(given)
+            known = {action.dest for action in self._actions}
+            merged, overlays = merged_arguments(given, ignored=_OF_A_COMMAND - known)
         except ConfigurationError as error:
             self.exit(2, f"error: {error}\n")
         options = super().parse_args(merged, *positional, **keywords)
@@ -66,11 +69,14 @@ class OverlayParser(LightningArgumentParser):
         self.exit(2, f"error: {message}; see {parser.prog.replace(' [options]', '')} --help\n")
 
 
-def merged_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+def merged_arguments(arguments: Sequence[str], *, ignored: Container[str] = ()) -> tuple[list[str], list[Path]]:
     """The same arguments with one overlay, ahead of them, in place of all; and the files that it is made of.
 
     Options that give a component or a mapping, such as ``--model.tuner LoRA``, become part of that overlay: they drop
     what belongs to another class as an overlay would.
+
+    Args:
+        ignored: names that an overlay may have, and that mean nothing to this command.
 
     Raises:
         ConfigurationError: an overlay cannot be read, or an option gives a key twice.
@@ -95,6 +101,7 @@ def merged_arguments(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
             config = merge(config, nested(option.name, content))
         else:
             words += option.words
+    config = {name: value for name, value in config.items() if name not in ignored}
     if not config:
         return words, files
     # In flow style it begins with a brace, and no parser takes it for the name of a file.

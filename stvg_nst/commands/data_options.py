@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datamodules import STVGDataModule
 from datamodules.data_sets import DATA_SETS
 from datamodules.splits import Split
+from stvg_nst.configuration import ConfigurationError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -35,6 +38,21 @@ def chosen_splits(options: argparse.Namespace | Namespace) -> tuple[Split, ...]:
 def check_folder(root: Path) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder '{root}'; docs/data.md says how to lay the data set out")
+
+
+def data_module_class(name: str) -> Any:
+    """The class of a data module, by its path or, as on the command line, by its name alone.
+
+    Raises:
+        ConfigurationError: there is none of that name.
+    """
+    try:
+        kind = resolve_name(name if "." in name else f"datamodules.{name}")
+    except (ImportError, AttributeError, ValueError):
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, STVGDataModule)):
+        raise ConfigurationError(f"there is no data module '{name}'; datamodules/__init__.py has those of the suite")
+    return kind
 
 
 def progress_bar() -> Progress:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import reduce
 from math import ceil
 from pathlib import Path
-from pkgutil import resolve_name
 
 import torch
 
 from datamodules.caches.disk_room import free_bytes, room_words
 from datamodules.sampling import FramesByClock
+from stvg_nst.commands.data_options import data_module_class
 from stvg_nst.configuration import Config, merge, read_overlay
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import Study
@@ -85,7 +85,9 @@ def _frames_of_a_clip(data: Config) -> int:
     if options.get("sampling") is None:
         return _FRAMES
     by_clock = FramesByClock(**options["sampling"])
-    seconds = options.get("longest_clip", resolve_name(data["class_path"])(root=Path(options["root"])).clip_seconds)
+    seconds = options.get(
+        "longest_clip", data_module_class(data["class_path"])(root=Path(options["root"])).clip_seconds
+    )
     return min(by_clock.at_most, ceil(by_clock.rate * seconds))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
@@ -14,6 +13,7 @@ from datamodules.annotated import AnnotatedSource, AnnotationError
 from datamodules.annotated.manifest import manifest_file
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.own_clips.source import OwnClipsSource
+from stvg_nst.commands.data_options import data_module_class
 from stvg_nst.commands.examined_caches import Stage, examine_caches, stages_of_study
 from stvg_nst.commands.full_size import needs_of
 from stvg_nst.configuration import Config, ConfigurationError, merge, read_overlay, read_yaml
@@ -79,7 +79,11 @@ def _of_data(config: Config, *, trains: bool) -> Iterator[Finding]:
         yield Finding("data", "none is named", "lacking", "add an overlay of experiments/data/")
         return
     options: Mapping[str, Any] = data.get("init_args", {})
-    kind = resolve_name(data["class_path"])
+    try:
+        kind = data_module_class(data["class_path"])
+    except ConfigurationError as error:
+        yield Finding("data", str(error), "lacking")
+        return
     root = Path(options.get("root", kind.root))
     if issubclass(kind, AnnotatedVideos):
         shown = {"version": options["version"]} if "version" in options else {}

@@ -146,8 +146,9 @@ class RunCLI(ComponentsCLI):
         if self._checkpoint is not None:
             require_checkpoint(self._checkpoint, stage, trusted=config.weights_only is False)
         if stage == "fit":
-            # An option for this one command: the run's config.yaml must not hand it on.
+            # Options for this one command: the run's config.yaml must not hand them on, to its test for instance.
             self._policy, config.changed_settings = config.changed_settings, "refuse"
+            config.ckpt_path = None
         require_listed(stage, config, self._parser(stage), self._checkpoint)
 
     def _parse_ckpt_path(self) -> None:

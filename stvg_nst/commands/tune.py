@@ -25,15 +25,20 @@ from stvg_nst.commands.data_options import check_folder
 from stvg_nst.configuration import Config, merge, read_overlay
 from stvg_nst.machine.cores import granted_cores
 from stvg_nst.machine.outputs import check_folder_is_writable
+from stvg_nst.machine.whole_files import write_whole
 from stvg_nst.prediction.loading import SHIPPED, ModelSource, find_source, with_places
 from stvg_nst.report import print_report
 from stvg_nst.results.run_folder import RunFile
 from stvg_nst.run_lock import alone_in_run
 from stvg_nst.study.launch import GRACE_SECONDS, PROGRAM, termination_as_interrupt
 from stvg_nst.study.runs import BASELINE_FOLDER, RunTest, StudyRun
+from stvg_nst.study.weights_sum import file_sum
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 TUNED_FOLDER = "tuned"
+ANNOTATIONS_SUM = "annotations.sha256"  # of the lines that its runs were made of, as `sha256sum` writes and checks it
+# Settings by which nothing else is trained: a job that goes on elsewhere may have other cores and other paths.
+_OF_A_MACHINE = ("data.init_args.num_workers:", "data.init_args.root:", "data.init_args.features:")
 # As many steps as `make train` takes: fewer leave a tuner near where it began.
 _STEPS, _LEAST_EPOCHS = 100, 4
 
@@ -59,6 +64,7 @@ def tune(arguments: Sequence[str], program: str) -> int:
         runs = _runs(options, model)
         tuned = runs[-1]
         _refuse_changed(runs)
+        _refuse_other_lines(runs, OwnClipsSource(options.folder).annotation_file("train"), options.run)
         is_finished = all(run.finished for run in runs)
         for run in runs:
             if status := _finish(run, options.features):
@@ -184,11 +190,31 @@ def epochs_for(sentences: int, batch_size: int) -> int:
 
 
 def _refuse_changed(runs: Sequence[StudyRun]) -> None:
+    """
+    Raises:
+        ValueError: what there is of a run was asked for otherwise.
+    """
     for run in runs:
-        if changes := run.changes():
+        if changes := [change for change in run.changes() if not change.startswith(_OF_A_MACHINE)]:
             raise ValueError(
                 f"'{run.folder}' was made otherwise ({'; '.join(changes)}); choose another --run, or delete it"
             )
+
+
+def _refuse_other_lines(runs: Sequence[StudyRun], annotations: Path, folder: Path) -> None:
+    """Keeps results of other lines from being taken for those of the present ones.
+
+    Raises:
+        ValueError: the annotations have changed since the runs were made.
+    """
+    kept, now = folder / ANNOTATIONS_SUM, file_sum(annotations)
+    left = (RunFile.RESULTS, RunFile.ADAPTER, RunFile.CHECKPOINTS)
+    is_begun = any((run.folder / name).exists() for run in runs for name in left)
+    if is_begun and kept.is_file() and kept.read_text(encoding="utf-8").split()[0] != now:
+        raise ValueError(
+            f"'{annotations}' has changed since '{folder}' was made of it; choose another --run, or delete it"
+        )
+    write_whole(kept, f"{now}  {annotations}\n")
 
 
 def _finish(run: StudyRun, features: Path | None) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from datamodules.annotated_videos import AnnotatedVideos
 from datamodules.quality import expand_conditions
 from stvg_nst.command_line.arguments import CommandParser
-from stvg_nst.commands.data_options import say
+from stvg_nst.commands.data_options import data_module_class, say
 from stvg_nst.commands.full_size import BYTES_OF_A_RUN
 from stvg_nst.configuration import Config, ConfigurationError, read_yaml
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console
@@ -88,7 +87,7 @@ def workload_of(study: Study) -> Workload:
 
 def _test_samples(study: Study, data: Config) -> int:
     """Sentences of the split that is tested, each in all of its conditions."""
-    options, kind = data.get("init_args", {}), resolve_name(data["class_path"])
+    options, kind = data.get("init_args", {}), data_module_class(data["class_path"])
     if not issubclass(kind, AnnotatedVideos):
         raise StudyError(f"{study.path}: the sizes of {kind.__name__} are not published; workload counts no other")
     shown = {"version": options["version"]} if "version" in options else {}

@@ -195,7 +195,7 @@ class Grounder(nn.Module, ABC):
         Raises:
             ValueError: the model has no such part.
         """
-        raise ValueError(f"{type(self).__name__} has no tokens ahead of its decoders; leave out --model.twin")
+        raise ValueError(f"{type(self).__name__} has no tokens ahead of its decoders; give --model.twin 0")
 
     def keep_encodings(self, kept: KeptEncodings) -> None:
         """From now on, take what :meth:`fusion` says of a clip and a sentence from ``kept``, where it is computed once.

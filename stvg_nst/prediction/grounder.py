@@ -163,7 +163,10 @@ class VideoGrounder:
             ValueError: there is no sentence, or one is blank or too long.
         """
         if isinstance(sentences, str) or not sentences or not all(isinstance(each, str) for each in sentences):
-            raise ValueError(f"expected a list of sentences, at least one, got {sentences!r}")
+            raise ValueError(
+                f"expected a list of sentences, at least one and each a text, got {sentences!r}; `ground` takes one "
+                "sentence, `ground_all` a list"
+            )
         with self._working:  # a tokenizer serves one thread at a time
             faults = self.frozen.grounder.query_faults(sentences)
         if faults:

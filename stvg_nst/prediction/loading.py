@@ -87,8 +87,10 @@ def load(
         FileNotFoundError: there is nothing of that name.
         DescriptionError: the file does not say how its network is built.
         WeightsMismatchError, AdapterMismatchError: weights or an adapter are of another network.
-        ValueError: there is no such device or dtype.
+        ValueError: there is no such device or dtype, or the adapters have no names.
     """
+    if not (adapters is None or isinstance(adapters, Mapping)):
+        raise ValueError(f"expected adapters by the names to call them by, such as {{'night': FILE}}, got {adapters!r}")
     chosen, precision = _device(device), _precision(dtype)
     found = find_source(source)
     grounder = build(found).to(chosen).eval().requires_grad_(False)

@@ -204,7 +204,8 @@ class AdapterOptions:
         """
         saved = read_adapter_config(adapter)
         options = dict(saved.fields)
-        if saved.fingerprints and "targets" in options:
+        kind = _kind_of(saved.tuner)
+        if saved.fingerprints and "targets" in options and kind is not None and "targets" in kind.free_fields:
             options["targets"] = [*saved.fingerprints]  # the very layers, whatever pattern or draw has chosen them
             options |= {name: value for name, value in _CHOOSES_ALL.items() if name in options}
         if "spaces" in options:
@@ -231,15 +232,21 @@ def make_tuner(wanted: TunerOptions, source: str) -> Tuner:
     Raises:
         ValueError: there is no such class, or its gate needs to be told the quality of a clip.
     """
-    module, _, name = wanted.tuner.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
-    if not isinstance(kind, type) or not issubclass(kind, Tuner):
+    kind = _kind_of(wanted.tuner)
+    if kind is None:
         raise ValueError(
             f"'{source}' was made by {wanted.tuner}, which is no method of stvg_nst.tuning; import its module first"
         )
     if wanted.options.get("gate") == "oracle":
         raise ValueError(f"the gate of '{source}' is the true quality of a clip, which nobody says of your own video")
     return kind(**wanted.options)
+
+
+def _kind_of(tuner: str) -> type[Tuner] | None:
+    """A tuner's class by its module and name, if it is loaded."""
+    module, _, name = tuner.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, Tuner) else None
 
 
 def shared_copy(grounder: Grounder) -> Grounder:

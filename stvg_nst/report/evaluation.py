@@ -70,11 +70,12 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
         yield f"without protocol {protocol}: {reason}"
     if evaluation.frames_taken_out:
         yield f"taken out of the ground truth, to count nowhere: {counted(evaluation.frames_taken_out, 'frame')}"
-    if evaluation.boxes_without_area:
-        yield f"{evaluation.boxes_without_area} boxes of the ground truth have no area, so that nothing overlaps them"
+    if empty := evaluation.boxes_without_area:
+        said = "1 box of the ground truth has" if empty == 1 else f"{empty:,} boxes of the ground truth have"
+        yield f"{said} no area, and so no overlap"
     for method, coverage in (
         (evaluation.method, evaluation.coverage),
-        (evaluation.baseline, evaluation.baseline_coverage),
+        (f"the baseline {evaluation.baseline}", evaluation.baseline_coverage),
     ):
         if coverage is None:
             continue

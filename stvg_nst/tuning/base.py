@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from stvg_nst.nullspace import measure_spectrum
@@ -153,6 +154,27 @@ def _range(values: Iterable[int]) -> str:
     return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
+def _refuse_layers_read_around_their_forward(model: nn.Module, wrapped: Mapping[nn.Module, nn.Module]) -> None:
+    """PyTorch's own attention computes with the weights of layers that it never calls, and so around any wrapper.
+
+    Raises:
+        ValueError: one of these layers is to be tuned.
+    """
+    for name, module in model.named_modules():
+        read: tuple[str, ...] = ()
+        advice = "write the attention of layers that are called, as stvg_nst.models.blocks.layers.Attention is"
+        if isinstance(module, nn.MultiheadAttention):
+            read = ("out_proj",)
+        elif isinstance(module, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
+            read, advice = ("linear1", "linear2"), "call torch.backends.mha.set_fastpath_enabled(False) first"
+        for child in read:
+            if getattr(module, child) in wrapped:
+                raise ValueError(
+                    f"'{name}{'.' * bool(name)}{child}' cannot be tuned: nn.{type(module).__name__} reads its weight "
+                    f"and does not call it; {advice}, or take it out of the targets"
+                )
+
+
 class Tuner(ABC):
     """A recipe that adapts a frozen model; null-space tuning and every baseline stand behind this interface.
 
@@ -186,6 +208,7 @@ class Tuner(ABC):
                 f"{', '.join(below)}; give it at least 0"
             )
         wrapped, layers = self._wrap(grounder)
+        _refuse_layers_read_around_their_forward(grounder, wrapped)
         self._injected = True
         grounder.requires_grad_(False)
         replace_modules(grounder, wrapped)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,9 @@ import lightning
 import pytest
 import torch
 
+from stvg_nst.prediction.network import Network
 from stvg_nst.report.sheet import sheet_markdown
+from stvg_nst.tuning import save_adapter
 
 PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
@@ -36,6 +40,17 @@ def test_the_tuner_trains_a_layer_of_the_grounder(built: dict[str, Any]) -> None
     assert torch.equal(grounder(frames, mask, queries).boxes, before)
     grounder(frames, mask, queries).boxes.square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in tuner.trainable_parameters(grounder))
+
+
+def test_the_tuner_s_adapter_answers_anyone_s_film(
+    built: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "BiasTuning", built["BiasTuning"], raising=False)
+    grounder, tuner = built["MeanGrounder"](), built["BiasTuning"](["h*d"])
+    frozen = Network(copy.deepcopy(grounder).eval(), None, "single_pass", torch.float32)
+    tuner.inject(grounder)
+    save_adapter(tmp_path / "adapter.safetensors", grounder, tuner)
+    assert frozen.adapted(tmp_path / "adapter.safetensors").method == "BiasTuning"
 
 
 def test_the_callback_leaves_its_file_and_nothing_where_it_cannot(

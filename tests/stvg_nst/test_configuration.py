@@ -81,6 +81,13 @@ UNREADABLE: Mapping[str, tuple[bytes, str]] = {
     "UTF-16": ("model: {warmup_steps: 1}".encode("utf-16"), "is no text in UTF-8"),
     "open": (b"model: [1", "line 1: "),
     "an empty section": (b"trainer:\nmodel: {warmup_steps: 1}\n", "'trainer' is empty"),
+    "a section that is a number": (b"trainer: 5\n", "expected settings as 'trainer', got 5"),
+    "a section that is a list": (b"model: [{warmup_steps: 1}]\n", "expected settings as 'model', got [{"),
+    "a name of no overlay": (b"config:\ntrainer: {devices: 1}\n", "a list of such names as 'config', got None"),
+    "a number among overlays": (
+        b"config: [3]\n",
+        "expected an overlay's name, or a list of such names as 'config', got [3]",
+    ),
     "two documents": (b"model: {warmup_steps: 1}\n---\nmodel: {}\n", "line 2: a second document begins here"),
     "what contains itself": (b"model:\n  tuner: &t {a: [*t]}\n", "line 2: it contains itself"),
     "a key that is a list": (b"[a]: 1", "line 1: a key must be text"),
@@ -174,6 +181,23 @@ def test_a_run_s_configuration_lends_another_tuner_nothing(
     whole = overlay(capsys.readouterr().out, "config.yaml")
     assert fit(monkeypatch, f"--config={whole}", "--config=experiments/tuner/lora.yaml") == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["tuner"]["init_args"]["targets"] is None
+
+
+@pytest.mark.parametrize(
+    "command", [("test",), ("validate", "--run=other"), ("export", "--output=one.safetensors"), ("layers",)]
+)
+def test_a_run_s_configuration_says_all_that_another_command_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overlay: Any, command: Sequence[str]
+) -> None:
+    assert fit(monkeypatch, "--config=experiments/tuner/nst.yaml", "--model.tuner.rank=7", "--verbose") == 0
+    whole = overlay(capsys.readouterr().out, "config.yaml")
+    assert {"run", "ckpt_path", "changed_settings", "verbose"} <= read_yaml(whole).keys()
+    monkeypatch.setattr(sys, "argv", ["stvg_nst", *command, f"--config={whole}", "--print_config"])
+    with pytest.raises(SystemExit) as stop:
+        root.main()
+    shown = capsys.readouterr()
+    assert stop.value.code == 0, shown.err
+    assert yaml.safe_load(shown.out)["model"]["tuner"]["init_args"]["rank"] == 7
 
 
 @pytest.mark.parametrize("name", TWICE)

@@ -214,7 +214,7 @@ def test_a_twin_without_an_effect_is_refused(grounder):
 def test_a_weight_below_zero_and_a_grounder_without_tokens_are_refused(grounder, toy):
     with pytest.raises(ValueError, match=r"at least 0, got -1"):
         module(grounder, TUNERS["lora"](), twin=-1.0)
-    with pytest.raises(ValueError, match="ToyGrounder has no tokens ahead of its decoders"):
+    with pytest.raises(ValueError, match=r"ToyGrounder has no tokens ahead of its decoders; give --model\.twin 0"):
         CleanTwin(toy.ToyGrounder())
 
 

@@ -114,6 +114,7 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
             qualities: (B,), y_q: 0 for high and 1 for low quality.
 
         Raises:
+            ValueError: there is not one quality for each clip of the last forward.
             RuntimeError: a wrapped layer did not run, a hard gate skipped clips of it, or its graph is gone although
                 gradients are enabled.
         """
@@ -126,6 +127,12 @@ class NullSpaceTuning(NullSpaceOptions, RoutedTuner):
         layers = self._state.read(tuple(self._leakage), close=True)
         for layer, calls in layers.items():
             for call in calls:
+                if qualities.shape != (len(call.mask),):
+                    raise ValueError(
+                        f"expected the quality of each of the {len(call.mask)} clips that '{layer}' was shown in the "
+                        f"last forward, got {tuple(qualities.shape)}; the first axis of its input must be that of the "
+                        "clips"
+                    )
                 if call.clips is not None:
                     raise RuntimeError(
                         f"a hard gate skipped clips in the last forward of '{layer}', and what was not computed has no "

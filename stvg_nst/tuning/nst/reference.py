@@ -68,9 +68,15 @@ class ReferenceBank(NamedTuple):
         """Which tokens of a layer's input x (B, ..., d_in) are real.
 
         Raises:
-            ValueError: the leading shape of x is none that the grounder knows.
+            ValueError: the leading shape of x is none that the grounder knows; or, in any other model, x has not one
+                row for each sample of the reference.
         """
         if not self.grids:
+            if len(x) != len(self.tokens):
+                raise ValueError(
+                    f"the input of '{layer}' must lead with the {len(self.tokens)} samples of the reference, got "
+                    f"{tuple(x.shape)}; keep the axis of the samples first, or take the layer out of the targets"
+                )
             return TokenGrid(torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device))
         return grid_of(self.grids, x, layer)
 

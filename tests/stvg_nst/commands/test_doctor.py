@@ -130,6 +130,20 @@ def test_an_overlay_that_changes_data_names_none(tmp_path: Path) -> None:
     assert (data.about, data.verdict) == ("data", "lacking")
 
 
+@pytest.mark.parametrize("data", ["HCSTVG", "{class_path: HCSTVG}", "{class_path: datamodules.HCSTVG}"])
+def test_a_data_set_may_be_named_by_its_class_alone(tmp_path: Path, data: str) -> None:
+    (tmp_path / "short.yaml").write_text(f"data: {data}\nmodel: {{grounder: CGSTVG, tuner: LoRA}}\n")
+    about = [finding.about for finding in examine_experiment([tmp_path / "short.yaml"])]
+    assert "hcstvg_v1" in about and "model" not in about
+
+
+@pytest.mark.parametrize("name", ["datamodules.HCSTVGG", "HCSTVGG", "nowhere.Streets", "datamodules.base"])
+def test_a_data_set_that_is_none_is_lacking(tmp_path: Path, name: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(f"data: {{class_path: {name}}}\n")
+    (data, *_) = examine_experiment([tmp_path / "wrong.yaml"])
+    assert (data.about, data.verdict) == ("data", "lacking") and f"there is no data module '{name}'" in data.said
+
+
 def encode(batch: Batch) -> BackboneFeatures:
     maps = torch.zeros(len(batch), 16, 1, 1, 1)
     return BackboneFeatures(maps, maps, torch.ones(len(batch), 1, 1, dtype=torch.bool))

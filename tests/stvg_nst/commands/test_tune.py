@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -177,6 +178,41 @@ def test_faulty_annotations_stop_it_unless_they_are_to_be_skipped(
     assert stvg("tune", folder, "--run", tmp_path / "run", "--epochs", "1", *skip) == 0 and asked[2:] == [
         *("test", "fit", "test")
     ]
+
+
+def begin(asked: Sequence[str]) -> int:
+    """Leaves what the test of the frozen model leaves."""
+    if asked[0] == "test":
+        folder = Path(asked[asked.index("--run") + 1])
+        (folder / "results.json").write_text("{}")
+    return int(asked[0] == "fit")
+
+
+def test_it_goes_on_with_other_cores_and_by_another_path(
+    folder: Path, tmp_path: Path, stvg: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(tune_module, "_run", lambda arguments: asked.append(arguments[0]) or begin(arguments))
+    tune = ("tune", "--epochs", "1")
+    assert stvg(*tune, folder, "--run", tmp_path / "run", "--workers", "3") == 1
+    assert stvg(*tune, os.path.relpath(folder), "--run", tmp_path / "run", "--workers", "1") == 1
+    assert asked == ["data", "test", "fit", "data", "fit"]
+
+
+def test_results_of_other_lines_are_no_part_of_it(
+    folder: Path,
+    tmp_path: Path,
+    stvg: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tune_module, "_run", begin)
+    tune = ("tune", folder, "--run", tmp_path / "run", "--epochs", "1")
+    assert stvg(*tune) == 1 and stvg(*tune) == 1
+    assert "has changed" not in capsys.readouterr().err
+    write_lines(folder, *({**own_line(f"cam/{index}.mp4"), "sentence": "the dog barks"} for index in range(6)))
+    assert stvg(*tune) == 1
+    assert f"annotations.jsonl' has changed since '{tmp_path / 'run'}' was made of it" in capsys.readouterr().err
 
 
 @pytest.mark.slow

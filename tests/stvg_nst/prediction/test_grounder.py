@@ -294,6 +294,11 @@ def test_sentences_must_be_a_list(mini: VideoGrounder) -> None:
             mini.ground_all("absent.mp4", sentences)
 
 
+def test_several_sentences_are_for_the_other_method(mini: VideoGrounder) -> None:
+    with pytest.raises(ValueError, match="`ground` takes one sentence, `ground_all` a list"):
+        mini.ground("absent.mp4", [SENTENCE])  # type: ignore[arg-type]
+
+
 def test_a_film_that_is_none_is_named(mini: VideoGrounder, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no film")
     with pytest.raises(VideoDecodeError, match=r"cannot decode 'absent\.mp4': there is no such file"):

@@ -261,6 +261,8 @@ def test_what_is_written_is_read(mini: VideoGrounder) -> None:
         ({"device": None}, "there is no kind of device 'None'"),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, got 'int8'"),
         ({"adapters": {"night": "absent.safetensors"}}, "absent"),
+        ({"adapters": "night.safetensors"}, "expected adapters by the names to call them by, .*, got 'night"),
+        ({"adapters": ["night.safetensors"]}, r"expected adapters by the names to call them by, .*, got \['night"),
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_one_line(arguments: dict[str, Any], message: str) -> None:

@@ -81,6 +81,22 @@ def test_one_protocol_without_baseline(command: Any, capsys: pytest.CaptureFixtu
     assert "half_open" not in shown and "WAS" not in shown and "note" not in shown and "+" not in shown
 
 
+def test_what_a_reader_must_know_is_said_of_the_one_that_it_holds_for(
+    command: Any, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions, truth = (json.loads((files / name).read_text()) for name in ("mine.json", "truth.json"))
+    for condition in (0, 1):
+        predictions["tubes"][condition]["boxes"][0] = None
+    truth["tubes"][0]["boxes"][9] = [3, 3, 3, 5]
+    (files / "mine.json").write_text(json.dumps(predictions))
+    (files / "truth.json").write_text(json.dumps(truth))
+    assert command("mine.json", "truth.json", "--baseline", "mine.json") == 0
+    shown = capsys.readouterr().out
+    assert "note: <mine|[red]>: no box, and so no overlap, in 2 predicted frames" in shown
+    assert "note: the baseline <mine|[red]>: no box, and so no overlap, in 2 predicted frames" in shown
+    assert "note: 1 box of the ground truth has no area, and so no overlap" in shown
+
+
 def test_files_of_results(command: Any, files: Path) -> None:
     options = ("--json", "out.json", "--markdown", "out.md", "--lambda-hq", "0.5")
     assert command("mine.json", "truth.json", "--baseline", "base.json", *options) == 0

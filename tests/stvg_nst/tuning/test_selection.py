@@ -237,3 +237,27 @@ def test_exclude_serves_all_too_and_must_match_something_and_leave_something(toy
 def test_an_option_out_of_range_is_refused(toy, options, message):
     with pytest.raises(ValueError, match=message):
         select_layers(toy.ToyGrounder(), EVERYTHING, **options)
+
+
+@pytest.fixture
+def fast_path():
+    before = torch.backends.mha.get_fastpath_enabled()
+    yield torch.backends.mha.set_fastpath_enabled
+    torch.backends.mha.set_fastpath_enabled(before)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("target", ["self_attn.out_proj", "linear1", "linear2"])
+def test_a_layer_whose_weight_pytorch_reads_around_its_forward_is_refused(fast_path, target, fast):
+    torch.manual_seed(0)
+    fast_path(fast)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    if target == "self_attn.out_proj" or fast:
+        advice = "set_fastpath_enabled" if target.startswith("linear") else "blocks.layers.Attention"
+        with pytest.raises(ValueError, match=rf"'{target}' cannot be tuned: nn\..* reads its weight .*{advice}"):
+            LoRA([target], rank=2).inject(layer)
+        assert all(parameter.requires_grad for parameter in layer.parameters()), "left as it was"
+    else:
+        before = layer.eval()(torch.ones(1, 3, 8))
+        LoRA([target], rank=2).inject(layer)
+        torch.testing.assert_close(layer(torch.ones(1, 3, 8)), before)

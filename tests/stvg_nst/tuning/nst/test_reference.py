@@ -118,6 +118,36 @@ def test_a_reference_of_another_width_or_shape_is_refused(width):
             each.get_submodule(source)(torch.randn(3, 3, 9, 9) if width == 5 else torch.randn(3, 5))
 
 
+class Sequences(nn.Module):
+    """Tokens (B, N, 4) in, logits out; ``order`` is how its last layer is shown them."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.embed, self.out, self.order = nn.Linear(4, 8), nn.Linear(8, 2), order
+
+    def forward(self, tokens):
+        found = self.embed(tokens)
+        return self.out(found.flatten(0, 1) if self.order == "flat" else found.transpose(0, 1))
+
+
+@pytest.mark.parametrize(("order", "shape"), [("flat", r"\(15, 8\)"), ("sequence first", r"\(5, 3, 8\)")])
+def test_an_input_that_does_not_lead_with_the_samples_is_refused(order, shape):
+    model = Sequences(order)
+    NullSpaceTuning(["out"], rank=2, heads=1, reference=ReferenceTokens("embed", width=8)).inject(model)
+    with pytest.raises(ValueError, match=f"'out' must lead with the 3 samples of the reference, got {shape}; keep"):
+        model(torch.randn(3, 5, 4))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), ()])
+def test_there_is_one_quality_for_each_sample(shape):
+    model = Pointwise()
+    tuner = NullSpaceTuning(["mix"], rank=2, heads=1, reference=ReferenceTokens("stem", width=12))
+    tuner.inject(model)
+    model(torch.randn(3, 3, 9, 9))
+    with pytest.raises(ValueError, match="quality of each of the 3 clips that 'mix' was shown"):
+        tuner.auxiliary_losses(torch.zeros(shape, dtype=torch.long))
+
+
 def test_no_layer_takes_the_reference_of_the_forward_before():
     model, images = nn.Sequential(Pointwise(), nn.Linear(2, 7)), torch.randn(3, 3, 9, 9)
     tuner = NullSpaceTuning(["0.mix"], rank=2, heads=1, reference=ReferenceTokens("0.out", width=2))
