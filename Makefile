@@ -313,7 +313,7 @@ $(foreach set,hcstvg_v1 hcstvg_v2,paper/$(set)/components paper/$(set)/nullity):
 # What the tables of a comparison are made of, without the runs' weights, logs and tubes. Unpack it in another checkout
 # (tar -xkf FILE): the tables are the same, and studies continue from there. RESULTS=FILE: into another file.
 KEPT := results.json point.yaml settings.yaml weights.sha256 diverged.txt
-RUNS_OF_peers := runs/search/lr $(COMPARE)/peers
+RUNS_OF_peers := runs/search/lr $(COMPARE)/peers $(STUDIES)
 RUNS_OF_confirm := $(CONFIRM)
 FILE_OF_peers := docs/peers/results.tar.xz
 FILE_OF_confirm := $(CONFIRM_DOCS)/results.tar.xz
