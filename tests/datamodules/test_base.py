@@ -194,6 +194,16 @@ def test_a_batch_is_measured_before_it_is_read(root: Path) -> None:
     assert batch.frames is not None and told == batch.frames.nbytes
 
 
+def test_twins_are_measured_with_their_batch(root: Path) -> None:
+    (batch, *_) = batches(mini(root, twins=True), "train")
+    data = mini(root, twins=True)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    told = loader.dataset.batch_bytes(list(loader.sampler)[:2])  # type: ignore[attr-defined]
+    assert batch.frames is not None and batch.twins is not None and batch.twins.frames is not None
+    assert told == batch.frames.nbytes + batch.twins.frames.nbytes == 3 * batch.frames[0].nbytes
+
+
 def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
     seen = [(info.item_id, info.quality) for batch in batches(mini(root), "test") for info in batch.clips]
     assert len(seen) == len(set(seen)) == 2 * 2 * 2
