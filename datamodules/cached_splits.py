@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -26,6 +27,8 @@ from stvg_nst.results.conditions import MIXED
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, Quality
 
 _CPU = torch.device("cpu")
+# File systems take names of 255 bytes, and the writer puts 34 around that of a cache.
+_LONGEST_NAME = 221
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +135,10 @@ class CachedSplits(SplitsOfClips):
         if split != "train":
             shown = conditions_name(self.shown_conditions(split))
         parts = [split, *[f"benchmark{draw}"] * (draw != 0), *[shown.replace(":", "")] * (shown != MIXED)]
-        return self.features / "-".join(parts)
+        name = "-".join(parts)
+        if len(name) > _LONGEST_NAME:
+            name = "-".join([*parts[:-1], f"conditions{hashlib.sha256(shown.encode()).hexdigest()[:16]}"])
+        return self.features / name
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
         return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}

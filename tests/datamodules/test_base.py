@@ -18,10 +18,10 @@ from torch.utils.data import DistributedSampler
 from datamodules import MiniSTVG, base, pixels
 from datamodules.caches import disk_room
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.features import FeatureCache, feature_key
+from datamodules.caches.features import FeatureCache, FeatureWriter, feature_key
 from datamodules.clips import collate
-from datamodules.degradation.golden_pixels import GOLDEN_HASHES
-from datamodules.degradation.kinds import DEGRADATIONS
+from datamodules.degradation.golden_pixels import GOLDEN_HASHES, PixelOrigin
+from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
 from datamodules.quality import Draw
@@ -294,6 +294,18 @@ def test_cached_features_are_those_of_the_frames(root: Path, tmp_path: Path, spl
         assert with_cache.clips[1].degradation == without.clips[1].degradation
         torch.testing.assert_close(with_cache.features.appearance, encode(without).appearance, atol=2e-3, rtol=1e-3)
     assert cached.cached_backbones == "backbones"
+
+
+def test_a_cache_of_many_conditions_has_a_name_that_file_systems_take(root: Path, tmp_path: Path) -> None:
+    every = ["HQ", *DEGRADATIONS, *UNSEEN]
+    folders = [
+        mini(root, variants=1, features=tmp_path, evaluation_conditions=shown).cache_folder("test")
+        for shown in (every, every, every[1:])
+    ]
+    assert folders[0] == folders[1] != folders[2]
+    with FeatureWriter(folders[0], {}, "backbones", PixelOrigin("on the fly", None)):
+        assert not folders[0].exists()
+    assert folders[0].is_dir()
 
 
 def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, tmp_path: Path) -> None:
