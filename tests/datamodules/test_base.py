@@ -257,6 +257,35 @@ def test_a_sample_can_be_looked_at_by_its_name(root: Path) -> None:
         data.sample("x", Quality.HQ)
 
 
+@pytest.mark.parametrize("conditions", [["HQ", "defocus:3"], "matrix", "mixed"])
+def test_a_sample_is_one_that_is_shown(root: Path, conditions: Any) -> None:
+    options = {"evaluation_conditions": conditions, "eval_batch_size": 100}
+    (batch,) = batches(mini(root, **options), "test")
+    asked = {(info.item_id, info.quality) for info in batch.clips}
+    shown = {(info.item_id, info.degradation) for info in batch.clips}
+    data = mini(root, **options)
+    assert {(item, data.sample(item, quality).degradation) for item, quality in asked} <= shown
+
+
+def test_a_quality_that_is_not_shown_has_no_sample(root: Path) -> None:
+    data = mini(root, evaluation_conditions=["HQ"])
+    with pytest.raises(ValueError, match="the test split is shown in HQ, and not in LQ"):
+        data.sample("test-00000/declarative", Quality.LQ)
+
+
+def test_a_sample_is_read_from_the_cache_of_frames_as_the_run_read_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = mini(root, frames=tmp_path)
+    data.setup_split("test")
+    data.build_frames("test", data.frames_of_clips("test"), workers=1, progress=lambda done: None)
+    before = mini(root)
+    expected = before.pixels(before.sample("test-00000/declarative", Quality.HQ))
+    monkeypatch.setattr(pixels, "read_frames", None)  # as where the films are gone
+    info = data.sample("test-00000/declarative", Quality.HQ)
+    assert (data.pixels(info) == expected).all()
+
+
 def test_a_training_subset_takes_the_first_records(root: Path) -> None:
     data = mini(root, training_items=2)
     assert len(batches(data, "train")) == 1
