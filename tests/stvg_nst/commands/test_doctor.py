@@ -63,6 +63,17 @@ def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path
     assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
 
 
+def test_the_manifest_that_an_experiment_names_is_looked_for(tmp_path: Path) -> None:
+    named, overlay = tmp_path / "elsewhere.json", tmp_path / "overlay.yaml"
+    overlay.write_text(
+        f"data: {{class_path: datamodules.HCSTVG, init_args: {{root: '{tmp_path}', manifest: '{named}'}}}}\n"
+    )
+    (finding,) = (found for found in examine_experiment([overlay]) if "nobody has looked" in found.said)
+    assert finding.verdict == "lacking" and f"--manifest {named}`" in finding.advice
+    named.touch()
+    assert not any("nobody has looked" in found.said for found in examine_experiment([overlay]))
+
+
 @pytest.mark.slow  # it decodes videos in processes of their own
 def test_every_split_and_every_line_of_own_clips_is_looked_at(tmp_path: Path) -> None:
     root = tmp_path
