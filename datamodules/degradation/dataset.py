@@ -25,7 +25,6 @@ from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
 from stvg_nst.counting import counted
-from stvg_nst.machine.folder_lock import LOCK
 from stvg_nst.machine.whole_files import remove_partials
 from stvg_nst.types import Degradation, Kernels
 
@@ -182,7 +181,8 @@ class DegradedCopy:
         return tuple(clip for clip in self.clips if not self._is_written(clip))
 
     def _go_on(self) -> dict[str, DegradedClip]:
-        if not self.folder.exists() or {path.name for path in self.folder.iterdir()} <= {LOCK}:
+        # A process that was killed ahead of its first manifest leaves a lock, and perhaps a part of that manifest.
+        if not self.folder.exists() or all(path.name.startswith(".") for path in self.folder.iterdir()):
             return {}
         found, written = read_manifest(self.folder)
         for name in ("dataset", "degradations", "benchmark_seed", "encoding", "pixels"):
