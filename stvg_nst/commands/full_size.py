@@ -85,7 +85,8 @@ def _frames_of_a_clip(data: Config) -> int:
     if options.get("sampling") is None:
         return _FRAMES
     by_clock = FramesByClock(**options["sampling"])
-    seconds = options.get("longest_clip", resolve_name(data["class_path"])(root=Path(options["root"])).clip_seconds)
+    kind = resolve_name(data["class_path"])
+    seconds = options.get("longest_clip", kind(root=Path(options.get("root", kind.root))).clip_seconds)
     return min(by_clock.at_most, ceil(by_clock.rate * seconds))
 
 
