@@ -161,7 +161,7 @@ class DegradedCopy:
         failures = {}
         progress(done, len(self.clips))
         try:
-            for index, outcome in IsolatedCalls(degrade_clip, workers=workers, time_limit=time_limit)(self.missing):
+            for index, outcome in IsolatedCalls(write_degraded, workers=workers, time_limit=time_limit)(self.missing):
                 clip = self.missing[index]
                 if isinstance(outcome, Failure):
                     failures[clip.clip_id] = outcome.cause
@@ -225,7 +225,7 @@ class DegradedCopy:
         )
 
 
-def degrade_clip(clip: ClipToDegrade) -> DegradedClip | Failure:
+def write_degraded(clip: ClipToDegrade) -> DegradedClip | Failure:
     """Writes one degraded clip, which appears whole or not at all; a few frames are in memory at a time."""
     cv2.setNumThreads(0)  # the processes are parallel already
     target = clip.folder / clip.path
