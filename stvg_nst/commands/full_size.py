@@ -11,9 +11,9 @@ from pkgutil import resolve_name
 
 import torch
 
-from datamodules.caches.disk_room import free_bytes, room_words
 from datamodules.sampling import FramesByClock
 from stvg_nst.configuration import Config, merge, read_overlay
+from stvg_nst.machine.disk_room import free_bytes, room_words
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import Study
 

@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, pixels
-from datamodules.caches import disk_room
 from datamodules.caches.array_store import CacheError
 from datamodules.caches.features import FeatureCache, FeatureWriter, feature_key
 from datamodules.clips import collate
@@ -25,6 +24,7 @@ from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
 from datamodules.quality import Draw
+from stvg_nst.machine import disk_room
 from stvg_nst.types import (
     BackboneFeatures,
     Batch,

@@ -18,7 +18,7 @@ from stvg_nst import __main__ as root_module
 from stvg_nst.commands import gpus, missing
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.configuration import ConfigurationError
-from stvg_nst.machine import health
+from stvg_nst.machine import disk_room, health
 from stvg_nst.machine.systems import refuse_other_systems
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, own_line, write_clip, write_json
@@ -213,7 +213,7 @@ def test_other_releases_than_the_tested_ones_are_told(tmp_path: Path) -> None:
 
 
 def test_little_shared_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     found = {finding.about: finding for finding in health.examine_machine(tmp_path)}
     assert found["/dev/shm"].verdict == "note" and "--shm-size" in found["/dev/shm"].advice
 
