@@ -281,21 +281,31 @@ class AnnotatedVideos(STVGDataModule):
     def _must_know_videos(self) -> bool:
         return self.on_bad_video == "skip" or self.on_short_clip != "refuse"
 
+    @property
+    def _verification(self) -> str:
+        """The command that writes the manifest."""
+        place = "" if self.manifest is None else f" --manifest {self.manifest}"
+        return f"`python -m stvg_nst data verify {self.source.name} {self.source.root}{place}`"
+
     def _manifest_entries(self) -> Mapping[str, VideoEntry]:
-        if not self._must_know_videos and not self.manifest_file.is_file():
-            return {}
-        try:
+        if self.manifest_file.is_file():
             return read_manifest(self.manifest_file, self.source.name)
-        except FileNotFoundError as error:
+        if self.manifest is not None:
+            raise FileNotFoundError(
+                f"--data.init_args.manifest names '{self.manifest}', and there is no such file; correct it, or run "
+                f"{self._verification}"
+            )
+        if self._must_know_videos:
             raise FileNotFoundError(
                 f"to skip bad videos, or to show what there is of short ones, they must be known, but there is no "
-                f"'{self.manifest_file}': run `python -m stvg_nst data verify {self.source.name} {self.source.root}`"
-            ) from error
+                f"'{self.manifest_file}': run {self._verification}"
+            )
+        return {}
 
     def _verdict(self, video: str, entries: Mapping[str, VideoEntry]) -> str:
         """What the manifest says of a video; where nothing is skipped, one that it does not know counts as sound."""
         entry = entries.get(video)
-        again = f"run `python -m stvg_nst data verify {self.source.name} {self.source.root}` again"
+        again = f"run {self._verification} again"
         if entry is None:
             if self._must_know_videos:
                 raise ValueError(f"'{self.manifest_file}' does not know the video '{video}'; {again}")

@@ -28,6 +28,9 @@ from stvg_nst.types import Clip
 # single precision, takes 0.12 s or more, for which the network would have to wait (make bench-reading).
 _READ_AT_ONCE_BYTES = 4 * 2**20
 
+CLIP_TOLERANCE = 0.1
+"""A film that lasts longer than a network's clips by no more than this share is shown at once."""
+
 _log = logging.getLogger(__name__)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -18,7 +19,7 @@ from datamodules.clips import ClipDataset, collate, describe_sample
 from datamodules.loaders import load_batches
 from datamodules.on_device import finish_on_device
 from datamodules.pixels import PixelSource
-from datamodules.quality import Draw, conditions_name
+from datamodules.quality import HIGH, Draw, conditions_name
 from datamodules.records import Record
 from datamodules.splits import Split, SplitsOfClips
 from datamodules.transforms import Resize, Resizing
@@ -26,6 +27,8 @@ from stvg_nst.results.conditions import MIXED
 from stvg_nst.types import BackboneFeatures, Batch, ClipInfo, Quality
 
 _CPU = torch.device("cpu")
+# File systems take names of 255 bytes, and the writer puts 34 around that of a cache.
+_LONGEST_NAME = 221
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,10 @@ class CachedSplits(SplitsOfClips):
         return PixelSource(frames, degraded)
 
     def _source(self, split: Split) -> PixelSource:
-        return self.sources.get(split, PixelSource())
+        """Of a split that is set up; opened now where samples of it are looked at, and no loader was asked for."""
+        if split not in self.sources:
+            self.sources[split] = self.pixel_source(split)
+        return self.sources[split]
 
     def degradations(self) -> dict[str, Any]:
         """What made the LQ clips, to the last pixel: version, seed, where they came from, and hashes of the pixels.
@@ -132,7 +138,10 @@ class CachedSplits(SplitsOfClips):
         if split != "train":
             shown = conditions_name(self.shown_conditions(split))
         parts = [split, *[f"benchmark{draw}"] * (draw != 0), *[shown.replace(":", "")] * (shown != MIXED)]
-        return self.features / "-".join(parts)
+        name = "-".join(parts)
+        if len(name) > _LONGEST_NAME:
+            name = "-".join([*parts[:-1], f"conditions{hashlib.sha256(shown.encode()).hexdigest()[:16]}"])
+        return self.features / name
 
     def cache_provenance(self, split: Split) -> dict[str, Any]:
         return {**self.provenance(), "split": split, "degradations": self.degradation_version(split)}
@@ -283,8 +292,10 @@ class CachedSplits(SplitsOfClips):
     def sample(self, item_id: str, quality: Quality) -> ClipInfo:
         """One sample of what ``test`` measures on, to look at.
 
+        A low quality is the one that the benchmark draws for the clip. Where that is not shown, it is the first shown.
+
         Raises:
-            ValueError: the split has no such item.
+            ValueError: the split has no such item, or is not shown in that quality.
         """
         split = self.evaluation_split
         if split not in self.records:
@@ -292,5 +303,11 @@ class CachedSplits(SplitsOfClips):
         record = next((record for record in self.records[split] if record.item_id == item_id), None)
         if record is None:
             raise ValueError(f"the {split} split of {type(self).__name__} has no item '{item_id}'")
-        degradation = None if quality is Quality.HQ else self.plan.evaluation_degradation(record.clip_id)
+        shown = self.shown_conditions(split)
+        fitting = [condition for condition in shown if (condition == HIGH) is (quality is Quality.HQ)]
+        if not fitting:
+            raise ValueError(f"the {split} split is shown in {', '.join(shown)}, and not in {quality.name}")
+        drawn = str(self.plan.evaluation_degradation(record.clip_id))
+        condition = drawn if drawn in fitting else fitting[0]
+        degradation = self.plan.degradation_in(condition, record.clip_id)
         return describe_sample(record, self.frame_choice(split)(record), degradation)

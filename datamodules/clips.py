@@ -67,8 +67,11 @@ class ClipDataset(Dataset[Clip]):
         self._finished = finished
 
     def __getitem__(self, draw: Draw) -> Clip:
-        twin = self._load(replace(draw, degradation=None)) if self._twins and draw.degradation is not None else None
+        twin = self._load(replace(draw, degradation=None)) if self._has_twin(draw) else None
         return replace(self._load(draw), twin=twin, extra=tuple(map(self._load_quality, draw.extra)))
+
+    def _has_twin(self, draw: Draw) -> bool:
+        return self._twins and draw.degradation is not None
 
     def _load(self, draw: Draw) -> Clip:
         shown = self._show(draw)
@@ -96,8 +99,8 @@ class ClipDataset(Dataset[Clip]):
         return int(with_box(boxes, inside).sum())
 
     def batch_bytes(self, draws: Sequence[Draw]) -> int:
-        """Bytes of a batch of these samples, without reading any: all are padded to the largest."""
-        every = [shown for draw in draws for shown in (draw, *draw.extra)]
+        """Bytes of a batch of these samples with their twins, without reading any: all are padded to the largest."""
+        every = [shown for draw in draws for shown in (draw, *[draw] * self._has_twin(draw), *draw.extra)]
         return len(every) * max(map(self._sample_bytes, every), default=0)
 
     def _sample_bytes(self, draw: Draw) -> int:

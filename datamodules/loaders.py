@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -15,17 +14,14 @@ from rich.filesize import decimal
 from torch.utils.data import DataLoader, Dataset, _utils, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from datamodules.caches.disk_room import free_bytes
 from datamodules.clips import start_worker
 from datamodules.samplers import TrainingSampler
+from stvg_nst.machine.disk_room import SHARED_MEMORY, free_bytes
 from stvg_nst.types import StepTotals
 
 TIME_LIMIT = 900.0
 """Seconds to wait for a batch. One of 16 clips of 50 MB takes 7 minutes from a network disk that gives 2 MB a second.
 The other processes of a training give up after 30 minutes; they must not be the first, for they cannot say why."""
-
-SHARED_MEMORY = Path("/dev/shm")
-"""Where loader processes leave their batches; macOS has no such folder, nor a limit of its own on shared memory."""
 
 # Batches that a process has ready, PyTorch's own default.
 _READY = 2

@@ -115,9 +115,9 @@ def sample_at_rate(num_frames: int, *, fps: float, rate: float) -> tuple[int, ..
 
     Source: CG-STVG's protocol for HC-STVG, its floating-point rounding included.
     """
-    if num_frames < 1 or fps <= 0 or rate <= 0:
+    if num_frames < 1 or not (fps > 0 and rate > 0):
         raise ValueError(f"expected at least one frame and positive rates, got {num_frames} frames, {fps} and {rate}")
-    ticks = (np.arange(num_frames) * (rate / fps)).astype(np.int64)
+    ticks = (np.arange(num_frames) * min(rate / fps, 1.0)).astype(np.int64)
     _, taken = np.unique(ticks, return_index=True)
     return tuple(sorted({*taken.tolist(), num_frames - 1}))
 
@@ -143,9 +143,9 @@ def sample_by_clock(segment: tuple[int, int], *, fps: float, rate: float, at_mos
     Source: TubeDETR's sampling, its floating-point rounding included.
     """
     start, stop = segment
-    if not 0 <= start < stop or fps <= 0 or rate <= 0:
+    if not 0 <= start < stop or not (fps > 0 and rate > 0):
         raise ValueError(f"expected at least one frame and positive rates, got frames {segment}, {fps} and {rate}")
-    ticks = (np.arange(start, stop) * (rate / fps)).astype(np.int64)
+    ticks = (np.arange(start, stop) * min(rate / fps, 1.0)).astype(np.int64)
     _, taken = np.unique(ticks, return_index=True)
     if len(taken) > at_most:
         taken = taken[np.arange(at_most) * len(taken) // at_most]

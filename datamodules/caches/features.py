@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from datamodules.caches.array_store import ArrayStore, ArrayWriter, CacheError, CacheKind
-from datamodules.caches.disk_room import check_room
 from datamodules.caches.frames import FramesOfClip
 from datamodules.degradation.golden_pixels import PixelOrigin
 from datamodules.video import video_sizes
+from stvg_nst.machine.disk_room import check_room
 from stvg_nst.types import BackboneFeatures, Batch, Degradation
 
 # Half precision: half the bytes, and a relative error of at most 5e-4.

@@ -25,7 +25,6 @@ from datamodules.isolation import Failure, IsolatedCalls
 from datamodules.quality import MixedQualityPlan
 from datamodules.video import VideoDecodeError, iter_frames, probe, write_video
 from stvg_nst.counting import counted
-from stvg_nst.machine.folder_lock import LOCK
 from stvg_nst.machine.whole_files import remove_partials
 from stvg_nst.types import Degradation, Kernels
 
@@ -162,7 +161,7 @@ class DegradedCopy:
         failures = {}
         progress(done, len(self.clips))
         try:
-            for index, outcome in IsolatedCalls(degrade_clip, workers=workers, time_limit=time_limit)(self.missing):
+            for index, outcome in IsolatedCalls(write_degraded, workers=workers, time_limit=time_limit)(self.missing):
                 clip = self.missing[index]
                 if isinstance(outcome, Failure):
                     failures[clip.clip_id] = outcome.cause
@@ -182,7 +181,8 @@ class DegradedCopy:
         return tuple(clip for clip in self.clips if not self._is_written(clip))
 
     def _go_on(self) -> dict[str, DegradedClip]:
-        if not self.folder.exists() or {path.name for path in self.folder.iterdir()} <= {LOCK}:
+        # A process that was killed ahead of its first manifest leaves a lock, and perhaps a part of that manifest.
+        if not self.folder.exists() or all(path.name.startswith(".") for path in self.folder.iterdir()):
             return {}
         found, written = read_manifest(self.folder)
         for name in ("dataset", "degradations", "benchmark_seed", "encoding", "pixels"):
@@ -225,7 +225,7 @@ class DegradedCopy:
         )
 
 
-def degrade_clip(clip: ClipToDegrade) -> DegradedClip | Failure:
+def write_degraded(clip: ClipToDegrade) -> DegradedClip | Failure:
     """Writes one degraded clip, which appears whole or not at all; a few frames are in memory at a time."""
     cv2.setNumThreads(0)  # the processes are parallel already
     target = clip.folder / clip.path

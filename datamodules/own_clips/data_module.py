@@ -9,6 +9,7 @@ from typing import Any
 
 from datamodules.annotated import AnnotatedSource
 from datamodules.annotated_videos import AnnotatedVideos
+from datamodules.base import CLIP_TOLERANCE
 from datamodules.own_clips.format import video_of
 from datamodules.own_clips.source import OwnClipsSource
 from datamodules.records import Record
@@ -16,9 +17,6 @@ from datamodules.sampling import EvenFrames, FrameChoice, FramesAtRate
 from datamodules.splits import Split
 from stvg_nst.counting import counted
 from stvg_nst.results.conditions import Conditions
-
-# A clip that is longer than the network's by no more than this share is shown at once, as `predict` does.
-_TOLERANCE = 0.1
 
 
 @dataclass(eq=False)
@@ -91,7 +89,9 @@ class OwnClips(AnnotatedVideos):
         """
         records = super().load_records(split)
         lengths = {record.clip_id: (record.segment[1] - record.segment[0]) / record.fps for record in records}
-        long = {clip: seconds for clip, seconds in lengths.items() if seconds > self.longest_clip * (1 + _TOLERANCE)}
+        long = {
+            clip: seconds for clip, seconds in lengths.items() if seconds > self.longest_clip * (1 + CLIP_TOLERANCE)
+        }
         if long:
             clip, seconds = next(iter(long.items()))
             raise ValueError(

@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from datamodules.base import STVGDataModule
-from datamodules.caches.disk_room import check_room, room_words
 from datamodules.splits import Split
 from stvg_nst.command_line.arguments import positive_int
 from stvg_nst.command_line.overlay_parser import OverlayParser
@@ -18,6 +17,7 @@ from stvg_nst.commands.console import console
 from stvg_nst.commands.data_options import add_splits, chosen_splits, progress_bar, say
 from stvg_nst.commands.lightning_cli import BuiltCLI
 from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.disk_room import check_room, room_words
 from stvg_nst.types import BackboneFeatures, Batch
 
 _WHICH = "which to store; train, val and test unless given"

@@ -9,7 +9,6 @@ from typing import get_args
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.caches.disk_room import check_room, room_words
 from datamodules.data_sets import open_source
 from datamodules.degradation.dataset import DegradedCopy
 from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
@@ -17,6 +16,7 @@ from datamodules.degradation.video import degrade_video
 from stvg_nst.command_line.arguments import CommandParser, positive, positive_int, seed
 from stvg_nst.commands.data_options import add_data_set, add_splits, check_folder, progress_bar, say
 from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.disk_room import check_room, room_words
 from stvg_nst.machine.outputs import check_folder_is_writable
 from stvg_nst.report.sheet import sheet_console
 from stvg_nst.types import Kernels

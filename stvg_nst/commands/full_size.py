@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from datamodules.caches.disk_room import free_bytes, room_words
 from datamodules.sampling import FramesByClock
 from stvg_nst.commands.data_options import data_module_class
 from stvg_nst.configuration import Config, merge, read_overlay
+from stvg_nst.machine.disk_room import free_bytes, room_words
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import Study
 
@@ -85,9 +85,8 @@ def _frames_of_a_clip(data: Config) -> int:
     if options.get("sampling") is None:
         return _FRAMES
     by_clock = FramesByClock(**options["sampling"])
-    seconds = options.get(
-        "longest_clip", data_module_class(data["class_path"])(root=Path(options["root"])).clip_seconds
-    )
+    kind = data_module_class(data["class_path"])
+    seconds = options.get("longest_clip", kind(root=Path(options.get("root", kind.root))).clip_seconds)
     return min(by_clock.at_most, ceil(by_clock.rate * seconds))
 
 

@@ -102,7 +102,9 @@ def _of_source(
 ) -> Iterator[Finding]:
     """Args: has_val: whether ``val`` is the data set's own; otherwise it is held out of the training set."""
     is_skipped = options.get("on_bad_video") == "skip"
-    verify = f"`python -m stvg_nst data verify {source.name} {source.root}`"
+    named = options.get("manifest")
+    place = "" if named is None else f" --manifest {named}"
+    verify = f"`python -m stvg_nst data verify {source.name} {source.root}{place}`"
     for split in source.splits:
         if split == "val" and not has_val:
             continue
@@ -133,8 +135,8 @@ def _of_source(
             yield Finding(about, said, "lacking", f"{lacking}; docs/data.md says where to get them")
         else:
             yield Finding(about, said)
-    if not manifest_file(source.root, source.name).is_file():
-        needed = options.get("on_short_clip", "refuse") != "refuse" or is_skipped
+    if not Path(named or manifest_file(source.root, source.name)).is_file():
+        needed = options.get("on_short_clip", "refuse") != "refuse" or is_skipped or named is not None
         advice = f"run {verify} before the first run"
         yield Finding(
             source.name, "nobody has looked whether its files are sound", "lacking" if needed else "note", advice

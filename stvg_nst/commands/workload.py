@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from datamodules.annotated_videos import AnnotatedVideos
+from datamodules.own_clips.data_module import OwnClips
 from datamodules.quality import expand_conditions
 from stvg_nst.command_line.arguments import CommandParser
 from stvg_nst.commands.data_options import data_module_class, say
 from stvg_nst.commands.full_size import BYTES_OF_A_RUN
-from stvg_nst.configuration import Config, ConfigurationError, read_yaml
+from stvg_nst.configuration import Config, ConfigurationError, merge, nested, read_yaml
 from stvg_nst.report.sheet import Cell, Section, Sheet, print_sheet, sheet_console
 from stvg_nst.study import Study, StudyError, read_studies
 
@@ -74,29 +76,32 @@ def workload_of(study: Study) -> Workload:
     Raises:
         StudyError: it is on another data set, or its training has no number of steps.
     """
-    data, model = study.baseline["data"], study.baseline["model"]
-    tested = _test_samples(study, data) * (2 if model.get("inference") == "two_pass" else 1)
+    tested = sum(_tested_clips(study, settings) for settings in study.tests.values())
     runs = len(study.points) * len(study.seeds)
     return Workload(
         study,
         runs,
         trained=len(study.seeds) * sum(map(_training_clips, study.points.values())),
-        tested=(runs + 1) * len(study.tests) * tested,
+        tested=(runs + 1) * tested,
     )
 
 
-def _test_samples(study: Study, data: Config) -> int:
-    """Sentences of the split that is tested, each in all of its conditions."""
+def _tested_clips(study: Study, settings: Config) -> int:
+    """Sentences of the split that a test of the study measures on, each in all of its conditions and passes."""
+    config = reduce(merge, (nested(*setting) for setting in settings.items()), study.baseline)
+    data, passes = config["data"], 2 if config["model"].get("inference") == "two_pass" else 1
     options, kind = data.get("init_args", {}), data_module_class(data["class_path"])
-    if not issubclass(kind, AnnotatedVideos):
+    if not issubclass(kind, AnnotatedVideos) or issubclass(kind, OwnClips):
         raise StudyError(f"{study.path}: the sizes of {kind.__name__} are not published; workload counts no other")
     shown = {"version": options["version"]} if "version" in options else {}
-    source = kind(root=options.get("root", kind.root), **shown).source
-    conditions = len(expand_conditions(options.get("evaluation_conditions", "mixed")))
+    counts = kind(root=options.get("root", kind.root), **shown).source.official_counts
+    conditions = passes * len(expand_conditions(options.get("evaluation_conditions", "mixed")))
     if options.get("evaluation_split", "test") == "test":
-        return conditions * sum(source.official_counts["test"])
-    share = options.get("held_out", kind.held_out) / (2 if options.get("validation_half") else 1)
-    return round(conditions * share * sum(source.official_counts["train"]))
+        return conditions * sum(counts["test"])
+    part = 2 if options.get("validation_half") else 1
+    if options.get("validation") == "official":
+        return round(conditions * sum(counts["val"]) / part)
+    return round(conditions * options.get("held_out", kind.held_out) * sum(counts["train"]) / part)
 
 
 def _training_clips(config: Config) -> int:

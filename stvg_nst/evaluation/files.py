@@ -158,6 +158,8 @@ def _read(path: Path | str) -> Any:
         raise TubeFileError(f"{path}: {error}") from error
     except RecursionError as error:
         raise TubeFileError(f"{path}: expected JSON of a few levels, got hundreds of them") from error
+    except ValueError as error:  # Python's only other complaint
+        raise TubeFileError(f"{path}: expected numbers of a few digits, got an integer of thousands") from error
 
 
 class _Object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from rich.filesize import decimal
 
 from stvg_nst.machine.control_groups import memory_limit
 from stvg_nst.machine.cores import granted_cores
+from stvg_nst.machine.disk_room import SHARED_MEMORY, free_bytes, nearest_folder
 
 Verdict = Literal["ok", "note", "lacking"]
 
-SHARED_MEMORY = Path("/dev/shm")
 PINS = Path(__file__).resolve().parents[2] / "constraints.txt"
 # What numbers and file formats depend on; another release of the rest is not worth a line.
 _TOLD = ("torch", "torchvision", "lightning", "jsonargparse", "transformers", "timm", "peft", "av", "safetensors")
@@ -96,16 +95,15 @@ def _memory() -> Finding:
 def _shared_memory() -> Iterable[Finding]:
     """Loaders hand over their batches there, where the system has it."""
     if SHARED_MEMORY.is_dir():
-        free = shutil.disk_usage(SHARED_MEMORY).free
+        free = free_bytes(SHARED_MEMORY)
         short = free < _ENOUGH_SHARED
         advice = "start the container with --shm-size=8g, or give --data.init_args.num_workers 0" if short else ""
         yield Finding(str(SHARED_MEMORY), f"{decimal(free)} free", "note" if short else "ok", advice)
 
 
 def _disk(folder: Path) -> Finding:
-    while not folder.exists():
-        folder = folder.absolute().parent
-    said = f"{decimal(shutil.disk_usage(folder).free)} free in '{folder.resolve()}'"
+    folder = nearest_folder(folder)
+    said = f"{decimal(free_bytes(folder))} free in '{folder.resolve()}'"
     if os.access(folder, os.W_OK):
         return Finding("disk", said)
     return Finding("disk", said, "lacking", "this folder may not be written; work in another")

@@ -9,11 +9,10 @@ from math import ceil, isfinite
 import torch
 from torch import Tensor
 
+from datamodules.base import CLIP_TOLERANCE
 from stvg_nst.boxes import paired_iou
 from stvg_nst.types import Tube
 
-# A part of a film that is longer than a window by no more than this share is shown at once.
-TOLERANCE = 0.1
 # Two tubes are one where their boxes on the frames that both cover overlap by this IoU on average.
 SAME_IOU = 0.5
 
@@ -38,7 +37,7 @@ class Finding:
     Args:
         frame_ids: T native frames that it was shown, strictly increasing.
         tube: the most probable one.
-        confidence: of the tube, in [0, 1], see :func:`tube_confidence`.
+        confidence: of the tube, in [0, 1], see :func:`stvg_nst.prediction.network.tube_confidences`.
         quality: how degraded the router finds the window, from 0 (clean) to 1, ``None`` where there is no router.
     """
 
@@ -69,7 +68,7 @@ def cut_windows(segment: tuple[int, int], fps: float, seconds: float, overlap: f
         raise ValueError(f"a window must hold two frames at least, got {seconds:g} s at {fps:g} frames per second")
     if not 0 <= shared < length:
         raise ValueError(f"an overlap must be at least 0 and less than the window, got {overlap:g} s of {seconds:g} s")
-    if stop - start <= length * (1 + TOLERANCE):
+    if stop - start <= length * (1 + CLIP_TOLERANCE):
         return (Window(segment, fps),)
     steps = ceil((stop - start - length) / (length - shared))
     begins = [start + round(step * (stop - start - length) / steps) for step in range(steps + 1)]

@@ -198,6 +198,10 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ResultsFileError(f"{path}: is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ResultsFileError(f"{path}: is not JSON ({error}); was the run cut off?") from error
+    except RecursionError as error:
+        raise ResultsFileError(f"{path}: expected JSON of a few levels, got hundreds of them") from error
+    except ValueError as error:  # Python's only other complaint
+        raise ResultsFileError(f"{path}: expected numbers of a few digits, got an integer of thousands") from error
     if not isinstance(content, dict):
         raise ResultsFileError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content

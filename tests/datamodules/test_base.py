@@ -16,15 +16,15 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DistributedSampler
 
 from datamodules import MiniSTVG, base, pixels
-from datamodules.caches import disk_room
 from datamodules.caches.array_store import CacheError
-from datamodules.caches.features import FeatureCache, feature_key
+from datamodules.caches.features import FeatureCache, FeatureWriter, feature_key
 from datamodules.clips import collate
-from datamodules.degradation.golden_pixels import GOLDEN_HASHES
-from datamodules.degradation.kinds import DEGRADATIONS
+from datamodules.degradation.golden_pixels import GOLDEN_HASHES, PixelOrigin
+from datamodules.degradation.kinds import DEGRADATIONS, UNSEEN
 from datamodules.ministvg import COLOURS, data_module, load_annotations
 from datamodules.ministvg.data_module import target_words
 from datamodules.quality import Draw
+from stvg_nst.machine import disk_room
 from stvg_nst.types import (
     BackboneFeatures,
     Batch,
@@ -194,6 +194,16 @@ def test_a_batch_is_measured_before_it_is_read(root: Path) -> None:
     assert batch.frames is not None and told == batch.frames.nbytes
 
 
+def test_twins_are_measured_with_their_batch(root: Path) -> None:
+    (batch, *_) = batches(mini(root, twins=True), "train")
+    data = mini(root, twins=True)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    told = loader.dataset.batch_bytes(list(loader.sampler)[:2])  # type: ignore[attr-defined]
+    assert batch.frames is not None and batch.twins is not None and batch.twins.frames is not None
+    assert told == batch.frames.nbytes + batch.twins.frames.nbytes == 3 * batch.frames[0].nbytes
+
+
 def test_evaluation_shows_each_item_in_both_qualities(root: Path) -> None:
     seen = [(info.item_id, info.quality) for batch in batches(mini(root), "test") for info in batch.clips]
     assert len(seen) == len(set(seen)) == 2 * 2 * 2
@@ -247,6 +257,35 @@ def test_a_sample_can_be_looked_at_by_its_name(root: Path) -> None:
         data.sample("x", Quality.HQ)
 
 
+@pytest.mark.parametrize("conditions", [["HQ", "defocus:3"], "matrix", "mixed"])
+def test_a_sample_is_one_that_is_shown(root: Path, conditions: Any) -> None:
+    options = {"evaluation_conditions": conditions, "eval_batch_size": 100}
+    (batch,) = batches(mini(root, **options), "test")
+    asked = {(info.item_id, info.quality) for info in batch.clips}
+    shown = {(info.item_id, info.degradation) for info in batch.clips}
+    data = mini(root, **options)
+    assert {(item, data.sample(item, quality).degradation) for item, quality in asked} <= shown
+
+
+def test_a_quality_that_is_not_shown_has_no_sample(root: Path) -> None:
+    data = mini(root, evaluation_conditions=["HQ"])
+    with pytest.raises(ValueError, match="the test split is shown in HQ, and not in LQ"):
+        data.sample("test-00000/declarative", Quality.LQ)
+
+
+def test_a_sample_is_read_from_the_cache_of_frames_as_the_run_read_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = mini(root, frames=tmp_path)
+    data.setup_split("test")
+    data.build_frames("test", data.frames_of_clips("test"), workers=1, progress=lambda done: None)
+    before = mini(root)
+    expected = before.pixels(before.sample("test-00000/declarative", Quality.HQ))
+    monkeypatch.setattr(pixels, "read_frames", None)  # as where the films are gone
+    info = data.sample("test-00000/declarative", Quality.HQ)
+    assert (data.pixels(info) == expected).all()
+
+
 def test_a_training_subset_takes_the_first_records(root: Path) -> None:
     data = mini(root, training_items=2)
     assert len(batches(data, "train")) == 1
@@ -284,6 +323,18 @@ def test_cached_features_are_those_of_the_frames(root: Path, tmp_path: Path, spl
         assert with_cache.clips[1].degradation == without.clips[1].degradation
         torch.testing.assert_close(with_cache.features.appearance, encode(without).appearance, atol=2e-3, rtol=1e-3)
     assert cached.cached_backbones == "backbones"
+
+
+def test_a_cache_of_many_conditions_has_a_name_that_file_systems_take(root: Path, tmp_path: Path) -> None:
+    every = ["HQ", *DEGRADATIONS, *UNSEEN]
+    folders = [
+        mini(root, variants=1, features=tmp_path, evaluation_conditions=shown).cache_folder("test")
+        for shown in (every, every, every[1:])
+    ]
+    assert folders[0] == folders[1] != folders[2]
+    with FeatureWriter(folders[0], {}, "backbones", PixelOrigin("on the fly", None)):
+        assert not folders[0].exists()
+    assert folders[0].is_dir()
 
 
 def test_a_cache_is_kept_when_it_fits_and_refused_when_it_does_not(root: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.caches import disk_room
 from stvg_nst import __main__ as root_module
+from stvg_nst.machine import disk_room
 from tests.datamodules.published import hcstvg_item
 
 

@@ -15,7 +15,7 @@ import pytest
 from av.stream import Disposition
 
 from datamodules.annotated.verify import VideoTask, check_file
-from datamodules.degradation.dataset import ClipToDegrade, degrade_clip
+from datamodules.degradation.dataset import ClipToDegrade, write_degraded
 from datamodules.degradation.files import DegradedClip
 from datamodules.degradation.video import degrade_video
 from datamodules.film import DamagedFrameError, VideoDecodeError
@@ -334,6 +334,6 @@ def test_verification_and_both_copies_have_all_frames_that_are_shown(odd_film: P
     assert timeline(tmp_path / "copy.mp4").times == pytest.approx(timeline(odd_film).times, abs=1e-3)
     degradation = Degradation("resolution", 1, 0)
     clip = ClipToDegrade("a", odd_film, (0, None), len(frames), size, degradation, None, tmp_path, "lossless.mkv")
-    copy = degrade_clip(clip)
+    copy = write_degraded(clip)
     assert isinstance(copy, DegradedClip) and copy.num_frames == len(frames)
     assert shown(tmp_path / "lossless.mkv") == frames

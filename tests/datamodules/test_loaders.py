@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules import loaders
-from datamodules.caches import disk_room
 from datamodules.loaders import LoaderError, load_batches
+from stvg_nst.machine import disk_room
 from stvg_nst.types import Tube
 
 Usage = namedtuple("Usage", "total used free")

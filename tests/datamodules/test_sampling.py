@@ -57,6 +57,10 @@ def test_a_rate_takes_the_first_frame_of_each_of_its_ticks_and_the_last_frame() 
     assert sample_at_rate(10, fps=10, rate=3) == (0, 4, 7, 9)
     assert sample_at_rate(3, fps=10, rate=30) == (0, 1, 2)
     assert sample_at_rate(1, fps=10, rate=3) == (0,)
+    assert sample_at_rate(9, fps=10, rate=float("inf")) == tuple(range(9))
+    assert sample_by_clock((3, 9), fps=10, rate=float("inf"), at_most=200) == tuple(range(3, 9))
+    with pytest.raises(ValueError, match="positive rates"):
+        sample_at_rate(9, fps=10, rate=float("nan"))
 
 
 @pytest.mark.parametrize(("num_frames", "fps", "rate"), [(0, 1.0, 1.0), (5, 0.0, 1.0), (5, 1.0, -1.0)])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def test_what_is_left_of_an_epoch_is_what_would_have_followed(workers: int) -> N
     dealt[0] = 0
     assert list(loader) == batches, "the next epoch is whole"
     assert len(loader) == 4
+
+
+def test_an_epoch_is_planned_once_however_many_steps_ask_for_their_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To plan it takes as long as the training set is large."""
+    planned: list[int] = []
+    plan_epoch = MixedQualityPlan.training
+
+    def plan(self: MixedQualityPlan, clip_ids: Sequence[str], *, seed: int, epoch: int) -> tuple[Draw, ...]:
+        planned.append(epoch)
+        return plan_epoch(self, clip_ids, seed=seed, epoch=epoch)
+
+    monkeypatch.setattr(MixedQualityPlan, "training", plan)
+    loader, sampler = make_loader(0, [0])
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        dealt = [sampler.dealt_in(range(batch, batch + 1)) for batch in range(4)]
+        assert [[draw.index for draw in batch] for batch in dealt] == list(loader)
+    assert planned == [0, 1]
 
 
 def _work(path: Path) -> None:

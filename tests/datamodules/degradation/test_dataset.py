@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import torch
@@ -68,6 +69,18 @@ def test_a_copy_has_the_clips_whose_boxes_a_policy_may_allow(hcstvg: Callable[..
     bad = hcstvg_item(bbox=[[-40, 0, -27, -47], [4, 6, 20, 30]])
     copy = DegradedCopy(HCSTVGSource(hcstvg(test={**ITEMS, "c.mp4": bad}), "v1"), ["test"], tmp_path / "lq")
     assert [clip.clip_id for clip in copy.clips] == ["a.mp4", "b.mkv", "c.mp4"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_copy_that_was_killed_ahead_of_its_first_manifest_is_begun_anew(
+    hcstvg: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "lq"
+    folder.mkdir()
+    for name in (".lock", f".{uuid4().hex}.partial"):
+        (folder / name).touch()
+    written(DegradedCopy(HCSTVGSource(hcstvg(test={"a.mp4": hcstvg_item()}), "v1"), ["test"], folder))
+    assert {path.name for path in folder.iterdir()} == {".lock", "degraded.json", "v1_video"}
 
 
 def test_segments_have_the_same_pixels_either_way(vidstg: Callable[..., Path], tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ def test_a_film_is_in_training_or_in_validation(hcstvg: Callable[..., Path]) -> 
     assert not films[0] & films[1] and all(films)
 
 
+def test_a_manifest_that_is_named_must_be_there(hcstvg: Callable[..., Path], tmp_path: Path) -> None:
+    """Without it every video would count as sound."""
+    root, named = hcstvg(test={"0_film0000000.mp4": hcstvg_item()}), tmp_path / "elsewhere.json"
+    with pytest.raises(FileNotFoundError, match=rf"manifest names '{named}', .* data verify .* --manifest {named}`$"):
+        module(root, manifest=named).load_records("test")
+    verified(root)
+    (root / "hcstvg_v1.manifest.json").rename(named)
+    assert len(module(root, manifest=named).load_records("test")) == 1
+
+
 def test_a_film_is_in_one_half_of_the_validation_split(hcstvg: Callable[..., Path]) -> None:
     root = hcstvg(train=TRAIN)
     halves: dict[str, set[str]] = {}

@@ -18,7 +18,7 @@ from stvg_nst import __main__ as root_module
 from stvg_nst.commands import gpus, missing
 from stvg_nst.commands.missing import examine_experiment
 from stvg_nst.configuration import ConfigurationError
-from stvg_nst.machine import health
+from stvg_nst.machine import disk_room, health
 from stvg_nst.machine.systems import refuse_other_systems
 from stvg_nst.types import BackboneFeatures, Batch
 from tests.datamodules.published import hcstvg_item, own_line, write_clip, write_json
@@ -61,6 +61,17 @@ def test_what_an_experiment_lacks_is_named_with_the_way_to_get_it(tmp_path: Path
     assert "2 sentences, 1 of 2 videos" in lacking["hcstvg_v1, test"] and "b.mp4" in lacking["hcstvg_v1, test"]
     assert "cache features" in lacking["features"] and "docs/weights.md" in lacking["weights"]
     assert "data verify hcstvg_v1" in next(f.advice for f in found if f.verdict == "note")
+
+
+def test_the_manifest_that_an_experiment_names_is_looked_for(tmp_path: Path) -> None:
+    named, overlay = tmp_path / "elsewhere.json", tmp_path / "overlay.yaml"
+    overlay.write_text(
+        f"data: {{class_path: datamodules.HCSTVG, init_args: {{root: '{tmp_path}', manifest: '{named}'}}}}\n"
+    )
+    (finding,) = (found for found in examine_experiment([overlay]) if "nobody has looked" in found.said)
+    assert finding.verdict == "lacking" and f"--manifest {named}`" in finding.advice
+    named.touch()
+    assert not any("nobody has looked" in found.said for found in examine_experiment([overlay]))
 
 
 @pytest.mark.slow  # it decodes videos in processes of their own
@@ -216,7 +227,7 @@ def test_other_releases_than_the_tested_ones_are_told(tmp_path: Path) -> None:
 
 
 def test_little_shared_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     found = {finding.about: finding for finding in health.examine_machine(tmp_path)}
     assert found["/dev/shm"].verdict == "note" and "--shm-size" in found["/dev/shm"].advice
 

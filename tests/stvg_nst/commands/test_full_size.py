@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stvg_nst.commands import full_size
-from stvg_nst.commands.full_size import needs_of
+from stvg_nst.commands.full_size import gpu_gib, needs_of
 from stvg_nst.configuration import read_overlay
 from stvg_nst.machine.health import Finding
 from stvg_nst.study import read_studies
@@ -37,6 +37,13 @@ def test_memory_follows_precision_and_batch(monkeypatch: pytest.MonkeyPatch) -> 
     )
     card(monkeypatch, 80)
     assert needs(CARD)["GPU memory"].verdict == "ok"
+
+
+def test_frames_by_the_clock_are_counted_at_the_default_place_of_the_data() -> None:
+    data = {"class_path": "datamodules.HCSTVG", "init_args": {"sampling": {"rate": 5.0, "at_most": 200}}}
+    grounder = {"class_path": "stvg_nst.models.TubeDETR"}
+    config = {"data": data, "model": {"grounder": grounder}, "trainer": {}}
+    assert gpu_gib(config, trains=False) == pytest.approx(0.9 + 100 * 0.9 / 200)
 
 
 @pytest.mark.parametrize(("data", "trained", "tested"), [("hcstvg_v1", "3.1", "1.4"), ("vidstg", "5.3", "1.8")])

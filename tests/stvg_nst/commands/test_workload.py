@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_work_by_hand() -> None:
     assert rates.gpu_hours({"training": 10, "inference": 20}) == pytest.approx((19_200 + 315) / 3600)
 
 
+def test_each_test_counts_with_its_own_settings() -> None:
+    study = part("vidstg/peers")
+    name, passes = "data.init_args.evaluation_conditions", 2
+    tests = {"mixed": {}, "matrix": {name: "matrix"}, "clean": {name: ["HQ"], "model.inference": "single_pass"}}
+    assert workload_of(replace(study, tests=tests)).tested == 19 * 10_303 * (2 * passes + 21 * passes + 1)
+
+
+def test_an_official_validation_set_counts_by_its_own_size() -> None:
+    official = {"data.init_args.validation": "official", "data.init_args.evaluation_split": "val"}
+    study = replace(part("vidstg/peers"), tests={"": official})
+    assert workload_of(study).tested == 19 * 2 * 2 * 8_956
+
+
 def test_hours_are_said_once_a_throughput_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, file = "experiments/paper/hcstvg_v1/rates.yaml", tmp_path / "throughput.yaml"
     assert workload([study, "--throughput", str(file)], "workload") == 0
@@ -44,3 +58,7 @@ def test_hours_are_said_once_a_throughput_is_measured(tmp_path: Path, capsys: py
 def test_other_data_sets_have_no_published_size() -> None:
     with pytest.raises(StudyError, match="the sizes of MiniSTVG are not published"):
         workload_of(read_studies(Path("experiments/ablate/gate.yaml"))[0])
+    study = part("hcstvg_v1/zero_shot")
+    own = {**study.baseline, "data": {"class_path": "datamodules.OwnClips", "init_args": {"root": "data/own"}}}
+    with pytest.raises(StudyError, match="the sizes of OwnClips are not published"):
+        workload_of(replace(study, baseline=own))

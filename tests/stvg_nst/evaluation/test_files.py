@@ -199,6 +199,9 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     with pytest.raises(TubeFileError, match=r"p.json: cannot be read: No such file"):
         load_predictions(path)
+    path.write_text('{"version": ' + "1" * 5_000 + "}")
+    with pytest.raises(TubeFileError, match=r"p.json: expected numbers of a few digits, got an integer of thousands"):
+        load_predictions(path)
     path.write_text(json.dumps(predictions())[:50])
     with pytest.raises(TubeFileError, match=r"p.json: is not JSON .*; was it cut off\?"):
         load_predictions(path)

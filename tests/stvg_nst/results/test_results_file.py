@@ -120,7 +120,14 @@ def test_a_wrong_field_is_named(tmp_path: Path, change: dict[str, Any], message:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"schema": 1, "met', "was the run cut off"), ("[1]", "expected a JSON object, got list"), ("", "is not JSON")],
+    [
+        ('{"schema": 1, "met', "was the run cut off"),
+        ("[1]", "expected a JSON object, got list"),
+        ("", "is not JSON"),
+        ("[" * 100_000, "results.json: expected JSON of a few levels"),
+        ('{"seed": ' + "1" * 5_000 + "}", "results.json: expected numbers of a few digits"),
+    ],
+    ids=lambda text: text[:20],
 )
 def test_what_is_no_results_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ResultsFileError, match=message):
