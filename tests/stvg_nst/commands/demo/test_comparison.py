@@ -46,4 +46,4 @@ def test_a_network_that_says_nothing_frame_by_frame_is_shown_like_any_other(
     assert found.frozen_film.stat().st_size and found.tuned_film.stat().st_size
     assert 0 < found.tuned.confidence < 1 and found.tuned.confidence != found.frozen.confidence
     assert "overlap with the truth" in verdict(found) and "role='meter'" in meter(found)
-    assert str(run) in promise(models.folder(name))
+    assert str(run) in promise(models.folder(name), found)
