@@ -30,17 +30,21 @@ def evaluate(arguments: Sequence[str], program: str) -> int:
         help="may be repeated, the first is shown in full; all that the ground truth allows if left out",
     )
     parser.add_argument(
-        "--lambda-hq", type=weight, default=LAMBDA_HQ, help="weight of the drop on HQ in the WAS, eq. (8)"
+        "--lambda-hq", type=weight, help=f"weight of the drop on HQ in the WAS, eq. (8); default: {LAMBDA_HQ:g}"
     )
     parser.add_argument("--missing", choices=("error", "zero"), default="error", help="a sample without prediction")
     parser.add_argument("--unknown", choices=("error", "ignore"), default="error", help="a prediction without sample")
     parser.add_argument(
         "--bootstrap", type=count, default=0, metavar="N", help="replicates for 95 %% intervals; clips are drawn"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
+    parser.add_argument("--seed", type=seed, help="of the bootstrap; default: 0")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="also write the tables to this file")
     options = parser.parse_args(arguments)
+    if options.lambda_hq is not None and options.baseline is None:
+        parser.error("--lambda-hq is a weight of the WAS, and there is none without --baseline; give both")
+    if options.seed is not None and not options.bootstrap:
+        parser.error("--seed is that of the bootstrap; give --bootstrap N too")
     check_outputs(
         {"--json": options.json, "--markdown": options.markdown},
         inputs=(options.predictions, options.ground_truth, options.baseline),
@@ -50,11 +54,11 @@ def evaluate(arguments: Sequence[str], program: str) -> int:
         evaluation.load_ground_truth(options.ground_truth),
         baseline=None if options.baseline is None else evaluation.load_predictions(options.baseline),
         protocols=options.protocol,
-        lambda_hq=options.lambda_hq,
+        lambda_hq=LAMBDA_HQ if options.lambda_hq is None else options.lambda_hq,
         missing=options.missing,
         unknown=options.unknown,
         bootstrap=options.bootstrap,
-        seed=options.seed,
+        seed=options.seed or 0,
     )
     sheet = evaluation_sheet(result)
     if options.json is not None:

@@ -43,6 +43,8 @@ def predict(arguments: Sequence[str], program: str) -> int:
         raise FileExistsError(f"'{folder}' holds answers already; choose another --output, or give --overwrite")
     adapters = {} if options.adapter is None else {options.adapter.stem: options.adapter}
     grounder = load(options.model, adapters=adapters, device=options.device, dtype=options.dtype)
+    if options.compare and grounder.adapter is None:
+        raise ValueError(f"--compare needs a tuned model, but '{options.model}' is a frozen one; give --adapter")
     print(f"model: {grounder}", file=sys.stderr)
     if options.model in SHIPPED:
         knows = "it knows moving shapes that the suite renders: in films of anything else its answers are noise"
@@ -109,11 +111,17 @@ def _rows(parser: CommandParser, options: argparse.Namespace) -> tuple[Row, ...]
         given = [name for name in ("video", "start", "stop") if getattr(options, name) is not None]
         if given:
             parser.error(f"a table says itself what is asked: leave out {given[0]}, or --table")
+        if options.no_pictures:
+            parser.error("--no-pictures is for a video; a table has pictures by --pictures alone: leave it out")
         return read_table(options.table)
     if options.video is None or not options.sentence:
         parser.error("expected a video and a sentence, or --table TABLE")
     if options.video.is_dir():
         parser.error(f"'{options.video}' is a folder: name one film, or ask about many by --table TABLE")
+    if options.pictures:
+        parser.error("--pictures is for a table; a video has pictures anyhow: leave it out")
+    if options.on_bad_video != "refuse":
+        parser.error(f"--on-bad-video {options.on_bad_video} is for the rows of a table: leave it out, or give --table")
     name = options.video.stem
     return tuple(
         Row(f"{name}/{number}", options.video, sentence, options.start, options.stop)
@@ -147,8 +155,7 @@ def _earlier(folder: Path) -> Iterator[Path]:
 
 def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options: argparse.Namespace) -> None:
     is_table, network = options.table is not None, grounder.network
-    compare = options.compare and grounder.adapter is not None
-    asking = Asking(options.fps, options.window, options.overlap, compare)
+    asking = Asking(options.fps, options.window, options.overlap, options.compare)
     weights = modules_fingerprint((network.grounder,))
     rounded = {} if options.dtype == "float32" else {"dtype": options.dtype}  # older answers do not say it
     answers = AnswerFile(folder / ANSWERS, {"model": str(grounder), "weights": weights, **asdict(asking), **rounded})
@@ -158,8 +165,8 @@ def _answer(grounder: VideoGrounder, rows: Sequence[Row], folder: Path, options:
 
     def draw(row: Row, answer: Answer) -> None:
         if pictures:
-            answer.draw(folder / f"{names[row.item_id]}.mp4", compare=compare)
-            answer.strip(folder / f"{names[row.item_id]}.png", compare=compare)
+            answer.draw(folder / f"{names[row.item_id]}.mp4", compare=options.compare)
+            answer.strip(folder / f"{names[row.item_id]}.png", compare=options.compare)
 
     num_bad = 0
     console = Console()

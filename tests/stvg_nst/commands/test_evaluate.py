@@ -26,3 +26,15 @@ def test_numbers_are_written_before_they_are_shown(tmp_path: Path, monkeypatch: 
     with pytest.raises(BrokenPipeError):
         evaluate([str(answers), str(truth), "--json", str(numbers), "--markdown", str(table)], "evaluate")
     assert json.loads(numbers.read_text()) and table.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--lambda-hq", "2"], "there is none without --baseline"), (["--seed", "1"], "give --bootstrap N too")],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        evaluate(["predictions.json", "ground_truth.json", *words], "evaluate")
+    assert message in capsys.readouterr().err

@@ -18,6 +18,7 @@ from stvg_nst.evaluation import load_predictions
 from tests.stvg_nst.prediction.adapters import SENTENCE, save_random_adapter
 
 Predict = Callable[..., int]
+FROZEN = "stvg_nst/models/mini/model.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +139,9 @@ def test_a_table_goes_on_where_it_stopped(
         (["docs", "a man"], "'docs' is a folder: name one film, or ask about many by --table TABLE"),
         (["film.mp4", "a", "--table", "t.csv"], "a table says itself what is asked: leave out video, or --table"),
         (["--start", "1", "--table", "t.csv"], "leave out start, or --table"),
+        (["--table", "t.csv", "--no-pictures"], "--no-pictures is for a video"),
+        (["film.mp4", "a", "--pictures"], "--pictures is for a table"),
+        (["film.mp4", "a", "--on-bad-video", "skip"], "--on-bad-video skip is for the rows of a table"),
         (["film.mp4", "a", "--start", "-1"], "expected a finite number, at least 0, got -1"),
         (["film.mp4", "a", "--device"], "expected one argument"),
         (["film.mp4", "a", "--compar"], r"--compar \(did you mean '--compare'\?\)"),
@@ -158,6 +162,7 @@ def test_wrong_words_are_refused_at_once(
         (["absent.mp4", "?"], "the sentence '?' is a blank sentence"),
         (["absent.mp4", SENTENCE, "--model", "maxi"], "there is no 'maxi'"),
         (["absent.mp4", SENTENCE, "--adapter", "absent.safetensors"], "absent.safetensors': No such file"),
+        (["absent.mp4", SENTENCE, "--compare", "--model", FROZEN], "--compare needs a tuned model"),
         (["--table", "absent.csv"], "absent.csv': No such file"),
     ],
 )
