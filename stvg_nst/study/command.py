@@ -26,6 +26,7 @@ from stvg_nst.study.runs import StudyRun, planned_runs, refuse_changed, refuse_o
 from stvg_nst.training.divergence import DIVERGED
 
 INTERRUPTED = 130
+CPUS_PER_RUN = 2  # of a cluster of Ray
 Report = Callable[[Study, Path, Path, Sequence[str] | None], None]
 """Reports on a study, given the folders of all runs and of all reports, and patterns of the points that are shown."""
 
@@ -105,10 +106,8 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--address", help="of a Ray cluster, or auto for this machine's; without it a new one starts here"
     )
-    parser.add_argument("--cpus-per-run", type=positive_int, default=2, help="with Ray (default: %(default)s)")
-    parser.add_argument(
-        "--gpus-per-run", type=weight, default=0.0, help="with Ray; runs share a GPU by parts (default: 0)"
-    )
+    parser.add_argument("--cpus-per-run", type=positive_int, help=f"with Ray (default: {CPUS_PER_RUN})")
+    parser.add_argument("--gpus-per-run", type=weight, help="with Ray; runs share a GPU by parts (default: 0)")
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument("--report-only", action="store_true", help="run nothing, report on the results that there are")
     alone.add_argument(
@@ -124,8 +123,11 @@ def _options(arguments: Sequence[str], prog: str) -> argparse.Namespace:
         parser.error("Ray runs as many at once as its cluster has room for: leave out --jobs, and say --cpus-per-run")
     if options.report_only and options.seeds is not None:
         parser.error("a report shows all seeds: leave out --seeds, or --report-only")
-    if options.engine == "local" and (options.address is not None or options.gpus_per_run):
-        parser.error("--address and --gpus-per-run are Ray's: give --engine ray")
+    given_to_ray = (options.address, options.cpus_per_run, options.gpus_per_run)
+    if options.engine == "local" and any(value is not None for value in given_to_ray):
+        parser.error("--address, --cpus-per-run and --gpus-per-run are Ray's: give --engine ray")
+    if options.output is not None and (options.emit or options.part is not None):
+        parser.error("--emit and --part write no report: leave out --output")
     return options
 
 
@@ -137,7 +139,8 @@ def _engine(options: argparse.Namespace, lock: int, program: tuple[str, ...]) ->
     from stvg_nst.study.ray_engine import connected  # here, because Ray is an extra
 
     launcher = Launcher(1, None, program)
-    with connected(launcher, address=options.address, cpus=options.cpus_per_run, gpus=options.gpus_per_run) as engine:
+    cpus, gpus = options.cpus_per_run or CPUS_PER_RUN, options.gpus_per_run or 0.0
+    with connected(launcher, address=options.address, cpus=cpus, gpus=gpus) as engine:
         yield engine
 
 

@@ -307,6 +307,8 @@ def test_a_report_of_some_seeds_is_refused(study: Any, write: Write, capsys: pyt
         (("--engine", "ray", "--part", "zero-shot"), "leave out --engine ray"),
         (("--address", "auto"), "are Ray's: give --engine ray"),
         (("--gpus-per-run", "1"), "are Ray's: give --engine ray"),
+        (("--cpus-per-run", "2"), "are Ray's: give --engine ray"),
+        (("--emit", "--output", "out"), "write no report: leave out --output"),
     ],
 )
 def test_options_of_another_engine_are_refused(
