@@ -115,7 +115,7 @@ $(ABLATIONS:%=ablate-%): ablate-%: experiments/ablate/%.yaml | $(FEATURES)/test/
 	$(STVG) study $< --runs $(STUDIES)/$* --data $(DATA) --features $(FEATURES) --jobs $(JOBS) $(if $(QUICK),--quick) $(TO_OUTPUT)
 
 ablate-components:  ## Table III: which part restores, and which preserves (1 h on 2 cores; QUICK=1: 4 min)
-ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 4 min)
+ablate-nullity:  ## Table IV: layers of high, low and random nullity (40 min; QUICK=1: 3 min)
 ablate-gate:  ## whether the gate or the null space matters (1 h 30 min; QUICK=1: 6 min)
 ablate-rank:  ## how many directions a layer needs, and a tolerance on square layers (1 h; QUICK=1: 4 min)
 
